@@ -1,0 +1,1 @@
+"""Code generators, one folder each: legal -> schedule -> emit -> runtime."""

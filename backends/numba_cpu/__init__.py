@@ -1,0 +1,1 @@
+"""The CPU backend: a Function becomes a schedule of Numba-compiled kernels."""

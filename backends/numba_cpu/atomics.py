@@ -1,0 +1,151 @@
+"""numba_cpu > atomics: the few machine operations that threads and programs need, for numba.
+
+Addresses are int64 byte addresses of 64-bit words. All atomics are sequentially consistent: the
+sleep protocols below them rely on one total order, and they are not where time goes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+from collections.abc import Callable
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+_I64 = ir.IntType(64)
+_VOID = ir.VoidType()
+_i64, _void = types.int64, types.void
+_WORD = 8
+
+# The futex system call: (number by machine), and its two operations on process-private words.
+_FUTEX_NUMBER = {"x86_64": 202, "aarch64": 98}
+_FUTEX_WAIT, _FUTEX_WAKE = 128, 129
+# LLVM intrinsics, not inline assembly: the assembly parser is not set up in numba's LLVM.
+_PAUSE = {
+    "x86_64": ("llvm.x86.sse2.pause", ()),
+    "AMD64": ("llvm.x86.sse2.pause", ()),
+    "aarch64": ("llvm.aarch64.hint", (1,)),
+    "arm64": ("llvm.aarch64.hint", (1,)),
+}
+_EVERYONE = 0x7FFFFFFF
+_NAP_US = 200
+
+HAS_FUTEX = (
+    sys.platform == "linux"
+    and sys.byteorder == "little"
+    and platform.machine() in _FUTEX_NUMBER
+    and hasattr(ctypes.CDLL(None), "syscall")
+)
+
+
+def _pointer(b: ir.IRBuilder, address: ir.Value) -> ir.Value:
+    return b.inttoptr(address, _I64.as_pointer())
+
+
+def _extern(b: ir.IRBuilder, name: str, kind: ir.FunctionType, *args: ir.Value) -> ir.Value:
+    """Call a function of the C library, which every process has."""
+    fn = b.module.globals.get(name) or ir.Function(b.module, kind, name)
+    return b.call(fn, args)
+
+
+def _value(context, value: ir.Value | None) -> ir.Value:
+    return context.get_dummy_value() if value is None else value
+
+
+def _nullary(build: Callable):
+    """Return an intrinsic without operands and result."""
+
+    def code(context, builder, sig, args):
+        build(builder)
+        return context.get_dummy_value()
+
+    return intrinsic(lambda ctx: (_void(), code))
+
+
+def _unary(result: types.Type, build: Callable):
+    """Return an intrinsic on one int64."""
+
+    def code(context, builder, sig, args):
+        return _value(context, build(builder, *args))
+
+    return intrinsic(lambda ctx, a: (result(_i64), code))
+
+
+def _binary(result: types.Type, build: Callable):
+    """Return an intrinsic on two int64."""
+
+    def code(context, builder, sig, args):
+        return _value(context, build(builder, *args))
+
+    return intrinsic(lambda ctx, a, x: (result(_i64, _i64), code))
+
+
+def _store(b: ir.IRBuilder, address: ir.Value, value: ir.Value) -> None:
+    b.store_atomic(value, _pointer(b, address), "seq_cst", _WORD)
+
+
+def _call(b: ir.IRBuilder, fn: ir.Value, *args: ir.Value) -> None:
+    kind = ir.FunctionType(_VOID, [_I64, _I64, _I64])
+    b.call(b.inttoptr(fn, kind.as_pointer()), args)
+
+
+def _pause(b: ir.IRBuilder) -> None:
+    name, operands = _PAUSE.get(platform.machine(), ("llvm.donothing", ()))
+    i32 = ir.IntType(32)
+    kind = ir.FunctionType(_VOID, [i32] * len(operands))
+    _extern(b, name, kind, *(ir.Constant(i32, x) for x in operands))
+
+
+def _yield(b: ir.IRBuilder) -> None:
+    _extern(b, "sched_yield", ir.FunctionType(ir.IntType(32), []))
+
+
+def _futex(b: ir.IRBuilder, address: ir.Value, operation: int, value: ir.Value) -> None:
+    """Call futex(address, operation, value, no timeout); only the low half of the word counts."""
+    kind = ir.FunctionType(_I64, [_I64], var_arg=True)
+    number = ir.Constant(_I64, _FUTEX_NUMBER[platform.machine()])
+    zero = ir.Constant(_I64, 0)
+    op = ir.Constant(_I64, operation)
+    _extern(b, "syscall", kind, number, address, op, value, zero, zero, zero)
+
+
+def _wait(b: ir.IRBuilder, address: ir.Value, seen: ir.Value) -> None:
+    if HAS_FUTEX:
+        _futex(b, address, _FUTEX_WAIT, seen)
+        return
+    kind = ir.FunctionType(ir.IntType(32), [ir.IntType(32)])
+    _extern(b, "usleep", kind, ir.Constant(ir.IntType(32), _NAP_US))
+
+
+def _wake(b: ir.IRBuilder, address: ir.Value) -> None:
+    if HAS_FUTEX:
+        _futex(b, address, _FUTEX_WAKE, ir.Constant(_I64, _EVERYONE))
+
+
+def _invoke():
+    """Return the intrinsic that calls a kernel by address: ``(fn, args, tid, nt)``."""
+
+    def code(context, builder, sig, args):
+        _call(builder, *args)
+        return context.get_dummy_value()
+
+    return intrinsic(lambda ctx, f, a, t, n: (_void(_i64, _i64, _i64, _i64), code))
+
+
+atomic_load = _unary(_i64, lambda b, a: b.load_atomic(_pointer(b, a), "seq_cst", _WORD))
+atomic_store = _binary(_void, _store)
+# Adds and returns the old value.
+atomic_add = _binary(_i64, lambda b, a, x: b.atomic_rmw("add", _pointer(b, a), x, "seq_cst"))
+load = _unary(_i64, lambda b, a: b.load(_pointer(b, a)))
+store = _binary(_void, lambda b, a, x: b.store(x, _pointer(b, a)) and None)
+invoke = _invoke()
+# Tells the core that this is a spin loop.
+pause = _nullary(_pause)
+# Lets another thread have the core.
+yield_core = _nullary(_yield)
+# Sleeps until woken, unless the word has changed already; may return early, so callers loop.
+wait_while = _binary(_void, _wait)
+wake_all = _unary(_void, _wake)

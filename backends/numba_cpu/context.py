@@ -1,0 +1,235 @@
+"""numba_cpu > context: the memory of one call at a time, with all addresses filled in.
+
+What an :class:`~leptonc.backends.numba_cpu.executor.Program` describes becomes the tables that
+:mod:`native` runs.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from leptonc.backends.numba_cpu import native
+from leptonc.backends.numba_cpu.kernels.base import Kernel, slot_bits
+from leptonc.backends.numba_cpu.pool import ALIGN, TEAMS, aligned_zeros, native_call
+from leptonc.errors import TargetError
+
+ARENA, CONST, IO, SCRATCH = "arena", "const", "io", "scratch"
+SCRATCH_ALIGN = 128
+
+
+class Slot(NamedTuple):
+    """An address that is known when the program is instantiated (or called, for ``io``).
+
+    Attributes:
+        space: ``"arena"``, ``"const"``, ``"io"`` or ``"scratch"``.
+        key: constant's name for ``"const"``, index of the call's address for ``"io"``, else 0.
+        offset: bytes behind the start of that.
+    """
+
+    space: str
+    key: str | int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel call: its record's slots and the flags of :mod:`native`."""
+
+    kernel: Kernel
+    slots: tuple[int | float | Slot, ...]
+    flags: int
+
+
+@dataclass(frozen=True)
+class TorchStep:
+    """A Python call between native segments: ``call(input addresses, output addresses)``."""
+
+    call: Callable[[tuple[int, ...], tuple[int, ...]], None]
+    inputs: tuple[Slot, ...]
+    outputs: tuple[Slot, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A finished program: what :class:`Context` needs to know of it.
+
+    Attributes:
+        threads: how many threads share the work.
+        arena_bytes: size of the arena.
+        scratch_stride: bytes of scratch memory for each thread.
+        addresses: number of input and output addresses of a call.
+        constants: arrays by name.
+        steps: kernel calls and Python calls, in order.
+    """
+
+    threads: int
+    arena_bytes: int
+    scratch_stride: int
+    addresses: int
+    constants: Mapping[str | int, np.ndarray]
+    steps: tuple[Step | TorchStep, ...]
+
+
+class Context:
+    """Memory for one call at a time: arena, scratch, records, step tables.
+
+    Args:
+        plan: the program.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._io = np.zeros(max(plan.addresses, 1), np.int64)
+        self._pack = struct.Struct(f"={plan.addresses}q").pack_into
+        self._io_bytes = memoryview(self._io).cast("B")
+        self._arena = aligned_zeros(plan.arena_bytes)
+        self._scratch = aligned_zeros(plan.scratch_stride * plan.threads, SCRATCH_ALIGN)
+        self._team = TEAMS.get(plan.threads) if plan.threads > 1 else None
+        alone = native_call(native.RUN_ALONE.address)
+        self._native = self._team.run if self._team is not None else alone
+        self._keep: list[np.ndarray] = []
+        self._parts = tuple(self._part(group) for group in _segments(plan.steps))
+        single = len(self._parts) == 1 and isinstance(self._parts[0], int)
+        self._only = self._parts[0] if single else None
+
+    def run(self, *addresses: int) -> None:
+        """Run the program with these input and output addresses.
+
+        Raises:
+            TargetError: their number is wrong.
+        """
+        try:
+            self._pack(self._io_bytes, 0, *addresses)
+        except struct.error:
+            expected = self._plan.addresses
+            raise TargetError(f"expected {expected} addresses, got {addresses}") from None
+        if self._only is not None:
+            self._native(self._only)
+            return
+        for part in self._parts:
+            if isinstance(part, int):
+                self._native(part)
+            else:
+                part()
+
+    def _part(self, group: list[Step] | TorchStep) -> int | Callable[[], None]:
+        """Return a segment's address, or what to call for a Python step."""
+        if isinstance(group, TorchStep):
+            return lambda: group.call(self._now(group.inputs), self._now(group.outputs))
+        return self._segment(group)
+
+    def _segment(self, steps: list[Step]) -> int:
+        """Lay out one native segment (see :mod:`native`) and return its address."""
+        layout = _Layout()
+        for step in steps:
+            layout.add(step, self._base)
+        records = self._own(layout.records)
+        table = np.array(layout.steps, np.int64)
+        table[:, 1] = records.ctypes.data + 8 * table[:, 1]
+        # Thread 0 runs serial steps in order; only a step of all threads has to wait for them.
+        serial = table[:, 2] & native.SERIAL != 0
+        table[:-1, 2] |= np.where(serial[:-1] & serial[1:], native.NO_BARRIER, 0)
+        table[-1, 2] &= ~native.NO_BARRIER
+        patches = np.array(layout.patches, np.int64).reshape(-1, native.PATCH_WORDS)
+        patches[:, 0] = records.ctypes.data + 8 * patches[:, 0]
+        head = np.zeros(native.SEGMENT_WORDS, np.int64)
+        head[:7] = (
+            self._own(table).ctypes.data,
+            len(steps),
+            self._plan.threads,
+            self._own(patches).ctypes.data,
+            len(patches),
+            self._io.ctypes.data,
+            self._team.address if self._team is not None else 0,
+        )
+        return self._own(head).ctypes.data
+
+    def _own(self, words: np.ndarray | list[int]) -> np.ndarray:
+        """Return an aligned copy that lives as long as the context."""
+        words = np.asarray(words, np.int64)
+        copy = aligned_zeros(words.nbytes).view(np.int64).reshape(words.shape)
+        copy[...] = words
+        self._keep.append(copy)
+        return copy
+
+    def _base(self, slot: Slot) -> int:
+        """Return the address of a slot that does not depend on the call."""
+        starts = {
+            ARENA: lambda: self._arena.ctypes.data,
+            SCRATCH: lambda: self._scratch.ctypes.data,
+            CONST: lambda: self._plan.constants[slot.key].ctypes.data,
+        }
+        return starts[slot.space]() + slot.offset
+
+    def _now(self, slots: tuple[Slot, ...]) -> tuple[int, ...]:
+        """Return the addresses of ``slots`` in the current call."""
+        return tuple(
+            int(self._io[slot.key]) + slot.offset if slot.space == IO else self._base(slot)
+            for slot in slots
+        )
+
+
+@dataclass
+class _Layout:
+    """Records, step table and patches of a segment, with word indices instead of addresses."""
+
+    records: list[int] = field(default_factory=list)
+    steps: list[tuple[int, int, int]] = field(default_factory=list)
+    patches: list[tuple[int, int, int]] = field(default_factory=list)
+
+    def add(self, step: Step, base: Callable[[Slot], int]) -> None:
+        """Append one step."""
+        self.steps.append((step.kernel.address, len(self.records), step.flags))
+        for slot in step.slots:
+            if not isinstance(slot, Slot):
+                self.records.append(slot_bits(slot))
+                continue
+            if slot.space == IO:
+                self.patches.append((len(self.records), int(slot.key), slot.offset))
+            self.records.append(0 if slot.space == IO else base(slot))
+        # Every record starts at a cache line: threads read records while others are patched.
+        self.records.extend([0] * (-len(self.records) % (ALIGN // 8)))
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """Return ``array`` if it is contiguous and starts at a cache line, else a copy that does."""
+    if array.flags.c_contiguous and array.ctypes.data % ALIGN == 0:
+        return array
+    copy = aligned_zeros(array.nbytes).view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    return copy
+
+
+def array_at(address: int, shape: tuple[int, ...], dtype: np.dtype | str) -> np.ndarray:
+    """Return the contiguous array that lies at ``address``; the caller keeps the memory alive."""
+    kind = np.dtype(dtype)
+    count = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
+    if count == 0:
+        return np.empty(shape, kind)
+    interface = {"data": (address, False), "shape": shape, "typestr": kind.str, "version": 3}
+    return np.asarray(_Memory(interface))
+
+
+class _Memory:
+    """Memory that numpy may view."""
+
+    def __init__(self, interface: dict) -> None:
+        self.__array_interface__ = interface
+
+
+def _segments(steps: Sequence[Step | TorchStep]) -> list[list[Step] | TorchStep]:
+    """Return the steps grouped: runs of kernel steps as lists, Python steps by themselves."""
+    groups: list[list[Step] | TorchStep] = []
+    for step in steps:
+        if isinstance(step, TorchStep):
+            groups.append(step)
+        elif groups and isinstance(groups[-1], list):
+            groups[-1].append(step)
+        else:
+            groups.append([step])
+    return groups

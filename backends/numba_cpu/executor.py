@@ -1,0 +1,256 @@
+"""numba_cpu > executor: programs, tables of kernels with their records: build them, run them.
+
+An emitted module describes the program, the caller runs it::
+
+    def build(p):
+        p.step(GEMM, p.input(0), p.const("w0"), p.arena(0), 128, p.scratch(0), p.scratch_stride)
+        p.torch_step(softmax, inputs=[p.arena(0)], outputs=[p.arena(8192)])
+        p.step(ADD, p.arena(8192), p.output(0), 128, 0.5)
+
+    p = Program(threads=2, arena_bytes=65536, scratch_bytes=4096, constants={"w0": array},
+                inputs=1, outputs=1)
+    build(p)
+    p.run(x.data_ptr(), y.data_ptr())
+
+Slots of a step become the kernel's record, one 64-bit word each: an int, a float (its float64
+bits), or an address. Scratch is two slots, base and stride in bytes: thread ``tid`` may use
+``scratch_bytes`` bytes from ``base + tid * stride``, within one step.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from leptonc.backends.numba_cpu import native
+from leptonc.backends.numba_cpu.context import (
+    ARENA,
+    CONST,
+    IO,
+    SCRATCH,
+    SCRATCH_ALIGN,
+    Context,
+    Plan,
+    Slot,
+    Step,
+    TorchStep,
+    aligned,
+    array_at,
+)
+from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.pool import TEAMS, usable_cores
+from leptonc.errors import TargetError
+
+__all__ = ["Program", "ProgramPool", "Slot", "Step", "TorchStep", "aligned", "array_at"]
+
+
+class Program:
+    """A sequence of steps; described once, then run by any number of Python threads.
+
+    Args:
+        threads: how many threads share the work; 1 never touches a worker.
+        arena_bytes: size of the zero-initialised, 64-byte aligned memory for intermediate values.
+        scratch_bytes: memory of each thread's own, shared by all steps.
+        constants: arrays by name, or a sequence of them, named by index; kept alive, copied only
+            where they are not contiguous or not 64-byte aligned.
+        inputs: number of input addresses of a call.
+        outputs: number of output addresses of a call.
+        max_contexts: how many calls may be under way at once, each with an arena of its own; others
+            wait. Default: 1 if ``threads > 1`` (the others would wait for the workers anyway),
+            else the number of cores.
+    """
+
+    def __init__(
+        self,
+        threads: int = 1,
+        arena_bytes: int = 0,
+        scratch_bytes: int = 0,
+        constants: Mapping[str | int, np.ndarray] | Sequence[np.ndarray] = (),
+        inputs: int = 0,
+        outputs: int = 0,
+        max_contexts: int | None = None,
+    ) -> None:
+        if threads < 1:
+            raise TargetError(f"a program needs at least one thread, not {threads}")
+        self.threads = threads
+        self.arena_bytes = arena_bytes
+        self.inputs = inputs
+        self.outputs = outputs
+        self.scratch_bytes = scratch_bytes
+        self.scratch_stride = -(-scratch_bytes // SCRATCH_ALIGN) * SCRATCH_ALIGN
+        self.steps: list[Step | TorchStep] = []
+        named = constants if isinstance(constants, Mapping) else dict(enumerate(constants))
+        self._constants = {name: aligned(array) for name, array in named.items()}
+        cores = max(2, usable_cores())
+        self._pool = ProgramPool(self._context, max_contexts or (1 if threads > 1 else cores))
+
+    def arena(self, offset: int) -> Slot:
+        """Return the address of byte ``offset`` of the arena."""
+        if not 0 <= offset <= self.arena_bytes:
+            raise TargetError(f"arena offset {offset} is outside of {self.arena_bytes} bytes")
+        return Slot(ARENA, 0, offset)
+
+    def const(self, name: str | int, byte_offset: int = 0) -> Slot:
+        """Return the address of constant ``name``."""
+        if name not in self._constants:
+            known = ", ".join(map(repr, list(self._constants)[:8]))
+            raise TargetError(f"constant {name!r} is not among {known}")
+        return Slot(CONST, name, byte_offset)
+
+    def input(self, index: int, byte_offset: int = 0) -> Slot:
+        """Return the address of input ``index``, known when the program is called."""
+        if not 0 <= index < self.inputs:
+            raise TargetError(f"input {index}: the program has {self.inputs} inputs")
+        return Slot(IO, index, byte_offset)
+
+    def output(self, index: int, byte_offset: int = 0) -> Slot:
+        """Return the address of output ``index``, known when the program is called."""
+        if not 0 <= index < self.outputs:
+            raise TargetError(f"output {index}: the program has {self.outputs} outputs")
+        return Slot(IO, self.inputs + index, byte_offset)
+
+    def scratch(self, byte_offset: int = 0) -> Slot:
+        """Return the address of thread 0's scratch memory; thread ``tid``'s is ``tid`` strides on.
+
+        All steps share it: its content does not survive a step.
+        """
+        if not 0 <= byte_offset <= self.scratch_bytes:
+            raise TargetError(f"scratch offset {byte_offset} is outside of {self.scratch_bytes}")
+        return Slot(SCRATCH, 0, byte_offset)
+
+    def step(
+        self,
+        kernel: Kernel,
+        *slots: int | float | Slot,
+        serial: bool = False,
+        barrier: bool = True,
+    ) -> None:
+        """Append a kernel call.
+
+        Args:
+            kernel: what to call.
+            slots: the record.
+            serial: only thread 0 runs it, as the only one (``nt = 1``).
+            barrier: whether all threads wait for each other behind it; False only if the next
+                step reads nothing that another thread writes in this one, and writes nothing that
+                another thread reads or writes in this one.
+        """
+        flags = native.SERIAL * serial | native.NO_BARRIER * (not barrier)
+        self.steps.append(Step(kernel, slots, flags))
+
+    def torch_step(
+        self,
+        call: Callable[[tuple[int, ...], tuple[int, ...]], None],
+        inputs: Sequence[Slot],
+        outputs: Sequence[Slot],
+    ) -> None:
+        """Append a Python call that gets the addresses of its inputs and of its outputs."""
+        self.steps.append(TorchStep(call, tuple(inputs), tuple(outputs)))
+
+    def run(self, *addresses: int) -> None:
+        """Run the program; ``addresses`` are those of the inputs, then those of the outputs."""
+        pool = self._pool
+        context = pool.acquire()
+        try:
+            context.run(*addresses)
+        finally:
+            pool.release(context)
+
+    def _context(self) -> Context:
+        """Return the program's tables in memory of their own."""
+        plan = Plan(
+            threads=self.threads,
+            arena_bytes=self.arena_bytes,
+            scratch_stride=self.scratch_stride,
+            addresses=self.inputs + self.outputs,
+            constants=self._constants,
+            steps=tuple(self.steps),
+        )
+        return Context(plan)
+
+    def compile(self) -> float:
+        """Compile or load every kernel; return the seconds that this took."""
+        kernels = {s.kernel for s in self.steps if isinstance(s, Step)}
+        before = sum(k.compile_seconds for k in kernels)
+        for kernel in kernels:
+            kernel.compile()
+        return sum(k.compile_seconds for k in kernels) - before
+
+    @property
+    def contexts(self) -> int:
+        """Number of contexts (arena and records) that exist now."""
+        return self._pool.size
+
+
+class ProgramPool:
+    """The contexts of one program: one more when all are busy, fewer again when it is quiet.
+
+    Args:
+        make: returns a new context.
+        limit: the largest number of them; callers beyond it wait.
+    """
+
+    QUIET_CALLS = 64
+
+    def __init__(self, make: Callable[[], Context], limit: int) -> None:
+        self._make = make
+        self._limit = limit
+        TEAMS.on_fork(self)
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Start afresh: contexts that other threads held at the fork would never come back."""
+        self._idle: deque[Context] = deque()
+        self._free = threading.Condition(threading.Lock())
+        self._waiting = 0
+        self._quiet = 0
+        self.size = 0
+
+    def acquire(self) -> Context:
+        """Return a context for exclusive use; waits when the limit is reached."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._grow()
+
+    def _grow(self) -> Context:
+        """Return a new context, or the next one that is released if there are enough."""
+        with self._free:
+            while not self._idle and self.size >= self._limit:
+                self._waiting += 1
+                self._free.wait(0.05)
+                self._waiting -= 1
+            try:
+                return self._idle.pop()
+            except IndexError:
+                self.size += 1
+        self._quiet = 0
+        try:
+            return self._make()
+        except BaseException:
+            with self._free:
+                self.size -= 1
+            raise
+
+    def release(self, context: Context) -> None:
+        """Take a context back; one that nobody needed for a while is dropped."""
+        idle = self._idle
+        idle.append(context)
+        if self._waiting:
+            with self._free:
+                self._free.notify()
+        elif len(idle) > 1:
+            self._quiet += 1
+            if self._quiet > self.QUIET_CALLS:
+                self._shrink()
+
+    def _shrink(self) -> None:
+        """Drop one idle context if there are several."""
+        with self._free:
+            self._quiet = 0
+            if len(self._idle) > 1:
+                self._idle.popleft()
+                self.size -= 1

@@ -1,0 +1,232 @@
+"""numba_cpu > kernels > base: the kernel ABI, the ``kernel`` decorator and records for kernels.
+
+A kernel is a plain function ``def f(args, tid, nt)``: ``args`` is the address of an ``int64[]``
+record, ``tid`` of ``nt`` threads computes its own share. It allocates nothing, raises nothing, and
+its result does not depend on ``nt``. It is compiled on first use, once per machine::
+
+    @kernel
+    def relu(args, tid, nt): ...
+
+    def make_gemm(rows, cols):
+        def body(args, tid, nt): ...
+        return make_kernel(body, name="gemm", params=(rows, cols))
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import struct
+import threading
+import time
+import types
+from collections.abc import Callable, Iterator
+
+import numba
+import numpy as np
+from numba.core import sigutils
+from numba.core.ccallback import CFunc
+
+from leptonc.backends.numba_cpu.kernels.machine_code import (
+    CodeFile,
+    NativeCode,
+    code_digest,
+    kernel_dir,
+    lanes,
+)
+from leptonc.errors import TargetError
+
+__all__ = ["Kernel", "KernelError", "inline_njit", "kernel", "lanes", "make_kernel", "record"]
+
+SIGNATURE = "void(int64,int64,int64)"
+_PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+_OPTIONS = {"nopython": True, "error_model": "numpy", "boundscheck": False, "_nrt": False}
+
+
+class KernelError(TargetError):
+    """A kernel was declared or called in a way that cannot work."""
+
+
+class Kernel:
+    """A native function ``void(args, tid, nt)``, compiled or loaded on first use.
+
+    Attributes:
+        name: unique name, parameters included, e.g. ``"gemm[6,16]"``.
+        module: qualified name of the module that defines it.
+        fn: the Python function it is compiled from.
+        compile_seconds: time spent compiling or loading; 0.0 before the first use.
+        from_cache: whether the machine code came from disk (None before the first use).
+    """
+
+    def __init__(
+        self,
+        fn: types.FunctionType,
+        name: str,
+        params: tuple = (),
+        contract: bool = False,
+        signature: str = SIGNATURE,
+    ) -> None:
+        self.name = f"{name}[{','.join(map(str, params))}]" if params else name
+        self.module = fn.__module__
+        self.fn = fn
+        self.compile_seconds = 0.0
+        self.from_cache: bool | None = None
+        self._contract = contract
+        self._signature = signature
+        self._lock = threading.Lock()
+        self._native: CFunc | NativeCode | None = None
+        self._call: Callable | None = None
+
+    @property
+    def address(self) -> int:
+        """Address of the native function; compiles it when it is asked for the first time."""
+        return (self._native or self.compile()).address
+
+    def compile(self) -> CFunc | NativeCode:
+        """Compile or load the kernel unless that is done; safe to call from several threads."""
+        with self._lock:
+            if self._native is None:
+                begin = time.perf_counter()
+                self._native = self._build()
+                self.from_cache = isinstance(self._native, NativeCode)
+                self.compile_seconds = time.perf_counter() - begin
+            return self._native
+
+    def _build(self) -> CFunc | NativeCode:
+        """Return the machine code, from disk when it is there."""
+        directory = kernel_dir()
+        if directory is None:
+            return self._compile()
+        key = f"{self.module}.{self.name}{'+contract' * self._contract}{self._signature}"
+        file = CodeFile(directory, key, code_digest(self.fn))
+        stored = file.load()
+        if stored is not None:
+            return stored
+        native = self._compile()
+        file.save(native)
+        return native
+
+    def _compile(self) -> CFunc:
+        """Return the function compiled by numba."""
+        options = dict(_OPTIONS, fastmath={"contract"}) if self._contract else dict(_OPTIONS)
+        signature = sigutils.normalize_signature(self._signature)
+        native = CFunc(_renamed(self.fn, self.name), signature, locals={}, options=options)
+        native.compile()
+        return native
+
+    def __call__(self, args: np.ndarray | int, tid: int = 0, nt: int = 1) -> None:
+        """Run thread ``tid`` of ``nt`` natively (tests, tuning); programs use the address."""
+        if self._call is None:
+            self._call = _PROTOTYPE(self.address)
+        self._call(args.ctypes.data if isinstance(args, np.ndarray) else args, tid, nt)
+
+    def run_all(self, args: np.ndarray, nt: int = 1) -> None:
+        """Run the shares of all ``nt`` threads one after another."""
+        for tid in range(nt):
+            self(args, tid, nt)
+
+    def __repr__(self) -> str:
+        return f"Kernel({self.module}.{self.name})"
+
+
+class _Registry:
+    """All kernels of the process by qualified name; asking twice for one name gives one object."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kernels: dict[tuple, Kernel] = {}
+
+    def add(self, new: Kernel) -> Kernel:
+        """Return the kernel already known under this name if its code is the same, else ``new``."""
+        key = (new.module, new.name)
+        with self._lock:
+            old = self._kernels.get(key)
+            if old is not None and old.fn.__code__ == new.fn.__code__:
+                return old
+            # A reloaded module may redefine its kernels; two of its functions may not share a name.
+            if old is not None and old.fn.__qualname__ != new.fn.__qualname__:
+                raise KernelError(f"two kernels of {new.module} are named {new.name}")
+            self._kernels[key] = new
+            return new
+
+    def __iter__(self) -> Iterator[Kernel]:
+        with self._lock:
+            return iter(tuple(self._kernels.values()))
+
+
+KERNELS = _Registry()
+
+
+def kernel(fn: types.FunctionType | None = None, *, contract: bool = False):
+    """Declare a module-level function as a kernel (decorator, with or without options).
+
+    Args:
+        fn: ``def f(args, tid, nt)`` without a closure.
+        contract: let LLVM fuse ``a * b + c`` in scalar code; vector code uses explicit ``fma``.
+
+    Raises:
+        KernelError: ``fn`` is a closure: only :func:`make_kernel` can give that a stable name.
+    """
+    if fn is None:
+        return lambda f: kernel(f, contract=contract)
+    if fn.__closure__:
+        raise KernelError(f"{fn.__qualname__} is a closure: use make_kernel(fn, name=, params=)")
+    return KERNELS.add(Kernel(fn, fn.__name__, (), contract))
+
+
+def make_kernel(
+    fn: types.FunctionType, name: str, params: tuple = (), *, contract: bool = False
+) -> Kernel:
+    """Return the kernel made by a factory; ``name`` and ``params`` identify it within its module.
+
+    Everything the closure depends on must follow from ``params`` (and the kernel sources): calling
+    it again with the same name and parameters returns the same object.
+    """
+    return KERNELS.add(Kernel(fn, name, tuple(params), contract))
+
+
+def inline_njit(fn: types.FunctionType | None = None, **options):
+    """Compile a device function: plain ``numba.njit`` with our error model, for use inside kernels.
+
+    A closure gets a name that says what it closes over, so that symbols in the machine code tell
+    the variants of a factory apart.
+    """
+    if fn is None:
+        return lambda f: inline_njit(f, **options)
+    chosen = {"nogil": True, "error_model": "numpy", **options}
+    named = _renamed(fn, f"{fn.__qualname__}_{code_digest(fn)[:8]}") if fn.__closure__ else fn
+    return numba.njit(**chosen)(named)
+
+
+def record(*slots: int | float | np.ndarray | np.generic) -> np.ndarray:
+    """Return an ``int64[]`` record: ints as they are, floats as float64 bits, arrays as addresses.
+
+    The caller keeps the arrays alive.
+    """
+    return np.array([slot_bits(slot) for slot in slots], dtype=np.int64)
+
+
+def slot_bits(slot: int | float | np.ndarray | np.generic) -> int:
+    """Return the signed 64-bit pattern of one record slot.
+
+    Raises:
+        KernelError: the slot is of a type that a record cannot hold.
+    """
+    if isinstance(slot, np.ndarray):
+        return slot.ctypes.data
+    if isinstance(slot, bool | int | np.integer | np.bool_):
+        return int(slot)
+    if isinstance(slot, float | np.floating):
+        return struct.unpack("<q", struct.pack("<d", float(slot)))[0]
+    raise KernelError(f"a record slot cannot hold {slot!r} ({type(slot).__name__})")
+
+
+def _renamed(fn: types.FunctionType, name: str) -> types.FunctionType:
+    """Return a copy of ``fn`` whose native symbols carry ``name`` (see :func:`inline_njit`)."""
+    clean = "".join(c if c.isalnum() else "_" for c in name)
+    if len(clean) > 60:
+        clean = clean[:50] + hashlib.sha256(name.encode()).hexdigest()[:8]
+    copy = types.FunctionType(fn.__code__, fn.__globals__, clean, fn.__defaults__, fn.__closure__)
+    copy.__qualname__ = clean
+    copy.__module__ = fn.__module__
+    return copy

@@ -1,0 +1,333 @@
+"""numba_cpu > kernels > igemm: the indirect matrix product that serves linear, conv and matmul.
+
+For every outer index ``(o0, o1)``, output row ``m = (z, y, x)`` and column ``n``::
+
+    out[m, n] = act(sum over t < taps, k < depth of A[m, t][k] * B[t, k, n] + bias[n] + res[m, n])
+
+Row ``A[m, t]`` starts at input position ``(z * step_z + dz, y * step_y + dy, x * step_x + dx)``, where ``(dz, dy,
+dx)`` is row ``t`` of the tap table; a position outside ``in_d x in_h x in_w`` reads ``zero_row``. With one tap and
+``z = y = 1`` this is a plain product; :mod:`igemm_plan` makes the records of linear, matmul, conv and transposed
+conv. B is packed: ``[ceil(N / PANEL)][taps][depth][PANEL]`` per outer index, zero beyond N (see :mod:`pack`).
+
+Sums run over k in ascending order within each tap, for every tile height and thread count: results are bitwise
+equal for any ``nt``. All addresses are bytes, all strides elements (float32), 0 = absent where it says "or 0".
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, fields
+
+import numba
+import numpy as np
+
+from leptonc.backends.numba_cpu.kernels.activation import Act, vact
+from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel, record
+from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, run_tile
+from leptonc.backends.numba_cpu.kernels.vec import (
+    LANES,
+    arg,
+    argf,
+    ldi64,
+    sti64,
+    vadd,
+    vload_n,
+    vmul,
+    vstore_n,
+)
+
+
+class Res(enum.IntEnum):
+    """What happens with the residual operand."""
+
+    BEFORE = 0  # act(sum + bias + res)
+    AFTER = 1  # act(sum + bias) + res
+    TIMES = 2  # act(sum + bias) * res
+
+
+@dataclass(frozen=True)
+class IGemm:
+    """One call of :data:`igemm`; the fields are the slots of its record, in this order.
+
+    Attributes:
+        outer0, outer1: outer index counts (batch and group, or batch and head; else 1).
+        rows_z, rows_y, rows_x: output rows, ``M`` is their product.
+        columns: N. taps, depth: the summed extents (``taps >= 1``; ``depth`` may be 0).
+        a: address of input position (0, 0, 0). a_o0, a_o1: its outer strides.
+        a_z, a_y, a_x: strides of one input position along each axis.
+        step_z, step_y, step_x: input positions per output row (the conv's stride).
+        in_d, in_h, in_w: input positions that exist.
+        tap_table: address of int64[taps][3], ``(dz, dy, dx)``; 0 means all zero.
+        zero_row: address of ``depth`` zeros (or 0 if no row is ever outside).
+        b: address of packed B. b_o0, b_o1: its outer strides.
+        bias: address of float32[N] or 0. bias_o1: its stride along outer1.
+        out: address of the output. out_o0 ... out_x: its strides per outer index and per row index.
+        res: address of the residual operand or 0. res_o0 ... res_x: its strides.
+        res_mode: a ``Res``. act: an ``Act``. act_p0, act_p1: parameters of the activation.
+        scratch: address of the threads' tables. scratch_bytes: per thread, see :func:`scratch_bytes`.
+        row_block: rows handled together, a multiple of ROWS. tap_block, depth_block: blocks of the sum;
+            ``depth_block`` may be less than ``depth`` only if ``tap_block`` is 1.
+    """
+
+    outer0: int
+    outer1: int
+    rows_z: int
+    rows_y: int
+    rows_x: int
+    columns: int
+    taps: int
+    depth: int
+    a: int
+    a_o0: int
+    a_o1: int
+    a_z: int
+    a_y: int
+    a_x: int
+    step_z: int
+    step_y: int
+    step_x: int
+    in_d: int
+    in_h: int
+    in_w: int
+    tap_table: int
+    zero_row: int
+    b: int
+    b_o0: int
+    b_o1: int
+    bias: int
+    bias_o1: int
+    out: int
+    out_o0: int
+    out_o1: int
+    out_z: int
+    out_y: int
+    out_x: int
+    res: int
+    res_o0: int
+    res_o1: int
+    res_z: int
+    res_y: int
+    res_x: int
+    res_mode: int
+    act: int
+    act_p0: float
+    act_p1: float
+    scratch: int
+    scratch_bytes: int
+    row_block: int
+    tap_block: int
+    depth_block: int
+
+    def record(self) -> np.ndarray:
+        """Return the int64 record."""
+        floats = ("act_p0", "act_p1")
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return record(*(float(v) if name in floats else int(v) for name, v in values))
+
+
+def scratch_bytes(row_block: int, tap_block: int) -> int:
+    """Return the bytes of tables one thread needs (a multiple of 64)."""
+    return -(-8 * (row_block + ROWS) * (tap_block + 2) // 64) * 64
+
+
+(
+    OUTER0, OUTER1, ROWS_Z, ROWS_Y, ROWS_X, COLUMNS, TAPS, DEPTH,
+    A, A_O0, A_O1, A_Z, A_Y, A_X, STEP_Z, STEP_Y, STEP_X, IN_D, IN_H, IN_W, TAP_TABLE, ZERO_ROW,
+    B, B_O0, B_O1, BIAS, BIAS_O1,
+    OUT, OUT_O0, OUT_O1, OUT_Z, OUT_Y, OUT_X, RES, RES_O0, RES_O1, RES_Z, RES_Y, RES_X, RES_MODE,
+    ACT, ACT_P0, ACT_P1, SCRATCH, SCRATCH_BYTES, ROW_BLOCK, TAP_BLOCK, DEPTH_BLOCK,
+) = range(len(fields(IGemm)))  # fmt: skip
+
+# What calls the microkernels is inlined by numba: each separate function would compile them again.
+_inlined = numba.njit(inline="always")
+
+_INF = float("inf")
+_NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
+_BEFORE, _TIMES = int(Res.BEFORE), int(Res.TIMES)
+
+
+@inline_njit
+def _ceil_div(a, b):
+    return (a + b - 1) // b
+
+
+@inline_njit
+def _grid(nt, outer, row_tiles, panels):
+    """Return how many parts to make of the outer index, the rows and the columns; their product is <= ``nt``.
+
+    The best split has the smallest largest share; among equals the one whose shares read the least of A and B.
+    """
+    best, best_reads, parts = outer * row_tiles * panels + 1, 0, (1, 1, 1)
+    for by_outer in range(min(nt, outer), 0, -1):
+        for by_rows in range(min(nt // by_outer, row_tiles), 0, -1):
+            by_columns = min(nt // (by_outer * by_rows), panels)
+            rows, columns = _ceil_div(row_tiles, by_rows), _ceil_div(panels, by_columns)
+            share = _ceil_div(outer, by_outer) * rows * columns
+            reads = rows * ROWS + columns * PANEL
+            if share < best or (share == best and reads < best_reads):
+                best, best_reads, parts = share, reads, (by_outer, by_rows, by_columns)
+    return parts
+
+
+@inline_njit
+def _fill(table, start, count, first, step):
+    """Write ``first, first + step, ...`` into ``count`` entries of ``table`` from ``start``."""
+    for i in range(count):
+        sti64(table, start + i, first + i * step)
+
+
+@inline_njit
+def _affine_rows(table, m0, count, rows_y, rows_x, base, stride_z, stride_y, stride_x):
+    """Write the addresses of rows ``m0 .. m0 + count``; repeat the last one ROWS times."""
+    m = m0
+    while m < m0 + count:
+        line, x = m // rows_x, m % rows_x
+        run = min(rows_x - x, m0 + count - m)
+        start = base + 4 * ((line // rows_y) * stride_z + (line % rows_y) * stride_y + x * stride_x)
+        _fill(table, m - m0, run, start, 4 * stride_x)
+        m += run
+    _fill(table, count, ROWS, ldi64(table, count - 1), 0)
+
+
+@inline_njit
+def _input_rows(args, table, m0, count, base, tap):
+    """Write the addresses of the input rows of one tap; positions outside read the zero row."""
+    taps, rows_y, rows_x = arg(args, TAP_TABLE), arg(args, ROWS_Y), arg(args, ROWS_X)
+    dz, dy, dx = 0, 0, 0
+    if taps != 0:
+        dz, dy, dx = ldi64(taps, 3 * tap), ldi64(taps, 3 * tap + 1), ldi64(taps, 3 * tap + 2)
+    step_x, stride_x, zero = arg(args, STEP_X), arg(args, A_X), arg(args, ZERO_ROW)
+    # Output columns whose input column exists: ceil and floor division by the step.
+    low = max(0, -(dx // step_x))
+    high = (arg(args, IN_W) - 1 - dx) // step_x + 1
+    m = m0
+    while m < m0 + count:
+        line, x = m // rows_x, m % rows_x
+        run = min(rows_x - x, m0 + count - m)
+        z = (line // rows_y) * arg(args, STEP_Z) + dz
+        y = (line % rows_y) * arg(args, STEP_Y) + dy
+        inside = 0 <= z < arg(args, IN_D) and 0 <= y < arg(args, IN_H)
+        begin = min(max(low, x), x + run) if inside else x + run
+        end = max(min(high, x + run), begin)
+        start = base + 4 * (
+            z * arg(args, A_Z) + y * arg(args, A_Y) + (begin * step_x + dx) * stride_x
+        )
+        _fill(table, m - m0, begin - x, zero, 0)
+        _fill(table, m - m0 + begin - x, end - begin, start, 4 * step_x * stride_x)
+        _fill(table, m - m0 + end - x, x + run - end, zero, 0)
+        m += run
+    _fill(table, count, ROWS, ldi64(table, count - 1), 0)
+
+
+@_inlined
+def _finish_tile(args, out_rows, res_rows, count, column, width):
+    """Apply activation and late residual to a tile that is still in the first-level cache."""
+    code, p0, p1 = arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1)
+    late = arg(args, RES) != 0 and arg(args, RES_MODE) != _BEFORE
+    times = arg(args, RES_MODE) == _TIMES
+    for i in range(count):
+        out = ldi64(out_rows, i) + column
+        for j in range(0, min(width, PANEL), LANES):
+            v = vact(code, vload_n(out, j, width - j), p0, p1)
+            if late:
+                r = vload_n(ldi64(res_rows, i) + column, j, width - j)
+                v = vmul(v, r) if times else vadd(v, r)
+            vstore_n(out, j, v, width - j)
+
+
+@inline_njit
+def _bounds(args, last):
+    """Return the clamp that the tile applies itself, and whether another pass must finish the tile."""
+    act = arg(args, ACT)
+    late = arg(args, RES) != 0 and arg(args, RES_MODE) != _BEFORE
+    if not last:
+        return -_INF, _INF, False
+    if late:
+        return -_INF, _INF, True
+    if act == _RELU:
+        return 0.0, _INF, False
+    if act == _RELU6:
+        return 0.0, 6.0, False
+    if act == _CLAMP:
+        return argf(args, ACT_P0), argf(args, ACT_P1), False
+    return -_INF, _INF, act != _NONE
+
+
+@_inlined
+def _panel(args, tables, step, count, taps, depth, offset, b, column, bias, first, last):
+    """Compute one panel of columns for a block of rows; ``tables``: output, residual, then A rows."""
+    width = arg(args, COLUMNS) - column
+    low, high, unfinished = _bounds(args, last)
+    early = first and arg(args, RES) != 0 and arg(args, RES_MODE) == _BEFORE
+    for i in range(0, count, ROWS):
+        out_rows, res_rows, rows = tables + 8 * i, tables + step + 8 * i, tables + 2 * step + 8 * i
+        some = min(ROWS, count - i)
+        init = out_rows if not first else (res_rows if early else 0)
+        run_tile(
+            some, rows, step, taps, depth, 4 * offset, b, out_rows, 4 * column, width,
+            bias if first else 0, init, low, high,
+        )  # fmt: skip
+        if unfinished:
+            _finish_tile(args, out_rows, res_rows, some, 4 * column, width)
+
+
+@_inlined
+def _block(args, tables, m0, count, panel0, panel1, a, b, bias, out, res):
+    """Compute the rows ``m0 .. m0 + count`` of panels ``panel0 .. panel1`` of one outer index."""
+    taps, depth, step = arg(args, TAPS), arg(args, DEPTH), 8 * (arg(args, ROW_BLOCK) + ROWS)
+    rows_y, rows_x = arg(args, ROWS_Y), arg(args, ROWS_X)
+    _affine_rows(tables, m0, count, rows_y, rows_x, out,
+                 arg(args, OUT_Z), arg(args, OUT_Y), arg(args, OUT_X))  # fmt: skip
+    if res != 0:
+        _affine_rows(tables + step, m0, count, rows_y, rows_x, res,
+                     arg(args, RES_Z), arg(args, RES_Y), arg(args, RES_X))  # fmt: skip
+    tap_block, depth_block = arg(args, TAP_BLOCK), arg(args, DEPTH_BLOCK)
+    for tap0 in range(0, taps, tap_block):
+        some_taps = min(tap_block, taps - tap0)
+        for t in range(some_taps):
+            _input_rows(args, tables + (2 + t) * step, m0, count, a, tap0 + t)
+        k0 = 0
+        while True:
+            some_depth = min(depth_block, depth - k0)
+            first = tap0 == 0 and k0 == 0
+            last = tap0 + some_taps >= taps and k0 + some_depth >= depth
+            for p in range(panel0, panel1):
+                panel = b + 4 * PANEL * ((p * taps + tap0) * depth + k0)
+                _panel(args, tables, step, count, some_taps, some_depth, k0, panel, p * PANEL,
+                       bias, first, last)  # fmt: skip
+            k0 += some_depth
+            if k0 >= depth:
+                break
+
+
+@kernel
+def igemm(args, tid, nt):
+    """Compute this thread's share of the product that record ``args`` (:class:`IGemm`) describes."""
+    outer1 = arg(args, OUTER1)
+    outer = arg(args, OUTER0) * outer1
+    m = arg(args, ROWS_Z) * arg(args, ROWS_Y) * arg(args, ROWS_X)
+    n = arg(args, COLUMNS)
+    if outer <= 0 or m <= 0 or n <= 0:
+        return
+    row_tiles, panels = _ceil_div(m, ROWS), _ceil_div(n, PANEL)
+    by_outer, by_rows, by_columns = _grid(nt, outer, row_tiles, panels)
+    if tid >= by_outer * by_rows * by_columns:
+        return
+    i_column, rest = tid % by_columns, tid // by_columns
+    i_row, i_outer = rest % by_rows, rest // by_rows
+    panel0, panel1 = panels * i_column // by_columns, panels * (i_column + 1) // by_columns
+    begin = row_tiles * i_row // by_rows * ROWS
+    end = min(m, row_tiles * (i_row + 1) // by_rows * ROWS)
+    row_block = arg(args, ROW_BLOCK)
+    tables = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
+    bias, res = arg(args, BIAS), arg(args, RES)
+    for o in range(outer * i_outer // by_outer, outer * (i_outer + 1) // by_outer):
+        o0, o1 = o // outer1, o % outer1
+        a = arg(args, A) + 4 * (o0 * arg(args, A_O0) + o1 * arg(args, A_O1))
+        b = arg(args, B) + 4 * (o0 * arg(args, B_O0) + o1 * arg(args, B_O1))
+        out = arg(args, OUT) + 4 * (o0 * arg(args, OUT_O0) + o1 * arg(args, OUT_O1))
+        here_bias = bias + 4 * o1 * arg(args, BIAS_O1) if bias != 0 else 0
+        here_res = res + 4 * (o0 * arg(args, RES_O0) + o1 * arg(args, RES_O1)) if res != 0 else 0
+        for m0 in range(begin, end, row_block):
+            _block(args, tables, m0, min(row_block, end - m0), panel0, panel1, a, b, here_bias,
+                   out, here_res)  # fmt: skip

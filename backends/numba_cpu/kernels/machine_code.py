@@ -1,0 +1,215 @@
+"""numba_cpu > kernels > machine_code: compiled kernels on disk, by what they were compiled from.
+
+Layout: ``<cache dir>/kernels/<fingerprint>/<name>-<key>.o``: a SHA-256 digest, the entry symbol, a
+zero byte, the object code that LLVM produced. Nothing is unpickled, and loading needs only LLVM:
+numba's own cache would first build numba's typing context, 0.2 to 0.4 s, and would link all kernels
+into one symbol space, where names from different processes may collide. A file that is damaged in
+any way is a miss.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import os
+import platform
+import re
+import shutil
+import tempfile
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import llvmlite
+import llvmlite.binding as llvm
+import numba
+from numba.core import registry
+from numba.core.ccallback import CFunc
+from numba.core.codegen import get_host_cpu_features
+from numba.core.dispatcher import Dispatcher
+from numba.core.extending import _Intrinsic
+
+from leptonc.runtime.cache import private_directory
+from leptonc.settings import read_settings
+
+KEEP_FINGERPRINTS = 8
+_DIGEST_BYTES = 32
+_PLAIN = (int, float, complex, str, bytes, bool, type(None))
+
+
+def lanes() -> int:
+    """Return the float32 lanes of this machine's widest vectors: 16 (AVX-512), 8 (AVX) or 4.
+
+    ``LEPTONC_LANES`` overrides it, so that narrower code can be tested on a wide machine.
+    """
+    asked = read_settings().lanes
+    if asked is not None:
+        return asked
+    features = host_features()
+    wide = (("+avx512f", 16), ("+avx2", 8), ("+avx", 8))
+    return next((n for feature, n in wide if feature in features), 4)
+
+
+@functools.cache
+def host_features() -> frozenset[str]:
+    """Return LLVM's feature flags of the host, e.g. ``"+avx2"`` (``"-avx512f"`` when absent)."""
+    return frozenset(get_host_cpu_features().split(","))
+
+
+@functools.cache
+def fingerprint() -> str:
+    """Return 24 hex digits that change with kernel sources, versions, processor or lanes."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    versions = (numba.__version__, llvmlite.__version__, platform.python_version())
+    machine = (llvm.get_host_cpu_name(), get_host_cpu_features(), str(lanes()))
+    digest.update("\0".join(versions + machine).encode())
+    return digest.hexdigest()[:24]
+
+
+def kernel_dir() -> Path | None:
+    """Return the directory for this fingerprint, created private; None if caching is off or unsafe.
+
+    Cache files are executed, so a directory that another user owns or may write to is not used.
+    """
+    settings = read_settings()
+    if not settings.cache_enabled:
+        return None
+    root = settings.cache_dir / "kernels"
+    path = root / fingerprint()
+    try:
+        new = not path.is_dir()
+        if not private_directory(path):
+            return None
+        if new:
+            _drop_old(root)
+    except OSError:
+        return None
+    return path
+
+
+def _drop_old(root: Path) -> None:
+    """Remove all but the newest fingerprint directories: old ones can never be hit again."""
+    found = sorted(root.iterdir(), key=lambda p: p.stat().st_mtime, reverse=True)
+    for path in found[KEEP_FINGERPRINTS:]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def code_digest(fn: types.FunctionType) -> str:
+    """Return 32 hex digits over the loaded code of ``fn`` and everything of ours that it can reach.
+
+    The fingerprint covers the files; this covers what was really loaded, should a file have changed
+    since.
+    """
+    digest = hashlib.sha256()
+    for part in _walk(fn, set()):
+        digest.update(part.encode() + b"\0")
+    return digest.hexdigest()[:32]
+
+
+def _walk(value: object, seen: set[int]) -> Iterator[str]:
+    """Yield text that describes ``value`` for the digest: constants, code, functions reached."""
+    if isinstance(value, Dispatcher):
+        value = value.py_func
+    elif isinstance(value, _Intrinsic):
+        value = value._defn
+    if isinstance(value, _PLAIN):
+        yield repr(value)
+    elif isinstance(value, tuple | frozenset):
+        yield from itertools.chain.from_iterable(_walk(item, seen) for item in value)
+    elif isinstance(value, types.CodeType):
+        yield value.co_code.hex() + repr(value.co_names) + value.co_name
+        yield from _walk(value.co_consts, seen)
+    elif isinstance(value, types.FunctionType) and id(value) not in seen:
+        seen.add(id(value))
+        yield value.__qualname__
+        yield from _walk(value.__code__, seen)
+        for item in _reached(value):
+            yield from _walk(item, seen)
+    else:
+        yield type(value).__name__
+
+
+def _reached(fn: types.FunctionType) -> list[object]:
+    """Return closure cells, defaults and globals of ``fn``, and module attributes it names."""
+    cells = [cell.cell_contents for cell in fn.__closure__ or ()]
+    names = fn.__code__.co_names
+    found = [fn.__globals__[name] for name in names if name in fn.__globals__]
+    package = __name__.rpartition(".")[0]
+    ours = [v for v in found if isinstance(v, types.ModuleType) and v.__name__.startswith(package)]
+    inside = [getattr(module, name) for module in ours for name in names if hasattr(module, name)]
+    return cells + list(fn.__defaults__ or ()) + found + inside
+
+
+class NativeCode:
+    """Machine code in an LLVM engine of its own; lives as long as this object.
+
+    Args:
+        symbol: name of the entry function in the object code.
+        code: an object file for this machine.
+    """
+
+    def __init__(self, symbol: str, code: bytes) -> None:
+        # Building numba's target context (3 ms, once) makes libm and helper symbols known to LLVM.
+        registry.cpu_target.target_context.codegen()
+        target = llvm.Target.from_triple(llvm.get_process_triple())
+        machine = target.create_target_machine(codemodel="jitdefault", jit=True)
+        self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+        self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        self._engine.finalize_object()
+        self.address = self._engine.get_function_address(symbol)
+
+
+class CodeFile:
+    """The file that holds one kernel's machine code.
+
+    Args:
+        directory: from :func:`kernel_dir`.
+        name: the kernel's name with its parameters, unique among kernels.
+        stamp: hex digest of the code it is compiled from (:func:`code_digest`).
+    """
+
+    def __init__(self, directory: Path, name: str, stamp: str) -> None:
+        self._key = f"{name}\0{stamp}\0{directory.name}".encode()
+        clean = re.sub(r"[^A-Za-z0-9_.-]", "_", name)[-80:]
+        self.path = directory / f"{clean}-{hashlib.sha256(self._key).hexdigest()[:16]}.o"
+
+    def load(self) -> NativeCode | None:
+        """Return the code on disk, or None if there is none or it is damaged."""
+        try:
+            raw = self.path.read_bytes()
+        except OSError:
+            return None
+        digest, body = raw[:_DIGEST_BYTES], raw[_DIGEST_BYTES:]
+        if self._digest(body) != digest:
+            return None
+        symbol, _, code = body.partition(b"\0")
+        try:
+            return NativeCode(symbol.decode(), code)
+        except RuntimeError:  # LLVM cannot read it although the digest fits
+            return None
+
+    def save(self, native: CFunc) -> None:
+        """Store what was compiled; where that fails, the next process compiles again."""
+        library = native._library
+        # Code with addresses of this process, or that needs numba's runtime, is useless elsewhere.
+        if library.has_dynamic_globals or library._reload_init:
+            return
+        code = library.serialize_using_object_code()[2][0]
+        if b"NRT_" in code:
+            return
+        body = native.native_name.encode() + b"\0" + code
+        temporary = None
+        try:
+            handle, temporary = tempfile.mkstemp(dir=self.path.parent, suffix=".tmp")
+            with os.fdopen(handle, "wb") as file:
+                file.write(self._digest(body) + body)
+            os.replace(temporary, self.path)
+        except OSError:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+
+    def _digest(self, body: bytes) -> bytes:
+        return hashlib.sha256(self._key + b"\0" + body).digest()

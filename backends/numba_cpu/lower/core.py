@@ -1,0 +1,206 @@
+"""Lowering context: what a lowering function may ask for while it turns one op into steps.
+
+A lowering is ``fn(ctx: Lowering, op: Op) -> None``: it reads operands with ``ctx.view``, makes the
+result with ``ctx.out`` (kernel writes it) or ``ctx.alias`` (a view of something), and adds kernel
+calls with ``ctx.step``. All sizes are plain ints here: symbolic functions are specialised before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from leptonc import meaning
+from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.schedule import Scratch, Slot, Step, TorchStep
+from leptonc.backends.numba_cpu.views import Buffer, Ref, View, dense, ordered, row_major
+from leptonc.errors import ClaimError
+from leptonc.ir.constants import Const
+from leptonc.ir.core import Function, Op, Value
+from leptonc.ir.dims import Dim
+from leptonc.ir.kinds.data import Constant, Full
+from leptonc.ir.types import DType
+
+ALIGN = 64  # bytes; a cache line, and the widest vector register
+STATUS_WORDS = 64
+
+
+@dataclass
+class ConstPool:
+    """Constants of one compiled model, packed at most once, shared by every set of sizes."""
+
+    arrays: list[np.ndarray] = field(default_factory=list[np.ndarray])
+    buffers: list[Buffer] = field(default_factory=list[Buffer])
+    known: dict[Hashable, int] = field(default_factory=dict[Hashable, int])
+    owners: list[object] = field(default_factory=list[object])  # keeps ids in ``known`` unique
+
+    def get(self, key: Hashable, make: Callable[[], np.ndarray], owner: object = None) -> Buffer:
+        """Return the buffer of the array that ``make`` gives, made once per ``key``."""
+        at = self.known.get(key)
+        if at is None:
+            array = aligned(make())
+            at = self.known[key] = len(self.arrays)
+            self.arrays.append(array)
+            self.buffers.append(Buffer("const", array.nbytes, at))
+            self.owners.append(owner)
+        return self.buffers[at]
+
+
+def aligned(array: np.ndarray) -> np.ndarray:
+    """Return ``array`` contiguous at a 64-byte boundary with a vector's slack behind it."""
+    array = np.ascontiguousarray(array)
+    raw = np.zeros(array.nbytes + 2 * ALIGN, np.uint8)
+    at = -raw.ctypes.data % ALIGN
+    out = raw[at : at + array.nbytes].view(array.dtype).reshape(array.shape)
+    out[...] = array
+    return out
+
+
+@dataclass
+class Lowering:
+    """Grows the steps of one schedule; ``unit`` is the index of the unit being lowered."""
+
+    pool: ConstPool
+    threads: int
+    precision: str = "fp32"
+    unit: int = 0
+    note: str = ""
+    steps: list[Step | TorchStep] = field(default_factory=list[Step | TorchStep])
+    views: dict[Value, View] = field(default_factory=dict[Value, View])
+    outputs: dict[Value, View] = field(default_factory=dict[Value, View])
+    errors: list[str] = field(default_factory=list[str])
+    scratch_bytes: int = 0
+    makers: dict[Value, Op] = field(default_factory=dict[Value, Op])
+    data: dict[Value, Op] = field(default_factory=dict[Value, Op])  # constants outside units
+
+    # -- operands ---------------------------------------------------------------------------------
+
+    def view(self, value: Value) -> View:
+        """Return where ``value`` lies; constants are placed on first use. Raises ClaimError."""
+        found = self.views.get(value)
+        if found is None and (const := self.constant(value)) is not None:
+            found = self.views[value] = self._place(const)
+        elif found is None and (fill := self._full(value)) is not None:
+            found = self.views[value] = self._splat_view(fill)
+        if found is None:
+            raise ClaimError(f"{value.hint or 'a value'}: {value.type} is read before it is lowered")
+        return found
+
+    def maker(self, value: Value) -> Op | None:
+        """Return the op of the current unit that makes ``value``; None for a unit's operand."""
+        return self.makers.get(value)
+
+    def constant(self, value: Value) -> Const | None:
+        """Return the constant that ``value`` is, if it is one."""
+        op = self.makers.get(value)
+        return op.kind.const if op is not None and isinstance(op.kind, Constant) else None
+
+    def array(self, value: Value) -> np.ndarray | None:
+        """Return a constant's data in its own dtype (bf16 as f32), row-major; None if it is none."""
+        const = self.constant(value)
+        return None if const is None else meaning.array_of(const)
+
+    def splat(self, value: Value) -> bool | float | Dim | None:
+        """Return the number that fills ``value`` if it is a ``Full``; None if it is not."""
+        fill = self._full(value)
+        return None if fill is None else fill.value
+
+    def _full(self, value: Value) -> Full | None:
+        op = self.makers.get(value)
+        return op.kind if op is not None and isinstance(op.kind, Full) else None
+
+    def _place(self, const: Const) -> View:
+        key = ("raw", id(const.payload))
+        buffer = self.pool.get(key, lambda: meaning.raw_array(const), const)
+        return dense(buffer, const.type)
+
+    def _splat_view(self, fill: Full) -> View:
+        # One element, broadcast by stride 0: a Full never occupies its whole shape.
+        key = ("full", fill.dtype, repr(fill.value))
+        one = Full((1,), fill.value, fill.dtype)
+        buffer = self.pool.get(key, lambda: meaning.raw_filled(one))
+        shape = tuple(int(d) for d in fill.shape)
+        return View(buffer, fill.dtype, shape, (0,) * len(shape))
+
+    # -- results ----------------------------------------------------------------------------------
+
+    def out(self, value: Value) -> View:
+        """Return fresh storage for ``value`` in its layout: the caller's if it is returned."""
+        view = self.outputs.get(value)
+        if view is None:
+            shape = tuple(int(d) for d in value.type.shape)
+            order = value.type.layout or tuple(range(len(shape)))
+            view = self.temp(value.type.dtype, shape, ordered(shape, order), value.hint)
+        self.views[value] = view
+        return view
+
+    def alias(self, value: Value, view: View) -> None:
+        """Say that ``value`` is ``view``: no data moves."""
+        self.views[value] = view
+
+    def temp(
+        self,
+        dtype: DType,
+        shape: Sequence[int],
+        strides: Sequence[int] | None = None,
+        note: str = "",
+    ) -> View:
+        """Return fresh arena storage, dense; it dies with its last reader."""
+        count = 1
+        for n in shape:
+            count *= n
+        # A vector's slack: kernels may load (never use) a little beyond the last element.
+        buffer = Buffer("arena", count * dtype.nbytes + ALIGN, note=note)
+        return View(buffer, dtype, tuple(shape), tuple(strides or row_major(shape)))
+
+    def packed(self, key: Hashable, make: Callable[[], np.ndarray], owner: object = None) -> Ref:
+        """Return the address of a constant array made once per ``key`` (include ids in the key)."""
+        return Ref(self.pool.get(key, make, owner))
+
+    def scratch(self, nbytes: int, at: int = 0) -> tuple[Scratch, Scratch]:
+        """Reserve ``nbytes`` per thread from byte ``at``; return the slots (address, stride)."""
+        nbytes = -(-nbytes // ALIGN) * ALIGN
+        self.scratch_bytes = max(self.scratch_bytes, at + nbytes)
+        return Scratch(at), Scratch(at, stride=True)
+
+    def status(self, message: str) -> Ref:
+        """Return the address of an int64 a kernel sets non-zero to raise ``IndexError(message)``."""
+        if message not in self.errors:
+            self.errors.append(message)
+        index = min(self.errors.index(message), STATUS_WORDS - 1)
+        return Ref(_STATUS, 8 * index)
+
+    # -- steps ------------------------------------------------------------------------------------
+
+    def step(
+        self,
+        kernel: Kernel,
+        slots: Iterable[Slot],
+        reads: Iterable[View | Ref] = (),
+        writes: Iterable[View | Ref] = (),
+        *,
+        serial: bool = False,
+        note: str = "",
+    ) -> None:
+        """Append a kernel call. ``reads``/``writes`` drive memory reuse: name every buffer."""
+        self.steps.append(
+            Step(
+                kernel,
+                tuple(slots),
+                tuple(v.buffer for v in reads),
+                tuple(v.buffer for v in writes),
+                self.unit,
+                serial,
+                note=note or self.note,
+            )
+        )
+
+    def torch(self, body: Function, inputs: Sequence[View], results: Sequence[Value], why: str) -> None:
+        """Run ``body`` through torch: operands from ``inputs``, into fresh storage of ``results``."""
+        outs = tuple(self.out(v) for v in results)
+        self.steps.append(TorchStep(body, tuple(inputs), outs, self.unit, why, self.note))
+
+
+_STATUS = Buffer("status", 8 * STATUS_WORDS)

@@ -1,0 +1,180 @@
+"""numba_cpu > pool: worker threads that wait inside native code, one team for each thread count.
+
+A team of ``nt`` threads is the caller and ``nt - 1`` Python daemon threads, parked in one native
+function without the interpreter lock. After work they spin for some microseconds, so that the next
+call finds them awake, then they block and cost nothing. Teams start when they are first used, end
+at exit, and a forked child starts its own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import functools
+import os
+import threading
+import time
+import weakref
+
+import numpy as np
+
+from leptonc.backends.numba_cpu import native
+from leptonc.runtime.governor import affinity_cores, decide, read_quota
+from leptonc.settings import read_settings
+
+ALIGN = 64
+BARRIER_SPIN_US = 50.0
+BARRIER_YIELDS = 500
+# With more threads than cores, whoever spins keeps the awaited thread from running.
+CROWDED_SPIN_US = 1.0
+_EXIT_WAIT_S = 1.0
+
+native_call = ctypes.CFUNCTYPE(None, ctypes.c_int64)
+
+
+def aligned_zeros(nbytes: int, align: int = ALIGN) -> np.ndarray:
+    """Return ``nbytes`` zero bytes whose address is a multiple of ``align``."""
+    raw = np.zeros(nbytes + align, np.uint8)
+    start = -raw.ctypes.data % align
+    return raw[start : start + nbytes]
+
+
+def usable_cores() -> int:
+    """Return the number of cores this process may use, by affinity and quota."""
+    return decide(affinity_cores(), read_quota(), None).cores
+
+
+@functools.cache
+def pauses_per_us() -> float:
+    """Return how many iterations of a spin loop take a microsecond here (measured once)."""
+    count = 2000
+    best = min(_timed(count) for _ in range(3))
+    return count / max(best * 1e6, 1e-3)
+
+
+def _timed(count: int) -> float:
+    begin = time.perf_counter()
+    native.PAUSES(count)
+    return time.perf_counter() - begin
+
+
+class Team:
+    """The caller and ``nt - 1`` workers that run segments together.
+
+    Attributes:
+        nt: number of threads, the caller included.
+        lock: held while a segment runs; a second caller waits.
+        address: address of the words described in :mod:`native`; stays the same after a fork.
+    """
+
+    def __init__(self, nt: int) -> None:
+        self.nt = nt
+        self.lock = threading.Lock()
+        self._words = aligned_zeros(native.TEAM_WORDS * 8, 128).view(np.int64)
+        self.address = self._words.ctypes.data
+        self._threads: list[threading.Thread] = []
+        self._call = native_call(native.RUN_TEAM.address)
+        self._alone = native_call(native.RUN_ALONE.address)
+        self._started = False
+        self._closed = False
+
+    def run(self, segment: int) -> None:
+        """Run the segment at address ``segment``; returns when all threads have finished it."""
+        with self.lock:
+            if self._started or self._start():
+                self._call(segment)
+            else:
+                self._alone(segment)
+
+    def _start(self) -> bool:
+        """Start the workers; False if that is impossible now (interpreter exit, thread limit)."""
+        if self._closed:
+            return False
+        crowded = self.nt > usable_cores()
+        rate = pauses_per_us()
+        barrier = CROWDED_SPIN_US if crowded else BARRIER_SPIN_US
+        idle = CROWDED_SPIN_US if crowded else read_settings().spin_us
+        words = self._words
+        words[:] = 0
+        words[native.SPIN // 8] = int(barrier * rate)
+        words[native.YIELDS // 8] = BARRIER_YIELDS
+        words[native.IDLE // 8] = int(idle * rate)
+        native.WORK.compile()
+        self._started = True
+        for tid in range(1, self.nt):
+            thread = threading.Thread(
+                target=native.WORK,
+                args=(self.address, tid, self.nt),
+                name=f"leptonc-{self.nt}.{tid}",
+                daemon=True,
+            )
+            try:
+                thread.start()
+            except RuntimeError:
+                self._leave()
+                self._closed = True
+                return False
+            self._threads.append(thread)
+        return True
+
+    def _leave(self) -> None:
+        """Send the workers home and wait for them; the lock is held or nobody else is left."""
+        if self._started:
+            native.STOP_TEAM(self.address)
+            for thread in self._threads:
+                thread.join(_EXIT_WAIT_S)
+        self._threads.clear()
+        self._started = False
+
+    def close(self) -> None:
+        """Stop the workers; later runs use the calling thread alone."""
+        if self.lock.acquire(timeout=_EXIT_WAIT_S):
+            self._closed = True
+            self._leave()
+            self.lock.release()
+
+    def after_fork(self) -> None:
+        """Forget the threads, which exist in the parent only; the next run starts new ones."""
+        self.lock = threading.Lock()
+        self._threads = []
+        self._started = False
+
+
+class _Teams:
+    """The teams of this process, by thread count."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._teams: dict[int, Team] = {}
+        self._forked: weakref.WeakSet = weakref.WeakSet()
+        atexit.register(self.close)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self.after_fork)
+
+    def get(self, nt: int) -> Team:
+        """Return the team of ``nt`` threads."""
+        with self._lock:
+            if nt not in self._teams:
+                self._teams[nt] = Team(nt)
+            return self._teams[nt]
+
+    def on_fork(self, thing: object) -> None:
+        """Call ``thing.after_fork()`` in forked children for as long as ``thing`` exists."""
+        with self._lock:
+            self._forked.add(thing)
+
+    def after_fork(self) -> None:
+        """Make everything usable in a forked child."""
+        self._lock = threading.Lock()
+        for thing in (*self._teams.values(), *self._forked):
+            thing.after_fork()
+
+    def close(self) -> None:
+        """Stop all workers."""
+        with self._lock:
+            teams = tuple(self._teams.values())
+        for team in teams:
+            team.close()
+
+
+TEAMS = _Teams()

@@ -1,0 +1,77 @@
+"""From emitted source to something that runs: the callable a compiled model holds for its sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from leptonc import meaning
+from leptonc.backends.numba_cpu.emit import Source
+from leptonc.backends.numba_cpu.executor import Program
+from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.lower.core import STATUS_WORDS
+from leptonc.backends.numba_cpu.schedule import Schedule, Step, TorchStep
+from leptonc.backends.numba_cpu.views import View
+
+ARENA_SLACK = 256  # bytes behind the last buffer that vector loads may touch
+
+
+@dataclass(frozen=True)
+class Executable:
+    """A loaded schedule. Calling it takes the addresses of inputs, then of outputs.
+
+    Raises IndexError when a kernel found an index out of range.
+    """
+
+    schedule: Schedule
+    source: Source
+    program: Program
+
+    def __call__(self, *addresses: int) -> None:
+        """Run once."""
+        if not self.schedule.errors:
+            self.program.run(*addresses)
+            return
+        status = np.zeros(STATUS_WORDS, np.int64)
+        self.program.run(*addresses, status.ctypes.data)
+        if status.any():
+            raise IndexError(self.schedule.errors[int(np.flatnonzero(status)[0])])
+
+
+def load(schedule: Schedule, source: Source) -> Executable:
+    """Return ``schedule`` ready to run: build its program from the emitted text, load its kernels."""
+    program = Program(
+        threads=schedule.threads,
+        arena_bytes=schedule.arena_bytes + ARENA_SLACK,
+        constants={str(i): a for i, a in enumerate(schedule.consts)},
+        inputs=len(schedule.inputs),
+        outputs=len(schedule.outputs) + bool(schedule.errors),
+    )
+    steps = [s for s in schedule.steps if isinstance(s, Step)]
+    used = [k for s in steps for k in (s.kernel, *s.slots) if isinstance(k, Kernel)]
+    kernels = {k.name: k for k in used}
+    namespace: dict[str, Callable[..., None]] = {}
+    exec(compile(source.text, f"<schedule of {schedule.name}>", "exec"), namespace)  # our own text
+    namespace["build"](program, kernels, lambda n: torch_call(source.torch_steps[n]))
+    program.compile()
+    return Executable(schedule, source, program)
+
+
+def torch_call(step: TorchStep) -> Callable[[Sequence[int], Sequence[int]], None]:
+    """Return the Python step: wrap the addresses as tensors, run the body, copy the results out."""
+
+    def call(inputs: Sequence[int], outputs: Sequence[int]) -> None:
+        args = [_tensor(a, v) for a, v in zip(inputs, step.inputs, strict=True)]
+        results = meaning.run(step.body, *args)
+        for address, view, result in zip(outputs, step.outputs, results, strict=True):
+            _tensor(address, view).copy_(result)
+
+    return call
+
+
+def _tensor(address: int, view: View) -> Any:
+    """Return the tensor that lies at ``address`` with the view's shape and strides."""
+    return meaning.tensor_at(address, view.dtype, view.shape, view.strides)

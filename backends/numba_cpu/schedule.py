@@ -1,0 +1,101 @@
+"""Schedule: the frozen program of a net, kernels with their records, in the order they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.views import Buffer, Ref, View
+from leptonc.ir.core import Function, Op
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A per-thread scratch area in a record: base address, with the next slot its stride in bytes.
+
+    ``stride`` False asks for the address of thread 0's area, True for the bytes between two threads.
+    """
+
+    byte_offset: int
+    stride: bool = False
+
+
+Slot = int | float | Ref | Scratch | Kernel  # a kernel: its address, for kernels that call others
+
+
+@dataclass(frozen=True)
+class Step:
+    """One kernel call: slot ``i`` of its record is ``slots[i]``."""
+
+    kernel: Kernel
+    slots: tuple[Slot, ...]
+    reads: tuple[Buffer, ...]
+    writes: tuple[Buffer, ...]
+    unit: int
+    serial: bool = False
+    barrier: bool = True
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class TorchStep:
+    """A stretch that runs through torch: ``body`` on the inputs' views into the outputs' views."""
+
+    body: Function
+    inputs: tuple[View, ...]
+    outputs: tuple[View, ...]
+    unit: int
+    reason: str
+    note: str = ""
+
+    @property
+    def reads(self) -> tuple[Buffer, ...]:
+        """Buffers it reads."""
+        return tuple(v.buffer for v in self.inputs)
+
+    @property
+    def writes(self) -> tuple[Buffer, ...]:
+        """Buffers it writes."""
+        return tuple(v.buffer for v in self.outputs)
+
+
+@dataclass(frozen=True)
+class UnitInfo:
+    """What a report says of one unit: its op, name, how it runs and why not natively."""
+
+    op: Op
+    name: str
+    pattern: str
+    native_ops: int
+    torch_ops: int
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A whole net for one set of sizes.
+
+    ``offsets`` places every arena buffer (bytes); ``arena_bytes`` is their extent,
+    ``lower_bound`` the largest live set and ``sum_bytes`` all of them together; ``scratch_bytes`` is
+    per thread.
+    """
+
+    name: str
+    steps: tuple[Step | TorchStep, ...]
+    units: tuple[UnitInfo, ...]
+    inputs: tuple[View, ...]
+    outputs: tuple[View, ...]
+    consts: tuple[np.ndarray, ...]
+    offsets: Mapping[Buffer, int]
+    arena_bytes: int
+    lower_bound: int
+    sum_bytes: int
+    scratch_bytes: int
+    threads: int
+    errors: tuple[str, ...] = ()
+
+
+LowerFn = Callable[..., None]

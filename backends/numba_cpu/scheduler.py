@@ -1,0 +1,159 @@
+"""From a partitioned, static Function to a Schedule: lower each unit, then place the arena."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from leptonc.backends.numba_cpu import memory
+from leptonc.backends.numba_cpu.legal import Claim, No
+from leptonc.backends.numba_cpu.lower import LOWER, UNITS
+from leptonc.backends.numba_cpu.lower.core import ConstPool, Lowering
+from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
+from leptonc.backends.numba_cpu.schedule import Schedule, Step, TorchStep, UnitInfo
+from leptonc.backends.numba_cpu.views import Buffer, View, dense
+from leptonc.errors import ClaimError
+from leptonc.ir.core import Function, Op, Value
+from leptonc.ir.kinds.data import Constant, Full
+from leptonc.ir.kinds.region import TorchOp, Unit
+
+FREE = (Constant, Full)  # ops of a body that never run: they are data
+
+
+@dataclass(frozen=True)
+class Options:
+    """What steers lowering besides the program itself.
+
+    ``retreat`` maps the name of a unit to the reason why it must run through torch.
+    """
+
+    threads: int = 1
+    precision: str = "fp32"
+    retreat: Mapping[str, str] | None = None
+
+
+def schedule(fn: Function, pool: ConstPool, options: Options) -> Schedule:
+    """Return the schedule of ``fn``, whose ops are all units and whose sizes are all ints.
+
+    Raises:
+        ClaimError: an op that is no unit.
+    """
+    ctx = Lowering(pool, options.threads, options.precision)
+    inputs = tuple(
+        dense(Buffer("input", 0, i, v.hint), v.type.logical()) for i, v in enumerate(fn.params)
+    )
+    ctx.views.update(zip(fn.params, inputs, strict=True))
+    outputs = tuple(
+        dense(Buffer("output", 0, i), v.type.logical()) for i, v in enumerate(fn.returns)
+    )
+    made = {v for op in fn.ops for v in op.results}
+    direct: dict[Value, View] = {}
+    for v, view in zip(fn.returns, outputs, strict=True):
+        if v in made and v.type.layout is None:
+            direct.setdefault(v, view)
+    ctx.data.update({op.result: op for op in fn.ops if isinstance(op.kind, FREE)})
+    todo = [op for op in fn.ops if not isinstance(op.kind, FREE)]
+    units = tuple(_lower_unit(ctx, i, op, direct, options) for i, op in enumerate(todo))
+    ctx.makers = ctx.data
+    for v, view in zip(fn.returns, outputs, strict=True):
+        if ctx.view(v).buffer is not view.buffer:
+            copy_view(ctx, ctx.view(v), view)
+    plan, offsets = _place(ctx.steps)
+    return Schedule(
+        name=fn.name,
+        steps=tuple(ctx.steps),
+        units=units,
+        inputs=inputs,
+        outputs=outputs,
+        consts=tuple(pool.arrays),
+        offsets=offsets,
+        arena_bytes=plan.total,
+        lower_bound=plan.lower_bound,
+        sum_bytes=plan.sum,
+        scratch_bytes=ctx.scratch_bytes,
+        threads=options.threads,
+        errors=tuple(ctx.errors),
+    )
+
+
+def _lower_unit(
+    ctx: Lowering, index: int, op: Op, direct: Mapping[Value, View], options: Options
+) -> UnitInfo:
+    unit = op.kind
+    if not isinstance(unit, Unit):
+        raise ClaimError(f"{unit.NAME} at {op.origin} is outside any unit: run partition first")
+    body = unit.body
+    ctx.unit, ctx.note = index, unit.name
+    ctx.makers = {**ctx.data, **body.producer}
+    ctx.outputs = {
+        inner: direct[outer]
+        for inner, outer in zip(body.returns, op.results, strict=True)
+        if outer in direct
+    }
+    for inner, outer in zip(body.params, op.operands, strict=True):
+        ctx.views[inner] = ctx.view(outer)
+    why = (options.retreat or {}).get(unit.name) or refusal(body)
+    count = sum(not isinstance(o.kind, FREE) for o in body.ops)
+    mark = len(ctx.steps)
+    if why:
+        _through_torch(ctx, body, why)
+    else:
+        try:
+            _lower_body(ctx, unit)
+        except ClaimError as e:  # a lowering may still refuse what only sizes and strides show
+            del ctx.steps[mark:]
+            why = str(e)
+            _through_torch(ctx, body, why)
+    for inner, outer in zip(body.returns, op.results, strict=True):
+        ctx.views[outer] = ctx.view(inner)
+    for v in (*body.params, *body.producer):
+        ctx.views.pop(v, None)
+    native = 0 if why else count
+    return UnitInfo(op, unit.name, unit.pattern, native, count - native, why or "")
+
+
+def _through_torch(ctx: Lowering, body: Function, why: str) -> None:
+    """Add a torch step; torch has no negative strides, so flipped operands are copied."""
+    views = [ctx.view(p) for p in body.params]
+    plain = [contiguous(ctx, v) if min(v.strides, default=0) < 0 else v for v in views]
+    ctx.torch(body, plain, body.returns, why)
+
+
+def refusal(body: Function) -> str:
+    """Return why ``body`` cannot run natively, or "" if every op of it is claimed."""
+    for op in body.ops:
+        answer = claim(op)
+        if isinstance(answer, No):
+            return answer.reason
+    return ""
+
+
+def claim(op: Op) -> Claim:
+    """Return whether ``op`` runs natively."""
+    if isinstance(op.kind, TorchOp):
+        return No(f"{op.kind.target} has no kernel")
+    entry = LOWER.get(type(op.kind))
+    return No(f"{op.kind.NAME} has no kernel") if entry is None else entry[0](op)
+
+
+def _lower_body(ctx: Lowering, unit: Unit) -> None:
+    whole = UNITS.get(unit.pattern)
+    if whole is not None and whole(ctx, unit.body):
+        return
+    for op in unit.body.ops:
+        if not isinstance(op.kind, FREE):
+            LOWER[type(op.kind)][1](ctx, op)
+
+
+def _place(steps: list[Step | TorchStep]) -> tuple[memory.Plan, dict[Buffer, int]]:
+    """Return the arena plan: each buffer lives from its first to its last mention."""
+    first: dict[Buffer, int] = {}
+    last: dict[Buffer, int] = {}
+    for i, step in enumerate(steps):
+        for b in (*step.reads, *step.writes):
+            if b.space == "arena":
+                first.setdefault(b, i)
+                last[b] = i
+    buffers = list(first)
+    plan = memory.plan([memory.Lifetime(b.nbytes, first[b], last[b]) for b in buffers])
+    return plan, dict(zip(buffers, plan.offsets, strict=True))

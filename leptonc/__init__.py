@@ -1,0 +1,34 @@
+"""leptonc: an optimizing compiler for PyTorch inference. Public names, imported when first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from leptonc.api import capture, compile, optimize
+    from leptonc.capture import Dim
+    from leptonc.compiled import CompiledModel
+    from leptonc.errors import LeptoncError
+
+__version__ = "0.1.0"
+_WHERE = {
+    "compile": "leptonc.api",
+    "capture": "leptonc.api",
+    "optimize": "leptonc.api",
+    "CompiledModel": "leptonc.compiled",
+    "Dim": "leptonc.capture",
+    "LeptoncError": "leptonc.errors",
+}
+__all__ = ["CompiledModel", "Dim", "LeptoncError", "capture", "compile", "optimize"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for: ``import leptonc`` alone loads neither torch nor numba."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'leptonc' has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_WHERE])

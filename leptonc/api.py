@@ -1,0 +1,131 @@
+"""The public functions: ``compile``, ``capture``, ``optimize``. Thin: arguments in, layers below."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leptonc import capture as capture_layer
+from leptonc import compiler
+from leptonc.compiled import CompiledModel, Specialization
+from leptonc.errors import LeptoncError, PipelineError, TargetError
+from leptonc.ir.core import Function
+from leptonc.passes import REGISTRY
+from leptonc.pipeline import parse_pipeline
+from leptonc.runtime import governor
+from leptonc.show.progress import Progress
+from leptonc.show.report import describe
+
+PRECISIONS = ("strict", "fp32", "fast")
+TARGETS = ("cpu",)
+Dynamic = Mapping[str, Any] | str | None
+
+
+def compile(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    target: str = "cpu",
+    dynamic: Dynamic = None,
+    pipeline: str = "O2",
+    precision: str = "fp32",
+    verify: str = "final",
+    threads: int | None = None,
+    cache: bool = True,
+) -> CompiledModel:
+    """Return ``model`` compiled; call the result as you would call the model.
+
+    Args:
+        model: an ``nn.Module`` in evaluation mode, an ``ExportedProgram`` or an ``fx.GraphModule``.
+        example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments;
+            None compiles at the first call.
+        target: where it will run; ``"cpu"``.
+        dynamic: sizes that may change, ``{"x": {0: Dim("batch", max=64)}}``, or ``"auto"``.
+        pipeline: passes, ``"O0"`` to ``"O3"`` or a pipeline string.
+        precision: ``"strict"`` (no Winograd), ``"fp32"``, ``"fast"``.
+        verify: ``"final"`` checks the whole net once, ``"unit"`` every unit, ``"pass"`` also every
+            pass, ``"off"`` nothing.
+        threads: at most this many; default what affinity and CPU quota allow.
+        cache: whether results are kept on disk for the next process.
+
+    Raises:
+        LeptoncError: an argument that leptonc cannot take; the text says what to do.
+    """
+    _check_target(target)
+    _one_of("precision", precision, PRECISIONS)
+    _one_of("verify", verify, compiler.VERIFY)
+    parse_pipeline(pipeline, REGISTRY)
+    decision = governor.decide(threads)
+    settings = compiler.Settings(pipeline, precision, verify, decision.threads, cache)
+    capture_layer.check_model(model)
+    name = capture_layer.model_name(model)
+    stats: dict[str, Any] = {"governor": str(decision)}
+
+    def make(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Specialization:
+        with Progress(f"compiling {name}") as progress, torch.no_grad():
+            start = time.perf_counter()
+            progress("capturing")
+            captured = capture_layer.capture(model, args, kwargs, dynamic=dynamic)
+            stats["capture_s"] = time.perf_counter() - start
+            inputs = [t.detach().contiguous() for t in captured.flatten(args, kwargs)]
+
+            def eager() -> Sequence[Tensor]:
+                return captured.flatten_outputs(capture_layer.call(model, args, kwargs))
+
+            spec = compiler.build(captured, settings, inputs, eager, stats, progress)
+            stats["total_s"] = time.perf_counter() - start
+            stats["specializations"] = stats.get("specializations", 0) + 1
+            return spec
+
+    net = CompiledModel(
+        name,
+        make,
+        respecialize=example_inputs is None or dynamic == "auto",
+        describe=describe,
+    )
+    net.stats = stats
+    if example_inputs is not None:
+        net.specialize(*_arguments(example_inputs))
+    return net
+
+
+def capture(model: Any, example_inputs: Any, dynamic: Dynamic = None) -> Function:
+    """Return ``model`` as IR, nothing rewritten. Raises CaptureError."""
+    args, kwargs = _arguments(example_inputs)
+    with torch.no_grad():
+        return capture_layer.capture(model, args, kwargs, dynamic=dynamic).function
+
+
+def optimize(fn: Function, pipeline: str = "O2") -> Function:
+    """Return ``fn`` after the passes of a pipeline string. Raises PipelineError."""
+    return compiler.optimize(fn, pipeline)
+
+
+def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    if isinstance(example_inputs, (tuple, list)):
+        return tuple(example_inputs), {}
+    return (example_inputs,), {}
+
+
+def _one_of(what: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise PipelineError(f"unknown {what} {value!r}; there are: {', '.join(known)}")
+
+
+def _check_target(target: str) -> None:
+    kind = target.partition(":")[0]
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise TargetError(
+            f"target {target!r}: this torch finds no CUDA device. There are: {', '.join(TARGETS)}"
+        )
+    if target not in TARGETS:
+        raise TargetError(f"unknown target {target!r}; there are: {', '.join(TARGETS)}")
+
+
+__all__ = ["LeptoncError", "capture", "compile", "optimize"]

@@ -1,0 +1,169 @@
+"""What capture returns: the Function, and how arguments and results map to its values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from leptonc.errors import InputError
+from leptonc.ir.core import Function, Origin
+from leptonc.ir.dims import Dim, DimRange, evaluate
+from leptonc.ir.kinds.region import TorchOp
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """One flat leaf of ``(args, kwargs)``.
+
+    ``param`` is its index among the function's parameters; a leaf without one is a Python value that
+    the function was specialised on (``constant``, if ``fixed``) or is never read.
+    ``size`` is the expression of a dynamic Python int.
+    """
+
+    name: str
+    param: int | None = None
+    fixed: bool = False
+    constant: Any = None
+    size: Dim | None = None
+    tensor: bool = False
+
+
+@dataclass(frozen=True)
+class OutputSpec:
+    """One flat leaf of the result: return ``result``, input leaf ``input``, a size, or a constant."""
+
+    result: int | None = None
+    input: int | None = None
+    size: Dim | None = None
+    constant: Any = None
+
+
+@dataclass(frozen=True)
+class CaptureRemark:
+    """An op that stays opaque, where it stands in the user's model, and why."""
+
+    op: str
+    reason: str
+    origin: Origin
+
+    def __str__(self) -> str:
+        return f"{self.op} at {self.origin}: {self.reason}"
+
+
+@dataclass(frozen=True, eq=False)
+class Captured:
+    """A model as a Function, with everything needed to call it as the model is called.
+
+    Attributes:
+        function: the program; one parameter for each tensor argument that it reads.
+        in_spec: pytree of ``(args, kwargs)``.
+        out_spec: pytree of the result.
+        inputs: one entry for each flat argument leaf.
+        outputs: one entry for each flat result leaf.
+        arg_names: names of the positional arguments of ``forward``, as many as were given.
+        remarks: why ops stayed opaque.
+    """
+
+    function: Function
+    in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
+    inputs: tuple[InputSpec, ...]
+    outputs: tuple[OutputSpec, ...]
+    arg_names: tuple[str, ...] = ()
+    remarks: tuple[CaptureRemark, ...] = ()
+
+    @property
+    def ranges(self) -> tuple[DimRange, ...]:
+        """The dynamic sizes and their ranges."""
+        return self.function.dims
+
+    @property
+    def opaque(self) -> tuple[str, ...]:
+        """Targets of the ops that run through torch."""
+        return tuple(op.kind.target for op in self.function.ops if isinstance(op.kind, TorchOp))
+
+    def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        """Return the flat leaves of a call. Raises InputError when its structure differs."""
+        args, kwargs = self._arranged(tuple(args), dict(kwargs))
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        if spec != self.in_spec:
+            raise InputError(f"arguments are arranged as {spec}, the model was compiled for "
+                             f"{self.in_spec}")  # fmt: skip
+        return leaves
+
+    def tensors(self, leaves: Sequence[Any]) -> list[Tensor]:
+        """Return the function's operands among the leaves; Python values must be as captured.
+
+        Raises:
+            InputError: a leaf that is no tensor, or another Python value than at capture.
+        """
+        made: list[Any] = [None] * len(self.function.params)
+        for spec, leaf in zip(self.inputs, leaves, strict=True):
+            if spec.tensor and not isinstance(leaf, Tensor):
+                raise InputError(f"{spec.name}: expected a tensor, got {type(leaf).__name__}")
+            if spec.param is not None:
+                made[spec.param] = leaf
+            elif spec.fixed and not _same_constant(leaf, spec.constant):
+                raise InputError(
+                    f"{spec.name}: the model was compiled for the value {spec.constant!r}, "
+                    f"got {leaf!r}; compile it again for another value"
+                )
+        return made
+
+    def restore(
+        self, results: Sequence[Tensor], leaves: Sequence[Any], sizes: Mapping[str, int] | None = None
+    ) -> Any:
+        """Return the model's result structure.
+
+        Args:
+            results: what the function returned.
+            leaves: the flat arguments of this call (for inputs that are passed through).
+            sizes: the value of every dynamic size (for sizes that are returned).
+        """
+        flat: list[Any] = []
+        for o in self.outputs:
+            if o.result is not None:
+                flat.append(results[o.result])
+            elif o.input is not None:
+                flat.append(leaves[o.input])
+            else:
+                flat.append(o.constant if o.size is None else evaluate(o.size, sizes or {}))
+        return pytree.tree_unflatten(flat, self.out_spec)
+
+    def _arranged(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Move arguments between positions and keywords, and order keywords, as captured."""
+        count, names = _call_shape(self.in_spec)
+        if len(args) == count and list(kwargs) == names:
+            return args, kwargs
+        given = dict(zip(self.arg_names, args[: len(self.arg_names)], strict=False)) | kwargs
+        extra = args[len(self.arg_names) :]
+        missing = [n for n in (*self.arg_names[:count], *names) if n not in given]
+        unknown = [n for n in given if n not in self.arg_names[:count] and n not in names]
+        if missing or unknown or extra:
+            raise InputError(
+                f"the model was compiled for arguments ({', '.join([*self.arg_names[:count], *names])})"
+                + (f"; missing {', '.join(missing)}" if missing else "")
+                + (f"; unexpected {', '.join(unknown)}" if unknown else "")
+                + (f"; {len(extra)} too many" if extra else "")
+            )
+        return tuple(given[n] for n in self.arg_names[:count]), {n: given[n] for n in names}
+
+
+def _call_shape(spec: pytree.TreeSpec) -> tuple[int, list[str]]:
+    args, kwargs = spec.children()
+    return args.num_children, list(kwargs.context)
+
+
+def _same_constant(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if isinstance(a, float) and isinstance(b, float) and a != a and b != b:
+        return True
+    return type(a) is type(b) and not isinstance(a, torch.Tensor) and bool(a == b)

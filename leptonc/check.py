@@ -1,0 +1,138 @@
+"""Checking: is a result the reference's, within a tolerance scaled by the fp32-fp64 spread?
+
+The reference is the captured program in float64. Eager's own distance from it (the spread) says
+what float32 costs on this net and these inputs; a compiled result may be a fixed factor further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from leptonc import meaning
+from leptonc.errors import CheckError
+from leptonc.ir.core import Function
+
+# How much further from float64 than eager a result may be. Reordered sums stay within a few times
+# eager's own error; Winograd F(4x4, 3x3) multiplies a convolution's error by up to its transforms'
+# norms, measured 5 to 12 on real nets ("strict" never uses it).
+FACTORS: Mapping[str, float] = {"strict": 8.0, "fp32": 32.0, "fast": 64.0}
+_ROUNDINGS = 8.0  # the floor of the spread: this many roundings of the largest element
+_CAPTURE_FACTOR = 8.0
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far output ``index`` is from the reference: absolute ``error`` against ``tolerance``."""
+
+    index: int
+    error: float
+    tolerance: float
+    largest: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether the result is within its tolerance."""
+        return self.error <= self.tolerance
+
+    def __str__(self) -> str:
+        """Return the figures as a report prints them."""
+        return (
+            f"output {self.index}: error {self.error:.3g}, tolerance {self.tolerance:.3g}, "
+            f"largest element {self.largest:.3g}"
+        )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a program should give on fixed inputs: exact (float64) and as eager gives it."""
+
+    inputs: tuple[Tensor, ...]
+    exact: tuple[Tensor, ...]
+    eager: tuple[Tensor, ...]
+    factor: float
+
+    def compare(self, got: Sequence[Tensor]) -> tuple[Difference, ...]:
+        """Return the difference of every output."""
+        rows = zip(self.exact, self.eager, got, strict=True)
+        return tuple(_difference(i, e, f, g, self.factor) for i, (e, f, g) in enumerate(rows))
+
+    def worst(self, got: Sequence[Tensor]) -> Difference | None:
+        """Return the output that is furthest outside its tolerance; None if all are within."""
+        bad = [d for d in self.compare(got) if not d.ok]
+        return max(bad, key=lambda d: d.error / max(d.tolerance, 1e-300), default=None)
+
+
+def reference(fn: Function, inputs: Sequence[Tensor], precision: str) -> Reference:
+    """Return the reference of ``fn`` itself on ``inputs``: interpreted in both precisions."""
+    exact = meaning.run(fn, *inputs, precision="f64")
+    plain = meaning.run(fn, *inputs)
+    return Reference(tuple(inputs), exact, plain, FACTORS[precision])
+
+
+def model_reference(
+    fn: Function, inputs: Sequence[Tensor], eager: Callable[[], Sequence[Tensor]], precision: str
+) -> Reference:
+    """Return the reference of a captured model, held to the model's own eager results.
+
+    Raises:
+        CheckError: the captured program does not compute what the model does.
+    """
+    exact = meaning.run(fn, *inputs, precision="f64")
+    found = tuple(eager())
+    ref = Reference(tuple(inputs), exact, found, FACTORS[precision])
+    if all(_close_enough(e, f) for e, f in zip(exact, found, strict=True)):
+        return ref
+    # Eager is far from float64: a net that loses digits, or a capture that differs. Tell them apart.
+    plain = meaning.run(fn, *inputs)
+    same = Reference(tuple(inputs), found, found, _CAPTURE_FACTOR)
+    if (bad := same.worst(plain)) is not None:
+        raise CheckError(
+            f"{fn.name}: the captured program differs from the model ({bad}). Please report the "
+            f"model; verify='off' skips this check"
+        )
+    return ref
+
+
+def _close_enough(exact: Tensor, found: Tensor) -> bool:
+    if not exact.is_floating_point():
+        return bool((exact.to(found.dtype) == found).all())
+    return _distance(exact, found) <= 1e-4 * max(_largest(exact), 1e-30)
+
+
+def _largest(t: Tensor) -> float:
+    finite = t[torch.isfinite(t)] if t.is_floating_point() else t
+    return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def _difference(
+    index: int, exact: Tensor, eager: Tensor, got: Tensor, factor: float
+) -> Difference:
+    if got.shape != exact.shape:
+        return Difference(index, float("inf"), 0.0, 0.0)
+    if not exact.is_floating_point():
+        # Integers are exact, unless float rounding itself decides them (an argmax near a tie).
+        steady = exact.to(got.dtype) == eager
+        wrong = (got != eager) & steady
+        return Difference(index, float(wrong.sum()), 0.0, 0.0)
+    largest = _largest(exact)
+    eps = torch.finfo(eager.dtype).eps if eager.is_floating_point() else 0.0
+    spread = max(_distance(exact, eager), _ROUNDINGS * eps * largest)
+    return Difference(index, _distance(exact, got), factor * spread, largest)
+
+
+def _distance(exact: Tensor, got: Tensor) -> float:
+    """Return the largest absolute distance; infinite where NaN or infinities stand differently."""
+    if exact.numel() == 0:
+        return 0.0
+    a, b = exact.double(), got.double()
+    special = ~torch.isfinite(b)
+    if bool(special.any()):
+        same = (a == b) | (a.isnan() & b.isnan()) | (a.abs() > torch.finfo(got.dtype).max)
+        if not bool(same[special].all()):
+            return float("inf")
+        a, b = a[~special], b[~special]
+    return float((a - b).abs().max()) if a.numel() else 0.0

@@ -1,0 +1,255 @@
+"""The compiled model: what ``leptonc.compile`` returns, and the programs it holds by input sizes."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leptonc import meaning
+from leptonc.backends.numba_cpu.emit import emit
+from leptonc.backends.numba_cpu.lower.core import ConstPool
+from leptonc.backends.numba_cpu.runtime import Executable, load
+from leptonc.backends.numba_cpu.schedule import Schedule
+from leptonc.backends.numba_cpu.scheduler import Options, schedule
+from leptonc.capture import Captured
+from leptonc.errors import InputError
+from leptonc.ir.core import Function
+from leptonc.ir.specialize import specialize
+from leptonc.pipeline import Step
+from leptonc.rewrite.trace import Remark
+
+MAX_BINDINGS = 16  # programs kept for different sizes of one specialization
+Sizes = Mapping[str, int]
+
+
+@dataclass
+class Specialization:
+    """One captured program, optimized, with a native program for each set of sizes in use.
+
+    Sizes inside the declared ranges share kernels and packed constants: a new set of sizes only
+    lays out the arena and fills in records, which takes milliseconds.
+    """
+
+    captured: Captured
+    function: Function
+    stages: tuple[Step, ...]
+    remarks: list[Remark]
+    threads: int
+    precision: str
+    pool: ConstPool = field(default_factory=ConstPool)
+    retreat: dict[str, str] = field(default_factory=dict[str, str])
+    bindings: OrderedDict[tuple[int, ...], Executable] = field(
+        default_factory=OrderedDict[tuple[int, ...], Executable]
+    )
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    bound: int = 0  # how many programs were laid out so far
+
+    def bind(self, sizes: Sizes) -> Executable:
+        """Return the program for ``sizes``; the least recently used ones are dropped."""
+        key = tuple(sizes[d.name] for d in self.function.dims)
+        with self.lock:
+            found = self.bindings.get(key)
+            if found is None:
+                found = self.bindings[key] = self.build(specialize(self.function, sizes))
+                self.bound += 1
+                while len(self.bindings) > MAX_BINDINGS:
+                    self.bindings.popitem(last=False)
+            self.bindings.move_to_end(key)
+            return found
+
+    def build(self, fn: Function) -> Executable:
+        """Return a native program of ``fn``, which is static and partitioned."""
+        options = Options(self.threads, self.precision, dict(self.retreat))
+        plan = schedule(fn, self.pool, options)
+        return load(plan, emit(plan))
+
+    def forget(self) -> None:
+        """Drop every laid-out program (after a unit retreated)."""
+        with self.lock:
+            self.bindings.clear()
+
+
+def run_program(
+    program: Executable, inputs: Sequence[Tensor], outputs: Sequence[tuple[tuple[int, ...], Any]]
+) -> list[Tensor]:
+    """Run on contiguous CPU tensors; ``outputs`` are (shape, torch dtype). Returns new tensors."""
+    results = [torch.empty(shape, dtype=dtype) for shape, dtype in outputs]
+    program(*[t.data_ptr() for t in inputs], *[t.data_ptr() for t in results])
+    return results
+
+
+def output_types(program: Executable) -> tuple[tuple[tuple[int, ...], Any], ...]:
+    """Return shape and torch dtype of every result of a program."""
+    return tuple((v.shape, meaning.TORCH_DTYPES[v.dtype]) for v in program.schedule.outputs)
+
+
+@dataclass(frozen=True)
+class _Fast:
+    """The straight road for one signature: plain contiguous CPU tensors, one tensor back."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[Any, ...]
+    program: Executable
+    shape: tuple[int, ...]
+    dtype: Any
+
+    def __call__(self, args: tuple[Any, ...]) -> Tensor | None:
+        if len(args) != len(self.shapes):
+            return None
+        addresses: list[int] = []
+        for t, shape, dtype in zip(args, self.shapes, self.dtypes, strict=True):
+            if (
+                type(t) is not Tensor
+                or t.shape != shape
+                or t.dtype is not dtype
+                or not t.is_contiguous()
+                or not t.is_cpu
+                or t.requires_grad
+            ):
+                return None
+            addresses.append(t.data_ptr())
+        out = torch.empty(self.shape, dtype=self.dtype)
+        self.program(*addresses, out.data_ptr())
+        return out
+
+
+Specialize = Callable[[tuple[Any, ...], dict[str, Any]], Specialization]
+
+
+class CompiledModel:
+    """A model compiled for one machine. Call it as the model is called.
+
+    Attributes:
+        stats: figures of the compile: seconds by stage, ops and units native and through torch,
+            arena bytes and their lower bound, threads, specializations.
+    """
+
+    def __init__(
+        self, name: str, make: Specialize, *, respecialize: bool, describe: Callable[..., str]
+    ) -> None:
+        self.name = name
+        self._make = make
+        self._respecialize = respecialize
+        self._describe = describe
+        self._specializations: list[Specialization] = []
+        self._fast: _Fast | None = None
+        self._lock = threading.Lock()
+        self.stats: dict[str, Any] = {}
+
+    # -- running ----------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return what the model returns for these arguments.
+
+        Raises:
+            InputError: an argument that does not fit: its name, what was expected and got.
+            IndexError: an index out of range, as in eager.
+        """
+        fast = self._fast
+        if fast is not None and not kwargs:
+            out = fast(args)
+            if out is not None:
+                return out
+        return self._general(args, kwargs)
+
+    def _general(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        spec, flat, sizes = self._select(args, kwargs)
+        program = spec.bind(sizes)
+        inputs = [_plain(t) for t in flat]
+        results = run_program(program, inputs, output_types(program))
+        if not kwargs:
+            self._remember(spec, program, args, flat)
+        return spec.captured.rebuild(results, flat)
+
+    def _select(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Specialization, list[Tensor], Sizes]:
+        """Return the specialization that takes these arguments, their tensors and sizes."""
+        problem: InputError | None = None
+        for spec in self._specializations:
+            try:
+                flat = spec.captured.flatten(args, kwargs)
+                return spec, flat, meaning.bind_dims(spec.function, [t.shape for t in flat])
+            except InputError as e:
+                problem = problem or e
+        if problem is not None and not self._respecialize:
+            raise problem
+        with self._lock:
+            spec = self.specialize(args, kwargs)
+        flat = spec.captured.flatten(args, kwargs)
+        return spec, flat, meaning.bind_dims(spec.function, [t.shape for t in flat])
+
+    def specialize(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Specialization:
+        """Compile for the signature of these arguments, which no specialization takes yet."""
+        spec = self._make(args, kwargs)
+        self._specializations.append(spec)
+        return spec
+
+    def _remember(
+        self, spec: Specialization, program: Executable, args: tuple[Any, ...], flat: list[Tensor]
+    ) -> None:
+        """Take the straight road next time if this signature has one."""
+        same = len(args) == len(flat) and all(a is b for a, b in zip(args, flat, strict=True))
+        if not same or not spec.captured.single_tensor or any(type(a) is not Tensor for a in args):
+            return
+        ((shape, dtype),) = output_types(program)
+        shapes, dtypes = tuple(tuple(t.shape) for t in flat), tuple(t.dtype for t in flat)
+        self._fast = _Fast(shapes, dtypes, program, shape, dtype)
+
+    # -- looking ----------------------------------------------------------------------------------
+
+    @property
+    def specializations(self) -> tuple[Specialization, ...]:
+        """Every captured signature, in order of compilation."""
+        return tuple(self._specializations)
+
+    @property
+    def ir(self) -> Function:
+        """The optimized program of the first signature. Raises InputError before the first call."""
+        return self._first().function
+
+    @property
+    def stages(self) -> tuple[Step, ...]:
+        """Every pass that ran, with the program before and after it."""
+        return self._first().stages
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule that ran last."""
+        return self._program().schedule
+
+    @property
+    def source(self) -> str:
+        """The emitted Python module of the schedule that ran last."""
+        return self._program().source.text
+
+    def report(self, remarks: bool = False) -> str:
+        """Return a text report: what runs natively, time and memory, and with ``remarks`` why not."""
+        return self._describe(self, remarks=remarks)
+
+    def _first(self) -> Specialization:
+        if not self._specializations:
+            raise InputError(f"{self.name} is compiled at its first call; call it once first")
+        return self._specializations[0]
+
+    def _program(self) -> Executable:
+        bindings = self._first().bindings
+        if not bindings:
+            raise InputError(f"{self.name} has no program yet; call it once first")
+        return next(reversed(bindings.values()))
+
+    def __repr__(self) -> str:
+        """Return a one-line summary."""
+        n = len(self._specializations)
+        return f"<leptonc.CompiledModel {self.name}: {n} specialization{'s' * (n != 1)}>"
+
+
+def _plain(t: Tensor) -> Tensor:
+    """Return ``t`` contiguous, conjugation and negation bits resolved."""
+    return t.detach().resolve_conj().resolve_neg().contiguous()

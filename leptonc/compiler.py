@@ -1,0 +1,186 @@
+"""The road from a captured model to a verified specialization: passes, schedule, self-check."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from leptonc import check, meaning
+from leptonc.backends.numba_cpu.runtime import Executable
+from leptonc.capture import Captured
+from leptonc.compiled import Specialization, output_types, run_program
+from leptonc.errors import CheckError, LeptoncError
+from leptonc.ir.core import Function, Op
+from leptonc.ir.kinds.region import Unit
+from leptonc.ir.specialize import specialize
+from leptonc.passes import REGISTRY
+from leptonc.pipeline import Instrument, OracleCheck, PassManager, Recorder, parse_pipeline
+from leptonc.rewrite.trace import Remark
+
+VERIFY = ("off", "final", "unit", "pass")
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a compile was asked for, checked and resolved."""
+
+    pipeline: str = "O2"
+    precision: str = "fp32"
+    verify: str = "final"
+    threads: int = 1
+    cache: bool = True
+
+
+def optimize(fn: Function, pipeline: str, instruments: Sequence[Instrument] = ()) -> Function:
+    """Return ``fn`` after the passes of a pipeline string. Raises PipelineError."""
+    return PassManager(parse_pipeline(pipeline, REGISTRY), tuple(instruments)).run(fn)
+
+
+def build(
+    captured: Captured,
+    settings: Settings,
+    inputs: Sequence[Tensor],
+    eager: Callable[[], Sequence[Tensor]],
+    stats: dict[str, Any],
+    progress: Progress,
+) -> Specialization:
+    """Return ``captured`` optimized, scheduled for ``inputs`` and checked as ``settings`` ask.
+
+    ``eager`` gives the model's own results on ``inputs``. Figures go to ``stats``.
+
+    Raises:
+        CheckError: the result is wrong and no retreat of units to torch repairs it.
+    """
+    recorder, start = Recorder(), time.perf_counter()
+    instruments: list[Instrument] = [recorder]
+    if settings.verify == "pass":
+        instruments.append(_oracle(captured.function, inputs, settings.precision))
+    progress("optimizing")
+    fn = optimize(captured.function, settings.pipeline, instruments)
+    stats["passes_s"] = time.perf_counter() - start
+    spec = Specialization(
+        captured=captured,
+        function=fn,
+        stages=tuple(recorder.steps),
+        remarks=[*captured.remarks, *recorder.remarks],
+        threads=settings.threads,
+        precision=settings.precision,
+    )
+    sizes = meaning.bind_dims(fn, [t.shape for t in inputs])
+    progress("scheduling and compiling kernels")
+    start = time.perf_counter()
+    program = spec.bind(sizes)
+    stats["schedule_s"] = time.perf_counter() - start
+    if settings.verify != "off":
+        progress("checking against the model")
+        start = time.perf_counter()
+        ref = check.model_reference(captured.function, inputs, eager, settings.precision)
+        if settings.verify == "unit":
+            _check_units(spec, sizes, inputs)
+        _check_final(spec, sizes, ref)
+        stats["verify_s"] = time.perf_counter() - start
+    stats.update(figures(spec.bind(sizes)))
+    return spec
+
+
+def figures(program: Executable) -> dict[str, Any]:
+    """Return the counts and bytes of a program for ``stats``."""
+    plan = program.schedule
+    return {
+        "units": len(plan.units),
+        "units_torch": sum(bool(u.torch_ops) for u in plan.units),
+        "ops_native": sum(u.native_ops for u in plan.units),
+        "ops_torch": sum(u.torch_ops for u in plan.units),
+        "steps": len(plan.steps),
+        "arena_bytes": plan.arena_bytes,
+        "arena_lower_bound_bytes": plan.lower_bound,
+        "arena_sum_bytes": plan.sum_bytes,
+        "constant_bytes": sum(c.nbytes for c in plan.consts),
+        "threads": plan.threads,
+    }
+
+
+def _oracle(fn: Function, inputs: Sequence[Tensor], precision: str) -> OracleCheck:
+    """Return an instrument that compares every pass's result with the captured program."""
+    ref = check.reference(fn, inputs, precision)
+
+    def compare(_: Sequence[Tensor], got: Sequence[Tensor]) -> str | None:
+        bad = ref.worst(got)
+        return None if bad is None else str(bad)
+
+    def evaluate(fn: Function) -> Sequence[Tensor]:
+        return meaning.run(fn, *inputs)
+
+    return OracleCheck(evaluate, compare)
+
+
+def _check_final(spec: Specialization, sizes: Mapping[str, int], ref: check.Reference) -> None:
+    """Compare the whole program; if it is wrong, find the guilty units and retreat them to torch."""
+    bad = _whole(spec, sizes, ref)
+    if bad is None:
+        return
+    first = bad
+    if _check_units(spec, sizes, ref.inputs) and (bad := _whole(spec, sizes, ref)) is None:
+        return
+    raise CheckError(
+        f"{spec.function.name}: the compiled result is not the model's ({bad or first}) and no "
+        f"single unit explains it. verify='pass' names a guilty pass; pipeline='O0' rewrites nothing"
+    )
+
+
+def _whole(
+    spec: Specialization, sizes: Mapping[str, int], ref: check.Reference
+) -> check.Difference | None:
+    program = spec.bind(sizes)
+    return ref.worst(run_program(program, ref.inputs, output_types(program)))
+
+
+def _check_units(
+    spec: Specialization, sizes: Mapping[str, int], inputs: Sequence[Tensor]
+) -> list[str]:
+    """Run every native unit alone on its true operands; retreat those that miss. Returns names."""
+    fn = specialize(spec.function, sizes)
+    operands: dict[Op, tuple[Tensor, ...]] = {}
+    env: dict[Any, Tensor] = dict(zip(fn.params, inputs, strict=True))
+
+    def observe(op: Op, results: tuple[Tensor, ...]) -> None:
+        operands[op] = tuple(env[v] for v in op.operands)
+        env.update(zip(op.results, results, strict=True))
+
+    meaning.run(fn, *inputs, observe=observe)
+    guilty: list[str] = []
+    for op in fn.ops:
+        if not isinstance(op.kind, Unit) or op.kind.name in spec.retreat:
+            continue
+        if (why := _unit_problem(spec, op, operands[op])) is not None:
+            guilty.append(op.kind.name)
+            spec.retreat[op.kind.name] = why
+            spec.remarks.append(
+                Remark("check", op.kind.name, op.origin, f"runs through torch: {why}", "missed")
+            )
+    if guilty:
+        spec.forget()
+    return guilty
+
+
+def _unit_problem(spec: Specialization, op: Op, operands: tuple[Tensor, ...]) -> str | None:
+    alone = isolate(op)
+    ref = check.reference(alone, operands, spec.precision)
+    try:
+        program = spec.build(alone)
+        plain = [t.contiguous() for t in operands]
+        bad = ref.worst(run_program(program, plain, output_types(program)))
+    except LeptoncError as e:
+        return str(e)
+    return None if bad is None else f"its native result misses the reference ({bad})"
+
+
+def isolate(op: Op) -> Function:
+    """Return the Function whose only op is ``op``; a value read twice is one parameter."""
+    params = tuple(dict.fromkeys(op.operands))
+    return Function(op.kind.NAME, params, (op,), op.results)

@@ -1,0 +1,47 @@
+"""Every error class of leptonc: one a layer, all under ``LeptoncError``."""
+
+from __future__ import annotations
+
+
+class LeptoncError(Exception):
+    """Anything leptonc refuses; the text names the op, what was expected and got, what to do."""
+
+
+class CaptureError(LeptoncError):
+    """A model that cannot be turned into IR; names the user's source line."""
+
+
+class InferError(LeptoncError, ValueError):
+    """Operand types or attributes that a kind rejects."""
+
+
+class VerifyError(LeptoncError):
+    """A Function that breaks an IR invariant; the text names the op."""
+
+
+class ParseError(LeptoncError, ValueError):
+    """Text that is not IR; the message gives the line number."""
+
+
+class PipelineError(LeptoncError):
+    """A pipeline that cannot run: unknown pass or option, or an order that cannot hold."""
+
+
+class ClaimError(LeptoncError):
+    """A backend that was asked to run an op it has not claimed."""
+
+
+class ArtifactError(LeptoncError):
+    """A cached or saved artifact that cannot be used."""
+
+
+class TargetError(LeptoncError):
+    """An unknown or absent compile target."""
+
+
+class InputError(LeptoncError, ValueError):
+    """Arguments of a call that do not fit the compiled model."""
+
+
+class CheckError(LeptoncError):
+    """A compiled result that is not the reference's within the tolerance."""

@@ -1,0 +1,1 @@
+"""The intermediate representation: types, kinds, functions, text form, verifier."""

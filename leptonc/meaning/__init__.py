@@ -1,0 +1,28 @@
+"""The reference semantics: every kind as a torch expression, and the interpreter over them."""
+
+from leptonc.meaning.constants import (
+    IR_DTYPES,
+    TORCH_DTYPES,
+    const_of,
+    tensor_of,
+    type_of,
+)
+from leptonc.meaning.interpreter import MEANING, apply, bind_dims, fold, run
+from leptonc.meaning.memory import array_of, raw_array, raw_filled, tensor_at
+
+__all__ = [
+    "IR_DTYPES",
+    "MEANING",
+    "TORCH_DTYPES",
+    "apply",
+    "array_of",
+    "bind_dims",
+    "const_of",
+    "fold",
+    "raw_array",
+    "raw_filled",
+    "run",
+    "tensor_at",
+    "tensor_of",
+    "type_of",
+]

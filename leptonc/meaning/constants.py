@@ -1,0 +1,68 @@
+"""Between torch tensors and the IR: dtypes, types, constants and their content hash."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from leptonc.ir.constants import Const
+from leptonc.ir.types import DType, TensorType
+
+TORCH_DTYPES: Mapping[DType, torch.dtype] = MappingProxyType(
+    {
+        DType.F64: torch.float64,
+        DType.F32: torch.float32,
+        DType.F16: torch.float16,
+        DType.BF16: torch.bfloat16,
+        DType.I64: torch.int64,
+        DType.I32: torch.int32,
+        DType.I16: torch.int16,
+        DType.I8: torch.int8,
+        DType.U8: torch.uint8,
+        DType.BOOL: torch.bool,
+        DType.C64: torch.complex64,
+        DType.C128: torch.complex128,
+    }
+)
+"""IR dtype -> torch dtype (``DType.OTHER`` has none)."""
+
+IR_DTYPES: Mapping[torch.dtype, DType] = MappingProxyType({t: d for d, t in TORCH_DTYPES.items()})
+"""torch dtype -> IR dtype; a dtype that is not a key is ``DType.OTHER``."""
+
+
+def type_of(tensor: Tensor) -> TensorType:
+    """Return the (row-major) IR type of a concrete tensor."""
+    return TensorType(IR_DTYPES.get(tensor.dtype, DType.OTHER), tuple(tensor.shape))
+
+
+def const_of(tensor: Tensor) -> Const:
+    """Return ``tensor`` as a constant that shares its memory; the hash is computed when asked."""
+    payload = tensor.detach()
+    return Const(type_of(payload), payload, _digest)
+
+
+def tensor_of(const: Const) -> Tensor:
+    """Return the tensor that ``const`` holds (shared memory; do not write to it)."""
+    payload = const.payload
+    if not isinstance(payload, Tensor):
+        raise TypeError(f"constant of {const.type} holds {type(payload).__name__}, not a tensor")
+    return payload
+
+
+def _digest(payload: object) -> str:
+    """Return the sha256 of dtype, shape and bytes in row-major order, as hexadecimal."""
+    tensor = cast(Tensor, payload)
+    sha = hashlib.sha256(f"{tensor.dtype}{list(tensor.shape)}".encode())
+    if tensor.is_quantized:
+        sha.update(repr((tensor.qscheme(), tensor.q_scale(), tensor.q_zero_point())).encode())
+        tensor = tensor.int_repr()
+    if tensor.numel():
+        flat = tensor.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+        flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
+        sha.update(memoryview(flat.view(torch.uint8).numpy()))
+    return sha.hexdigest()

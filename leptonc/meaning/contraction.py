@@ -1,0 +1,85 @@
+"""Linear, matmul, convolution, attention, normalisation as torch expressions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F  # the field's name for it
+from torch import Tensor
+
+from leptonc.ir.core import Kind
+from leptonc.ir.kinds import contract, norm
+from leptonc.meaning.elementwise import Expression
+
+_CONV = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
+_CONV_TRANSPOSE = {1: torch.conv_transpose1d, 2: torch.conv_transpose2d, 3: torch.conv_transpose3d}
+
+
+def _conv(k: contract.Conv, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+    convolve = _CONV[len(k.stride)]
+    return convolve(x, w, b, list(k.stride), list(k.padding), list(k.dilation), k.groups)
+
+
+def _conv_transpose(
+    k: contract.ConvTranspose, x: Tensor, w: Tensor, b: Tensor | None = None
+) -> Tensor:
+    return _CONV_TRANSPOSE[len(k.stride)](
+        x, w, b, k.stride, k.padding, k.output_padding, k.groups, k.dilation
+    )
+
+
+def _attention(
+    k: contract.Attention, q: Tensor, keys: Tensor, v: Tensor, mask: Tensor | None = None
+) -> Tensor:
+    causal = k.causal
+    if causal and mask is not None:  # torch takes either, not both
+        keep = torch.ones(q.shape[-2], keys.shape[-2], dtype=torch.bool).tril()
+        outside = mask.new_full((), False if mask.dtype is torch.bool else float("-inf"))
+        mask, causal = torch.where(keep, mask, outside), False
+    return F.scaled_dot_product_attention(
+        q, keys, v, attn_mask=mask, is_causal=causal, scale=k.scale, enable_gqa=k.gqa
+    )
+
+
+def _batch_norm(
+    k: norm.BatchNorm,
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    w: Tensor | None = None,
+    b: Tensor | None = None,
+) -> Tensor:
+    return F.batch_norm(x, mean, var, w, b, training=False, eps=k.eps)
+
+
+def _layer_norm(
+    k: norm.LayerNorm, x: Tensor, w: Tensor | None = None, b: Tensor | None = None
+) -> Tensor:
+    return F.layer_norm(x, list(x.shape[-k.axes :]), w, b, k.eps)
+
+
+def _rms_norm(k: norm.RmsNorm, x: Tensor, w: Tensor | None = None) -> Tensor:
+    return F.rms_norm(x, list(x.shape[-k.axes :]), w, k.eps)
+
+
+def _group_norm(
+    k: norm.GroupNorm, x: Tensor, w: Tensor | None = None, b: Tensor | None = None
+) -> Tensor:
+    # not F.group_norm: that one refuses a single value per group, as in training
+    return torch.group_norm(x, k.groups, w, b, k.eps)
+
+
+CONTRACTION: Mapping[type[Kind], Expression] = {
+    contract.Linear: lambda k, x, w, b=None: F.linear(x, w, b),
+    contract.Matmul: lambda k, x, y: torch.matmul(x, y),
+    contract.Conv: _conv,
+    contract.ConvTranspose: _conv_transpose,
+    contract.Attention: _attention,
+    norm.BatchNorm: _batch_norm,
+    norm.LayerNorm: _layer_norm,
+    norm.RmsNorm: _rms_norm,
+    norm.GroupNorm: _group_norm,
+    norm.Softmax: lambda k, x: torch.softmax(x, k.axis),
+    norm.LogSoftmax: lambda k, x: torch.log_softmax(x, k.axis),
+}

@@ -1,0 +1,54 @@
+"""Between torch tensors and raw memory: arrays for kernels, tensors over a program's arena."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from leptonc.ir.constants import Const
+from leptonc.ir.kinds.data import Full
+from leptonc.ir.types import DType
+from leptonc.meaning.constants import TORCH_DTYPES, tensor_of
+
+Array = npt.NDArray[np.generic]
+_HALF = (torch.bfloat16, torch.float16)
+
+
+def array_of(const: Const) -> Array:
+    """Return a constant's values row-major; bf16 and f16 as float32. Do not write to it."""
+    tensor = tensor_of(const)
+    return (tensor.float() if tensor.dtype in _HALF else tensor).contiguous().numpy()
+
+
+def raw_array(const: Const) -> Array:
+    """Return a constant's bytes row-major, bf16 as int16 (NumPy has no bf16)."""
+    return _raw(tensor_of(const).contiguous())
+
+
+def raw_filled(full: Full) -> Array:
+    """Return the elements of a ``Full`` of static shape as ``raw_array`` would."""
+    shape = [int(d) for d in full.shape]
+    return _raw(torch.full(shape, full.value, dtype=TORCH_DTYPES[full.dtype]))  # type: ignore[arg-type]
+
+
+def _raw(tensor: Tensor) -> Array:
+    return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
+
+
+def tensor_at(address: int, dtype: DType, shape: Sequence[int], strides: Sequence[int]) -> Tensor:
+    """Return the tensor over memory that the caller keeps alive; strides in elements, none negative.
+
+    ``address`` is that of element 0.
+    """
+    if math.prod(shape) == 0 or address == 0:
+        return torch.empty(tuple(shape), dtype=TORCH_DTYPES[dtype])
+    extent = 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    memory = (ctypes.c_uint8 * (extent * dtype.nbytes)).from_address(address)
+    flat = torch.frombuffer(memory, dtype=TORCH_DTYPES[dtype], count=extent)
+    return flat.as_strided(tuple(shape), tuple(strides))

@@ -1,0 +1,1 @@
+"""What users look at: progress, text reports, the HTML report."""

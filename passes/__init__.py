@@ -1,0 +1,50 @@
+"""Graph passes, one a file. ``REGISTRY`` maps a pass's pipeline name to where its class is."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping
+
+from leptonc.errors import PipelineError
+from leptonc.passes.pipelines import PIPELINES
+from leptonc.pipeline import Pass, parse_pipeline
+
+REGISTRY: Mapping[str, str] = {
+    "simplify": "leptonc.passes.simplify:Simplify",
+    "recognize": "leptonc.passes.recognize:Recognize",
+    "cse": "leptonc.passes.cse:Cse",
+    "dce": "leptonc.passes.dce:Dce",
+    "fold-constants": "leptonc.passes.fold_constants:FoldConstants",
+    "fold-batchnorm": "leptonc.passes.fold_batchnorm:FoldBatchNorm",
+    "merge-linear": "leptonc.passes.merge_linear:MergeLinear",
+    "layout": "leptonc.passes.layout:Layout",
+    "fuse": "leptonc.passes.fuse:Fuse",
+    "partition": "leptonc.passes.partition:Partition",
+}
+
+
+class _Passes:
+    """The registry that pipeline strings are read with."""
+
+    def names(self) -> Iterable[str]:
+        return REGISTRY
+
+    def load(self, name: str) -> type[Pass]:
+        return load(name)
+
+    def pipelines(self) -> Mapping[str, str]:
+        return PIPELINES
+
+
+def load(name: str) -> type[Pass]:
+    """Import and return the class of pass ``name``. Raises PipelineError if it is not what it says."""
+    module, _, cls = REGISTRY[name].partition(":")
+    found = getattr(importlib.import_module(module), cls)
+    if not issubclass(found, Pass) or name != found.NAME:
+        raise PipelineError(f"{REGISTRY[name]} is registered as {name!r} but calls itself otherwise")
+    return found
+
+
+def pipeline(text: str) -> tuple[Pass, ...]:
+    """Return the passes of pipeline string ``text`` (``"O2"``, ``"cse,dce"``). Raises PipelineError."""
+    return parse_pipeline(text, _Passes())

@@ -1,0 +1,56 @@
+"""``cse``: one op for all pure ops of one kind and the same operands."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from leptonc.ir.core import Function, Kind, Op, Trait, Value
+from leptonc.pipeline import Pass
+from leptonc.rewrite.trace import Trace
+
+
+@dataclass(frozen=True)
+class Cse(Pass):
+    """Merge equal pure ops, operands of commutative kinds in any order.
+
+    Attributes compare by their bits (``Kind.key``): ``0.0`` and ``-0.0`` stay apart. Ops that are not
+    pure are never merged: two draws of a random op are two draws.
+    """
+
+    NAME: ClassVar[str] = "cse"
+
+    def run(self, fn: Function, trace: Trace) -> Function:
+        """Return ``fn`` with every repetition replaced by the first occurrence."""
+        seen: dict[Hashable, Op] = {}
+        new: dict[Value, Value] = {}
+        kept: list[Op] = []
+        for op in fn.ops:
+            if new and not new.keys().isdisjoint(op.operands):
+                operands = tuple(new.get(v, v) for v in op.operands)
+                op = Op(op.kind, operands, op.results, op.origin)
+            if Trait.PURE not in op.kind.traits:
+                kept.append(op)
+                continue
+            first = seen.setdefault(_key(op), op)
+            if first is op or _types(first) != _types(op):
+                kept.append(op)
+                continue
+            new.update(zip(op.results, first.results, strict=True))
+            trace.applied(op, f"same as {first.kind.NAME} at {first.origin}")
+        if not new:
+            return fn
+        returns = tuple(new.get(v, v) for v in fn.returns)
+        return Function(fn.name, fn.params, tuple(kept), returns, fn.dims)
+
+
+def _key(op: Op) -> tuple[Kind, tuple[int, ...]]:
+    ids = [id(v) for v in op.operands]
+    if Trait.COMMUTATIVE in op.kind.traits:
+        ids.sort()
+    return op.kind, tuple(ids)
+
+
+def _types(op: Op) -> list[object]:
+    return [r.type for r in op.results]

@@ -1,0 +1,102 @@
+"""``fuse``: put ops that should run as one into compute units.
+
+Three patterns, in this order: ``contract`` (a linear, convolution or matmul with its epilogue),
+``norm`` (a residual add and the norm that reads it), ``chain`` (elementwise ops over one shape).
+Each op is in at most one unit; what is in none is left to ``partition``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import ClassVar
+
+from leptonc.ir.core import Function, Op
+from leptonc.ir.kinds.binary import Add
+from leptonc.ir.kinds.norm import LayerNorm, RmsNorm
+from leptonc.passes.fusing.axes import same_memory
+from leptonc.passes.fusing.bias import fold_bias
+from leptonc.passes.fusing.chain import grow_chains
+from leptonc.passes.fusing.contract import find_chain, roots
+from leptonc.passes.fusing.quotient import Quotient
+from leptonc.passes.fusing.units import make_unit, outputs_of, unit_name, without_dead_sources
+from leptonc.pipeline import Pass
+from leptonc.rewrite.trace import Trace, value_text
+
+
+@dataclass(frozen=True)
+class Fuse(Pass):
+    """Build units out of contractions, norms and elementwise chains of at most ``max_ops`` ops."""
+
+    max_ops: int = 24
+    NAME: ClassVar[str] = "fuse"
+
+    def run(self, fn: Function, trace: Trace) -> Function:
+        """Return ``fn`` with units; ``fn`` itself when there is nothing to fuse."""
+        biased = fold_bias(fn, trace)
+        groups = _Groups(biased, Quotient(biased))
+        _contractions(groups, trace)
+        _norms(groups, trace)
+        for g in grow_chains(biased, groups.quotient, groups.taken, self.max_ops, trace):
+            groups.pattern[g] = "chain"
+        if not groups.pattern:
+            return fn if biased is fn else without_dead_sources(biased)
+        return groups.build(trace)
+
+
+@dataclass
+class _Groups:
+    """The groups so far: the pattern of each, and which ops are in one."""
+
+    fn: Function
+    quotient: Quotient
+    pattern: dict[int, str] = field(default_factory=dict[int, str])
+    taken: dict[int, str] = field(default_factory=dict[int, str])
+
+    def take(self, ops: list[Op], pattern: str) -> bool:
+        """Make one group of ``ops``; False if that would close a cycle."""
+        for a, b in pairwise(ops):
+            if not self.quotient.merge(a, b):
+                return False
+        self.pattern[self.quotient.group(ops[0])] = pattern
+        name = unit_name(ops)
+        self.taken.update((id(op), name) for op in ops)
+        return True
+
+    def build(self, trace: Trace) -> Function:
+        """Return the function with every group that has a pattern as a unit."""
+        fn, returned = self.fn, set(self.fn.returns)
+        ops: list[Op] = []
+        for g in self.quotient.groups():
+            members = self.quotient.ops(g)
+            if g not in self.pattern:
+                ops.extend(members)
+                continue
+            outputs = outputs_of(members, fn, returned)
+            unit = make_unit(members, outputs, fn.producer, fn.dims, self.pattern[g])
+            trace.applied(unit, f"{len(members)} ops: {unit_name(members)}", self.pattern[g])
+            ops.append(unit)
+        return without_dead_sources(Function(fn.name, fn.params, tuple(ops), fn.returns, fn.dims))
+
+
+def _contractions(groups: _Groups, trace: Trace) -> None:
+    for root in roots(groups.fn):
+        ops = find_chain(root, groups.fn, groups.taken, trace)
+        if len(ops) > 1 and not groups.take(ops, "contract"):
+            trace.missed(root, "its epilogue would close a cycle")
+
+
+def _norms(groups: _Groups, trace: Trace) -> None:
+    fn = groups.fn
+    for op in fn.ops:
+        if not isinstance(op.kind, (LayerNorm, RmsNorm)) or id(op) in groups.taken:
+            continue
+        add = fn.producer.get(op.operands[0])
+        if add is None or not isinstance(add.kind, Add):
+            continue
+        if id(add) in groups.taken:
+            trace.missed(op, f"add {value_text(add.result)} is fused with {groups.taken[id(add)]}")
+        elif not all(same_memory(v.type, add.result.type) for v in add.operands):
+            trace.missed(op, f"add {value_text(add.result)} broadcasts or changes layout")
+        elif not groups.take([add, op], "norm"):
+            trace.missed(op, "what lies between it and the add reads the add")

@@ -1,0 +1,1 @@
+"""Helpers of ``layout``, ``fuse`` and ``partition``: axes, groups of ops, units."""

@@ -1,0 +1,189 @@
+"""``layout``: choose the physical axis order of every value, with as few copies as it takes.
+
+Convolutions and their kin work on channels-last images; everything else takes what it gets where it
+can. A transpose, and a reshape that keeps axes together, then moves no data: its result is merely
+laid out otherwise. Where an order must change, a ``relayout`` op says so.
+
+The pass goes once through the ops. Elementwise ops with operands in different orders take the order
+that moves the fewest bytes, counting the move their result would need later.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from leptonc.ir.core import Function, Op, Value
+from leptonc.ir.kinds.shape import Relayout
+from leptonc.ir.types import TensorType
+from leptonc.passes.fusing.axes import Order, as_layout, channels_last, order_of, same_order
+from leptonc.passes.fusing.policy import CHANNELS_LAST, Policy, policy_of
+from leptonc.passes.fusing.units import SOURCES
+from leptonc.pipeline import Pass
+from leptonc.rewrite.trace import Trace
+
+_UNKNOWN = 64  # stands for a symbolic size when bytes are compared
+
+
+@dataclass(frozen=True)
+class Layout(Pass):
+    """Give every value its layout; params and returns stay row-major."""
+
+    NAME: ClassVar[str] = "layout"
+    ESTABLISHES: ClassVar[frozenset[str]] = frozenset({"layout"})
+
+    def run(self, fn: Function, trace: Trace) -> Function:
+        """Return ``fn`` with layouts and relayouts; ``fn`` itself if all is as it should be."""
+        sweep = _Sweep(fn, trace)
+        for op in fn.ops:
+            sweep.op(op)
+        returns = tuple(sweep.want(v, tuple(range(v.type.rank)), "the caller") for v in fn.returns)
+        same = len(sweep.ops) == len(fn.ops) and all(map(operator.is_, sweep.ops, fn.ops))
+        if same and returns == fn.returns:
+            return fn
+        return Function(fn.name, fn.params, tuple(sweep.ops), returns, fn.dims)
+
+
+class _Sweep:
+    """The new ops so far, and for each old value what it became, in which orders."""
+
+    def __init__(self, fn: Function, trace: Trace) -> None:
+        self.fn, self.trace = fn, trace
+        self.ops: list[Op] = []
+        self.now: dict[Value, Value] = {p: p for p in fn.params}
+        self.versions: dict[Value, list[Value]] = {p: [p] for p in fn.params}
+        self.wish = _wishes(fn)
+
+    # ----- values -----
+
+    def order(self, v: Value) -> Order:
+        """Return the order that old value ``v`` was given."""
+        return order_of(self.now[v].type)
+
+    def want(self, v: Value, order: Order, reader: str) -> Value:
+        """Return ``v`` in ``order``: a version that exists, else a relayout of it."""
+        made = self.now[v]
+        for version in self.versions[made]:
+            if same_order(made.type.shape, order_of(version.type), order):
+                return version
+        type_ = TensorType(made.type.dtype, made.type.shape, as_layout(order))
+        maker = self.fn.producer.get(v)
+        if maker is not None and isinstance(maker.kind, SOURCES):
+            # a constant is laid out when it is placed: no copy at run time
+            op = Op(maker.kind, (), (Value(type_, v.hint),), maker.origin)
+        else:
+            where = self.fn.producer[v].origin if v in self.fn.producer else None
+            op = Op(Relayout(order), (made,), (Value(type_, v.hint),))
+            op = op if where is None else Op(op.kind, op.operands, op.results, where)
+            self.trace.note(op, f"{made.type} is copied to {type_} for {reader}")
+        self.ops.append(op)
+        self.versions[made].append(op.result)
+        return op.result
+
+    def emit(self, op: Op, operands: tuple[Value, ...], orders: Iterable[Order]) -> None:
+        """Append ``op`` on new operands, its results in ``orders``; as it is if nothing differs."""
+        layouts = [as_layout(o) for o in orders]
+        same = layouts == [r.type.layout for r in op.results]
+        if same and all(a is b for a, b in zip(operands, op.operands, strict=True)):
+            made = op
+        else:
+            results = tuple(
+                r if same else Value(TensorType(r.type.dtype, r.type.shape, layout), r.hint)
+                for r, layout in zip(op.results, layouts, strict=True)
+            )
+            made = Op(op.kind, operands, results, op.origin)
+        self.ops.append(made)
+        for old, new in zip(op.results, made.results, strict=True):
+            self.now[old] = new
+            self.versions[new] = [new]
+
+    # ----- ops -----
+
+    def op(self, op: Op) -> None:
+        """Append ``op``, with relayouts of its operands before it where its kind needs them."""
+        if isinstance(op.kind, Relayout):
+            self.relayout(op, op.kind)
+            return
+        policy = policy_of(op)
+        plan = policy(op, self.view(op))
+        operands = tuple(
+            self.now[v] if need is None else self.want(v, need, op.kind.NAME)
+            for v, need in zip(op.operands, plan.needs, strict=True)
+        )
+        self.emit(op, operands, plan.results)
+
+    def relayout(self, op: Op, kind: Relayout) -> None:
+        source = self.now[op.operands[0]]
+        self.emit(op, (source,), (kind.order,))
+        made = self.now[op.result]
+        shared = self.versions[source]
+        shared.append(made)
+        self.versions[made] = shared
+
+    def view(self, op: Op) -> View:
+        """Return what a policy may know of the operands' orders and the results' readers."""
+        return View(self, op)
+
+
+@dataclass(frozen=True)
+class View:
+    """What a policy sees of one op: see ``policy.Sight``."""
+
+    sweep: _Sweep
+    op: Op
+
+    def order(self, index: int) -> Order:
+        """Return the order of operand ``index``."""
+        return self.sweep.order(self.op.operands[index])
+
+    def is_source(self, index: int) -> bool:
+        """Return whether operand ``index`` is a constant, which any order suits."""
+        maker = self.sweep.fn.producer.get(self.op.operands[index])
+        return maker is not None and isinstance(maker.kind, SOURCES)
+
+    def move_bytes(self, index: int, order: Order) -> int:
+        """Return the bytes to move to have operand ``index`` in ``order``; 0 if it exists so."""
+        v = self.op.operands[index]
+        made = self.sweep.now[v]
+        if self.is_source(index) or any(
+            same_order(v.type.shape, order_of(w.type), order) for w in self.sweep.versions[made]
+        ):
+            return 0
+        return bytes_of(v.type)
+
+    def wish_bytes(self, order: Order) -> int:
+        """Return the bytes a later op would move if result 0 came in ``order``."""
+        result = self.op.results[0]
+        wish = self.sweep.wish.get(result)
+        if wish is None or same_order(result.type.shape, wish, order):
+            return 0
+        return bytes_of(result.type)
+
+    def readers(self) -> tuple[Op, ...]:
+        """Return the ops that read result 0; empty when it is returned too."""
+        result = self.op.results[0]
+        return () if result in self.sweep.fn.returns else self.sweep.fn.users[result]
+
+
+def bytes_of(type_: TensorType) -> int:
+    """Return the bytes of a value, symbolic sizes taken as a guess."""
+    total = type_.dtype.nbytes
+    for d in type_.shape:
+        total *= d if isinstance(d, int) else _UNKNOWN
+    return total
+
+
+def _wishes(fn: Function) -> dict[Value, Order]:
+    """Return the order each value's readers would like, found from the last op to the first."""
+    wish: dict[Value, Order] = {v: tuple(range(v.type.rank)) for v in fn.returns}
+    for op in reversed(fn.ops):
+        policy: Policy = policy_of(op)
+        if policy is CHANNELS_LAST and op.operands:
+            wish[op.operands[0]] = channels_last(op.operands[0].type.rank)
+        elif op.results and (after := wish.get(op.results[0])) is not None and policy.passes_on:
+            for v in op.operands:
+                if v.type.rank == len(after):
+                    wish.setdefault(v, after)
+    return wish

@@ -1,0 +1,253 @@
+"""The indirect matrix product against float64: shapes, geometry, epilogues, special values, threads."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leptonc.backends.numba_cpu.kernels import igemm as module
+from leptonc.backends.numba_cpu.kernels import igemm_plan, pack
+from leptonc.backends.numba_cpu.kernels.activation import Act
+from leptonc.backends.numba_cpu.kernels.base import record
+from leptonc.backends.numba_cpu.kernels.igemm import IGemm, Res, igemm, scratch_bytes
+from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
+
+pytestmark = pytest.mark.numba
+
+CONVS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}
+THREADS = 3
+
+
+def draw(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed + sum(shape)).normal(size=shape).astype(np.float32)
+
+
+def address(array: np.ndarray | None) -> int:
+    return 0 if array is None else array.ctypes.data
+
+
+def launch(call: IGemm, nt: int = 1, **arrays: np.ndarray | None) -> None:
+    """Run ``call`` with the given address fields on ``nt`` threads, one after another."""
+    scratch = np.zeros(nt * call.scratch_bytes, np.uint8)
+    arrays["scratch"] = scratch
+    bound = replace(call, **{name: address(array) for name, array in arrays.items()})
+    igemm.run_all(bound.record(), nt)
+
+
+def assert_close(out: np.ndarray, exact: np.ndarray, depth: int) -> None:
+    """Compare with a bound that follows from the length of the sums."""
+    scale = max(1.0, float(np.abs(exact).max(initial=0.0)))
+    np.testing.assert_allclose(out, exact, rtol=0, atol=3e-7 * scale * max(4.0, depth**0.5))
+
+
+def channels_last(x: torch.Tensor) -> np.ndarray:
+    return np.ascontiguousarray(x.movedim(1, -1).numpy())
+
+
+def test_slots_follow_the_record():
+    for i, field in enumerate(fields(IGemm)):
+        assert getattr(module, field.name.upper()) == i
+
+
+@given(
+    m=st.integers(0, 3 * ROWS), k=st.integers(0, 70), n=st.integers(0, 3 * PANEL),
+    bias=st.booleans(), gap=st.integers(0, 3),
+)  # fmt: skip
+def test_linear(m, k, n, bias, gap):
+    a, w, b = draw(m, k + gap), draw(n, k, seed=1), draw(n, seed=2)
+    out = np.full((m, n + gap), 7, np.float32)
+    call = igemm_plan.linear(m, k, n, a_row=k + gap, out_row=n + gap)
+    launch(call, a=a, b=pack.pack_linear(w), bias=b if bias else None, out=out)
+    exact = a[:, :k].astype(np.float64) @ w.T + (b if bias else 0)
+    assert_close(out[:, :n], exact, k)
+    assert (out[:, n:] == 7).all()
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 2100, 70), (130, 2100, 40), (4, 1030, 200)])
+def test_long_sums_are_blocked_and_do_not_depend_on_threads(m, k, n):
+    a, w, res = draw(m, k), draw(n, k, seed=1), draw(m, n, seed=2)
+    call = igemm_plan.linear(m, k, n)
+    assert call.depth_block < k
+    outs = []
+    for nt in (1, 2, 3, 5, 8):
+        out = np.empty((m, n), np.float32)
+        launch(replace(call, act=Act.RELU), nt, a=a, b=pack.pack_linear(w), out=out, res=res)
+        outs.append(out)
+    assert_close(outs[0], np.maximum(a.astype(np.float64) @ w.T + res, 0), k)
+    for out in outs[1:]:
+        np.testing.assert_array_equal(out, outs[0])
+
+
+@st.composite
+def convs(draw_from):
+    """Return ``(size, kernel, stride, padding, dilation, groups, inner, outer, batch)``."""
+    nd = draw_from(st.integers(1, 3))
+    small = st.integers(1, 3)
+    lists = [draw_from(st.lists(small, min_size=nd, max_size=nd)) for _ in range(3)]
+    kernel, stride, dilation = lists
+    padding = [draw_from(st.integers(0, 2)) for _ in range(nd)]
+    top = {1: 40, 2: 11, 3: 6}[nd]
+    size = [draw_from(st.integers(d * (k - 1) + 1, d * (k - 1) + top))
+            for k, d in zip(kernel, dilation, strict=True)]  # fmt: skip
+    groups, batch = draw_from(st.sampled_from([1, 1, 2, 3])), draw_from(st.integers(1, 2))
+    inner, outer = draw_from(st.integers(1, 9)), draw_from(st.integers(1, PANEL + 3))
+    return size, kernel, stride, padding, dilation, groups, inner * groups, outer * groups, batch
+
+
+@given(convs(), st.sampled_from([Act.NONE, Act.RELU, Act.SILU]), st.sampled_from([None, *Res]))
+def test_conv(case, act, res_mode):
+    size, kernel, stride, padding, dilation, groups, inner, outer, batch = case
+    x, w = draw(batch, inner, *size), draw(outer, inner // groups, *kernel, seed=1)
+    b = draw(outer, seed=2)
+    plan = igemm_plan.conv(
+        batch, inner, size, outer, kernel, stride=stride, padding=[(p, p) for p in padding],
+        dilation=dilation, groups=groups,
+    )  # fmt: skip
+    exact = CONVS[len(size)](
+        torch.from_numpy(x).double(), torch.from_numpy(w).double(), torch.from_numpy(b).double(),
+        stride=stride, padding=padding, dilation=dilation, groups=groups,
+    )  # fmt: skip
+    out = np.full(channels_last(exact).shape, 7, np.float32)
+    res = draw(*out.shape, seed=3)
+    call = replace(plan.call, act=act, res_mode=res_mode or Res.BEFORE)
+    launch(
+        call, THREADS, a=channels_last(torch.from_numpy(x)), b=pack.pack_conv(w, groups), bias=b,
+        out=out, res=None if res_mode is None else res, tap_table=plan.tap_table,
+        zero_row=np.zeros(max(plan.zero_floats, 1), np.float32),
+    )  # fmt: skip
+    assert_close(out, finish(exact, res, act, res_mode), inner * np.prod(kernel))
+
+
+def finish(exact: torch.Tensor, res: np.ndarray, act: Act, res_mode: Res | None) -> np.ndarray:
+    """Return the float64 epilogue of a channels-first result, channels-last."""
+    y, r = exact.movedim(1, -1), torch.from_numpy(res).double()
+    y = y + r if res_mode is Res.BEFORE else y
+    y = {Act.NONE: lambda v: v, Act.RELU: F.relu, Act.SILU: F.silu}[act](y)
+    y = y + r if res_mode is Res.AFTER else y
+    y = y * r if res_mode is Res.TIMES else y
+    return y.numpy()
+
+
+@given(convs(), st.data())
+def test_transposed_conv(case, data):
+    size, kernel, stride, padding, dilation, groups, inner, outer, batch = case
+    extra = [
+        data.draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True)
+    ]
+    padding = [min(p, d * (k - 1) // 2) for p, k, d in zip(padding, kernel, dilation, strict=True)]
+    x, w = draw(batch, inner, *size), draw(inner, outer // groups, *kernel, seed=1)
+    b = draw(outer, seed=2)
+    exact = TRANSPOSED[len(size)](
+        torch.from_numpy(x).double(), torch.from_numpy(w).double(), torch.from_numpy(b).double(),
+        stride=stride, padding=padding, output_padding=extra, groups=groups, dilation=dilation,
+    )  # fmt: skip
+    exact = channels_last(exact)
+    out = np.full(exact.shape, 7, np.float32)
+    plans = igemm_plan.transposed_conv(
+        batch, inner, size, outer, kernel, stride=stride, padding=padding, dilation=dilation,
+        output_padding=extra, groups=groups,
+    )  # fmt: skip
+    for plan in plans:
+        launch(
+            replace(plan.call), a=channels_last(torch.from_numpy(x)), bias=b,
+            b=pack.pack_conv_taps(w, plan.kernel_taps, groups), out=out.ravel()[plan.out_offset :],
+            tap_table=plan.tap_table, zero_row=np.zeros(max(plan.zero_floats, 1), np.float32),
+        )  # fmt: skip
+    assert_close(out, exact, inner * np.prod(kernel))
+
+
+@pytest.mark.parametrize("channels_first", [True, False])
+@pytest.mark.parametrize(("kernel", "stride", "pad"), [(7, 2, 3), (3, 1, 1), (3, 2, 0), (1, 1, 0)])
+def test_first_layer_with_merged_taps(kernel, stride, pad, channels_first):
+    batch, c, h, w, out_c = 2, 3, 19, 17, 20
+    x, weight = draw(batch, c, h, w), draw(out_c, c, kernel, kernel, seed=1)
+    plan = igemm_plan.conv(
+        batch, c, (h, w), out_c, (kernel, kernel), stride=(stride,) * 2, padding=[(pad, pad)] * 2,
+        dilation=(1, 1),
+    )  # fmt: skip
+    width = w + 2 * pad
+    plan = igemm_plan.merged_conv(plan, kernel, width, pad)
+    lines = np.full((batch, h, width, c), np.nan, np.float32)
+    source = x if channels_first else channels_last(torch.from_numpy(x))
+    n, y, xx, ch = np.array(source.strides)[[0, 2, 3, 1] if channels_first else [0, 1, 2, 3]] // 4
+    pack.pad_image.run_all(
+        record(batch * h, w, c, source, n, y, h, xx, ch, lines, pad, width), THREADS
+    )
+    exact = F.conv2d(
+        torch.from_numpy(x).double(), torch.from_numpy(weight).double(), None, stride, pad
+    )
+    out = np.empty(channels_last(exact).shape, np.float32)
+    launch(
+        plan.call, THREADS, a=lines, b=pack.pack_conv(weight), out=out, tap_table=plan.tap_table,
+        zero_row=np.zeros(plan.zero_floats, np.float32),
+    )  # fmt: skip
+    assert_close(out, channels_last(exact), c * kernel**2)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("size", [(5, 7, 3), (17, 64, 2 * PANEL), (33, 20, PANEL + 5)])
+def test_batched_matmul_packs_b_at_run_time(size, transposed):
+    m, k, n = size
+    batch, heads, scale = 2, 3, 0.25
+    a = draw(batch, m, heads, k)
+    b = draw(batch, n, heads, k, seed=1) if transposed else draw(batch, k, heads, n, seed=1)
+    row, col = (1, heads * k) if transposed else (heads * n, 1)
+    floats = igemm_plan.packed_matmul_b(n, k)
+    packed = np.full(batch * heads * floats, np.nan, np.float32)
+    inner = k if transposed else n
+    pack.pack_b.run_all(
+        record(batch, heads, k, n, b, b[0].size, inner, row, col, packed, heads * floats, floats, scale),
+        THREADS,
+    )  # fmt: skip
+    out = np.empty((batch, heads, m, n), np.float32)
+    call = replace(
+        igemm_plan.linear(m, k, n, a_row=heads * k), outer0=batch, outer1=heads,
+        a_o0=a[0].size, a_o1=k, b_o0=heads * floats, b_o1=floats, out_o0=heads * m * n, out_o1=m * n,
+    )  # fmt: skip
+    launch(call, THREADS, a=a, b=packed, out=out)
+    spec = "bmhk,bnhk->bhmn" if transposed else "bmhk,bkhn->bhmn"
+    assert_close(out, np.einsum(spec, a.astype(np.float64), b) * scale, k)
+
+
+def test_special_values_spread_as_in_ieee():
+    m, k, n = 20, 9, PANEL + 5
+    a, w = draw(m, k), draw(n, k, seed=1)
+    a[3, 2], a[5, 1], w[7, 4] = np.nan, np.inf, np.inf
+    for act, function in ((Act.NONE, lambda v: v), (Act.RELU, lambda v: np.where(v < 0, 0, v))):
+        out = np.empty((m, n), np.float32)
+        call = replace(igemm_plan.linear(m, k, n), act=act)
+        launch(call, a=a, b=pack.pack_linear(w), out=out)
+        exact = function(a.astype(np.float64) @ w.T.astype(np.float64)).astype(np.float32)
+        np.testing.assert_allclose(out, exact, rtol=1e-4, atol=1e-5)
+
+
+def test_residual_may_be_the_output():
+    a, w, out = draw(40, 70), draw(50, 70, seed=1), draw(40, 50, seed=2)
+    exact = a.astype(np.float64) @ w.T + out
+    launch(igemm_plan.linear(40, 70, 50), 2, a=a, b=pack.pack_linear(w), out=out, res=out)
+    assert_close(out, exact, 70)
+
+
+def test_blocks_of_rows_and_taps_give_the_same_bits():
+    plan = igemm_plan.conv(
+        1, 5, (9, 9), 40, (3, 3), stride=(1, 1), padding=[(1, 1)] * 2, dilation=(1, 1)
+    )
+    x, w = draw(1, 9, 9, 5), draw(40, 5, 3, 3, seed=1)
+    outs = []
+    for rows, taps in ((ROWS, 1), (2 * ROWS, 4), (16 * ROWS, 9)):
+        call = replace(
+            plan.call, row_block=rows, tap_block=taps, scratch_bytes=scratch_bytes(rows, taps)
+        )
+        out = np.empty((81, 40), np.float32)
+        launch(call, 2, a=x, b=pack.pack_conv(w), out=out, tap_table=plan.tap_table,
+               zero_row=np.zeros(5, np.float32))  # fmt: skip
+        outs.append(out)
+    for out in outs[1:]:
+        np.testing.assert_array_equal(out, outs[0])

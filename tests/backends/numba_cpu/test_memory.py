@@ -1,0 +1,91 @@
+"""The arena planner: nothing live overlaps, and little is wasted."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leptonc.backends.numba_cpu.memory import Lifetime, Plan, plan
+
+
+@st.composite
+def lifetimes(draw: st.DrawFn) -> list[Lifetime]:
+    out: list[Lifetime] = []
+    for _ in range(draw(st.integers(0, 14))):
+        first = draw(st.integers(0, 10))
+        last = first + draw(st.integers(0, 5))
+        dying = [j for j, o in enumerate(out) if o.last == first]
+        alias = draw(st.sampled_from([None, *dying]))
+        out.append(Lifetime(draw(st.integers(0, 700)), first, last, alias))
+    return out
+
+
+def may_share(lives: list[Lifetime], i: int, j: int) -> bool:
+    a, b = lives[i], lives[j]
+    return (a.alias == j and b.last == a.first) or (b.alias == i and a.last == b.first)
+
+
+def assert_sound(lives: list[Lifetime], got: Plan, align: int) -> None:
+    for i, a in enumerate(lives):
+        assert got.offsets[i] % align == 0
+        assert got.offsets[i] + a.bytes <= got.total
+        for j, b in enumerate(lives[:i]):
+            if a.first > b.last or b.first > a.last or not a.bytes or not b.bytes:
+                continue
+            x, y = got.offsets[i], got.offsets[j]
+            if x + a.bytes <= y or y + b.bytes <= x:
+                continue
+            assert may_share(lives, i, j) and x == y, (i, a, x, j, b, y)
+
+
+@given(lives=lifetimes(), align=st.sampled_from([1, 16, 64]))
+def test_live_buffers_never_overlap(lives: list[Lifetime], align: int) -> None:
+    got = plan(lives, align)
+    assert_sound(lives, got, align)
+    assert got.lower_bound <= got.total <= got.sum
+    assert plan(lives, align) == got, "the plan depends on its input alone"
+
+
+def test_a_chain_needs_two_buffers() -> None:
+    got = plan([Lifetime(1000, i, i + 1) for i in range(50)], align=8)
+    assert got.total == got.lower_bound == 2000
+    assert got.sum == 50_000
+
+
+def test_a_chain_in_place_needs_one() -> None:
+    chain = [Lifetime(1000, i, i + 1, i - 1 if i else None) for i in range(50)]
+    got = plan(chain, align=8)
+    assert got.total == got.lower_bound == 1000
+
+
+def test_alias_is_refused_while_the_old_buffer_lives_on() -> None:
+    lives = [Lifetime(64, 0, 5), Lifetime(64, 1, 2, alias=0)]
+    assert plan(lives).total == 128
+
+
+def test_two_results_cannot_both_replace_one_operand() -> None:
+    lives = [Lifetime(64, 0, 1), Lifetime(64, 1, 2, 0), Lifetime(64, 1, 2, 0)]
+    got = plan(lives)
+    assert_sound(lives, got, 64)
+    assert got.total == 128 == got.lower_bound
+
+
+def test_residual_block_reaches_its_lower_bound() -> None:
+    # x lives across the block; the two convs' results follow one another
+    lives = [Lifetime(400, 0, 3), Lifetime(100, 1, 2), Lifetime(400, 2, 3), Lifetime(400, 3, 4, 2)]
+    got = plan(lives, align=4)
+    assert got.total == got.lower_bound == 900
+
+
+def test_nothing_to_place() -> None:
+    assert plan([]) == Plan((), 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [Lifetime(4, 2, 1), Lifetime(-4, 0, 1), Lifetime(4, 0, 1, alias=0), Lifetime(4, 0, 1, alias=7)],
+)
+def test_nonsense_is_refused(bad: Lifetime) -> None:
+    with pytest.raises(ValueError, match="buffer 0"):
+        plan([bad])

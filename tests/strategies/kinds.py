@@ -1,0 +1,492 @@
+"""Operand types and attributes that fit one another, for every kind that takes tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from leptonc.errors import InferError
+from leptonc.ir.core import Kind
+from leptonc.ir.kinds import base, binary, contract, data, norm, pointwise, reduce, shape, unary
+from leptonc.ir.types import DType, TensorType
+from leptonc.meaning import const_of
+
+Types = tuple[TensorType, ...]
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+
+DTYPES = (DType.F32, DType.F32, DType.F32, DType.F64, DType.I64, DType.I32, DType.BOOL)
+ALL_DTYPES = tuple(d for d in DType if d not in (DType.OTHER, DType.C64, DType.C128))
+_FLOAT = frozenset({DType.F32, DType.F64})
+_SIZES = st.integers(1, 4)
+
+
+@st.composite
+def tensor_types(
+    draw: st.DrawFn,
+    dtypes: tuple[DType, ...] = DTYPES,
+    min_rank: int = 0,
+    max_rank: int = 4,
+) -> TensorType:
+    """Draw a static type with sizes 1 to 4."""
+    dims = draw(st.lists(_SIZES, min_size=min_rank, max_size=max_rank))
+    return TensorType(draw(st.sampled_from(dtypes)), tuple(dims))
+
+
+# --- which first operands a kind takes -------------------------------------------------------
+
+_RANKS: dict[type[Kind], tuple[int, int]] = {
+    contract.Linear: (1, 4),
+    contract.Matmul: (2, 4),
+    contract.Conv: (3, 5),
+    contract.ConvTranspose: (3, 5),
+    contract.Attention: (2, 4),
+    norm.BatchNorm: (2, 4),
+    norm.LayerNorm: (1, 4),
+    norm.RmsNorm: (1, 4),
+    norm.GroupNorm: (2, 4),
+    reduce.MaxPool: (2, 5),
+    reduce.AvgPool: (2, 5),
+    reduce.AdaptiveAvgPool: (2, 5),
+    reduce.AdaptiveMaxPool: (2, 5),
+    shape.Slice: (1, 4),
+    shape.Concat: (1, 4),
+    data.Embedding: (2, 2),
+    data.IndexSelect: (1, 4),
+    data.Gather: (1, 4),
+    data.Triangle: (2, 4),
+    data.Interpolate: (3, 5),
+    data.Recurrent: (3, 3),
+}
+_NO_OPERANDS = (data.Constant, data.Full, data.Iota)
+
+
+def accepts(cls: type[Kind]) -> frozenset[DType]:
+    """Return the dtypes that ``cls`` takes as its first operand."""
+    if cls is pointwise.Where:
+        return frozenset({DType.BOOL})
+    if (found := getattr(cls, "ACCEPTS", None)) is not None:
+        return found
+    if cls in norm.KINDS or cls in contract.KINDS or issubclass(cls, reduce.Pool):
+        return base.FLOATS
+    if cls in (reduce.AdaptiveAvgPool, reduce.AdaptiveMaxPool, data.Interpolate, data.Recurrent):
+        return base.FLOATS
+    if cls in (reduce.ArgMax, reduce.ArgMin):
+        return base.ORDERED
+    return base.REALS if cls is reduce.CumSum else base.ANY - {DType.OTHER}
+
+
+def takes(cls: type[Kind], first: TensorType) -> bool:
+    """Return whether a value of type ``first`` can be the first operand of a ``cls``."""
+    low, high = _RANKS.get(cls, (0, 99))
+    return low <= first.rank <= high and first.dtype in accepts(cls)
+
+
+# --- the other operands, given the first -----------------------------------------------------
+
+
+def _broadcastable(draw: Draw, t: TensorType, dtype: DType | None = None) -> TensorType:
+    """Draw a type that broadcasts with ``t``: some axes 1, some leading axes absent."""
+    dims = [d if draw(st.integers(0, 3)) else 1 for d in t.shape]
+    drop = draw(st.integers(0, len(dims))) if not draw(st.integers(0, 2)) else 0
+    return TensorType(dtype or t.dtype, tuple(dims[drop:]))
+
+
+def _vector(t: TensorType, n: int) -> TensorType:
+    return TensorType(t.dtype, (n,))
+
+
+def _maybe(draw: Draw, *types: TensorType) -> Types:
+    return types if draw(st.booleans()) else ()
+
+
+def _linear(draw: Draw, x: TensorType) -> Types:
+    n = draw(_SIZES)
+    return (TensorType(x.dtype, (n, x.shape[-1])), *_maybe(draw, _vector(x, n)))
+
+
+def _matmul(draw: Draw, x: TensorType) -> Types:
+    batch = _broadcastable(draw, TensorType(x.dtype, x.shape[:-2])).shape
+    return (TensorType(x.dtype, (*batch, x.shape[-1], draw(_SIZES))),)
+
+
+def _conv(draw: Draw, x: TensorType) -> Types:
+    groups = draw(st.sampled_from([g for g in range(1, x.shape[1] + 1) if x.shape[1] % g == 0]))
+    n = groups * draw(st.integers(1, 2))
+    kernel = tuple(draw(st.integers(1, min(d, 3))) for d in x.shape[2:])
+    w = TensorType(x.dtype, (n, x.shape[1] // groups, *kernel))
+    return (w, *_maybe(draw, _vector(x, n)))
+
+
+def _conv_transpose(draw: Draw, x: TensorType) -> Types:
+    n = draw(st.integers(1, 3))
+    w = TensorType(x.dtype, (x.shape[1], n, *(draw(st.integers(1, 3)) for _ in x.shape[2:])))
+    return (w, *_maybe(draw, _vector(x, n)))
+
+
+def _attention(draw: Draw, q: TensorType) -> Types:
+    t, e, lead = draw(_SIZES), draw(_SIZES), q.shape[:-2]
+    k, v = (TensorType(q.dtype, (*lead, t, d)) for d in (q.shape[-1], e))
+    dtype = draw(st.sampled_from([q.dtype, DType.BOOL]))
+    return (k, v, *_maybe(draw, TensorType(dtype, (q.shape[-2], t))))
+
+
+def _per_channel(draw: Draw, x: TensorType, base_: int) -> Types:
+    return (_vector(x, x.shape[1]),) * (base_ + draw(st.integers(0, 2)))
+
+
+def _trailing(draw: Draw, x: TensorType, most: int) -> Types:
+    axes = draw(st.integers(1, x.rank))
+    return (x.with_shape(x.shape[-axes:]),) * draw(st.integers(0, most))
+
+
+def _index(draw: Draw, max_rank: int = 2) -> TensorType:
+    return draw(tensor_types((DType.I64, DType.I32), 0, max_rank))
+
+
+def _concat(draw: Draw, x: TensorType) -> Types:
+    if not draw(st.integers(0, 3)):
+        return ()
+    axis = draw(st.integers(0, x.rank - 1))
+    return tuple(
+        x.with_shape((*x.shape[:axis], draw(_SIZES), *x.shape[axis + 1 :]))
+        for _ in range(draw(st.integers(1, 2)))
+    )
+
+
+def _where(draw: Draw, c: TensorType) -> Types:
+    x = _broadcastable(draw, c, draw(st.sampled_from(DTYPES)))
+    return (x, _broadcastable(draw, c, x.dtype))
+
+
+def _gather(draw: Draw, x: TensorType) -> Types:
+    dims = tuple(draw(st.integers(1, d)) for d in x.shape)
+    return (TensorType(DType.I64, dims),)
+
+
+def _recurrent(draw: Draw, x: TensorType) -> Types:
+    """Draw for one layer, one direction, without bias; ``_attrs`` reads cell off the counts."""
+    hidden, gates = draw(_SIZES), draw(st.sampled_from([1, 3, 4]))
+    state = x.with_shape((1, x.shape[1], hidden))
+    weights = tuple(x.with_shape((gates * hidden, k)) for k in (x.shape[2], hidden))
+    return (*((state,) * (2 if gates == 4 else 1)), *weights)
+
+
+_OTHERS: dict[type[Kind], Callable[[Draw, TensorType], Types]] = {
+    pointwise.Where: _where,
+    contract.Linear: _linear,
+    contract.Matmul: _matmul,
+    contract.Conv: _conv,
+    contract.ConvTranspose: _conv_transpose,
+    contract.Attention: _attention,
+    norm.BatchNorm: lambda draw, x: _per_channel(draw, x, 2),
+    norm.GroupNorm: lambda draw, x: _per_channel(draw, x, 0),
+    norm.LayerNorm: lambda draw, x: _trailing(draw, x, 2),
+    norm.RmsNorm: lambda draw, x: _trailing(draw, x, 1),
+    shape.Concat: _concat,
+    data.Embedding: lambda draw, w: (_index(draw),),
+    data.IndexSelect: lambda draw, x: (_index(draw),),
+    data.Gather: _gather,
+    data.Recurrent: _recurrent,
+    **{k: lambda draw, x: (_broadcastable(draw, x),) for k in binary.KINDS},
+}
+
+
+@st.composite
+def operand_types(draw: st.DrawFn, cls: type[Kind], first: TensorType | None = None) -> Types:
+    """Draw operand types for which some attributes make a well-typed ``cls``.
+
+    Args:
+        draw: supplied by Hypothesis.
+        cls: a kind.
+        first: the type of the first operand, where it is given (``takes(cls, first)`` must hold).
+    """
+    if cls in _NO_OPERANDS:
+        return ()
+    if first is None:
+        low, high = _RANKS.get(cls, (0, 4))
+        dtypes = tuple(d for d in ALL_DTYPES if d in accepts(cls) and d in DTYPES)
+        first = draw(tensor_types(dtypes, low, high))
+    return (first, *_OTHERS.get(cls, lambda draw, x: ())(draw, first))
+
+
+# --- attributes, given the operands ----------------------------------------------------------
+
+_FLOATS = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 2.0, 0.01, 6.0, -3.5])
+_EPS = st.sampled_from([1e-5, 1e-6, 1e-3])
+
+
+def _axes(x: TensorType, most: int = 4) -> st.SearchStrategy[tuple[int, ...]]:
+    if not x.rank:
+        return st.just(())
+    chosen = st.lists(st.integers(0, x.rank - 1), unique=True, max_size=most)
+    return chosen.map(lambda a: tuple(sorted(a)))
+
+
+def _axis(x: TensorType) -> st.SearchStrategy[int]:
+    return st.integers(0, max(x.rank - 1, 0))
+
+
+def _affine(count: int) -> str:
+    return ("none", "weight", "both")[count]
+
+
+def _reshape(draw: Draw, ts: Types) -> Kind:
+    """Draw another factorisation of the element count."""
+    left, dims = ts[0].numel, []
+    while left > 1 and len(dims) < 4:
+        d = draw(st.sampled_from([k for k in range(1, left + 1) if left % k == 0]))
+        dims.append(d)
+        left //= d
+    dims += [left] if left > 1 else []
+    ones = draw(st.lists(st.integers(0, len(dims)), max_size=1))
+    for at in ones:
+        dims.insert(at, 1)
+    return shape.Reshape(tuple(dims))
+
+
+def _expand(draw: Draw, ts: Types) -> Kind:
+    dims = tuple(draw(_SIZES) if d == 1 else d for d in ts[0].shape)
+    return shape.Expand((*draw(st.lists(_SIZES, max_size=1)), *dims))
+
+
+def _slice(draw: Draw, ts: Types) -> Kind:
+    axis = draw(_axis(ts[0]))
+    start = draw(st.integers(0, ts[0].shape[axis] - 1))
+    stop = draw(st.integers(start + 1, ts[0].shape[axis]))
+    return shape.Slice(axis, start, stop, draw(st.integers(1, 3)))
+
+
+def _pad(draw: Draw, ts: Types) -> Kind:
+    mode = draw(st.sampled_from(["constant", "constant", "reflect", "replicate", "circular"]))
+    value = draw(_FLOATS if ts[0].dtype.is_float else st.integers(0, 1))
+    low, high = [], []
+    for d in ts[0].shape:
+        least, most = (-(d - 1) // 2, 2) if mode == "constant" else (0, min(d - 1, 2))
+        low.append(draw(st.integers(least, most)))
+        high.append(draw(st.integers(least, most)))
+    return shape.Pad(tuple(low), tuple(high), mode, value)
+
+
+def _concat_attrs(draw: Draw, ts: Types) -> Kind:
+    x, *rest = ts
+    fits = [
+        a
+        for a in range(x.rank)
+        if all(r.shape[:a] == x.shape[:a] and r.shape[a + 1 :] == x.shape[a + 1 :] for r in rest)
+    ]
+    return shape.Concat(draw(st.sampled_from(fits)))
+
+
+def _conv_attrs(draw: Draw, ts: Types) -> Kind:
+    x, w = ts[:2]
+    n = x.rank - 2
+    stride, padding = (tuple(draw(st.integers(lo, 2)) for _ in range(n)) for lo in (1, 0))
+    room = [
+        (d + 2 * p - 1) // (k - 1) if k > 1 else 2
+        for d, p, k in zip(x.shape[2:], padding, w.shape[2:], strict=True)
+    ]
+    dilation = tuple(draw(st.integers(1, max(1, min(r, 2)))) for r in room)
+    return contract.Conv(stride, padding, dilation, x.shape[1] // w.shape[1])
+
+
+def _conv_transpose_attrs(draw: Draw, ts: Types) -> Kind:
+    n = ts[0].rank - 2
+    stride = tuple(draw(st.integers(1, 3)) for _ in range(n))
+    out_pad = tuple(draw(st.integers(0, s - 1)) for s in stride)
+    return contract.ConvTranspose(stride, (0,) * n, out_pad, (1,) * n, 1)
+
+
+def _attention_attrs(draw: Draw, ts: Types) -> Kind:
+    return contract.Attention(draw(st.sampled_from([1.0, 0.5, 0.125])), draw(st.booleans()))
+
+
+def _norm_axes(draw: Draw, ts: Types) -> int:
+    return ts[1].rank if len(ts) > 1 else draw(st.integers(1, ts[0].rank))
+
+
+def _group_attrs(draw: Draw, ts: Types) -> Kind:
+    c = ts[0].shape[1]
+    groups = draw(st.sampled_from([g for g in range(1, c + 1) if c % g == 0]))
+    return norm.GroupNorm(groups, draw(_EPS), _affine(len(ts) - 1))
+
+
+def _window(draw: Draw, x: TensorType) -> tuple[tuple[int, ...], ...]:
+    n = draw(st.integers(1, min(3, x.rank - 1)))
+    kernel = tuple(draw(st.integers(1, min(3, d))) for d in x.shape[-n:])
+    stride = tuple(draw(st.integers(1, 3)) for _ in range(n))
+    return kernel, stride, tuple(draw(st.integers(0, k // 2)) for k in kernel)
+
+
+def _max_pool(draw: Draw, ts: Types) -> Kind:
+    return reduce.MaxPool(*_window(draw, ts[0]), draw(st.booleans()))
+
+
+def _avg_pool(draw: Draw, ts: Types) -> Kind:
+    divisor = draw(st.none() | st.integers(1, 5))
+    return reduce.AvgPool(
+        *_window(draw, ts[0]), draw(st.booleans()), draw(st.booleans()), divisor
+    )
+
+
+def _adaptive(cls: Any) -> Callable[[Draw, Types], Kind]:
+    def make(draw: Draw, ts: Types) -> Kind:
+        n = draw(st.integers(1, min(3, ts[0].rank - 1)))
+        return cls(tuple(draw(st.integers(1, 3)) for _ in range(n)))
+
+    return make
+
+
+def _interpolate(draw: Draw, ts: Types) -> Kind:
+    n = ts[0].rank - 2
+    modes = ["nearest", "nearest-exact", "linear"] + (["bicubic"] if n == 2 else [])
+    mode = draw(st.sampled_from(modes))
+    corners = draw(st.booleans()) and not mode.startswith("nearest")
+    return data.Interpolate(tuple(draw(st.integers(1, 6)) for _ in range(n)), mode, corners)
+
+
+def _clamp(draw: Draw, ts: Types) -> Kind:
+    bound = st.none() | (_FLOATS if ts[0].dtype.is_float else st.integers(-2, 3))
+    return pointwise.Clamp(draw(bound), draw(bound))
+
+
+def _cast(draw: Draw, ts: Types) -> Kind:
+    return pointwise.Cast(draw(st.sampled_from(ALL_DTYPES)))
+
+
+def _roll(draw: Draw, ts: Types) -> Kind:
+    axes = draw(_axes(ts[0]))
+    return shape.Roll(tuple(draw(st.integers(-5, 5)) for _ in axes), axes)
+
+
+def _full(draw: Draw, ts: Types) -> Kind:
+    t = draw(tensor_types())
+    return data.Full(t.shape, scalar_of(draw, t.dtype), t.dtype)
+
+
+def scalar_of(draw: Draw, dtype: DType) -> bool | int | float:
+    """Draw a Python scalar that a ``Full`` of ``dtype`` may hold."""
+    if dtype is DType.BOOL:
+        return draw(st.booleans())
+    return draw(_FLOATS) if dtype.is_float else draw(st.integers(-3, 3))
+
+
+def _iota(draw: Draw, ts: Types) -> Kind:
+    dtype = draw(st.sampled_from([DType.I64, DType.I32, DType.F32]))
+    number = st.sampled_from([0, 1, 2, -3]) if dtype.is_int else _FLOATS
+    return data.Iota(draw(_SIZES), draw(number), draw(number), dtype)
+
+
+def _constant(draw: Draw, ts: Types) -> Kind:
+    t = draw(tensor_types((DType.F32,)))
+    return data.Constant(const_of(torch.full(t.shape, draw(_FLOATS), dtype=torch.float32)))
+
+
+def _recurrent_attrs(draw: Draw, ts: Types) -> Kind:
+    gates = ts[-1].shape[0] // ts[1].shape[2]
+    cell = {4: "lstm", 3: "gru"}.get(gates) or draw(st.sampled_from(["tanh", "relu"]))
+    return data.Recurrent(cell, 1, bidirectional=False, bias=False)
+
+
+def _reduction(cls: Any) -> Callable[[Draw, Types], Kind]:
+    return lambda draw, ts: cls(draw(_axes(ts[0])), draw(st.booleans()))
+
+
+_ATTRS: dict[type[Kind], Callable[[Draw, Types], Kind]] = {
+    pointwise.Gelu: lambda draw, ts: pointwise.Gelu(draw(st.booleans())),
+    pointwise.LeakyRelu: lambda draw, ts: pointwise.LeakyRelu(draw(_FLOATS)),
+    pointwise.Elu: lambda draw, ts: pointwise.Elu(*(draw(_FLOATS) for _ in range(3))),
+    pointwise.Softplus: lambda draw, ts: pointwise.Softplus(
+        draw(st.sampled_from([1.0, 0.5, 2.0])), draw(st.sampled_from([20.0, 3.0]))
+    ),
+    pointwise.Clamp: _clamp,
+    pointwise.Cast: _cast,
+    contract.Conv: _conv_attrs,
+    contract.ConvTranspose: _conv_transpose_attrs,
+    contract.Attention: _attention_attrs,
+    norm.BatchNorm: lambda draw, ts: norm.BatchNorm(draw(_EPS), _affine(len(ts) - 3)),
+    norm.LayerNorm: lambda draw, ts: norm.LayerNorm(
+        _norm_axes(draw, ts), draw(_EPS), _affine(len(ts) - 1)
+    ),
+    norm.RmsNorm: lambda draw, ts: norm.RmsNorm(
+        _norm_axes(draw, ts), draw(_EPS), _affine(len(ts) - 1)
+    ),
+    norm.GroupNorm: _group_attrs,
+    norm.Softmax: lambda draw, ts: norm.Softmax(draw(_axis(ts[0]))),
+    norm.LogSoftmax: lambda draw, ts: norm.LogSoftmax(draw(_axis(ts[0]))),
+    **{
+        k: _reduction(k)
+        for k in (reduce.Sum, reduce.Mean, reduce.Prod, reduce.Amax, reduce.Amin, reduce.All)
+    },
+    reduce.Any: _reduction(reduce.Any),
+    reduce.Var: lambda draw, ts: reduce.Var(
+        draw(_axes(ts[0])), draw(st.booleans()), draw(st.sampled_from([0.0, 1.0]))
+    ),
+    reduce.ArgMax: lambda draw, ts: reduce.ArgMax(draw(_axis(ts[0])), draw(st.booleans())),
+    reduce.ArgMin: lambda draw, ts: reduce.ArgMin(draw(_axis(ts[0])), draw(st.booleans())),
+    reduce.CumSum: lambda draw, ts: reduce.CumSum(draw(_axis(ts[0]))),
+    reduce.MaxPool: _max_pool,
+    reduce.AvgPool: _avg_pool,
+    reduce.AdaptiveAvgPool: _adaptive(reduce.AdaptiveAvgPool),
+    reduce.AdaptiveMaxPool: _adaptive(reduce.AdaptiveMaxPool),
+    shape.Reshape: _reshape,
+    shape.Transpose: lambda draw, ts: shape.Transpose(
+        tuple(draw(st.permutations(range(ts[0].rank))))
+    ),
+    shape.Expand: _expand,
+    shape.Slice: _slice,
+    shape.Flip: lambda draw, ts: shape.Flip(draw(_axes(ts[0]))),
+    shape.Roll: _roll,
+    shape.Concat: _concat_attrs,
+    shape.Pad: _pad,
+    shape.Relayout: lambda draw, ts: shape.Relayout(
+        tuple(draw(st.permutations(range(ts[0].rank))))
+    ),
+    data.Constant: _constant,
+    data.Full: _full,
+    data.Iota: _iota,
+    data.IndexSelect: lambda draw, ts: data.IndexSelect(draw(_axis(ts[0])), draw(st.booleans())),
+    data.Gather: lambda draw, ts: data.Gather(draw(_axis(ts[0]))),
+    data.Triangle: lambda draw, ts: data.Triangle(draw(st.booleans()), draw(st.integers(-2, 2))),
+    data.Interpolate: _interpolate,
+    data.Recurrent: _recurrent_attrs,
+}
+
+
+@st.composite
+def attrs(draw: st.DrawFn, cls: type[Kind], types: Types) -> Kind:
+    """Draw an instance of ``cls`` that accepts operands of ``types`` (static).
+
+    Types that no instance accepts make Hypothesis reject the example.
+    """
+    make = _ATTRS.get(cls)
+    try:
+        kind = cls() if make is None else make(draw, types)
+        kind.infer(types)
+    except (InferError, IndexError):
+        assume(False)
+        raise
+    return kind
+
+
+@st.composite
+def applications(draw: st.DrawFn, cls: type[Kind]) -> tuple[Kind, Types]:
+    """Draw a kind of class ``cls`` and operand types that it accepts."""
+    types = draw(operand_types(cls))
+    return draw(attrs(cls, types)), types
+
+
+COVERED: tuple[type[Kind], ...] = (
+    *unary.KINDS,
+    *binary.KINDS,
+    *pointwise.KINDS,
+    *contract.KINDS,
+    *norm.KINDS,
+    *reduce.KINDS,
+    *shape.KINDS,
+    *data.KINDS,
+)
+"""The kinds that ``applications`` draws: all but opaque calls and units."""

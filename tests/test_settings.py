@@ -1,0 +1,41 @@
+"""Settings: what the environment can say, and what it is told when it says it wrongly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from leptonc.settings import Settings, SettingsError, read_settings
+
+
+def test_defaults() -> None:
+    found = read_settings({})
+    assert found == Settings(cache_dir=Path.home() / ".cache" / "leptonc")
+
+
+def test_everything_set() -> None:
+    found = read_settings(
+        {
+            "LEPTONC_CACHE_DIR": "/c",
+            "LEPTONC_CACHE_BYTES": "5",
+            "LEPTONC_NUM_THREADS": " 2 ",
+            "LEPTONC_LANES": "8",
+            "LEPTONC_SPIN_US": "0",
+            "LEPTONC_CACHE": "off",
+        }
+    )
+    assert found == Settings(Path("/c"), 5, 2, 8, 0, False)
+
+
+def test_xdg() -> None:
+    assert read_settings({"XDG_CACHE_HOME": "/x"}).cache_dir == Path("/x/leptonc")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("LEPTONC_LANES", "5"), ("LEPTONC_NUM_THREADS", "0"), ("LEPTONC_NUM_THREADS", "two")],
+)
+def test_wrong_values_are_named(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        read_settings({name: value})
