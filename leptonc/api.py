@@ -14,9 +14,8 @@ from leptonc import compiler
 from leptonc.compiled import CompiledModel, Specialization
 from leptonc.errors import LeptoncError, PipelineError, TargetError
 from leptonc.ir.core import Function
-from leptonc.passes import REGISTRY
-from leptonc.pipeline import parse_pipeline
-from leptonc.runtime import governor
+from leptonc.passes import pipeline as passes_of
+from leptonc.runtime.governor import Governor
 from leptonc.show.progress import Progress
 from leptonc.show.report import describe
 
@@ -58,9 +57,9 @@ def compile(
     _check_target(target)
     _one_of("precision", precision, PRECISIONS)
     _one_of("verify", verify, compiler.VERIFY)
-    parse_pipeline(pipeline, REGISTRY)
-    decision = governor.decide(threads)
-    settings = compiler.Settings(pipeline, precision, verify, decision.threads, cache)
+    passes_of(pipeline)
+    decision = Governor(threads).decision
+    settings = compiler.Settings(pipeline, precision, verify, decision.cores, cache)
     capture_layer.check_model(model)
     name = capture_layer.model_name(model)
     stats: dict[str, Any] = {"governor": str(decision)}
@@ -71,10 +70,11 @@ def compile(
             progress("capturing")
             captured = capture_layer.capture(model, args, kwargs, dynamic=dynamic)
             stats["capture_s"] = time.perf_counter() - start
-            inputs = [t.detach().contiguous() for t in captured.flatten(args, kwargs)]
+            leaves = captured.flatten(args, kwargs)
+            inputs = [t.detach().contiguous() for t in captured.tensors(leaves)]
 
             def eager() -> Sequence[Tensor]:
-                return captured.flatten_outputs(capture_layer.call(model, args, kwargs))
+                return compiler.returns_of(captured, capture_layer.callable_of(model)(*args, **kwargs))
 
             spec = compiler.build(captured, settings, inputs, eager, stats, progress)
             stats["total_s"] = time.perf_counter() - start

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import LeafSpec
 
 from leptonc import meaning
 from leptonc.backends.numba_cpu.emit import emit
@@ -159,31 +160,27 @@ class CompiledModel:
         return self._general(args, kwargs)
 
     def _general(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        spec, flat, sizes = self._select(args, kwargs)
+        spec, leaves, tensors, sizes = self._select(args, kwargs)
         program = spec.bind(sizes)
-        inputs = [_plain(t) for t in flat]
-        results = run_program(program, inputs, output_types(program))
+        results = run_program(program, [_plain(t) for t in tensors], output_types(program))
         if not kwargs:
-            self._remember(spec, program, args, flat)
-        return spec.captured.rebuild(results, flat)
+            self._remember(spec, program, args, tensors)
+        return spec.captured.restore(results, leaves, sizes)
 
     def _select(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[Specialization, list[Tensor], Sizes]:
-        """Return the specialization that takes these arguments, their tensors and sizes."""
+    ) -> tuple[Specialization, list[Any], list[Tensor], Sizes]:
+        """Return the specialization that takes these arguments, their leaves, tensors and sizes."""
         problem: InputError | None = None
         for spec in self._specializations:
             try:
-                flat = spec.captured.flatten(args, kwargs)
-                return spec, flat, meaning.bind_dims(spec.function, [t.shape for t in flat])
+                return _fit(spec, args, kwargs)
             except InputError as e:
                 problem = problem or e
         if problem is not None and not self._respecialize:
             raise problem
         with self._lock:
-            spec = self.specialize(args, kwargs)
-        flat = spec.captured.flatten(args, kwargs)
-        return spec, flat, meaning.bind_dims(spec.function, [t.shape for t in flat])
+            return _fit(self.specialize(args, kwargs), args, kwargs)
 
     def specialize(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Specialization:
         """Compile for the signature of these arguments, which no specialization takes yet."""
@@ -196,7 +193,9 @@ class CompiledModel:
     ) -> None:
         """Take the straight road next time if this signature has one."""
         same = len(args) == len(flat) and all(a is b for a, b in zip(args, flat, strict=True))
-        if not same or not spec.captured.single_tensor or any(type(a) is not Tensor for a in args):
+        outputs, single = spec.captured.outputs, isinstance(spec.captured.out_spec, LeafSpec)
+        plain = single and len(outputs) == 1 and outputs[0].result == 0
+        if not same or not plain or any(type(a) is not Tensor for a in args):
             return
         ((shape, dtype),) = output_types(program)
         shapes, dtypes = tuple(tuple(t.shape) for t in flat), tuple(t.dtype for t in flat)
@@ -248,6 +247,29 @@ class CompiledModel:
         """Return a one-line summary."""
         n = len(self._specializations)
         return f"<leptonc.CompiledModel {self.name}: {n} specialization{'s' * (n != 1)}>"
+
+
+def _fit(
+    spec: Specialization, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Specialization, list[Any], list[Tensor], Sizes]:
+    """Return what a call needs if ``spec`` takes these arguments. Raises InputError."""
+    leaves = spec.captured.flatten(args, kwargs)
+    tensors = spec.captured.tensors(leaves)
+    for i, (t, p) in enumerate(zip(tensors, spec.function.params, strict=True)):
+        name = p.hint or f"input {i}"
+        want = meaning.TORCH_DTYPES[p.type.dtype]
+        if t.dtype is not want:
+            raise InputError(f"{name}: expected dtype {want}, got {t.dtype}; convert it first")
+        if t.device.type != "cpu":
+            raise InputError(f"{name}: expected a CPU tensor, got one on {t.device}; use .cpu()")
+        if t.layout is not torch.strided:
+            raise InputError(f"{name}: expected a dense tensor, got {t.layout}; use .to_dense()")
+        if t.requires_grad and torch.is_grad_enabled():
+            raise InputError(
+                f"{name} requires grad, but a compiled model computes no gradients: "
+                "call it under torch.no_grad(), or detach() the tensor"
+            )
+    return spec, leaves, tensors, meaning.bind_dims(spec.function, [t.shape for t in tensors])
 
 
 def _plain(t: Tensor) -> Tensor:

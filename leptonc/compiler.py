@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from leptonc import check, meaning
 from leptonc.backends.numba_cpu.runtime import Executable
@@ -17,8 +18,8 @@ from leptonc.errors import CheckError, LeptoncError
 from leptonc.ir.core import Function, Op
 from leptonc.ir.kinds.region import Unit
 from leptonc.ir.specialize import specialize
-from leptonc.passes import REGISTRY
-from leptonc.pipeline import Instrument, OracleCheck, PassManager, Recorder, parse_pipeline
+from leptonc.passes import pipeline as passes_of
+from leptonc.pipeline import Instrument, OracleCheck, PassManager, Recorder
 from leptonc.rewrite.trace import Remark
 
 VERIFY = ("off", "final", "unit", "pass")
@@ -38,7 +39,7 @@ class Settings:
 
 def optimize(fn: Function, pipeline: str, instruments: Sequence[Instrument] = ()) -> Function:
     """Return ``fn`` after the passes of a pipeline string. Raises PipelineError."""
-    return PassManager(parse_pipeline(pipeline, REGISTRY), tuple(instruments)).run(fn)
+    return PassManager(passes_of(pipeline), tuple(instruments)).run(fn)
 
 
 def build(
@@ -86,6 +87,13 @@ def build(
         stats["verify_s"] = time.perf_counter() - start
     stats.update(figures(spec.bind(sizes)))
     return spec
+
+
+def returns_of(captured: Captured, result: Any) -> list[Tensor]:
+    """Return the tensors of a model's own result in the order of the Function's returns."""
+    leaves = pytree.tree_leaves(result)
+    found = {o.result: leaf for o, leaf in zip(captured.outputs, leaves, strict=True)}
+    return [found[i] for i in range(len(captured.function.returns))]
 
 
 def figures(program: Executable) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from leptonc.ir.kinds.data import Constant, Full
 from leptonc.ir.kinds.region import Unit
 from leptonc.ir.kinds.shape import Expand, Relayout
 from leptonc.ir.types import DType, TensorType
-from leptonc.meaning import fold, tensor_of
+from leptonc.meaning import array_of, fold
 from leptonc.pipeline import Pass
 from leptonc.rewrite.driver import drop_dead
 from leptonc.rewrite.trace import Trace
@@ -123,7 +123,7 @@ class _Folding:
 
 def _is_spread(op: Op) -> bool:
     """Whether the op makes a single element, which costs nothing."""
-    return all(r.type.numel == 1 for r in op.results)
+    return all(bool(r.type.numel == 1) for r in op.results)
 
 
 def _likes_full(op: Op) -> bool:
@@ -136,20 +136,11 @@ def _nbytes(t: TensorType) -> int:
 
 
 def _splat(const: Const) -> bool | int | float | None:
-    """Return the one value of all elements, or None; ``-0.0`` differs from ``0.0``."""
+    """Return the one value of all elements, compared by their bits, or None."""
     if const.type.dtype in _COMPLEX or const.type.numel == 0:
         return None
-    tensor = tensor_of(const)
-    corner = tensor[(0,) * tensor.ndim]
-    value = corner.item()
-    if isinstance(value, float) and (value != value or value == 0.0) and tensor.numel() > 1:
-        same = bool(tensor.isnan().all()) if value != value else _same_zeros(const)
-    else:
-        same = tensor.numel() == 1 or bool((tensor == corner).all())
+    flat = array_of(const).reshape(-1)
+    bits = flat.view(f"u{flat.itemsize}")
+    value: object = flat[0].item()
+    same = bits[0] == bits[-1] and bool((bits == bits[0]).all())
     return value if same and isinstance(value, (bool, int, float)) else None
-
-
-def _same_zeros(const: Const) -> bool:
-    tensor = tensor_of(const)
-    signs = tensor.signbit()
-    return not bool(tensor.count_nonzero()) and bool((signs == signs[(0,) * signs.ndim]).all())

@@ -82,7 +82,7 @@ def _assign(fn: Function, copies: set[int], max_ops: int) -> dict[int, list[Op]]
     size: dict[int, int] = {}
     for op in reversed(fn.ops):
         if isinstance(op.kind, SOURCES) and not any(r in returned for r in op.results):
-            continue
+            continue  # copied into its readers
         home = op
         if _joins(op, copies) and not any(r in returned for r in op.results):
             homes = {id(root[id(u)]): root[id(u)] for r in op.results for u in fn.users[r]}

@@ -41,6 +41,9 @@ HAS_FUTEX = (
 )
 
 
+HAS_CORE_NUMBER = hasattr(ctypes.CDLL(None), "sched_getcpu")
+
+
 def _pointer(b: ir.IRBuilder, address: ir.Value) -> ir.Value:
     return b.inttoptr(address, _I64.as_pointer())
 
@@ -125,6 +128,13 @@ def _wake(b: ir.IRBuilder, address: ir.Value) -> None:
         _futex(b, address, _FUTEX_WAKE, ir.Constant(_I64, _EVERYONE))
 
 
+def _core_number(b: ir.IRBuilder, otherwise: ir.Value) -> ir.Value:
+    if not HAS_CORE_NUMBER:
+        return otherwise
+    kind = ir.FunctionType(ir.IntType(32), [])
+    return b.sext(_extern(b, "sched_getcpu", kind), _I64)
+
+
 def _invoke():
     """Return the intrinsic that calls a kernel by address: ``(fn, args, tid, nt)``."""
 
@@ -142,6 +152,8 @@ atomic_add = _binary(_i64, lambda b, a, x: b.atomic_rmw("add", _pointer(b, a), x
 load = _unary(_i64, lambda b, a: b.load(_pointer(b, a)))
 store = _binary(_void, lambda b, a, x: b.store(x, _pointer(b, a)) and None)
 invoke = _invoke()
+# Returns the number of the core that runs this, or the operand where nobody can tell.
+core_number = _unary(_i64, _core_number)
 # Tells the core that this is a spin loop.
 pause = _nullary(_pause)
 # Lets another thread have the core.

@@ -3,18 +3,18 @@
 An emitted module describes the program, the caller runs it::
 
     def build(p):
-        p.step(GEMM, p.input(0), p.const("w0"), p.arena(0), 128, p.scratch(0), p.scratch_stride)
+        base, stride = p.scratch(4096)
+        p.step(GEMM, p.input(0), p.const("w0"), p.arena(0), 128, base, stride)
         p.torch_step(softmax, inputs=[p.arena(0)], outputs=[p.arena(8192)])
         p.step(ADD, p.arena(8192), p.output(0), 128, 0.5)
 
-    p = Program(threads=2, arena_bytes=65536, scratch_bytes=4096, constants={"w0": array},
-                inputs=1, outputs=1)
+    p = Program(threads=2, arena_bytes=65536, constants={"w0": array}, inputs=1, outputs=1)
     build(p)
     p.run(x.data_ptr(), y.data_ptr())
 
 Slots of a step become the kernel's record, one 64-bit word each: an int, a float (its float64
-bits), or an address. Scratch is two slots, base and stride in bytes: thread ``tid`` may use
-``scratch_bytes`` bytes from ``base + tid * stride``, within one step.
+bits), or an address. Scratch is two slots, base and stride in bytes: thread ``tid`` may use what
+was asked for from ``base + tid * stride``, within one step.
 """
 
 from __future__ import annotations
@@ -53,7 +53,6 @@ class Program:
     Args:
         threads: how many threads share the work; 1 never touches a worker.
         arena_bytes: size of the zero-initialised, 64-byte aligned memory for intermediate values.
-        scratch_bytes: memory of each thread's own, shared by all steps.
         constants: arrays by name, or a sequence of them, named by index; kept alive, copied only
             where they are not contiguous or not 64-byte aligned.
         inputs: number of input addresses of a call.
@@ -67,7 +66,6 @@ class Program:
         self,
         threads: int = 1,
         arena_bytes: int = 0,
-        scratch_bytes: int = 0,
         constants: Mapping[str | int, np.ndarray] | Sequence[np.ndarray] = (),
         inputs: int = 0,
         outputs: int = 0,
@@ -79,8 +77,7 @@ class Program:
         self.arena_bytes = arena_bytes
         self.inputs = inputs
         self.outputs = outputs
-        self.scratch_bytes = scratch_bytes
-        self.scratch_stride = -(-scratch_bytes // SCRATCH_ALIGN) * SCRATCH_ALIGN
+        self.scratch_stride = 0
         self.steps: list[Step | TorchStep] = []
         named = constants if isinstance(constants, Mapping) else dict(enumerate(constants))
         self._constants = {name: aligned(array) for name, array in named.items()}
@@ -112,14 +109,16 @@ class Program:
             raise TargetError(f"output {index}: the program has {self.outputs} outputs")
         return Slot(IO, self.inputs + index, byte_offset)
 
-    def scratch(self, byte_offset: int = 0) -> Slot:
-        """Return the address of thread 0's scratch memory; thread ``tid``'s is ``tid`` strides on.
+    def scratch(self, bytes_per_thread: int) -> tuple[Slot, int]:
+        """Return address and stride in bytes of memory that each thread has to itself.
 
-        All steps share it: its content does not survive a step.
+        Thread ``tid``'s lies ``tid`` strides behind the address. Every call of this hands out the
+        same memory: it does not survive a step, and a step that needs several areas asks for
+        their sum and offsets the slot.
         """
-        if not 0 <= byte_offset <= self.scratch_bytes:
-            raise TargetError(f"scratch offset {byte_offset} is outside of {self.scratch_bytes}")
-        return Slot(SCRATCH, 0, byte_offset)
+        stride = -(-bytes_per_thread // SCRATCH_ALIGN) * SCRATCH_ALIGN
+        self.scratch_stride = max(self.scratch_stride, stride)
+        return Slot(SCRATCH, 0, 0), stride
 
     def step(
         self,

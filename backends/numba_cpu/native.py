@@ -11,7 +11,8 @@ Step: kernel address, record address, flags. Patch: slot address, index, byte of
 Team, words cache lines apart: ``EPOCH`` (incremented to start work), ``SLEEPERS`` (workers
 blocked on it), ``COUNT`` and ``GENERATION`` (the barrier), ``BLOCKED`` (threads blocked there),
 ``SEGMENT`` (what to run), ``STOP``, ``SPIN``, ``YIELDS``, ``IDLE`` (iterations before the next
-stage of waiting).
+stage of waiting), ``NOW`` (``SPIN``, or 0 while spinning would be in the way), and from ``CORES``
+on the core that each thread was last seen on.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from leptonc.backends.numba_cpu.atomics import (
     atomic_add,
     atomic_load,
     atomic_store,
+    core_number,
     invoke,
     load,
     pause,
@@ -37,8 +39,8 @@ STEP_WORDS = PATCH_WORDS = 3
 # Byte offsets in the team block: words that different threads write lie 128 bytes apart, because
 # processors fetch cache lines in pairs.
 EPOCH, SLEEPERS, COUNT, GENERATION, BLOCKED = 0, 128, 256, 384, 512
-SEGMENT, STOP, SPIN, YIELDS, IDLE = 640, 648, 656, 664, 672
-TEAM_WORDS = 96
+SEGMENT, STOP, SPIN, YIELDS, IDLE, NOW = 640, 648, 656, 664, 672, 680
+CORES, CORE_BYTES = 768, 128
 
 
 @inline_njit
@@ -93,8 +95,31 @@ def _barrier(team, nt):
         atomic_add(team + GENERATION, 1)
         _wake(team + GENERATION, team + BLOCKED)
         return
-    spins, yields = load(team + SPIN), load(team + YIELDS)
+    spins, yields = load(team + NOW), load(team + YIELDS)
     _await(team + GENERATION, generation, team + BLOCKED, spins, yields)
+
+
+@inline_njit
+def _show_core(team, tid):
+    """Tell the team which core this thread runs on, and return it."""
+    core, place = core_number(tid), team + CORES + CORE_BYTES * tid
+    if atomic_load(place) != core:
+        atomic_store(place, core)
+    return core
+
+
+@inline_njit
+def _choose_spin(team, nt):
+    """Let threads spin at barriers unless a worker shares our core: it could not run meanwhile.
+
+    A busy machine's scheduler does put a woken worker beside its waker.
+    """
+    core, spins = _show_core(team, 0), load(team + SPIN)
+    for tid in range(1, nt):
+        if atomic_load(team + CORES + CORE_BYTES * tid) == core:
+            spins = 0
+    if load(team + NOW) != spins:
+        store(team + NOW, spins)
 
 
 @inline_njit
@@ -130,6 +155,7 @@ def _run_team(segment, tid, nt):
     """Run a segment as thread 0 of its team; returns when every thread has finished it."""
     team = load(segment + 48)
     _patch(segment)
+    _choose_spin(team, load(segment + 16))
     store(team + SEGMENT, segment)
     atomic_add(team + EPOCH, 1)
     _wake(team + EPOCH, team + SLEEPERS)
@@ -140,7 +166,10 @@ def _work(team, tid, nt):
     """Serve the team as thread ``tid`` until it is stopped."""
     epoch = 0
     while True:
-        _await(team + EPOCH, epoch, team + SLEEPERS, load(team + IDLE), 0)
+        spins = load(team + IDLE)
+        if _show_core(team, tid) == atomic_load(team + CORES):
+            spins = 0
+        _await(team + EPOCH, epoch, team + SLEEPERS, spins, 0)
         # The last barrier of a segment holds the caller until we are done: no epoch is missed.
         epoch += 1
         if load(team + STOP) != 0:

@@ -70,7 +70,7 @@ class Team:
     def __init__(self, nt: int) -> None:
         self.nt = nt
         self.lock = threading.Lock()
-        self._words = aligned_zeros(native.TEAM_WORDS * 8, 128).view(np.int64)
+        self._words = aligned_zeros(native.CORES + native.CORE_BYTES * nt, 128).view(np.int64)
         self.address = self._words.ctypes.data
         self._threads: list[threading.Thread] = []
         self._call = native_call(native.RUN_TEAM.address)
@@ -96,6 +96,7 @@ class Team:
         idle = CROWDED_SPIN_US if crowded else read_settings().spin_us
         words = self._words
         words[:] = 0
+        words[native.CORES // 8 :] = -1
         words[native.SPIN // 8] = int(barrier * rate)
         words[native.YIELDS // 8] = BARRIER_YIELDS
         words[native.IDLE // 8] = int(idle * rate)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from leptonc.backends.numba_cpu import memory
 from leptonc.backends.numba_cpu.legal import Claim, No
-from leptonc.backends.numba_cpu.lower import LOWER, UNITS
+from leptonc.backends.numba_cpu.lower.table import LOWER, UNITS
 from leptonc.backends.numba_cpu.lower.core import ConstPool, Lowering
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
 from leptonc.backends.numba_cpu.schedule import Schedule, Step, TorchStep, UnitInfo

@@ -20,8 +20,8 @@ from leptonc.ir.kinds.region import TorchOp
 class InputSpec:
     """One flat leaf of ``(args, kwargs)``.
 
-    ``param`` is its index among the function's parameters; a leaf without one is a Python value that
-    the function was specialised on (``constant``, if ``fixed``) or is never read.
+    ``param`` is its index among the function's parameters; a leaf without one is a Python value
+    that the function was specialised on (``constant``, if ``fixed``) or is never read.
     ``size`` is the expression of a dynamic Python int.
     """
 
@@ -35,7 +35,7 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class OutputSpec:
-    """One flat leaf of the result: return ``result``, input leaf ``input``, a size, or a constant."""
+    """One flat leaf of the result: a return, an input leaf, a size, or a constant."""
 
     result: int | None = None
     input: int | None = None
@@ -116,7 +116,10 @@ class Captured:
         return made
 
     def restore(
-        self, results: Sequence[Tensor], leaves: Sequence[Any], sizes: Mapping[str, int] | None = None
+        self,
+        results: Sequence[Tensor],
+        leaves: Sequence[Any],
+        sizes: Mapping[str, int] | None = None,
     ) -> Any:
         """Return the model's result structure.
 
@@ -147,8 +150,9 @@ class Captured:
         missing = [n for n in (*self.arg_names[:count], *names) if n not in given]
         unknown = [n for n in given if n not in self.arg_names[:count] and n not in names]
         if missing or unknown or extra:
+            known = ", ".join([*self.arg_names[:count], *names])
             raise InputError(
-                f"the model was compiled for arguments ({', '.join([*self.arg_names[:count], *names])})"
+                f"the model was compiled for arguments ({known})"
                 + (f"; missing {', '.join(missing)}" if missing else "")
                 + (f"; unexpected {', '.join(unknown)}" if unknown else "")
                 + (f"; {len(extra)} too many" if extra else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,8 +23,8 @@ from leptonc.ir.types import DType, TensorType
 
 _CHECKS = frozenset({
     "aten._assert_scalar", "aten._assert_async", "aten._assert_tensor_metadata",
-    "aten.sym_constrain_range", "aten.sym_constrain_range_for_size", "aten._functional_assert_async",
-    "aten._functional_assert_scalar", "aten.sym_constrain_range_for_size",
+    "aten.sym_constrain_range", "aten.sym_constrain_range_for_size",
+    "aten._functional_assert_async", "aten._functional_assert_scalar",
 })  # fmt: skip
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
 _FOREIGN = frozenset({DType.OTHER, DType.C64, DType.C128})
@@ -52,11 +52,11 @@ class GraphReader:
         self.b, self.sizes, self.owners, self.remarks = b, sizes, owners, remarks
 
     def read(self, module: GraphModule, graph: Graph, env: dict[Node, Any]) -> list[Any]:
-        """Import every node; ``env`` holds the placeholders. Returns the output node's arguments."""
+        """Import every node; ``env`` holds the placeholders. Returns what the graph returns."""
         aliases = Aliases(graph)
         for node in graph.nodes:
             if node.op == "output":
-                return list(node.args[0]) if isinstance(node.args[0], (list, tuple)) else [node.args[0]]
+                return list(_as_list(node.args[0]))
             if node.op == "get_attr":
                 env[node] = _attribute(module, str(node.target))
             elif node.op == "call_function":
@@ -111,7 +111,10 @@ class GraphReader:
         if writes_elsewhere(target):
             raise NeedsFunctional(str(target))
         if inplace:
-            target = _plain_twin(target)
+            plain = _plain_twin(target)
+            names = dict(_paired_names(target, plain))
+            given = {names.get(k, k): v for k, v in given.items()}
+            target = plain
         if target is torch.ops.aten.detach.default and not outs:
             return None
         mark = len(self.b.ops)
@@ -290,6 +293,14 @@ def _plain_twin(target: torch._ops.OpOverload) -> torch._ops.OpOverload:
     if found is None or plain == packet:
         raise NeedsFunctional(str(target))
     return found
+
+
+def _paired_names(
+    a: torch._ops.OpOverload, b: torch._ops.OpOverload
+) -> Iterator[tuple[str, str]]:
+    """Yield the names that two overloads give to the same place (``self`` and ``input``)."""
+    for x, y in zip(a._schema.arguments, b._schema.arguments, strict=False):
+        yield x.name, y.name
 
 
 def _types_in(given: Mapping[str, Any]) -> list[TensorType]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sysconfig
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch.utils import _pytree as pytree
 from leptonc.ir.core import Origin
 
 _TORCH = str(Path(torch.__file__).parent)
+_STDLIB = sysconfig.get_paths()["stdlib"]
 _HERE = str(Path(__file__).parent)
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _REPEAT = re.compile(r"@\d+")  # torch marks the second call of one module as path@1
@@ -36,8 +38,9 @@ def origin_of(node: Node) -> Origin:
 
 def is_user_file(path: str) -> bool:
     """Whether a frame of this file belongs to neither torch, leptonc's capture nor the runtime."""
-    inside = path.startswith((_TORCH, _HERE, "<"))
-    return not inside and Path(path).name not in ("contextlib.py", "copy.py", "functools.py")
+    if path.startswith((_TORCH, _HERE, "<")):
+        return False
+    return not path.startswith(_STDLIB) or "site-packages" in path
 
 
 def user_line(error: BaseException) -> str:

@@ -54,8 +54,10 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 class Sizes:
     """Maps torch's size expressions to dimensions, renaming symbols as ``names`` says."""
 
-    def __init__(self, names: Mapping[str, str] | None = None) -> None:
-        self.names = dict(names or {})
+    def __init__(self, names: Mapping[str, str] | None = None, floor: int = 0) -> None:
+        """Start with the user's names and the least value that any size may take."""
+        self.names, self.floor = dict(names or {}), floor
+        self.floors: dict[str, int] = {}
         self.seen: dict[str, str] = {}  # torch's name -> the name in the IR
 
     def dim(self, value: Any) -> Dim:
@@ -116,8 +118,14 @@ class Sizes:
         made: dict[str, DimRange] = {}
         for theirs, ours in self.seen.items():
             low, high = _bounds(bounds.get(theirs))
+            low = max(low, self.floor, self.floors.get(ours, 0))
             made.setdefault(ours, DimRange(ours, low, high))
         return tuple(made.values())
+
+    def exclude_one(self, size: Dim) -> None:
+        """Let the range of a size begin at 2: an op told 1 apart from all other sizes."""
+        if isinstance(size, sympy.Symbol):
+            self.floors[str(size)] = 2
 
 
 def _bounds(r: Any) -> tuple[int, int | None]:

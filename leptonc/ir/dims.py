@@ -78,11 +78,13 @@ def ceildiv(a: Dim, b: Dim) -> Dim:
 
 def free_symbols(dims: Iterable[Dim]) -> frozenset[str]:
     """Return the names that occur in ``dims``."""
-    found: set[str] = set()
-    for d in dims:
-        if not isinstance(d, int):
-            found.update(str(s) for s in d.free_symbols)
-    return frozenset(found)
+    found = [_names(d) for d in dims if not isinstance(d, int)]
+    return found[0] if len(found) == 1 else frozenset[str]().union(*found)
+
+
+@lru_cache(maxsize=4096)
+def _names(expr: sympy.Expr) -> frozenset[str]:
+    return frozenset(str(s) for s in expr.free_symbols)
 
 
 def same_dim(a: Dim, b: Dim) -> bool:

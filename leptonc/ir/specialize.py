@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import sympy
 
 from leptonc.errors import InputError
 from leptonc.ir.core import Function, Kind, Op, Value
-from leptonc.ir.dims import Dim, evaluate
+from leptonc.ir.dims import Dim, DimRange, evaluate
 from leptonc.ir.types import TensorType
 
 
@@ -26,18 +26,18 @@ def specialize(fn: Function, sizes: Mapping[str, int]) -> Function:
     """
     if not fn.dims:
         return fn
-    check_sizes(fn, sizes)
+    check_sizes(fn.name, fn.dims, sizes)
     return Specializer(sizes).function(fn)
 
 
-def check_sizes(fn: Function, sizes: Mapping[str, int]) -> None:
-    """Raise InputError unless ``sizes`` gives every declared size a value in its range."""
-    for d in fn.dims:
+def check_sizes(where: str, dims: Iterable[DimRange], sizes: Mapping[str, int]) -> None:
+    """Raise InputError, named ``where``, unless each of ``dims`` has a value in its range."""
+    for d in dims:
         if d.name not in sizes:
-            raise InputError(f"{fn.name}: no value for size {d.name} (needs {d})")
+            raise InputError(f"{where}: no value for size {d.name} (needs {d})")
         n = sizes[d.name]
         if n < d.min or (d.max is not None and n > d.max):
-            raise InputError(f"{fn.name}: size {d.name} = {n} is outside its range, {d}")
+            raise InputError(f"{where}: size {d.name} = {n} is outside its range, {d}")
 
 
 class Specializer:

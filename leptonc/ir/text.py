@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from leptonc.errors import InferError, ParseError
@@ -22,12 +23,15 @@ from leptonc.ir.core import NOWHERE, Builder, Function, Kind, Op, Origin, Value
 from leptonc.ir.dims import DimRange
 from leptonc.ir.kinds.region import Unit
 from leptonc.ir.literal import literal, parse_literal
-from leptonc.ir.types import bracket, parse_type, split_top
+from leptonc.ir.types import QUOTED, TensorType, bracket, parse_type, same_type, split_top
 
 _BY_NAME: Mapping[str, type[Kind]] = {k.NAME: k for k in kinds.ALL}
 _HEAD = re.compile(r"func @([\w.\-]+)\((.*)\) \{")
 _RANGE = re.compile(r"(\w+) in \[(-?\d+), (inf|\d+)\]")
 _ORIGIN = re.compile(r"(.*?) ?(?:\(([^()]*(?:\([^()]*\)[^()]*)*)\))?")
+_SLASHES = "  // "
+_COMMENT = re.compile(QUOTED + f"|{_SLASHES}")
+_WORD = re.compile(r"\w+")
 _BAD_NAME = re.compile(r"[^\w.\-]")
 _BAD_HINT = re.compile(r"\W")
 
@@ -74,7 +78,7 @@ def _lines(fn: Function, origins: bool) -> Iterator[str]:
         outs = ", ".join(names[r] for r in op.results)
         ins = ", ".join(names[v] for v in op.operands)
         types = ", ".join(str(r.type) for r in op.results)
-        where = f"  // {_one_line(op.origin)}" if origins and op.origin != NOWHERE else ""
+        where = f"{_SLASHES}{_one_line(op.origin)}" if origins and op.origin != NOWHERE else ""
         body = op.kind.body if isinstance(op.kind, Unit) else None
         opening = " {" if body is not None else ""
         yield f"  {outs} = {kind_text(op.kind)}({ins}) : {types}{opening}{where}"
@@ -106,7 +110,7 @@ def parse(text: str, store: Mapping[str, Const] | None = None) -> Function:
         ParseError: text that is not IR, with its line number.
         InferError: an op whose operands do not fit.
     """
-    reader = _Reader(text.strip().splitlines(), store or ConstantStore())
+    reader = _Reader(text.strip().split("\n"), store or ConstantStore())
     fn = reader.function()
     if reader.at < len(reader.lines) and any(s.strip() for s in reader.lines[reader.at :]):
         raise reader.error("text after the function")
@@ -118,6 +122,7 @@ class _Reader:
 
     def __init__(self, lines: list[str], store: Mapping[str, Const]) -> None:
         self.lines, self.store, self.at = lines, store, 0
+        self._kinds: dict[str, Kind] = {}  # kinds are immutable: equal text is one object
 
     def error(self, message: str) -> ParseError:
         return ParseError(f"line {self.at}: {message}")
@@ -146,7 +151,10 @@ class _Reader:
                 if self.next() != "}":
                     raise self.error("expected '}' after return")
                 return b.finish(*returns)
-            self.op(line, b, env)
+            try:
+                self.op(line, b, env)
+            except ParseError as e:
+                raise e if str(e).startswith("line ") else self.error(str(e)) from e
 
     def range_(self, text: str) -> DimRange:
         if not (m := _RANGE.fullmatch(text)):
@@ -162,12 +170,26 @@ class _Reader:
         line, origin = _split_origin(line)
         region = line.endswith("{")
         outs, _, rest = f" {line.removesuffix('{').strip()}".partition(" = ")
-        name = re.match(r"\w+", rest)
+        name = _WORD.match(rest)
         if name is None or name[0] not in _BY_NAME:
             raise self.error(f"not an op: {line!r}")
         attrs, rest = bracket(rest[name.end() :], "{")
         ins, rest = bracket(rest, "(")
-        types = [parse_type(t) for t in split_top(rest.strip().removeprefix(":"))]
+        types = _types(rest)
+        kind = self.kind(name[0], attrs, region)
+        operands = tuple([self.lookup(env, n) for n in split_top(ins)])
+        self.check(kind, operands, types)
+        names = split_top(outs)
+        if len(names) != len(types):
+            raise self.error(f"{kind.NAME}: {len(names)} names for {len(types)} results")
+        results = tuple([Value(t, _hint(n)) for t, n in zip(types, names, strict=True)])
+        b.append(Op(kind, operands, results, origin))
+        env.update(zip(names, results, strict=True))
+
+    def kind(self, name: str, attrs: str, region: bool) -> Kind:
+        text = f"{name} {attrs}"
+        if not region and (known := self._kinds.get(text)) is not None:
+            return known
         fields: dict[str, Any] = {}
         for part in split_top(attrs):
             key, _, value = part.partition("=")
@@ -176,35 +198,27 @@ class _Reader:
             fields["body"] = self.function()
             if self.next() != "}":
                 raise self.error("expected '}' after a unit's body")
-        parts = (split_top(outs), split_top(ins), types)
-        self.append(b, env, _BY_NAME[name[0]], fields, parts, origin)
-
-    def append(
-        self,
-        b: Builder,
-        env: dict[str, Value],
-        cls: type[Kind],
-        fields: Mapping[str, Any],
-        parts: tuple[list[str], list[str], list[Any]],
-        origin: Origin,
-    ) -> None:
-        outs, ins, types = parts
-        operands = tuple(self.lookup(env, n) for n in ins)
         try:
-            kind = cls(**fields)
-            inferred = kind.infer(tuple(v.type for v in operands))
+            made = _BY_NAME[name](**fields)
         except TypeError as e:
-            raise self.error(f"{cls.NAME}: {e}") from e
+            raise self.error(f"{name}: {e}") from e
+        if not region:
+            self._kinds[text] = made
+        return made
+
+    def check(self, kind: Kind, operands: tuple[Value, ...], types: tuple[TensorType, ...]) -> None:
+        try:
+            inferred = kind.infer(tuple([v.type for v in operands]))
         except InferError as e:
             raise InferError(f"line {self.at}: {e}") from e
-        if [t.logical() for t in types] != [t.logical() for t in inferred]:
-            want = ", ".join(map(str, inferred))
-            raise self.error(f"{cls.NAME} makes {want}, the text says {', '.join(map(str, types))}")
-        if len(outs) != len(types):
-            raise self.error(f"{cls.NAME}: {len(outs)} names for {len(types)} results")
-        results = tuple(Value(t, _hint(n)) for t, n in zip(types, outs, strict=True))
-        b.append(Op(kind, operands, results, origin))
-        env.update(zip(outs, results, strict=True))
+        if len(types) != len(inferred) or not all(map(same_type, types, inferred)):
+            want, got = (", ".join(map(str, ts)) for ts in (inferred, types))
+            raise self.error(f"{kind.NAME} makes {want}, the text says {got}")
+
+
+@lru_cache(maxsize=4096)
+def _types(text: str) -> tuple[TensorType, ...]:
+    return tuple(parse_type(t) for t in split_top(text.strip().removeprefix(":")))
 
 
 def _hint(name: str) -> str:
@@ -213,11 +227,11 @@ def _hint(name: str) -> str:
 
 
 def _split_origin(line: str) -> tuple[str, Origin]:
-    if "  // " not in line:
+    """Return the line without its trailing ``  // origin``, and that origin."""
+    if _SLASHES not in line:
         return line, NOWHERE
-    head = split_top(line.replace("  // ", "\x00"), "\x00")
-    if len(head) < 2:
-        return line, NOWHERE
-    m = _ORIGIN.fullmatch(head[1])
-    line = head[0].replace("\x00", "  // ")
-    return line, Origin(m[1], m[2] or "") if m else NOWHERE
+    for mark in _COMMENT.finditer(line):
+        if mark[0] == _SLASHES:
+            m = _ORIGIN.fullmatch(line, mark.end())
+            return line[: mark.start()], Origin(m[1], m[2] or "") if m else NOWHERE
+    return line, NOWHERE

@@ -8,7 +8,7 @@ from enum import Enum
 from functools import lru_cache
 
 from leptonc.errors import ParseError
-from leptonc.ir.dims import Dim, Shape, dim_text, is_static, parse_dim, product
+from leptonc.ir.dims import Dim, Shape, dim_text, is_static, parse_dim, product, same_dim
 
 
 class DType(Enum):
@@ -99,6 +99,13 @@ class TensorType:
         return TensorType(dtype, self.shape)
 
 
+def same_type(a: TensorType, b: TensorType) -> bool:
+    """Return whether dtype and sizes are equal (provably, for symbols), whatever the layouts."""
+    if a.dtype is not b.dtype or len(a.shape) != len(b.shape):
+        return False
+    return a.shape == b.shape or all(map(same_dim, a.shape, b.shape))
+
+
 _TYPE = re.compile(r"(\w+)\[([^\]]*)\](?:@([0-9a-z]+))?")
 
 
@@ -117,8 +124,8 @@ def parse_type(text: str) -> TensorType:
     return TensorType(DType(m[1]), dims, layout)
 
 
-_QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|"""
-_MARKS = {sep: re.compile(_QUOTED + rf"[()\[\]{{}}<>{sep}]") for sep in ",;\0"}
+QUOTED = r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\""""
+_MARKS = {sep: re.compile(QUOTED + rf"|[()\[\]{{}}<>{sep}]") for sep in ",;"}
 
 
 def split_top(text: str, sep: str = ",") -> list[str]:
@@ -126,7 +133,7 @@ def split_top(text: str, sep: str = ",") -> list[str]:
 
     Args:
         text: what to split.
-        sep: a comma, a semicolon or NUL.
+        sep: a comma or a semicolon.
     """
     parts, depth, start = list[str](), 0, 0
     for m in _MARKS[sep].finditer(text):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from leptonc.errors import InferError, VerifyError
 from leptonc.ir.core import NOWHERE, Function, Op, Value
-from leptonc.ir.dims import free_symbols, same_dim
+from leptonc.ir.dims import free_symbols
 from leptonc.ir.kinds.region import Unit
-from leptonc.ir.types import TensorType
+from leptonc.ir.types import TensorType, same_type
 
 
 def verify(fn: Function) -> None:
@@ -45,17 +45,11 @@ def _op_problem(op: Op, seen: set[Value], declared: frozenset[str]) -> str:
     if len(inferred) != len(op.results):
         return f"makes {len(op.results)} results, {len(inferred)} inferred"
     for want, r in zip(inferred, op.results, strict=True):
-        if not _same_type(want, r.type):
+        if not same_type(want, r.type):
             return f"result is {r.type}, inferred {want}"
         if problem := _value_problem(r.type, declared):
             return problem
     return ""
-
-
-def _same_type(a: TensorType, b: TensorType) -> bool:
-    if a.dtype is not b.dtype or len(a.shape) != len(b.shape):
-        return False
-    return a.shape == b.shape or all(map(same_dim, a.shape, b.shape))
 
 
 def _value_problem(t: TensorType, declared: frozenset[str]) -> str:

@@ -8,7 +8,14 @@ from leptonc.meaning.constants import (
     type_of,
 )
 from leptonc.meaning.interpreter import MEANING, apply, bind_dims, fold, run
-from leptonc.meaning.memory import array_of, raw_array, raw_filled, tensor_at
+from leptonc.meaning.memory import (
+    array_of,
+    raw_array,
+    raw_filled,
+    raw_tensor,
+    tensor_at,
+    tensor_from_raw,
+)
 
 __all__ = [
     "IR_DTYPES",
@@ -21,8 +28,10 @@ __all__ = [
     "fold",
     "raw_array",
     "raw_filled",
+    "raw_tensor",
     "run",
     "tensor_at",
+    "tensor_from_raw",
     "tensor_of",
     "type_of",
 ]

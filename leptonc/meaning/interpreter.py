@@ -189,8 +189,7 @@ def bind_dims(
         _solve(want, got, sizes)
         if not free_symbols((want,)) <= sizes.keys() or evaluate(want, sizes) != got:
             raise _misfit(fn, i, want, got, sizes)
-    bound = {n for d in fn.dims if (n := d.name) in sizes}
-    check_sizes(dataclasses.replace(fn, dims=tuple(d for d in fn.dims if d.name in bound)), sizes)
+    check_sizes(fn.name, [d for d in fn.dims if d.name in sizes], sizes)
     return sizes
 
 
@@ -208,7 +207,8 @@ def _solve(want: Dim, got: int, sizes: dict[str, int]) -> None:
 
 def _misfit(fn: Function, i: int, want: Dim, got: int, sizes: Mapping[str, int]) -> InputError:
     p = fn.params[i]
-    under = f" with {', '.join(f'{n} = {v}' for n, v in sizes.items())}" if sizes else ""
+    used = [f"{n} = {sizes[n]}" for n in sorted(free_symbols((want,)) & sizes.keys())]
+    under = f" with {', '.join(used)}" if used else ""
     return InputError(
         f"{fn.name}: {_name(p, i)} has a size of {got} where {p.type} has {want}{under}"
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from leptonc.ir.constants import Const
 from leptonc.ir.kinds.data import Full
-from leptonc.ir.types import DType
+from leptonc.ir.types import DType, TensorType
 from leptonc.meaning.constants import TORCH_DTYPES, tensor_of
 
 Array = npt.NDArray[np.generic]
@@ -28,17 +28,26 @@ def array_of(const: Const) -> Array:
 
 def raw_array(const: Const) -> Array:
     """Return a constant's bytes row-major, bf16 as int16 (NumPy has no bf16)."""
-    return _raw(tensor_of(const).contiguous())
+    return raw_tensor(tensor_of(const))
 
 
 def raw_filled(full: Full) -> Array:
     """Return the elements of a ``Full`` of static shape as ``raw_array`` would."""
     shape = [int(d) for d in full.shape]
-    return _raw(torch.full(shape, full.value, dtype=TORCH_DTYPES[full.dtype]))  # type: ignore[arg-type]
+    return raw_tensor(torch.full(shape, full.value, dtype=TORCH_DTYPES[full.dtype]))  # type: ignore[arg-type]
 
 
-def _raw(tensor: Tensor) -> Array:
+def raw_tensor(tensor: Tensor) -> Array:
+    """Return a tensor's bytes row-major, bf16 as int16."""
+    tensor = tensor.contiguous()
     return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
+
+
+def tensor_from_raw(array: Array, type_: TensorType) -> Tensor:
+    """Return a copy of what ``raw_tensor`` gave as a tensor of ``type_``."""
+    tensor = torch.from_numpy(np.array(array))
+    want = TORCH_DTYPES[type_.dtype]
+    return tensor if tensor.dtype is want else tensor.view(want)
 
 
 def tensor_at(address: int, dtype: DType, shape: Sequence[int], strides: Sequence[int]) -> Tensor:

@@ -64,8 +64,10 @@ def _index_select(k: data.IndexSelect, x: Tensor, i: Tensor) -> Tensor:
     i = i.to(torch.int64)
     if k.wrap:
         i = torch.where(i < 0, i + x.shape[k.axis], i)
+    if i.numel() and not 0 <= int(i.min()) <= int(i.max()) < x.shape[k.axis]:
+        raise IndexError(f"index_select: an index is outside axis {k.axis} of {list(x.shape)}")
     out = x.index_select(k.axis, i.reshape(-1))
-    return out.reshape(*x.shape[: k.axis], *i.shape, *x.shape[k.axis + 1 :])
+    return out.reshape((*x.shape[: k.axis], *i.shape, *x.shape[k.axis + 1 :]))
 
 
 _RESAMPLE: Mapping[tuple[str, int], Any] = {

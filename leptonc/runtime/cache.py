@@ -7,6 +7,7 @@ miss. Its text is run as Python, so the directories are private, and others are 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -119,12 +120,19 @@ class CompileCache:
         path = self._path(key)
         if not self._usable() or not path.is_dir():
             return None
+        before = _identity(path)
         try:
             entry = _read(key, path)
-            os.utime(path / _META)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, DamagedFile):
+            entry = None
+        # Another process may have replaced the directory between one file and the next.
+        if _identity(path) != before:
+            return None
+        if entry is None:
             shutil.rmtree(path, ignore_errors=True)
             return None
+        with contextlib.suppress(OSError):
+            os.utime(path / _META)
         return entry
 
     def put(
@@ -226,6 +234,15 @@ def _read(key: str, path: Path) -> Entry:
             raise DamagedFile(f"{path / name}: not the text that was stored")
         texts[name] = raw.decode()
     return Entry(key, texts, read_arrays(path / _ARRAYS), path)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Return what tells this directory from another one of its name; renaming sets the time."""
+    try:
+        info = path.stat()
+    except OSError:
+        return None
+    return info.st_ino, info.st_ctime_ns
 
 
 def _last_use(path: Path) -> int:

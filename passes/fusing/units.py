@@ -52,15 +52,19 @@ def unit_name(ops: Sequence[Op]) -> str:
     return "+".join([first, *rest[:_NAMED], *more])
 
 
-def outputs_of(ops: Collection[Op], fn: Function, returned: Collection[Value]) -> tuple[Value, ...]:
-    """Return the results of ``ops`` that others or the caller read, in order."""
+def outputs_of(ops: Sequence[Op], fn: Function, returned: Collection[Value]) -> tuple[Value, ...]:
+    """Return the results of ``ops`` that others or the caller read, in order.
+
+    Of dead ops, the results of the last: a unit without results would lose its meaning.
+    """
     inside = {id(op) for op in ops}
-    return tuple(
+    found = tuple(
         r
         for op in ops
         for r in op.results
         if r in returned or any(id(u) not in inside for u in fn.users[r])
     )
+    return found or ops[-1].results
 
 
 class _Body:

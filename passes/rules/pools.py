@@ -78,16 +78,16 @@ def _ones_hints(*cls: type[Reduction]) -> dict[str, Sequence[Hint]]:
 
 
 RULES: tuple[Rule, ...] = (
-    Rule("pool-one", "pool[1x1, stride 1](x) = x", BITWISE,
-         Node((MaxPool, AvgPool), (X,), "outer", where=_is_one_by_one), _unchanged,
-         hints={"x": (_IMAGE, _IMAGE), "outer": (MaxPool((1, 1), (1, 1), (0, 0)),
-                                                 AvgPool((1, 1), (1, 1), (0, 0)))}),
-    Rule("adaptive-pool-same", "adaptive_pool[size of x](x) = x", BITWISE,
-         Node((AdaptiveAvgPool, AdaptiveMaxPool), (X,), "outer"), _unchanged,
-         hints={"x": (_IMAGE, _IMAGE), "outer": (AdaptiveAvgPool((4, 6)), AdaptiveMaxPool((4, 6)))}),
+    Rule("max-pool-one", "max_pool[1x1, stride 1](x) = x", BITWISE,
+         Node(MaxPool, (X,), "outer", where=_is_one_by_one), _unchanged,
+         hints={"x": (_IMAGE,), "outer": (MaxPool((1, 1), (1, 1), (0, 0)),)}),
+    Rule("adaptive-max-pool-same", "adaptive_max_pool[size of x](x) = x", BITWISE,
+         Node(AdaptiveMaxPool, (X,), "outer"), _unchanged,
+         hints={"x": (_IMAGE,), "outer": (AdaptiveMaxPool((4, 6)),)}),
     Rule("adaptive-pool-even", "adaptive_pool[n](x) = pool[size/n, stride size/n](x)",
          Exactness.REASSOC, Node((AdaptiveAvgPool, AdaptiveMaxPool), (X,), "outer"), _even_windows,
-         hints={"x": (_IMAGE, _IMAGE), "outer": (AdaptiveAvgPool((2, 3)), AdaptiveMaxPool((2, 2)))}),
+         hints={"x": (_IMAGE,) * 2,
+                "outer": (AdaptiveAvgPool((2, 3)), AdaptiveMaxPool((2, 2)))}),
     Rule("interpolate-same", "interpolate[nearest, size of x](x) = x", BITWISE,
          Node(Interpolate, (X,), "outer", where=_nearest), _same_pixels,
          hints={"x": (_IMAGE,), "outer": (Interpolate((4, 6), "nearest"),)}),
@@ -97,6 +97,12 @@ RULES: tuple[Rule, ...] = (
 
 # A sum of one element starts from 0.0 in torch, which turns -0.0 into 0.0.
 SIGNED_ZERO: tuple[Rule, ...] = (
+    Rule("avg-pool-one", "avg_pool[1x1, stride 1](x) = x", Exactness.VALUE,
+         Node(AvgPool, (X,), "outer", where=_is_one_by_one), _unchanged,
+         hints={"x": (_IMAGE,), "outer": (AvgPool((1, 1), (1, 1), (0, 0)),)}),
+    Rule("adaptive-avg-pool-same", "adaptive_avg_pool[size of x](x) = x", Exactness.VALUE,
+         Node(AdaptiveAvgPool, (X,), "outer"), _unchanged,
+         hints={"x": (_IMAGE,), "outer": (AdaptiveAvgPool((4, 6)),)}),
     Rule("sum-of-one", "sum, mean, prod over axes of size 1 = reshape", Exactness.VALUE,
          Node((Sum, Mean, Prod), (X,), "outer"), _over_ones, hints=_ones_hints(Sum, Mean, Prod)),
 )  # fmt: skip

@@ -327,9 +327,7 @@ def _max_pool(draw: Draw, ts: Types) -> Kind:
 
 def _avg_pool(draw: Draw, ts: Types) -> Kind:
     divisor = draw(st.none() | st.integers(1, 5))
-    return reduce.AvgPool(
-        *_window(draw, ts[0]), draw(st.booleans()), draw(st.booleans()), divisor
-    )
+    return reduce.AvgPool(*_window(draw, ts[0]), draw(st.booleans()), draw(st.booleans()), divisor)
 
 
 def _adaptive(cls: Any) -> Callable[[Draw, Types], Kind]:

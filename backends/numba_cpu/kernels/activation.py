@@ -1,7 +1,7 @@
 """numba_cpu > kernels > activation: the one table of activations that every epilogue switches over.
 
-``vact(code, x, p0, p1)`` inside a kernel applies activation ``code`` to a vector. The codes are ``Act``; ``p0`` and
-``p1`` are its parameters (see ``Act``), 0.0 where it has none.
+``vact(code, x, p0, p1)`` inside a kernel applies activation ``code`` to a vector. The codes are
+``Act``; ``p0`` and ``p1`` are its parameters (see ``Act``), 0.0 where it has none.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ BODIES: dict[Act, Callable[..., ir.Value]] = {
 
 
 def _switch(b: ir.IRBuilder, code: ir.Value, x: ir.Value, p0: ir.Value, p1: ir.Value) -> ir.Value:
-    """Write the body of ``lep_act``: a jump table over the codes; unknown codes are the identity."""
+    """Write ``lep_act``: a jump table over the codes; unknown codes are the identity."""
     low, high = splat(b, p0), splat(b, p1)
     end = b.function.append_basic_block("end")
     switch = b.switch(code, end)
@@ -157,13 +157,17 @@ def _switch(b: ir.IRBuilder, code: ir.Value, x: ir.Value, p0: ir.Value, p1: ir.V
     return phi
 
 
+def emit_act(b: ir.IRBuilder, code: ir.Value, x: ir.Value, p0: ir.Value, p1: ir.Value) -> ir.Value:
+    """Call activation ``code`` (i64) on ``x`` with float parameters, in IR."""
+    fn = shared_function(b.module, "lep_act", VF, [I64, VF, F32, F32], _switch)
+    return b.call(fn, [code, x, p0, p1])
+
+
 @intrinsic
 def vact(typingctx, code, x, p0, p1):
     """Return activation ``code`` of vector ``x``; ``p0``, ``p1``: its float32 parameters."""
 
     def build(context, builder, sig, args):
-        params = [I64, VF, F32, F32]
-        fn = shared_function(builder.module, "lep_act", VF, params, _switch)
-        return builder.call(fn, args)
+        return emit_act(builder, *args)
 
     return vf32(types.int64, vf32, types.float32, types.float32), build

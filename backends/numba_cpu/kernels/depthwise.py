@@ -10,6 +10,7 @@ go one by one. The sum runs over the taps in row-major order in every tile.
 from __future__ import annotations
 
 import functools
+from dataclasses import dataclass, fields, replace
 
 import numba
 import numpy as np
@@ -17,7 +18,8 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from leptonc.backends.numba_cpu.kernels.activation import vact
+from leptonc.backends.numba_cpu.kernels import vecmath as vm
+from leptonc.backends.numba_cpu.kernels.activation import Act, vact
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.igemm import Res
 from leptonc.backends.numba_cpu.kernels.vec import (
@@ -27,23 +29,23 @@ from leptonc.backends.numba_cpu.kernels.vec import (
     ldi64,
     sti64,
     vadd,
-    vload,
     vload_n,
     vmul,
     vstore_n,
+    vzero,
 )
 from leptonc.backends.numba_cpu.kernels.vectype import (
-    I1,
+    F32,
     I64,
-    VF,
-    fconst,
     first_lanes,
     fma,
     i64,
     load_vec,
     masked_load,
+    masked_store,
     pointer,
     shared_function,
+    splat,
 )
 
 NAMES = (
@@ -54,7 +56,7 @@ NAMES = (
     "res", "res_b", "res_z", "res_y", "res_x", "res_mode", "act", "act_p0", "act_p1",
     "scratch", "scratch_bytes",
 )  # fmt: skip
-"""Slots of the record, in order: addresses (bytes; ``bias``, ``res`` or 0), strides (elements) of
+"""Slots of the record, in order: addresses (bytes; ``res`` or 0), strides (elements) of
 image, plane, line and pixel, sizes. ``weights`` come from :func:`pack_weights`, ``scratch_bytes``
 from :func:`scratch_bytes`. ``res_mode`` is a ``Res``, ``act`` an ``Act``."""
 
@@ -69,7 +71,7 @@ from :func:`scratch_bytes`. ``res_mode`` is a ``Res``, ``act`` an ``Act``."""
 
 COLUMNS = 4  # outputs of one register tile
 CHANNEL_BLOCK = 4 * LANES  # channels that are finished before the next columns
-_FAST = ((3, 1), (3, 2), (5, 1), (5, 2))  # (columns of the kernel, stride) with their own tile
+_FAST = ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1))  # (columns of the kernel, stride) with their own tile
 
 
 def padded(channels: int) -> int:
@@ -78,161 +80,205 @@ def padded(channels: int) -> int:
 
 
 def pack_weights(weight: np.ndarray) -> np.ndarray:
-    """Return ``f32[taps, padded(c)]`` of ``weight: [c, 1, *kernel]``, zero beyond ``c``."""
+    """Return ``f32[taps + 1, padded(c)]`` of ``weight: [c, 1, *kernel]``; the last tap is zero."""
     channels = weight.shape[0]
     taps = weight.reshape(channels, -1)
-    out = np.zeros((taps.shape[1], padded(channels)), np.float32)
-    out[:, :channels] = taps.T
+    out = np.zeros((taps.shape[1] + 1, padded(channels)), np.float32)
+    out[:-1, :channels] = taps.T
     return out
 
 
 def scratch_bytes(kernel_z: int, kernel_y: int) -> int:
-    """Return the bytes one thread needs: a patch of outputs and the table of the window's lines."""
-    return -(-(4 * COLUMNS * LANES + 16 * kernel_z * kernel_y) // 64) * 64
+    """Return the bytes one thread needs for the table of a window's lines."""
+    return -(-16 * (1 + kernel_z * kernel_y) // 64) * 64
 
 
 # --- register tiles -----------------------------------------------------------------------------
 
 
-def _line_loop(b: ir.IRBuilder, lines, count: int, body) -> list[ir.Value]:
-    """Return ``count`` sums after ``body(x_address, w_address, sums)`` over a table of lines."""
+def _loop(b: ir.IRBuilder, count, values: list[ir.Value], body) -> list[ir.Value]:
+    """Write ``for i in range(count): values = body(i, values)``, count >= 1; return the last values."""
     before = b.block
-    loop, end = (b.function.append_basic_block(n) for n in ("line", "end"))
-    table, number = lines
-    b.cbranch(b.icmp_signed(">", number, i64(0)), loop, end)
+    loop, end = (b.function.append_basic_block(n) for n in ("loop", "end"))
+    b.branch(loop)
     b.position_at_end(loop)
-    i = b.phi(I64)
-    sums = [b.phi(VF) for _ in range(count)]
-    entry = b.add(table, b.shl(i, i64(4)))
-    x, w = (b.load(pointer(b, entry, i64(k), 8), align=8, typ=I64) for k in range(2))
-    new = body(x, w, sums)
-    after, later = b.add(i, i64(1)), b.block
-    for phi, value in zip([i, *sums], [after, *new], strict=True):
-        phi.add_incoming(value, later)
-    for phi in sums:
-        phi.add_incoming(fconst(0.0), before)
-    i.add_incoming(i64(0), before)
-    b.cbranch(b.icmp_signed("<", after, number), loop, end)
+    i, phis = b.phi(I64), [b.phi(v.type) for v in values]
+    new = body(i, phis)
+    after = b.add(i, i64(1))
+    for phi, first, later in zip([i, *phis], [i64(0), *values], [after, *new], strict=True):
+        phi.add_incoming(first, before)
+        phi.add_incoming(later, b.block)
+    b.cbranch(b.icmp_signed("<", after, count), loop, end)
     b.position_at_end(end)
-    results = [b.phi(VF) for _ in range(count)]
-    for phi, value in zip(results, new, strict=True):
-        phi.add_incoming(fconst(0.0), before)
-        phi.add_incoming(value, later)
-    return results
+    return new
 
 
-def _store(b: ir.IRBuilder, patch, values: list[ir.Value]) -> None:
-    for j, v in enumerate(values):
-        b.store(v, pointer(b, patch, i64(j * LANES)), align=4)
+def _lines_of(b: ir.IRBuilder, t: _Tile, at, sums: list[ir.Value], body) -> list[ir.Value]:
+    """Run ``body(x_address, w_address, sums)`` over the table's lines, ``at`` bytes into the channels."""
+
+    def line(i, sums):
+        entry = b.add(t.table, b.shl(i, i64(4)))
+        x, w = (b.load(pointer(b, entry, i64(k), 8), align=8, typ=I64) for k in range(2))
+        return body(b.add(b.add(x, t.x_at), at), b.add(b.add(w, t.w_at), at), sums)
+
+    return _loop(b, t.lines, sums, line)
 
 
-def _emit_fast(width: int, stride: int, b, table, number, x_at, w_at, pixel, tap, patch) -> None:
-    """Sum whole windows of ``width`` columns: every input of a line is loaded once."""
+def _emit_fast(width: int, stride: int, b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Compute whole windows of ``width`` columns: every input of a line is loaded once."""
+    t = _Tile(*args)
 
     def line(x, w, sums):
         new = list(sums)
-        x, w = b.add(x, x_at), b.add(w, w_at)
-        factors = [
-            load_vec(b, pointer(b, b.add(w, b.mul(tap, i64(k))))) for k in range(width)
-        ]
+        factors = [load_vec(b, pointer(b, b.add(w, b.mul(t.tap, i64(k))))) for k in range(width)]
         for p in range((COLUMNS - 1) * stride + width):
-            v = load_vec(b, pointer(b, b.add(x, b.mul(pixel, i64(p)))))
+            v = load_vec(b, pointer(b, b.add(x, b.mul(t.pixel, i64(p)))))
             for k in range(width):
                 j, rest = divmod(p - k, stride)
                 if rest == 0 and 0 <= j < COLUMNS:
                     new[j] = fma(b, v, factors[k], new[j])
         return new
 
-    _store(b, patch, _line_loop(b, (table, number), COLUMNS, line))
+    def vector(i, _):
+        at = b.mul(i, i64(4 * LANES))
+        start = load_vec(b, pointer(b, b.add(t.bias, at)))
+        sums = _lines_of(b, t, at, [start] * COLUMNS, line)
+        for j, v in enumerate(sums):
+            out = b.add(b.add(t.out, at), b.mul(t.out_step, i64(j)))
+            b.store(t.clamp(b, v), pointer(b, out), align=4)
+        return []
+
+    _loop(b, b.sdiv(t.channels, i64(LANES)), [], vector)
 
 
-def _emit_any(count: int, b, table, number, x_at, w_at, step, taps, pixel, tap, lanes, patch) -> None:
-    """Sum ``taps`` columns of a window for ``count`` outputs ``step`` bytes apart."""
-    mask = first_lanes(b, lanes)
+def _emit_any(count: int, b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Compute ``count`` windows of any width; also the channels beyond the last whole vector."""
+    t = _Tile(*args)
 
-    def line(x, w, sums):
-        before = b.block
-        loop, end = (b.function.append_basic_block(n) for n in ("tap", "tap_end"))
-        b.branch(loop)
-        b.position_at_end(loop)
-        k, inner = b.phi(I64), [b.phi(VF) for _ in sums]
-        here = b.add(b.add(x, x_at), b.mul(k, pixel))
-        factor = load_vec(b, pointer(b, b.add(b.add(w, w_at), b.mul(k, tap))))
-        new = [
-            fma(b, masked_load(b, pointer(b, b.add(here, b.mul(step, i64(j)))), mask), factor, s)
-            for j, s in enumerate(inner)
-        ]
-        after = b.add(k, i64(1))
-        for phi, first, later in zip([k, *inner], [i64(0), *sums], [after, *new], strict=True):
-            phi.add_incoming(first, before)
-            phi.add_incoming(later, loop)
-        b.cbranch(b.icmp_signed("<", after, taps), loop, end)
-        b.position_at_end(end)
-        return new
+    def vector(i, _):
+        at = b.mul(i, i64(4 * LANES))
+        mask = first_lanes(b, b.sub(t.channels, b.mul(i, i64(LANES))))
 
-    _store(b, patch, _line_loop(b, (table, number), count, line))
+        def line(x, w, sums):
+            starts = [b.add(x, b.mul(t.step, i64(j))) for j in range(count)]
 
+            def column(k, sums):
+                here = b.mul(k, t.pixel)
+                factor = load_vec(b, pointer(b, b.add(w, b.mul(k, t.tap))))
+                inputs = [masked_load(b, pointer(b, b.add(x, here)), mask) for x in starts]
+                return [fma(b, v, factor, s) for v, s in zip(inputs, sums, strict=True)]
 
-def _emit_whole(b, table, number, x_at, w_at, stride, taps, pixel, tap, dilation, lanes, patch):
-    """Call the tile for COLUMNS whole windows: a fast one if there is one."""
-    end = b.function.append_basic_block("done")
-    plain = b.and_(
-        b.icmp_signed("==", dilation, i64(1)), b.icmp_signed(">=", lanes, i64(LANES))
-    )
-    for width, step in _FAST:
-        same = b.and_(b.icmp_signed("==", taps, i64(width)), b.icmp_signed("==", stride, i64(step)))
-        yes, no = (b.function.append_basic_block(n) for n in ("fast", "other"))
-        b.cbranch(b.and_(plain, same), yes, no)
-        b.position_at_end(yes)
-        emit = functools.partial(_emit_fast, width, step)
-        name = f"lep_depthwise_{width}_{step}"
-        fn = shared_function(b.module, name, ir.VoidType(), [I64] * 7, emit)
-        b.call(fn, [table, number, x_at, w_at, pixel, tap, patch])
-        b.branch(end)
-        b.position_at_end(no)
-    emit = functools.partial(_emit_any, COLUMNS)
-    fn = shared_function(b.module, "lep_depthwise_n", ir.VoidType(), [I64] * 10, emit)
-    step, across = b.mul(stride, pixel), b.mul(dilation, pixel)
-    b.call(fn, [table, number, x_at, w_at, step, taps, across, tap, lanes, patch])
-    b.branch(end)
-    b.position_at_end(end)
+            return _loop(b, t.taps, sums, column)
+
+        start = masked_load(b, pointer(b, b.add(t.bias, at)), mask)
+        for j, v in enumerate(_lines_of(b, t, at, [start] * count, line)):
+            out = b.add(b.add(t.out, at), b.mul(t.out_step, i64(j)))
+            masked_store(b, t.clamp(b, v), pointer(b, out), mask)
+        return []
+
+    _loop(b, b.sdiv(b.add(t.channels, i64(LANES - 1)), i64(LANES)), [], vector)
 
 
-_P = (types.int64,) * 11
+@dataclass(frozen=True)
+class _Tile:
+    """The arguments of a tile as LLVM values, int64 but the last two; addresses and steps in bytes.
+
+    Attributes:
+        table, lines: ``(input line, weights)`` addresses of the window's lines, at least one.
+        x_at, w_at: bytes added to these. pixel, tap: steps of the window's columns. taps: columns.
+        step: from one window to the next. bias, out: addresses. out_step: from one output to the next.
+        channels: channels to compute (the fast tiles: rounded down to vectors). low, high: bounds.
+    """
+
+    table: ir.Value
+    lines: ir.Value
+    x_at: ir.Value
+    w_at: ir.Value
+    pixel: ir.Value
+    tap: ir.Value
+    taps: ir.Value
+    step: ir.Value
+    bias: ir.Value
+    out: ir.Value
+    out_step: ir.Value
+    channels: ir.Value
+    low: ir.Value
+    high: ir.Value
+
+    def clamp(self, b: ir.IRBuilder, v: ir.Value) -> ir.Value:
+        """Return ``v`` within the bounds; NaN stays."""
+        return vm.clamp_high(b, vm.clamp_low(b, v, splat(b, self.low)), splat(b, self.high))
 
 
-@intrinsic
-def _whole(typingctx, table, number, x_at, w_at, stride, taps, pixel, tap, dilation, lanes, patch):
-    """Sum COLUMNS whole windows into ``patch``; steps in bytes, ``x_at``, ``w_at`` added to the table's."""
+def _tile(name: str, emit):
+    """Return the intrinsic of one tile; its arguments are the fields of ``_Tile``."""
 
-    def build(context, builder, sig, args):
-        fn = shared_function(
-            builder.module, "lep_depthwise", ir.VoidType(), [I64] * 11, _emit_whole
+    def tile(
+        typingctx, table, lines, x_at, w_at, pixel, tap, taps, step, bias, out, out_step, channels,
+        low, high,
+    ):  # fmt: skip
+        def build(context, builder, sig, args):
+            params = [I64] * 12 + [F32] * 2
+            fn = shared_function(builder.module, name, ir.VoidType(), params, emit)
+            builder.call(fn, args)
+            return context.get_dummy_value()
+
+        return types.void(*(types.int64,) * 12, *(types.float32,) * 2), build
+
+    return intrinsic(tile)
+
+
+def _emit_whole(b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Compute COLUMNS whole windows: whole vectors of channels by a fast tile if there is one."""
+    t = _Tile(*args)
+    done, slow = (b.function.append_basic_block(n) for n in ("done", "slow"))
+    entry = b.block
+    whole = b.and_(t.channels, i64(-LANES))
+    some = b.icmp_signed(">", whole, i64(0))
+    arrivals = [(i64(0), entry)]
+    params = [I64] * 12 + [F32] * 2
+    for width, stride in _FAST:
+        # A line's windows are ``stride`` pixels apart exactly if its taps are one pixel apart.
+        same = b.and_(
+            b.icmp_signed("==", t.taps, i64(width)),
+            b.icmp_signed("==", t.step, b.mul(t.pixel, i64(stride))),
         )
-        builder.call(fn, args)
-        return context.get_dummy_value()
+        yes, no = (b.function.append_basic_block(n) for n in ("fast", "other"))
+        b.cbranch(b.and_(some, same), yes, no)
+        b.position_at_end(yes)
+        emit = functools.partial(_emit_fast, width, stride)
+        name = f"lep_depthwise_{width}_{stride}"
+        b.call(shared_function(b.module, name, ir.VoidType(), params, emit), args)
+        arrivals.append((whole, b.block))
+        b.cbranch(b.icmp_signed("==", whole, t.channels), done, slow)
+        b.position_at_end(no)
+    arrivals[0] = (i64(0), b.block)
+    b.branch(slow)
+    b.position_at_end(slow)
+    first = b.phi(I64)
+    for value, block in arrivals:
+        first.add_incoming(value, block)
+    skip = b.mul(first, i64(4))
+    rest = replace(
+        t, x_at=b.add(t.x_at, skip), w_at=b.add(t.w_at, skip), bias=b.add(t.bias, skip),
+        out=b.add(t.out, skip), channels=b.sub(t.channels, first),
+    )  # fmt: skip
+    emit = functools.partial(_emit_any, COLUMNS)
+    fn = shared_function(b.module, "lep_depthwise_n", ir.VoidType(), params, emit)
+    b.call(fn, [getattr(rest, f.name) for f in fields(rest)])
+    b.branch(done)
+    b.position_at_end(done)
 
-    return types.void(*_P), build
 
-
-@intrinsic
-def _single(typingctx, table, number, x_at, w_at, taps, pixel, tap, lanes, patch):
-    """Sum ``taps`` columns of one window into ``patch``."""
-
-    def build(context, builder, sig, args):
-        emit = functools.partial(_emit_any, 1)
-        fn = shared_function(builder.module, "lep_depthwise_1", ir.VoidType(), [I64] * 10, emit)
-        table, number, x_at, w_at, *rest = args
-        builder.call(fn, [table, number, x_at, w_at, i64(0), *rest])
-        return context.get_dummy_value()
-
-    return types.void(*_P[:9]), build
-
+_whole = _tile("lep_depthwise", _emit_whole)
+_single = _tile("lep_depthwise_1", functools.partial(_emit_any, 1))
 
 # --- the kernel ---------------------------------------------------------------------------------
 
 _inlined = numba.njit(inline="always")
-_LATE, _TIMES = int(Res.AFTER), int(Res.TIMES)
+_INF = float("inf")
+_NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
+_BEFORE, _AFTER, _TIMES = int(Res.BEFORE), int(Res.AFTER), int(Res.TIMES)
 
 
 @inline_njit
@@ -265,49 +311,61 @@ def _lines(args, table, image, z, y):
 
 
 @inline_njit
-def _finish(args, patch, count, out, res, x, c, lanes):
-    """Write ``count`` outputs from column ``x``: bias, residual, activation."""
-    bias, mode, code = arg(args, BIAS), arg(args, RES_MODE), arg(args, ACT)
-    p0, p1 = argf(args, ACT_P0), argf(args, ACT_P1)
-    out_x, res_x = arg(args, OUT_X), arg(args, RES_X)
-    for j in range(count):
-        v = vload(patch, j * LANES)
-        if bias != 0:
-            v = vadd(v, vload_n(bias, c, lanes))
-        late = vload_n(patch, 0, 0)
-        if res != 0:
-            late = vload_n(res, (x + j) * res_x + c, lanes)
-            if mode != _LATE and mode != _TIMES:
-                v = vadd(v, late)
-        if code != 0:
-            v = vact(code, v, p0, p1)
-        if res != 0 and mode == _LATE:
-            v = vadd(v, late)
-        if res != 0 and mode == _TIMES:
-            v = vmul(v, late)
-        vstore_n(out, (x + j) * out_x + c, v, lanes)
+def _bounds(args):
+    """Return the clamp that the tiles apply, and whether another pass must finish the outputs."""
+    act = arg(args, ACT)
+    if arg(args, RES) != 0:
+        return -_INF, _INF, True
+    if act == _RELU:
+        return 0.0, _INF, False
+    if act == _RELU6:
+        return 0.0, 6.0, False
+    if act == _CLAMP:
+        return argf(args, ACT_P0), argf(args, ACT_P1), False
+    return -_INF, _INF, act != _NONE
 
 
 @inline_njit
-def _columns(args, patch, table, number, out, res, x, count, c0, c1):
-    """Compute ``count`` outputs (1 or COLUMNS) from column ``x`` of channels ``c0 .. c1``."""
-    channels, dilation, stride = arg(args, CHANNELS), arg(args, DILATION_X), arg(args, STRIDE_X)
-    pixel = 4 * arg(args, X_X)
-    tap = 4 * ((channels + LANES - 1) // LANES * LANES)
-    start = x * stride - arg(args, PAD_X)
-    first, last = 0, arg(args, KERNEL_X)
+def _finish(args, out, res, count, channels):
+    """Apply residual and activation to ``count`` outputs that are still in the first-level cache."""
+    mode, code = arg(args, RES_MODE), arg(args, ACT)
+    p0, p1 = argf(args, ACT_P0), argf(args, ACT_P1)
+    out_x, res_x = arg(args, OUT_X), arg(args, RES_X)
+    for j in range(count):
+        for c in range(0, channels, LANES):
+            v = vload_n(out, j * out_x + c, channels - c)
+            r = vzero()
+            if res != 0:
+                r = vload_n(res, j * res_x + c, channels - c)
+                if mode == _BEFORE:
+                    v = vadd(v, r)
+            v = vact(code, v, p0, p1)
+            if res != 0 and mode == _AFTER:
+                v = vadd(v, r)
+            if res != 0 and mode == _TIMES:
+                v = vmul(v, r)
+            vstore_n(out, j * out_x + c, v, channels - c)
+
+
+@_inlined
+def _outputs(args, table, lines, x, count, channels, c0, out, low, high):
+    """Compute ``count`` outputs (1 or COLUMNS) from column ``x`` of ``channels`` channels from ``c0``."""
+    out_x, bias, taps = 4 * arg(args, OUT_X), arg(args, BIAS) + 4 * c0, arg(args, KERNEL_X)
+    pixel, tap = 4 * arg(args, X_X), 4 * ((arg(args, CHANNELS) + LANES - 1) // LANES * LANES)
+    step, start = arg(args, STRIDE_X) * pixel, x * arg(args, STRIDE_X) - arg(args, PAD_X)
+    first, last, across = 0, taps, arg(args, DILATION_X) * pixel
     if count == 1:
-        first, last = _taps(start, arg(args, IN_W), last, dilation)
-    for c in range(c0, c1, LANES):
-        lanes = channels - c
-        if count == 1:
-            lines = number if last > first else 0
-            _single(table, lines, (start + first * dilation) * pixel + 4 * c, first * tap + 4 * c,
-                    last - first, dilation * pixel, tap, lanes, patch)  # fmt: skip
-        else:
-            _whole(table, number, start * pixel + 4 * c, 4 * c, stride, last, pixel, tap, dilation,
-                   lanes, patch)  # fmt: skip
-        _finish(args, patch, count, out, res, x, c, lanes)
+        first, last = _taps(start, arg(args, IN_W), taps, arg(args, DILATION_X))
+    x_at, w_at, taps = start * pixel + first * across + 4 * c0, first * tap + 4 * c0, last - first
+    if lines == 0 or taps <= 0:
+        # A window wholly outside the image: one tap of zeros.
+        table, lines, taps, x_at, w_at, across, tap, step = table - 16, 1, 1, 4 * c0, 4 * c0, 0, 0, 0
+    if count == 1:
+        _single(table, lines, x_at, w_at, across, tap, taps, 0, bias, out, out_x, channels, low,
+                high)  # fmt: skip
+    else:
+        _whole(table, lines, x_at, w_at, across, tap, taps, step, bias, out, out_x, channels, low,
+               high)  # fmt: skip
 
 
 @inline_njit
@@ -326,28 +384,34 @@ def depthwise(args, tid, nt):
     """Compute this thread's lines and channel blocks of the conv that the record describes."""
     channels, width = arg(args, CHANNELS), arg(args, OUT_W)
     depth, height = arg(args, OUT_D), arg(args, OUT_H)
-    patch = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
-    table = patch + 4 * COLUMNS * LANES
+    table = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
+    zeros = arg(args, KERNEL_Z) * arg(args, KERNEL_Y) * arg(args, KERNEL_X)
+    zeros = arg(args, WEIGHTS) + 4 * zeros * ((channels + LANES - 1) // LANES * LANES)
+    sti64(table, 0, zeros)
+    sti64(table, 1, zeros)
+    table += 16
     blocks = (channels + CHANNEL_BLOCK - 1) // CHANNEL_BLOCK
     jobs = arg(args, BATCH) * depth * height * blocks
-    low, high = _inner(args)
+    first, last = _inner(args)
+    low, high, unfinished = _bounds(args)
     for job in range(jobs * tid // nt, jobs * (tid + 1) // nt):
         line, c0 = job // blocks, job % blocks * CHANNEL_BLOCK
-        c1 = min(c0 + CHANNEL_BLOCK, channels)
+        some = min(CHANNEL_BLOCK, channels - c0)
         plane, y = line // height, line % height
         image, z = plane // depth, plane % depth
-        number = _lines(args, table, image, z, y)
-        at = image * arg(args, OUT_B) + z * arg(args, OUT_Z) + y * arg(args, OUT_Y)
-        out = arg(args, OUT) + 4 * at
-        res = arg(args, RES)
-        if res != 0:
-            at = image * arg(args, RES_B) + z * arg(args, RES_Z) + y * arg(args, RES_Y)
-            res += 4 * at
+        lines = _lines(args, table, image, z, y)
+        out_line = image * arg(args, OUT_B) + z * arg(args, OUT_Z) + y * arg(args, OUT_Y) + c0
+        res_line = image * arg(args, RES_B) + z * arg(args, RES_Z) + y * arg(args, RES_Y) + c0
         x = 0
         while x < width:
             count, here, after = 1, x, x + 1
-            if low <= x < high and high - low >= COLUMNS:
+            if first <= x < last and last - first >= COLUMNS:
                 # The last tile overlaps the one before it: the same outputs twice, no narrow tile.
-                here, after, count = min(x, high - COLUMNS), min(x + COLUMNS, high), COLUMNS
-            _columns(args, patch, table, number, out, res, here, count, c0, c1)
+                here, after, count = min(x, last - COLUMNS), min(x + COLUMNS, last), COLUMNS
+            out = arg(args, OUT) + 4 * (out_line + here * arg(args, OUT_X))
+            _outputs(args, table, lines, here, count, some, c0, out, low, high)
+            if unfinished:
+                res = arg(args, RES)
+                res = res + 4 * (res_line + here * arg(args, RES_X)) if res != 0 else 0
+                _finish(args, out, res, count, some)
             x = after

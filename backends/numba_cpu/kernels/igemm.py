@@ -4,13 +4,15 @@ For every outer index ``(o0, o1)``, output row ``m = (z, y, x)`` and column ``n`
 
     out[m, n] = act(sum over t < taps, k < depth of A[m, t][k] * B[t, k, n] + bias[n] + res[m, n])
 
-Row ``A[m, t]`` starts at input position ``(z * step_z + dz, y * step_y + dy, x * step_x + dx)``, where ``(dz, dy,
-dx)`` is row ``t`` of the tap table; a position outside ``in_d x in_h x in_w`` reads ``zero_row``. With one tap and
-``z = y = 1`` this is a plain product; :mod:`igemm_plan` makes the records of linear, matmul, conv and transposed
-conv. B is packed: ``[ceil(N / PANEL)][taps][depth][PANEL]`` per outer index, zero beyond N (see :mod:`pack`).
+Row ``A[m, t]`` starts at input position ``(z * step_z + dz, y * step_y + dy, x * step_x + dx)``,
+where ``(dz, dy, dx)`` is row ``t`` of the tap table; a position outside ``in_d x in_h x in_w``
+reads ``zero_row``. With one tap and ``z = y = 1`` this is a plain product; :mod:`igemm_plan` makes
+the records of linear, matmul, conv and transposed conv. B is packed: ``[ceil(N /
+PANEL)][taps][depth][PANEL]`` per outer index, zero beyond N (see :mod:`pack`).
 
-Sums run over k in ascending order within each tap, for every tile height and thread count: results are bitwise
-equal for any ``nt``. All addresses are bytes, all strides elements (float32), 0 = absent where it says "or 0".
+Sums run over k in ascending order within each tap, for every tile height and thread count: results
+are bitwise equal for any ``nt``. All addresses are bytes, all strides elements (float32), 0 =
+absent where it says "or 0".
 """
 
 from __future__ import annotations
@@ -20,21 +22,21 @@ from dataclasses import dataclass, fields
 
 import numba
 import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
 
-from leptonc.backends.numba_cpu.kernels.activation import Act, vact
+from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel, record
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, run_tile
-from leptonc.backends.numba_cpu.kernels.vec import (
-    LANES,
-    arg,
-    argf,
-    ldi64,
-    sti64,
-    vadd,
-    vload_n,
-    vmul,
-    vstore_n,
+from leptonc.backends.numba_cpu.kernels.tile_finish import (
+    ADD_RES,
+    MULTIPLY_RES,
+    NO_RES,
+    finish_tile,
 )
+from leptonc.backends.numba_cpu.kernels.vec import arg, argf, ldi64
+from leptonc.backends.numba_cpu.kernels.vectype import I64, i64, pointer, shared_function
 
 
 class Res(enum.IntEnum):
@@ -64,8 +66,10 @@ class IGemm:
         out: address of the output. out_o0 ... out_x: its strides per outer index and per row index.
         res: address of the residual operand or 0. res_o0 ... res_x: its strides.
         res_mode: a ``Res``. act: an ``Act``. act_p0, act_p1: parameters of the activation.
-        scratch: address of the threads' tables. scratch_bytes: per thread, see :func:`scratch_bytes`.
-        row_block: rows handled together, a multiple of ROWS. tap_block, depth_block: blocks of the sum;
+        scratch: address of the threads' tables. scratch_bytes: per thread, see
+            :func:`scratch_bytes`.
+        row_block: rows handled together, a multiple of ROWS. tap_block, depth_block: blocks of the
+            sum;
             ``depth_block`` may be less than ``depth`` only if ``tap_block`` is 1.
     """
 
@@ -147,33 +151,51 @@ _BEFORE, _TIMES = int(Res.BEFORE), int(Res.TIMES)
 
 
 @inline_njit
-def _ceil_div(a, b):
-    return (a + b - 1) // b
-
-
-@inline_njit
 def _grid(nt, outer, row_tiles, panels):
-    """Return how many parts to make of the outer index, the rows and the columns; their product is <= ``nt``.
+    """Return how many parts to make of outer index, rows and columns: at most ``nt`` together.
 
-    The best split has the smallest largest share; among equals the one whose shares read the least of A and B.
+    The best split has the smallest largest share; among equals the one whose shares read the least
+    of A and B.
     """
     best, best_reads, parts = outer * row_tiles * panels + 1, 0, (1, 1, 1)
     for by_outer in range(min(nt, outer), 0, -1):
         for by_rows in range(min(nt // by_outer, row_tiles), 0, -1):
             by_columns = min(nt // (by_outer * by_rows), panels)
-            rows, columns = _ceil_div(row_tiles, by_rows), _ceil_div(panels, by_columns)
-            share = _ceil_div(outer, by_outer) * rows * columns
+            rows, columns = -(-row_tiles // by_rows), -(-panels // by_columns)
+            share = -(-outer // by_outer) * rows * columns
             reads = rows * ROWS + columns * PANEL
             if share < best or (share == best and reads < best_reads):
                 best, best_reads, parts = share, reads, (by_outer, by_rows, by_columns)
     return parts
 
 
-@inline_njit
-def _fill(table, start, count, first, step):
-    """Write ``first, first + step, ...`` into ``count`` entries of ``table`` from ``start``."""
-    for i in range(count):
-        sti64(table, start + i, first + i * step)
+@intrinsic
+def _fill(typingctx, table, start, count, first, step):
+    """Write ``first, first + step, ...`` into ``count`` entries of ``table`` from ``start``.
+
+    One function a module: inlined and unrolled at its many calls it would dominate the compile
+        time.
+    """
+
+    def write(b, table, start, count, first, step):
+        entry, loop, end = b.block, b.append_basic_block("loop"), b.append_basic_block("end")
+        b.cbranch(b.icmp_signed(">", count, i64(0)), loop, end)
+        b.position_at_end(loop)
+        i, value = b.phi(I64), b.phi(I64)
+        b.store(value, pointer(b, table, b.add(start, i), 8), align=8)
+        following = b.add(i, i64(1))
+        for phi, before, after in ((i, i64(0), following), (value, first, b.add(value, step))):
+            phi.add_incoming(before, entry)
+            phi.add_incoming(after, loop)
+        b.cbranch(b.icmp_signed("<", following, count), loop, end)
+        b.position_at_end(end)
+
+    def build(context, builder, sig, args):
+        fn = shared_function(builder.module, "lep_fill", ir.VoidType(), [I64] * 5, write)
+        builder.call(fn, args)
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * 5), build
 
 
 @inline_njit
@@ -219,56 +241,48 @@ def _input_rows(args, table, m0, count, base, tap):
     _fill(table, count, ROWS, ldi64(table, count - 1), 0)
 
 
-@_inlined
-def _finish_tile(args, out_rows, res_rows, count, column, width):
-    """Apply activation and late residual to a tile that is still in the first-level cache."""
-    code, p0, p1 = arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1)
-    late = arg(args, RES) != 0 and arg(args, RES_MODE) != _BEFORE
-    times = arg(args, RES_MODE) == _TIMES
-    for i in range(count):
-        out = ldi64(out_rows, i) + column
-        for j in range(0, min(width, PANEL), LANES):
-            v = vact(code, vload_n(out, j, width - j), p0, p1)
-            if late:
-                r = vload_n(ldi64(res_rows, i) + column, j, width - j)
-                v = vmul(v, r) if times else vadd(v, r)
-            vstore_n(out, j, v, width - j)
+@inline_njit
+def _bounds(args, last):
+    """Return the clamp that the tile applies itself, and whether ``finish_tile`` has work left."""
+    act = arg(args, ACT)
+    if last and _late(args) == NO_RES:
+        if act == _RELU:
+            return 0.0, _INF, False
+        if act == _RELU6:
+            return 0.0, 6.0, False
+        if act == _CLAMP:
+            return argf(args, ACT_P0), argf(args, ACT_P1), False
+    return -_INF, _INF, last and (act != _NONE or _late(args) != NO_RES)
 
 
 @inline_njit
-def _bounds(args, last):
-    """Return the clamp that the tile applies itself, and whether another pass must finish the tile."""
-    act = arg(args, ACT)
-    late = arg(args, RES) != 0 and arg(args, RES_MODE) != _BEFORE
-    if not last:
-        return -_INF, _INF, False
-    if late:
-        return -_INF, _INF, True
-    if act == _RELU:
-        return 0.0, _INF, False
-    if act == _RELU6:
-        return 0.0, 6.0, False
-    if act == _CLAMP:
-        return argf(args, ACT_P0), argf(args, ACT_P1), False
-    return -_INF, _INF, act != _NONE
+def _late(args):
+    """Return what ``finish_tile`` has to do with the residual."""
+    mode = arg(args, RES_MODE)
+    if arg(args, RES) == 0 or mode == _BEFORE:
+        return NO_RES
+    return MULTIPLY_RES if mode == _TIMES else ADD_RES
 
 
 @_inlined
 def _panel(args, tables, step, count, taps, depth, offset, b, column, bias, first, last):
-    """Compute one panel of columns for a block of rows; ``tables``: output, residual, then A rows."""
-    width = arg(args, COLUMNS) - column
+    """Compute one panel of columns for a block of rows; ``tables``: output, residual, A rows."""
+    width, late = arg(args, COLUMNS) - column, _late(args)
     low, high, unfinished = _bounds(args, last)
-    early = first and arg(args, RES) != 0 and arg(args, RES_MODE) == _BEFORE
     for i in range(0, count, ROWS):
-        out_rows, res_rows, rows = tables + 8 * i, tables + step + 8 * i, tables + 2 * step + 8 * i
-        some = min(ROWS, count - i)
-        init = out_rows if not first else (res_rows if early else 0)
+        out_rows, some = tables + 8 * i, min(ROWS, count - i)
+        init = 0 if first else out_rows
+        if first and late == NO_RES and arg(args, RES) != 0:
+            init = out_rows + step
         run_tile(
-            some, rows, step, taps, depth, 4 * offset, b, out_rows, 4 * column, width,
-            bias if first else 0, init, low, high,
+            some, out_rows + 2 * step, step, taps, depth, 4 * offset, b, out_rows, 4 * column,
+            width, bias if first else 0, init, low, high,
         )  # fmt: skip
         if unfinished:
-            _finish_tile(args, out_rows, res_rows, some, 4 * column, width)
+            finish_tile(
+                arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1), late, out_rows,
+                out_rows + step, some, 4 * column, width,
+            )  # fmt: skip
 
 
 @_inlined
@@ -302,14 +316,14 @@ def _block(args, tables, m0, count, panel0, panel1, a, b, bias, out, res):
 
 @kernel
 def igemm(args, tid, nt):
-    """Compute this thread's share of the product that record ``args`` (:class:`IGemm`) describes."""
+    """Compute this thread's share of the product that an :class:`IGemm` record describes."""
     outer1 = arg(args, OUTER1)
     outer = arg(args, OUTER0) * outer1
     m = arg(args, ROWS_Z) * arg(args, ROWS_Y) * arg(args, ROWS_X)
     n = arg(args, COLUMNS)
     if outer <= 0 or m <= 0 or n <= 0:
         return
-    row_tiles, panels = _ceil_div(m, ROWS), _ceil_div(n, PANEL)
+    row_tiles, panels = -(-m // ROWS), -(-n // PANEL)
     by_outer, by_rows, by_columns = _grid(nt, outer, row_tiles, panels)
     if tid >= by_outer * by_rows * by_columns:
         return

@@ -1,8 +1,9 @@
-"""numba_cpu > kernels > igemm_plan: geometry of linear, matmul, conv and transposed conv as ``IGemm`` records.
+"""numba_cpu > kernels > igemm_plan: linear, matmul, conv and transposed conv as ``IGemm`` records.
 
-Pure Python, no addresses: every function returns an ``IGemm`` whose address fields are 0 and whose outer and
-residual strides are set where they follow from the shape. The caller fills in ``a``, ``b``, ``bias``, ``out``, ``res``,
-``zero_row``, ``tap_table``, ``scratch`` with ``dataclasses.replace``.
+Pure Python, no addresses: every function returns an ``IGemm`` whose address fields are 0 and whose
+outer and residual strides are set where they follow from the shape. The caller fills in ``a``,
+``b``, ``bias``, ``out``, ``res``, ``zero_row``, ``tap_table``, ``scratch`` with
+``dataclasses.replace``.
 """
 
 from __future__ import annotations
@@ -52,9 +53,9 @@ def _record(rows: tuple[int, int, int], columns: int, taps: int, depth: int, **r
     return IGemm(**(values | rest))
 
 
-def linear(rows: int, depth: int, columns: int, *, a_row: int | None = None, out_row: int | None = None,
-           res_row: int | None = None) -> IGemm:  # fmt: skip
-    """Return ``out[rows, columns] = A[rows, depth] @ B``; ``*_row``: row strides (default: dense)."""
+def linear(rows: int, depth: int, columns: int, *, a_row: int | None = None,
+           out_row: int | None = None, res_row: int | None = None) -> IGemm:  # fmt: skip
+    """Return ``out[rows, columns] = A[rows, depth] @ B``; ``*_row``: strides (default: dense)."""
     return _record(
         (1, 1, rows), columns, 1, depth,
         a_x=depth if a_row is None else a_row,
@@ -64,7 +65,7 @@ def linear(rows: int, depth: int, columns: int, *, a_row: int | None = None, out
 
 
 def packed_matmul_b(columns: int, depth: int) -> int:
-    """Return the floats of one packed B of a matmul: the outer stride of ``pack_b``'s destination."""
+    """Return the floats of one packed B of a matmul: an outer stride for ``pack_b``."""
     return -(-columns // PANEL) * PANEL * depth
 
 
@@ -97,20 +98,19 @@ def _dense_strides(size: Sequence[int], inner: int) -> tuple[int, ...]:
     return (size[1] * size[2] * inner, size[2] * inner, inner)
 
 
-def conv(batch: int, channels: int, size: Sequence[int], out_channels: int, kernel: Sequence[int], *,
-         stride: Sequence[int], padding: Sequence[tuple[int, int]], dilation: Sequence[int],
-         groups: int = 1) -> ConvPlan:  # fmt: skip
+def conv(batch: int, channels: int, size: Sequence[int], out_channels: int,
+         kernel: Sequence[int], *, stride: Sequence[int], padding: Sequence[tuple[int, int]],
+         dilation: Sequence[int], groups: int = 1) -> ConvPlan:  # fmt: skip
     """Return a dense 1-3 d conv on channels-last memory ``[batch, *size, channels]``.
 
-    Args:
-        batch, channels, size, out_channels, kernel, stride, dilation, groups: as in ``torch.nn.Conv*``.
-        padding: zeros before and after, per axis.
+    ``padding`` holds the zeros before and after, per axis; the rest is as in ``torch.nn.Conv*``.
     """
     pads = [*padding]
     axes = zip(size, kernel, stride, pads, dilation, strict=True)
     out = [(n + p0 + p1 - d * (k - 1) - 1) // s + 1 for n, k, s, (p0, p1), d in axes]
     grid = itertools.product(*(
-        [k * d - p0 for k in range(ks)] for ks, (p0, _), d in zip(kernel, pads, dilation, strict=True)
+        [k * d - p0 for k in range(ks)]
+        for ks, (p0, _), d in zip(kernel, pads, dilation, strict=True)
     ))  # fmt: skip
     table = [_three(t, 0) for t in grid]
     padded = any(p0 or p1 for p0, p1 in pads)
@@ -176,17 +176,19 @@ def merged_conv(plan: ConvPlan, kernel_width: int, width: int, left: int) -> Con
 def _phases(size: int, kernel: int, stride: int, padding: int, dilation: int, extra: int):
     """Return one axis of a transposed conv: its output size and per phase ``[(tap, shift), ...]``.
 
-    Output ``o = q * stride + r`` sums input ``q + (r + padding - k * dilation) / stride`` over the ``k`` that divide.
+    Output ``o = q * stride + r`` sums input ``q + (r + padding - k * dilation) / stride`` over the
+    ``k`` that divide.
     """
     out = (size - 1) * stride - 2 * padding + dilation * (kernel - 1) + extra + 1
     shifts = ([(k, r + padding - k * dilation) for k in range(kernel)] for r in range(stride))
     return out, [[(k, d // stride) for k, d in one if d % stride == 0] for one in shifts]
 
 
-def transposed_conv(batch: int, channels: int, size: Sequence[int], out_channels: int, kernel: Sequence[int], *,
-                    stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int],
+def transposed_conv(batch: int, channels: int, size: Sequence[int], out_channels: int,
+                    kernel: Sequence[int], *, stride: Sequence[int], padding: Sequence[int],
+                    dilation: Sequence[int],
                     output_padding: Sequence[int], groups: int = 1) -> list[ConvPlan]:  # fmt: skip
-    """Return one plan per output phase of a transposed conv (``torch.nn.ConvTranspose*``), channels-last."""
+    """Return a plan per output phase of a channels-last ``torch.nn.ConvTranspose*``."""
     axes = [
         _phases(*axis)
         for axis in zip(size, kernel, stride, padding, dilation, output_padding, strict=True)

@@ -1,8 +1,9 @@
 """numba_cpu > kernels > microkernel: the register tile of the matrix product, written as LLVM IR.
 
-``tile(rows)`` gives an intrinsic for ``rows`` x (``vectors`` * LANES) outputs. Its A operand is indirect: for each tap
-a table holds the address of each row, so that one tile serves products, convolutions and padding. The accumulators
-live in registers over all taps; bias and residual are their initial values; a clamp ends the tile.
+``run_tile`` computes up to ROWS x PANEL outputs, in registers. Its A operand is
+indirect: for each tap a table holds the address of each row, so that one tile serves products,
+convolutions and padding. The accumulators live in registers over all taps; bias and residual are
+their initial values; a clamp ends the tile.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     PTR,
     VF,
     VM,
-    fconst,
     first_lanes,
     fma,
     i64,
@@ -39,9 +39,10 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
 VECTORS = 2
 PANEL = VECTORS * LANES  # columns of a packed panel of B
 
-# Row counts that a tile exists for, largest first. The largest fills the registers (32 with AVX-512 and NEON, else
-# 16). Below 4 rows a tile is bound by the latency of its 8 chains of fma, so fewer rows would not be faster; the
-# 1-row tile is there for products with a vector, which are bound by memory.
+# Row counts that a tile exists for, largest first. The largest fills the registers (32 with AVX-512
+# and NEON, else 16). Below 4 rows a tile is bound by the latency of its 8 chains of fma, so fewer
+# rows would not be faster; the 1-row tile is there for products with a vector, which are bound by
+# memory.
 _HEIGHTS = {16: (14, 10, 7, 4, 1), 8: (6, 4, 1), 4: (4, 2, 1)}
 HEIGHTS = (12, 8, 4, 1) if "+neon" in host_features() else _HEIGHTS[LANES]
 HALF_HEIGHTS = (HEIGHTS[0], 8) if LANES == 16 else HEIGHTS[:1]
@@ -256,18 +257,16 @@ def run_tile(
 ):  # fmt: skip
     """Compute a tile of up to ROWS x PANEL outputs.
 
-    A tile taller than ``count`` may run: the tables must repeat their last row up to ROWS entries. All arguments
-    are int64 but the last two.
+    A tile taller than ``count`` may run: the tables must repeat their last row up to ROWS entries.
+    All arguments are int64 but the last two.
 
-    Args:
-        count: rows of the tile. rows: address of the row addresses of A in the first tap (bytes).
-        tap_step: bytes from there to the next tap's. taps, depth: taps, and k per tap.
-        offset: bytes added to each A row. panel: packed B ``[taps][depth][PANEL]``.
-        out_rows: address of the output row addresses.
-        column: bytes added to each output row, each initial row and to ``bias``.
-        width: columns that exist from there. bias: address or 0.
-        init_rows: address of the addresses of rows to start from (residual, partial sums) or 0.
-        low, high: float32 bounds of the result.
+    ``count``: rows of the tile. ``rows``: address of the row addresses of A in the first tap.
+    ``tap_step``: bytes from there to the next tap's. ``taps``, ``depth``: taps, and k per tap.
+    ``offset``: bytes added to each A row. ``panel``: packed B ``[taps][depth][PANEL]``.
+    ``out_rows``: address of the output row addresses. ``column``: bytes added to each output row,
+    each initial row and to ``bias``. ``width``: columns that exist from there. ``bias``: address or
+    0. ``init_rows``: address of the addresses of rows to start from (residual, partial sums) or 0.
+    ``low``, ``high``: float32 bounds of the result.
     """
 
     def build(context, builder, sig, args):

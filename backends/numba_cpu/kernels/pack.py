@@ -1,7 +1,8 @@
 """numba_cpu > kernels > pack: weights and run-time matrices into the panels that ``igemm`` reads.
 
-Packed B of one outer index is ``f32[ceil(N / PANEL)][taps * depth][PANEL]``, zero beyond N. Constant weights are
-packed once with numpy; :data:`pack_b` packs run-time matrices; :data:`pad_image` prepares the input of a first layer.
+Packed B of one outer index is ``f32[ceil(N / PANEL)][taps * depth][PANEL]``, zero beyond N.
+Constant weights are packed once with numpy; :data:`pack_b` packs run-time matrices;
+:data:`pad_image` prepares the input of a first layer.
 """
 
 from __future__ import annotations
@@ -50,10 +51,12 @@ def pack_linear(weight: np.ndarray) -> np.ndarray:
 
 
 def pack_conv(weight: np.ndarray, groups: int = 1) -> np.ndarray:
-    """Return panels ``f32[groups, panels, taps * in, PANEL]`` of ``weight: [out, in / groups, *kernel]``.
+    """Return panels ``f32[groups, panels, taps * in, PANEL]`` of a conv's weight.
 
-    Taps are in row-major kernel order, so a run of taps along the last axis is also one long row of channels
-    (what :func:`igemm_plan.merged_conv` relies on).
+    ``weight: [out, in / groups, *kernel]`` as in ``torch.nn.Conv*``.
+
+    Taps are in row-major kernel order, so a run of taps along the last axis is also one long row of
+    channels (what :func:`igemm_plan.merged_conv` relies on).
     """
     out, inner, *kernel_size = weight.shape
     taps = int(np.prod(kernel_size))
@@ -62,7 +65,7 @@ def pack_conv(weight: np.ndarray, groups: int = 1) -> np.ndarray:
 
 
 def pack_conv_taps(weight: np.ndarray, taps: list[tuple[int, ...]], groups: int = 1) -> np.ndarray:
-    """Like :func:`pack_conv` for chosen kernel positions of a transposed conv, in the order of ``taps``.
+    """Like :func:`pack_conv` for the kernel positions ``taps`` of a transposed conv.
 
     Args:
         weight: ``[in, out / groups, *kernel]``, the layout of ``torch.nn.ConvTranspose*``.
@@ -110,7 +113,8 @@ def _pack_panel(args, src, dst, n):
 def pack_b(args, tid, nt):
     """Pack run-time matrices ``B[o0, o1][k, n] * scale``, whole panels per thread.
 
-    Slots: outer0, outer1, K, N, source, its strides o0, o1, k, n, destination, its strides o0, o1, scale (float).
+    Slots: outer0, outer1, K, N, source, its strides o0, o1, k, n, destination, its strides o0, o1,
+        scale (float).
     """
     n, panels = arg(args, P_N), (arg(args, P_N) + PANEL - 1) // PANEL
     outer1 = arg(args, P_OUTER1)
@@ -132,8 +136,8 @@ def pack_b(args, tid, nt):
 def pad_image(args, tid, nt):
     """Copy images of any layout to channels-last lines with zero columns left and right.
 
-    Slots: lines (all images' ``N * H``), W, C, source, its strides n and h, H, its strides w and c, destination
-    ``f32[lines][width][C]``, zero columns on the left, width.
+    Slots: lines (all images' ``N * H``), W, C, source, its strides n and h, H, its strides w and c,
+        destination ``f32[lines][width][C]``, zero columns on the left, width.
     """
     lines, w, c = arg(args, I_LINES), arg(args, I_W), arg(args, I_C)
     height, step, step_c = arg(args, I_LINE0), arg(args, I_X), arg(args, I_CH)

@@ -8,14 +8,15 @@ Kernels hold registers of ``LANES`` float32 in plain Python variables::
     tail = n % LANES
     acc = vfma(vload_n(x, n - tail, tail), vload_n(y, n - tail, tail), acc)
 
-Addresses are int64 byte addresses, indices count elements of the accessed type; nothing needs more alignment
-than one element. ``*_n`` forms touch only the first ``n`` lanes of memory (``n`` may be anything: it is clamped to
-0..LANES) and load 0 into the others. Comparisons give a mask for ``vselect``. Functions follow IEEE/torch for NaN,
-inf and -0.0; see :mod:`vecmath` for their accuracy.
+Addresses are int64 byte addresses, indices count elements of the accessed type; nothing needs more
+alignment than one element. ``*_n`` forms touch only the first ``n`` lanes of memory (``n`` may be
+anything: it is clamped to 0..LANES) and load 0 into the others. Comparisons give a mask for
+``vselect``. Functions follow IEEE/torch for NaN, inf and -0.0; see :mod:`vecmath` for their
+accuracy.
 
-Scalars: ``arg(args, i)`` and ``argf(args, i)`` read a record; ``ldf stf ldd std ldi64 sti64 ldi32 sti32 ldi8 sti8
-ldu8 stu8`` read and write one element. Other types: ``vload_bf16(_n)``, ``vload_f16(_n)`` and the stores, which
-round to nearest even.
+Scalars: ``arg(args, i)`` and ``argf(args, i)`` read a record; ``ldf stf ldd std ldi64 sti64 ldi32
+sti32 ldi8 sti8 ldu8 stu8`` read and write one element. Other types: ``vload_bf16(_n)``,
+``vload_f16(_n)`` and the stores, which round to nearest even.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def _vv(build: Callable, arity: int, doc: str):
     return _op(vf32, (vf32,) * arity, build, doc)
 
 
-# --- scalars in memory ------------------------------------------------------------------------------------------
+# --- scalars in memory ----------------------------------------------------------------------------
 def _scalar_load(numba_type: types.Type, llvm_type: ir.Type, size: int):
     return _op(
         numba_type,
@@ -112,7 +113,7 @@ ldi8, sti8 = _scalar_load(_i8, I8, 1), _scalar_store(_i8, 1)
 ldu8, stu8 = _scalar_load(_u8, I8, 1), _scalar_store(_u8, 1)
 arg, argf = ldi64, ldd
 
-# --- vectors in memory ------------------------------------------------------------------------------------------
+# --- vectors in memory ----------------------------------------------------------------------------
 vload = _op(
     vf32, (_i64, _i64), lambda b, a, i: load_vec(b, pointer(b, a, i)), "Load floats ``i..``."
 )
@@ -206,7 +207,7 @@ vload_bf16, vload_bf16_n, vstore_bf16, vstore_bf16_n = _half_access(
 )
 vload_f16, vload_f16_n, vstore_f16, vstore_f16_n = _half_access(_widen_f16, _narrow_f16, "float16")
 
-# --- making and taking apart ------------------------------------------------------------------------------------
+# --- making and taking apart ----------------------------------------------------------------------
 vsplat = _op(vf32, (_f32,), splat, "Return ``x`` in every lane.")
 vzero = _op(vf32, (), lambda b: fconst(0.0), "Return 0.0 in every lane.")
 viota = _op(vi32, (), lambda b: ir.Constant(VI, list(range(LANES))), "Return 0, 1, 2, ...")
@@ -256,7 +257,7 @@ vhmin = _op(
     "Return the smallest lane, NaN if there is one.",
 )
 
-# --- arithmetic -------------------------------------------------------------------------------------------------
+# --- arithmetic -----------------------------------------------------------------------------------
 vadd = _vv(lambda b, x, y: b.fadd(x, y), 2, "Return ``x + y``.")
 vsub = _vv(lambda b, x, y: b.fsub(x, y), 2, "Return ``x - y``.")
 vmul = _vv(lambda b, x, y: b.fmul(x, y), 2, "Return ``x * y``.")
@@ -285,7 +286,7 @@ vround = _vv(
     lambda b, x: call_float(b, "nearbyint", x), 1, "Round to nearest, ties to even (torch.round)."
 )
 
-# --- functions --------------------------------------------------------------------------------------------------
+# --- functions ------------------------------------------------------------------------------------
 vexp = _vv(vm.exp, 1, "Return ``exp(x)``.")
 vexpm1 = _vv(vm.expm1, 1, "Return ``exp(x) - 1``, accurate near 0.")
 vlog = _vv(vm.log, 1, "Return the natural logarithm.")
@@ -295,7 +296,7 @@ verf = _vv(vm.erf, 1, "Return the error function.")
 vsigmoid = _vv(vm.sigmoid, 1, "Return ``1 / (1 + exp(-x))``.")
 
 
-# --- masks ------------------------------------------------------------------------------------------------------
+# --- masks ----------------------------------------------------------------------------------------
 def _compare(sign: str, unordered: bool = False):
     def build(b, x, y):
         return (b.fcmp_unordered if unordered else b.fcmp_ordered)(sign, x, y)
@@ -328,7 +329,7 @@ def _any(b, m):
 
 vany = _op(_bool, (vmask,), _any, "Return whether any lane is set.")
 
-# --- int32 vectors ----------------------------------------------------------------------------------------------
+# --- int32 vectors --------------------------------------------------------------------------------
 vi_load = _op(
     vi32,
     (_i64, _i64),
@@ -365,7 +366,7 @@ vbits = _op(vi32, (vf32,), lambda b, x: b.bitcast(x, VI), "Return the bits as in
 vfrombits = _op(vf32, (vi32,), lambda b, x: b.bitcast(x, VF), "Return the float with these bits.")
 
 
-# --- Python operators on float vectors --------------------------------------------------------------------------
+# --- Python operators on float vectors ------------------------------------------------------------
 def _operator(symbol: Callable, arity: int, build: Callable) -> None:
     """Let kernels write ``symbol`` between vectors."""
     sig = signature(vf32, *[vf32] * arity)

@@ -1,7 +1,8 @@
 """numba_cpu > kernels > vecmath: elementary functions on float vectors, written as LLVM IR.
 
-Argument reduction after Cody and Waite; the polynomials are our own minimax fits (weighted least squares with
-Lawson weights). Errors are at most 2 ulp; inf, NaN, signed zero and denormals behave as in IEEE/C.
+Argument reduction after Cody and Waite; the polynomials are our own minimax fits (weighted least
+squares with Lawson weights). Errors are at most 2 ulp; inf, NaN, signed zero and denormals behave
+as in IEEE/C.
 """
 
 from __future__ import annotations
@@ -171,7 +172,8 @@ def _log1p(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
 def _tanh(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     a = absolute(b, x)
     em1 = expm1(b, b.fadd(a, a))
-    # tanh = em1 / (em1 + 2) = 1 - 2 / (em1 + 2): take the form that does not amplify the rounding of em1.
+    # tanh = em1 / (em1 + 2) = 1 - 2 / (em1 + 2): take the form that does not amplify the rounding
+    # of em1.
     far = b.fcmp_ordered(">", a, fconst(0.55))
     quotient = b.fdiv(b.select(far, fconst(-2.0), em1), b.fadd(em1, fconst(2.0)))
     t = b.fadd(b.select(far, fconst(1.0), fconst(0.0)), quotient)

@@ -1,4 +1,4 @@
-"""numba_cpu > kernels > vectype: the numba types of vector registers and helpers that build LLVM IR for them.
+"""numba_cpu > kernels > vectype: numba types of vector registers, helpers to build LLVM IR.
 
 Everything here works on ``llvmlite`` values; :mod:`vec` wraps it into intrinsics that kernels call.
 """
@@ -78,7 +78,7 @@ def iconst(value: int) -> ir.Constant:
 def pointer(
     b: ir.IRBuilder, address: ir.Value, index: ir.Value | None = None, size: int = 4
 ) -> ir.Value:
-    """Return the pointer to element ``index`` (``size`` bytes each) from byte address ``address``."""
+    """Return the pointer to element ``index`` (of ``size`` bytes) from a byte address."""
     base = b.inttoptr(address, PTR)
     if index is None:
         return base
@@ -108,7 +108,7 @@ def first_lanes(b: ir.IRBuilder, count: ir.Value) -> ir.Value:
 
 
 def call(b: ir.IRBuilder, name: str, result: ir.Type, args: Sequence[ir.Value]) -> ir.Value:
-    """Call the LLVM intrinsic ``name`` (with its type suffix), declaring it in the module if needed."""
+    """Call the LLVM intrinsic ``name`` (with its type suffix), declared on first use."""
     fn = b.module.globals.get(name)
     if fn is None:
         fn = ir.Function(b.module, ir.FunctionType(result, [a.type for a in args]), name)
@@ -148,7 +148,8 @@ def shared_function(
 ) -> ir.Function:
     """Return the module-local function ``name``; ``body(builder, *args)`` writes it on first use.
 
-    It keeps big bodies (``exp``, microkernels) out of their callers: they are compiled once a module.
+    It keeps big bodies (``exp``, microkernels) out of their callers: they are compiled once a
+    module.
     """
     fn = module.globals.get(name)
     if fn is None:

@@ -255,7 +255,7 @@ def _multiply(planes, rows, out_rows, count, depth, v_plane, m_plane, weights, p
             column = plane * m_plane + 4 * p * PANEL
             for i in range(0, count, ROWS):
                 run_tile(min(ROWS, count - i), rows + 8 * i, 0, 1, depth, plane * v_plane, b,
-                         out_rows + 8 * i, column, PANEL, 0, 0, 1, -inf, inf)  # fmt: skip
+                         out_rows + 8 * i, column, PANEL, 0, 0, -inf, inf)  # fmt: skip
 
 
 @functools.cache

@@ -35,13 +35,15 @@ class ConstPool:
     buffers: list[Buffer] = field(default_factory=list[Buffer])
     known: dict[Hashable, int] = field(default_factory=dict[Hashable, int])
     owners: list[object] = field(default_factory=list[object])  # keeps ids in ``known`` unique
+    stored: list[np.ndarray] = field(default_factory=list[np.ndarray])  # from a cache, in order
 
     def get(self, key: Hashable, make: Callable[[], np.ndarray], owner: object = None) -> Buffer:
         """Return the buffer of the array that ``make`` gives, made once per ``key``."""
         at = self.known.get(key)
         if at is None:
-            array = aligned(make())
+            # Lowering is deterministic: the n-th constant it asks for is the n-th that was stored.
             at = self.known[key] = len(self.arrays)
+            array = self.stored[at] if at < len(self.stored) else aligned(make())
             self.arrays.append(array)
             self.buffers.append(Buffer("const", array.nbytes, at))
             self.owners.append(owner)

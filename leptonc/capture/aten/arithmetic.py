@@ -137,8 +137,6 @@ def _lerp(c: Context, a: Args) -> Value:
     return c(binary.Sub(), y, c(binary.Mul(), delta, c.full(1 - w, c.dtype)))
 
 
-
-
 _KINDS: Mapping[str, type[Kind]] = {
     "mul": binary.Mul, "multiply": binary.Mul, "floor_divide": binary.FloorDiv,
     "remainder": binary.Remainder, "fmod": binary.Fmod, "bitwise_and": binary.BitwiseAnd,

@@ -63,8 +63,10 @@ def _pieces(c: Context, a: Args) -> Any:
 def _tensor_split(c: Context, a: Args) -> Any:
     want(not isinstance(a.get("tensor_indices_or_sections"), Value), "a split by a tensor")
     indices = a.get("indices")
-    want(indices is None or list(indices) == sorted(indices), "a split whose parts overlap")
-    want(indices is None or all(isinstance(i, int) and i >= 0 for i in indices), "a split from the end")
+    if indices is not None:
+        whole = all(isinstance(i, int) and i >= 0 for i in indices)
+        want(whole, "a split counted from the end")
+        want(list(indices) == sorted(indices), "a split whose parts overlap")
     return _pieces(c, a)
 
 

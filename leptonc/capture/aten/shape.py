@@ -20,6 +20,15 @@ def _reshape(c: Context, a: Args) -> Value:
     return c.reshape(_operand(a), c.out.shape)
 
 
+def _squeeze(c: Context, a: Args) -> Value:
+    """Import ``squeeze``; an axis of dynamic size stays, and so must never be 1."""
+    x, dims = a.self, a.get("dim")
+    axes = range(x.type.rank) if dims is None else [dims] if isinstance(dims, int) else dims
+    for axis in axes if x.type.rank else ():
+        c.sizes.exclude_one(x.type.shape[axis])
+    return c.reshape(x, c.out.shape)
+
+
 def _expand(c: Context, a: Args) -> Value:
     return c.expand(_operand(a), c.out.shape)
 
@@ -165,9 +174,9 @@ _CASTS = (
 )  # fmt: skip
 _RESHAPES = (
     "view.default", "reshape.default", "_unsafe_view.default", "view_as.default",
-    "reshape_as.default", "flatten.using_ints", "unflatten.int", "squeeze.default", "squeeze.dim",
-    "squeeze.dims", "unsqueeze.default", "ravel.default", "_reshape_alias.default",
-    "view_copy.default", "unsqueeze_copy.default", "squeeze_copy.dims", "_reshape_copy.default",
+    "reshape_as.default", "flatten.using_ints", "unflatten.int", "unsqueeze.default",
+    "ravel.default", "_reshape_alias.default", "view_copy.default", "unsqueeze_copy.default",
+    "_reshape_copy.default",
 )  # fmt: skip
 _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
 
@@ -175,6 +184,7 @@ IMPORTERS: Mapping[str, Importer] = {
     **{f"aten.{name}.default": first for name in _SAME},
     **named(_cast, *_CASTS),
     **named(_reshape, *_RESHAPES),
+    **named(_squeeze, "squeeze.default", "squeeze.dim", "squeeze.dims", "squeeze_copy.dims"),
     **named(_at_least, "atleast_1d.default", "atleast_2d.default", "atleast_3d.default"),
     **named(_expand, "expand.default", "expand_as.default", "broadcast_to.default"),
     **named(_expand, "expand_copy.default"),

@@ -1,4 +1,4 @@
-"""The indirect matrix product against float64: shapes, geometry, epilogues, special values, threads."""
+"""The indirect matrix product against float64: geometry, epilogues, special values, threads."""
 
 from __future__ import annotations
 
@@ -203,13 +203,14 @@ def test_batched_matmul_packs_b_at_run_time(size, transposed):
     packed = np.full(batch * heads * floats, np.nan, np.float32)
     inner = k if transposed else n
     pack.pack_b.run_all(
-        record(batch, heads, k, n, b, b[0].size, inner, row, col, packed, heads * floats, floats, scale),
-        THREADS,
+        record(batch, heads, k, n, b, b[0].size, inner, row, col, packed, heads * floats, floats,
+        scale), THREADS,
     )  # fmt: skip
     out = np.empty((batch, heads, m, n), np.float32)
     call = replace(
         igemm_plan.linear(m, k, n, a_row=heads * k), outer0=batch, outer1=heads,
-        a_o0=a[0].size, a_o1=k, b_o0=heads * floats, b_o1=floats, out_o0=heads * m * n, out_o1=m * n,
+        a_o0=a[0].size, a_o1=k, b_o0=heads * floats, b_o1=floats,
+        out_o0=heads * m * n, out_o1=m * n,
     )  # fmt: skip
     launch(call, THREADS, a=a, b=packed, out=out)
     spec = "bmhk,bnhk->bhmn" if transposed else "bmhk,bkhn->bhmn"

@@ -44,7 +44,7 @@ SPECIAL = np.array(
 
 
 def wide_range() -> np.ndarray:
-    """Return arguments of every magnitude and the special ones; the length is no multiple of LANES."""
+    """Return arguments of every magnitude and the special ones; the length is odd."""
     rng = np.random.default_rng(0)
     parts = [
         SPECIAL,
@@ -225,6 +225,8 @@ def test_activation_agrees_with_torch(act):
     y = np.empty_like(x)
     _activate(record(x, y, len(x), int(act), 0.25, 2.0))
     exact = ACTIVATIONS[act](torch.from_numpy(x).double()).numpy()
-    finite = np.isfinite(exact.astype(np.float32))
+    with np.errstate(over="ignore"):
+        rounded = exact.astype(np.float32)
+    finite = np.isfinite(rounded)
     np.testing.assert_allclose(y[finite], exact[finite], rtol=1e-6, atol=4e-7)
-    np.testing.assert_array_equal(y[~finite], exact[~finite].astype(np.float32))
+    np.testing.assert_array_equal(y[~finite], rounded[~finite])

@@ -1,0 +1,98 @@
+"""Lowering of whole LSTM, GRU and RNN stacks: a product for all inputs, then a walk through time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from leptonc.backends.numba_cpu.kernels import recurrent as kernels
+from leptonc.backends.numba_cpu.kernels.pack import pack_linear
+from leptonc.backends.numba_cpu.legal import Claim, f32_only
+from leptonc.backends.numba_cpu.lower.contract import linear_into
+from leptonc.backends.numba_cpu.lower.core import Lowering
+from leptonc.backends.numba_cpu.lower.shape import contiguous
+from leptonc.backends.numba_cpu.views import Ref, View
+from leptonc.errors import ClaimError
+from leptonc.ir.core import Op, Value
+from leptonc.ir.kinds.data import Recurrent
+from leptonc.ir.types import DType
+
+_CELLS = {"lstm": kernels.LSTM, "gru": kernels.GRU, "tanh": kernels.TANH, "relu": kernels.RELU}
+
+
+def claim(op: Op) -> Claim:
+    """Claim float32 stacks."""
+    return f32_only(op)
+
+
+def lower(ctx: Lowering, op: Op) -> None:
+    """Add the steps of every layer and direction, bottom up."""
+    kind = op.kind
+    assert isinstance(kind, Recurrent)
+    directions = 2 if kind.bidirectional else 1
+    states = 2 if kind.cell == "lstm" else 1
+    per = 4 if kind.bias else 2
+    weights = op.operands[1 + states :]
+    first = [contiguous(ctx, ctx.view(v)) for v in op.operands[1 : 1 + states]]
+    last = [ctx.out(v) for v in op.results[1:]]
+    x = ctx.view(op.operands[0])
+    hidden = first[0].shape[2]
+    for layer in range(kind.layers):
+        top = layer == kind.layers - 1
+        shape = (*x.shape[:2], hidden * directions)
+        y = ctx.out(op.results[0]) if top else ctx.temp(DType.F32, shape)
+        for d in range(directions):
+            i = layer * directions + d
+            part = y.slice(2, d * hidden, (d + 1) * hidden)
+            walk = _Walk(ctx, kind, weights[i * per : (i + 1) * per])
+            walk.add(x, [s.slice(0, i, i + 1) for s in first], part, [s.slice(0, i, i + 1) for s in last], d)
+        x = y
+
+
+class _Walk:
+    """One layer in one direction."""
+
+    def __init__(self, ctx: Lowering, kind: Recurrent, weights: Sequence[Value]) -> None:
+        self.ctx, self.cell, self.weights = ctx, _CELLS[kind.cell], weights
+
+    def add(
+        self, x: View, first: Sequence[View], y: View, last: Sequence[View], reverse: int
+    ) -> None:
+        """Add the input product and the walk; states are ``[1,b,h]`` views."""
+        ctx, hidden = self.ctx, first[0].shape[2]
+        w_ih, w_hh, *biases = self.weights
+        wide = kernels.GATE_COUNT[self.cell] * hidden
+        gates = ctx.temp(DType.F32, (*x.shape[:2], wide))
+        linear_into(ctx, x, w_ih, biases[0] if biases else None, gates)
+        bias: Ref | int = ctx.view(biases[1]).ref if biases else 0
+        h0, c0, hn, cn = first[0], first[-1], last[0], last[-1]
+        ctx.step(
+            kernels.recurrence,
+            (
+                self.cell, x.shape[0], x.shape[1], hidden, reverse,
+                gates.ref, gates.strides[0], gates.strides[1], self._packed(w_hh), bias,
+                h0.ref, h0.strides[1], c0.ref, c0.strides[1],
+                y.ref, y.strides[0], y.strides[1],
+                hn.ref, hn.strides[1], cn.ref, cn.strides[1],
+                *ctx.scratch(kernels.scratch_bytes(self.cell, hidden)),
+            ),
+            reads=(gates, *first),
+            writes=(y, *last),
+        )  # fmt: skip
+
+    def _packed(self, weight: Value) -> Ref:
+        const, ctx = self.ctx.constant(weight), self.ctx
+        if const is None:
+            raise ClaimError("recurrent: the hidden weights are computed, not constant")
+        key = ("linear", id(const.payload))
+
+        def make() -> np.ndarray:
+            array = ctx.array(weight)
+            assert array is not None
+            return pack_linear(array)
+
+        return ctx.packed(key, make, const)
+
+
+LOWER = {Recurrent: (claim, lower)}

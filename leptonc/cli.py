@@ -1,0 +1,219 @@
+"""The ``leptonc`` command: compile, ir, passes, doctor, bench."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.table import Table
+
+from leptonc.errors import LeptoncError
+
+app = typer.Typer(
+    help="An optimizing compiler for PyTorch inference.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+Model = Annotated[
+    str, typer.Argument(help="MODULE:CALLABLE, e.g. torchvision.models:resnet18 or net.py:make")
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option("--input", help="shape of an input, 1x3x224x224, or 1x16:i64; once per input"),
+]
+Threads = Annotated[int | None, typer.Option(help="at most this many threads")]
+Pipeline = Annotated[str, typer.Option(help="O0 to O3, or a pipeline string")]
+_INPUT = re.compile(r"(\d+(?:x\d+)*|scalar)(?::(\w+))?")
+
+
+def main() -> None:
+    """Run the command line; a LeptoncError ends it with its text and exit status 1."""
+    try:
+        app()
+    except LeptoncError as e:
+        Console(stderr=True).print(f"[red]leptonc:[/red] {e}", highlight=False, soft_wrap=True)
+        sys.exit(1)
+
+
+@app.command()
+def compile(
+    model: Model,
+    input: Inputs = None,
+    pipeline: Pipeline = "O2",
+    threads: Threads = None,
+    verify: Annotated[str, typer.Option(help="off, final, unit or pass")] = "final",
+    precision: Annotated[str, typer.Option(help="strict, fp32 or fast")] = "fp32",
+    remarks: Annotated[bool, typer.Option(help="say why rewrites were refused")] = False,
+    source: Annotated[bool, typer.Option(help="print the emitted schedule")] = False,
+    html: Annotated[Path | None, typer.Option(help="write the HTML report to this file")] = None,
+    cache: Annotated[bool, typer.Option(help="use the compile cache")] = True,
+) -> None:
+    """Compile a model, check it against eager and print the report."""
+    api = importlib.import_module("leptonc.api")
+    net = api.compile(
+        _model(model), _inputs(input), pipeline=pipeline, threads=threads, verify=verify,
+        precision=precision, cache=cache,
+    )  # fmt: skip
+    console = Console()
+    console.print(net.report(remarks=remarks), highlight=False, markup=False, soft_wrap=True)
+    if source:
+        console.print(Syntax(net.source, "python", word_wrap=True))
+    if html is not None:
+        page = importlib.import_module("leptonc.show.html").page(net)
+        html.write_text(page, encoding="utf-8")
+        console.print(f"report: {html}", highlight=False)
+
+
+@app.command()
+def ir(
+    model: Model,
+    input: Inputs = None,
+    pipeline: Pipeline = "O2",
+    after: Annotated[str | None, typer.Option(help="stop after this pass")] = None,
+    before: Annotated[bool, typer.Option(help="print the program as captured")] = False,
+) -> None:
+    """Print a model's IR, as captured or after passes."""
+    api = importlib.import_module("leptonc.api")
+    text = importlib.import_module("leptonc.ir.text")
+    fn = api.capture(_model(model), _inputs(input))
+    if not before:
+        fn = api.optimize(fn, _until(pipeline, after))
+    Console().print(text.dump(fn), highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
+def passes() -> None:
+    """List passes, their options and the named pipelines."""
+    package = importlib.import_module("leptonc.passes")
+    pipeline = importlib.import_module("leptonc.pipeline")
+    table = Table("pass", "options", "what it does", box=None)
+    for name in sorted(package.REGISTRY):
+        cls = package.load(name)
+        options = ", ".join(
+            f"{f.name.replace('_', '-')}={f.default}" for f in pipeline.options(cls)
+        )
+        table.add_row(name, options, (cls.__doc__ or "").strip().splitlines()[0])
+    console = Console()
+    console.print(table)
+    for name, text in package.PIPELINES.items():
+        console.print(f"{name}: {text}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def doctor(
+    clear: Annotated[bool, typer.Option(help="empty the compile cache")] = False,
+) -> None:
+    """Say what leptonc sees: processor, cores and quota, versions, cache."""
+    report = importlib.import_module("leptonc.show.doctor")
+    if clear:
+        importlib.import_module("leptonc.runtime.cache").CompileCache().clear(kernels=True)
+    table = Table(box=None, show_header=False)
+    for name, text in report.facts():
+        table.add_row(f"[bold]{name}[/bold]", text)
+    Console().print(table)
+
+
+@app.command()
+def bench(
+    suite: Annotated[str, typer.Option(help="tiny, cnn, encoder; several by comma")] = "tiny",
+    threads: Annotated[str, typer.Option(help="thread counts, by comma")] = "1,2",
+    batch: Annotated[str, typer.Option(help="batch sizes, by comma")] = "1",
+    peers: Annotated[str, typer.Option(help="all, none, or names by comma")] = "all",
+    only: Annotated[str | None, typer.Option(help="only these nets, by comma")] = None,
+    seconds: Annotated[float, typer.Option(help="time per net and thread count, in seconds")] = 6.0,
+    json: Annotated[Path | None, typer.Option(help="write all figures to this file")] = None,
+    chart: Annotated[Path | None, typer.Option(help="draw the table into this PNG")] = None,
+) -> None:
+    """Measure leptonc against its peers, interleaved in one run."""
+    runner = importlib.import_module("leptonc.bench.runner")
+    api = importlib.import_module("leptonc.api")
+    runner.main(
+        api.compile, suite.split(","), [int(t) for t in threads.split(",")],
+        [int(b) for b in batch.split(",")], peers, only.split(",") if only else None, seconds,
+        json, chart,
+    )  # fmt: skip
+
+
+def _until(pipeline: str, after: str | None) -> str:
+    """Return the pipeline string cut behind the last pass named ``after``."""
+    if after is None:
+        return pipeline
+    package = importlib.import_module("leptonc.passes")
+    row = package.pipeline(pipeline)
+    at = [i for i, p in enumerate(row) if p.NAME == after]
+    if not at:
+        names = ", ".join(p.NAME for p in row)
+        raise LeptoncError(f"pass {after!r} is not in this pipeline; it has: {names}")
+    return ",".join(str(p) for p in row[: at[-1] + 1])
+
+
+def _model(spec: str) -> Any:
+    """Return the model that ``MODULE:CALLABLE`` makes (or is), in evaluation mode."""
+    where, _, name = spec.partition(":")
+    if not name:
+        raise LeptoncError(f"{spec!r}: expected MODULE:CALLABLE, e.g. torchvision.models:resnet18")
+    with _importable(where) as module_name:
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as e:
+            raise LeptoncError(f"cannot import {module_name!r}: {e}") from e
+    found: Any = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            raise LeptoncError(f"{where} has no {name!r}")
+        found = getattr(found, part)
+    torch = importlib.import_module("torch")
+    model = found if isinstance(found, torch.nn.Module) else _made(found, spec)
+    return model.eval()
+
+
+def _made(make: Callable[[], Any], spec: str) -> Any:
+    torch = importlib.import_module("torch")
+    model = make()
+    if not isinstance(model, torch.nn.Module):
+        raise LeptoncError(f"{spec} gives {type(model).__name__}, expected a torch.nn.Module")
+    return model
+
+
+@contextlib.contextmanager
+def _importable(where: str) -> Iterator[str]:
+    """Make a path or a module of the working directory importable for a moment."""
+    path = Path(where)
+    folder = str(path.parent.resolve()) if where.endswith(".py") else os.getcwd()
+    sys.path.insert(0, folder)
+    try:
+        yield path.stem if where.endswith(".py") else where
+    finally:
+        sys.path.remove(folder)
+
+
+def _inputs(specs: list[str] | None) -> tuple[Any, ...]:
+    """Return example tensors: normal floats, or small non-negative integers."""
+    if not specs:
+        raise LeptoncError("give the shape of each input, e.g. --input 1x3x224x224")
+    torch = importlib.import_module("torch")
+    meaning = importlib.import_module("leptonc.meaning")
+    types = importlib.import_module("leptonc.ir.types")
+    made: list[Any] = []
+    generator = torch.Generator().manual_seed(0)
+    for spec in specs:
+        m = _INPUT.fullmatch(spec)
+        if m is None or (m[2] or "f32") not in types.DType._value2member_map_:
+            raise LeptoncError(f"--input {spec}: expected e.g. 1x3x224x224 or 1x16:i64")
+        shape = () if m[1] == "scalar" else tuple(int(n) for n in m[1].split("x"))
+        dtype = meaning.TORCH_DTYPES[types.DType(m[2] or "f32")]
+        if dtype.is_floating_point:
+            made.append(torch.randn(shape, generator=generator).to(dtype))
+        else:
+            made.append(torch.randint(0, 2, shape, generator=generator).to(dtype))
+    return tuple(made)

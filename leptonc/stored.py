@@ -1,0 +1,123 @@
+"""Compiled programs on disk: what a second process loads instead of optimizing and packing again.
+
+An entry holds the optimized IR as text, the packed constants in the order lowering asks for them,
+and one probe: inputs and the results they gave. A loaded program must repeat the probe's results
+bit for bit; anything else counts as a miss. Constants that only kernels read (packed) are not
+stored a second time; a program with symbolic sizes stores them, as other sizes may pack anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from leptonc import meaning
+from leptonc.backends.numba_cpu.kernels.machine_code import fingerprint
+from leptonc.backends.numba_cpu.schedule import TorchStep
+from leptonc.capture import Captured
+from leptonc.compiled import Specialization, output_types, run_program
+from leptonc.errors import LeptoncError
+from leptonc.ir.constants import Const, ConstantStore
+from leptonc.ir.core import Function
+from leptonc.ir.literal import literal
+from leptonc.ir.text import constants, dump, parse
+from leptonc.ir.types import parse_type
+from leptonc.runtime.cache import CompileCache, Entry, cache_key
+
+
+@dataclass(frozen=True)
+class Ghost:
+    """Payload of a constant whose bytes exist only packed; asking for them is an error."""
+
+    digest: str
+
+
+def key_of(captured: Captured, parts: Sequence[object]) -> str:
+    """Return the key: program and weights, settings, versions, machine, and our own sources."""
+    return cache_key(dump(captured.function), *parts, torch.__version__, fingerprint())
+
+
+def save(cache: CompileCache, key: str, spec: Specialization, inputs: Sequence[Tensor]) -> None:
+    """Store ``spec``, which was compiled and checked for ``inputs``."""
+    program = spec.bind(meaning.bind_dims(spec.function, [t.shape for t in inputs]))
+    results = run_program(program, inputs, output_types(program))
+    store = constants(spec.function)
+    arrays = {f"pack{i}": a for i, a in enumerate(spec.pool.arrays)}
+    for i, t in enumerate((*inputs, *results)):
+        arrays[f"probe{i}"] = meaning.raw_tensor(t)
+    for const in _needed(spec, program.schedule.steps, store):
+        arrays[f"const{_name(const)}"] = meaning.raw_array(const)
+    head = {
+        "retreat": spec.retreat,
+        "types": {_name(c): str(c.type) for c in store.values()},
+        "packs": len(spec.pool.arrays),
+    }
+    cache.put(key, {"program.lir": dump(spec.function), "head.json": json.dumps(head)}, arrays)
+
+
+def load(
+    cache: CompileCache, key: str, captured: Captured, inputs: Sequence[Tensor], **made: Any
+) -> Specialization | None:
+    """Return the stored specialization if there is one and its probe still holds."""
+    entry = cache.get(key)
+    if entry is None:
+        return None
+    try:
+        spec = _revive(entry, captured, made)
+        return spec if _probe_holds(entry, spec, inputs) else None
+    except (LeptoncError, KeyError, ValueError, TypeError):
+        return None  # a damaged or outdated entry is a miss: the compile goes on without it
+
+
+def _name(const: Const) -> str:
+    return literal(const)[len("const<sha256:") : -1]
+
+
+def _needed(
+    spec: Specialization, steps: Sequence[Any], store: Mapping[str, Const]
+) -> Sequence[Const]:
+    """Return the constants whose plain bytes a loaded program may read."""
+    if spec.function.dims:
+        return list(store.values())
+    found: dict[str, Const] = {}
+    for step in steps:
+        if isinstance(step, TorchStep):
+            found.update({c.digest: c for c in constants(step.body).values()})
+    return list(found.values())
+
+
+def _revive(entry: Entry, captured: Captured, made: Mapping[str, Any]) -> Specialization:
+    head = json.loads(entry.texts["head.json"])
+    store = ConstantStore()
+    for name, text in head["types"].items():
+        type_ = parse_type(text)
+        raw = entry.arrays.get(f"const{name}")
+        payload = Ghost(name) if raw is None else meaning.tensor_from_raw(raw, type_)
+        store.items_[name] = Const(type_, payload, lambda _, name=name: name)
+    fn: Function = parse(entry.texts["program.lir"], store)
+    spec = Specialization(captured=captured, function=fn, stages=(), remarks=[], **made)
+    spec.retreat.update(head["retreat"])
+    spec.pool.stored.extend(entry.arrays[f"pack{i}"] for i in range(head["packs"]))
+    return spec
+
+
+def _probe_holds(entry: Entry, spec: Specialization, inputs: Sequence[Tensor]) -> bool:
+    count = len(inputs)
+    types = [p.type for p in spec.function.params]
+    probe = [
+        meaning.tensor_from_raw(entry.arrays[f"probe{i}"], t.with_shape(entry.arrays[f"probe{i}"].shape))
+        for i, t in enumerate(types)
+    ]
+    program = spec.bind(meaning.bind_dims(spec.function, [t.shape for t in probe]))
+    got = run_program(program, [t.contiguous() for t in probe], output_types(program))
+    want = [entry.arrays[f"probe{count + i}"] for i in range(len(got))]
+    return all(
+        np.array_equal(meaning.raw_tensor(g).view(np.uint8), w.view(np.uint8))
+        for g, w in zip(got, want, strict=True)
+    )

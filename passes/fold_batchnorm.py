@@ -1,0 +1,186 @@
+"""``fold-batchnorm``: no batch norm is left where its statistics are constants.
+
+After a convolution, transposed convolution or linear layer it scales the weight and shifts the
+bias; before one likewise, where padding allows; alone it becomes a multiply and an add with a
+constant per channel, which fuse elsewhere. Weights are computed in float64 and rounded once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from leptonc.ir.constants import Const
+from leptonc.ir.core import Function, Op, Value
+from leptonc.ir.kinds.binary import Add, Mul
+from leptonc.ir.kinds.contract import Conv, ConvTranspose, Linear
+from leptonc.ir.kinds.norm import BatchNorm
+from leptonc.ir.types import DType
+from leptonc.passes.fusing.bias import const_in
+from leptonc.passes.fusing.channels import (
+    Affine,
+    affine_of,
+    all_finite,
+    is_zero,
+    scaled_inputs,
+    scaled_outputs,
+)
+from leptonc.passes.fusing.rebuild import Rebuild
+from leptonc.pipeline import Pass
+from leptonc.rewrite.trace import Trace, describe, readers_text, value_text
+
+_HOSTS = (Conv, ConvTranspose, Linear)
+
+
+@dataclass(frozen=True)
+class FoldBatchNorm(Pass):
+    """Fold batch norms with constant statistics into their neighbours."""
+
+    NAME: ClassVar[str] = "fold-batchnorm"
+
+    def run(self, fn: Function, trace: Trace) -> Function:
+        """Return ``fn`` without them; ``fn`` itself when it has none."""
+        if not any(isinstance(op.kind, BatchNorm) for op in fn.ops):
+            return fn
+        folder = _Folder(fn, trace)
+        for op in fn.ops:
+            folder.op(op)
+        return folder.new.finish()
+
+
+class _Folder:
+    """One sweep: the function that grows, and the norms that wait for the op that reads them."""
+
+    def __init__(self, fn: Function, trace: Trace) -> None:
+        self.fn, self.trace = fn, trace
+        self.new = Rebuild(fn)
+        self.waiting: dict[Value, tuple[Op, Affine]] = {}
+
+    def op(self, op: Op) -> None:
+        if isinstance(op.kind, BatchNorm):
+            self.norm(op)
+        elif op.operands and op.operands[0] in self.waiting:
+            self.before(op, *self.waiting.pop(op.operands[0]))
+        else:
+            self.new.keep(op)
+
+    def norm(self, bn: Op) -> None:
+        consts = [self.new.const_in(self.new.now[v]) for v in bn.operands[1:]]
+        if any(c is None for c in consts):
+            self.trace.missed(bn, "its statistics or weights are no constants")
+            self.new.keep(bn)
+            return
+        assert isinstance(bn.kind, BatchNorm)
+        affine = affine_of(bn.kind, [c for c in consts if c is not None])
+        if self.after(bn, affine):
+            return
+        if self.reader_takes(bn, affine):
+            self.waiting[bn.result] = (bn, affine)
+            return
+        self.alone(bn, affine)
+
+    # ----- after a contraction -----
+
+    def after(self, bn: Op, affine: Affine) -> bool:
+        """Fold into the contraction that makes the norm's operand, if it may be."""
+        x = bn.operands[0]
+        host = self.new.maker(x)
+        if host is None or not isinstance(host.kind, _HOSTS):
+            return False
+        reason = self._after_misfit(bn, host, affine)
+        if reason is not None:
+            self.trace.missed(bn, f"not folded into {describe(host)}: {reason}")
+            return False
+        w, b = scaled_outputs(host.kind, *self._weights(host), affine, _dtype(host))
+        if not all_finite(w, b):
+            self.trace.missed(bn, f"not folded into {describe(host)}: the weight would overflow")
+            return False
+        self.new.absorb(host)
+        self._emit(host, host.operands[0], w, b, bn.result)
+        self.trace.applied(bn, f"scales the weight of {describe(host)} before it")
+        return True
+
+    def _after_misfit(self, bn: Op, host: Op, affine: Affine) -> str | None:
+        x = bn.operands[0]
+        if self.fn.use_count[x] != 1:
+            others = readers_text(self.fn.users[x], (bn,)) or "the caller"
+            return f"{value_text(x)} is also read by {others}"
+        if isinstance(host.kind, Linear) and x.type.rank != 2:
+            return "the norm runs along another axis than the linear layer's outputs"
+        return self._weights_misfit(host, affine)
+
+    def _weights_misfit(self, host: Op, affine: Affine) -> str | None:
+        if any(self.new.const_in(v) is None for v in host.operands[1:]):
+            return "its weight or bias is no constant"
+        finite = all_finite(affine.scale, affine.shift)
+        return None if finite else "its scale or shift is not finite"
+
+    # ----- before a contraction -----
+
+    def reader_takes(self, bn: Op, affine: Affine) -> bool:
+        """Return whether the only reader of the norm is a contraction that can take it in."""
+        y = bn.result
+        users = self.fn.users[y]
+        host = users[0] if len(users) == 1 and self.fn.use_count[y] == 1 else None
+        if host is None or not isinstance(host.kind, _HOSTS) or host.operands[0] is not y:
+            return False
+        reason = self._before_misfit(host, affine)
+        if reason is not None:
+            self.trace.missed(bn, f"not folded into {describe(host)} after it: {reason}")
+        return reason is None
+
+    def _before_misfit(self, host: Op, affine: Affine) -> str | None:
+        kind = host.kind
+        if any(const_in(v, self.fn) is None for v in host.operands[1:]):
+            return "its weight or bias is no constant"
+        if not all_finite(affine.scale, affine.shift):
+            return "its scale or shift is not finite"
+        if isinstance(kind, Linear) and host.operands[0].type.rank != 2:
+            return "the norm runs along another axis than the linear layer's inputs"
+        padded = isinstance(kind, ConvTranspose) or (isinstance(kind, Conv) and any(kind.padding))
+        if padded and not is_zero(affine.shift):
+            return "padding is zero behind the norm, and would not be before it"
+        return None
+
+    def before(self, host: Op, bn: Op, affine: Affine) -> None:
+        now = tuple(self.new.now[v] for v in host.operands[1:])
+        moved = Op(host.kind, (bn.operands[0], *now), host.results, host.origin)
+        w, b = scaled_inputs(host.kind, *self._weights(moved), affine, _dtype(host))
+        if not all_finite(w, b):
+            self.trace.missed(bn, f"not folded into {describe(host)}: the weight would overflow")
+            self.alone(bn, affine)
+            self.new.keep(host)
+            return
+        self._emit(moved, self.new.now[bn.operands[0]], w, b, host.result)
+        self.trace.applied(bn, f"scales the weight of {describe(host)} after it")
+
+    # ----- alone -----
+
+    def alone(self, bn: Op, affine: Affine) -> None:
+        """Emit ``x * scale + shift``, the constants of shape ``[c,1,...]``."""
+        x = self.new.now[bn.operands[0]]
+        scale, shift = affine.columns(bn.result.type.rank, _dtype(bn))
+        s = self.new.constant(scale, bn.origin, "scale")
+        product = Value(bn.result.type, bn.result.hint and f"{bn.result.hint}_scaled")
+        self.new.emit(Mul(), x, s, result=product, origin=bn.origin)
+        t = self.new.constant(shift, bn.origin, "shift")
+        self.new.emit(Add(), product, t, result=bn.result, origin=bn.origin)
+        self.trace.applied(bn, "becomes a multiply and an add per channel")
+
+    # ----- both -----
+
+    def _weights(self, host: Op) -> tuple[Const, Const | None]:
+        w, *b = (self.new.const_in(v) for v in host.operands[1:])
+        assert w is not None
+        return w, (b[0] if b else None)
+
+    def _emit(self, host: Op, x: Value, w: Const, b: Const, result: Value) -> None:
+        values = (
+            self.new.constant(w, host.origin, host.operands[1].hint),
+            self.new.constant(b, host.origin, host.operands[2].hint if host.operands[2:] else ""),
+        )
+        self.new.emit(host.kind, x, *values, result=result, origin=host.origin)
+
+
+def _dtype(op: Op) -> DType:
+    return op.results[0].type.dtype

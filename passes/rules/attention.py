@@ -1,0 +1,188 @@
+"""Attention that models write out by hand, raised to its kind, and its scale and mask tidied.
+
+``softmax(q k^T * scale + mask) v``: the keys may come transposed in any way, the scale as a factor or a
+divisor, the mask as a sum or as a ``where`` that fills with minus infinity (or near it). The one
+difference: a row whose scores are all minus infinity gives NaN when written out, 0 as an attention op.
+A fill of minus infinity is therefore raised only where a constant shows that no row is lost wholly.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from leptonc.ir.core import Builder, Op, Value
+from leptonc.ir.dims import same_dim
+from leptonc.ir.kinds.binary import Add, Div, Mul
+from leptonc.ir.kinds.contract import Attention, Matmul
+from leptonc.ir.kinds.data import Constant, Full
+from leptonc.ir.kinds.norm import Softmax
+from leptonc.ir.kinds.pointwise import Cast, Where
+from leptonc.ir.kinds.shape import Transpose
+from leptonc.ir.types import DType
+from leptonc.meaning import array_of
+from leptonc.passes.rules.build import is_bool, is_float
+from leptonc.rewrite.pattern import Either, Lit, Node, Opt, Pattern, Var, maybe
+from leptonc.rewrite.rule import Exactness, Match, Rule, Skip
+
+REASSOC = Exactness.REASSOC
+V, MASK, KEEP = Var("v"), Var("mask", is_float), Var("keep", is_bool)
+_ABSORBS = -1e30  # added to any sane score, this leaves itself: the same as filling with it
+
+_SCORES = Node(Matmul, (Var("q", is_float), Var("kt")), "scores", once=True)
+_SCALED = Either((
+    Node(Mul, (_SCORES, Lit(name="factor")), once=True),
+    Node(Div, (_SCORES, Lit(name="divisor")), once=True),
+    _SCORES,
+))  # fmt: skip
+_FILL = Lit(name="fill")
+
+
+def _attended(scores: Pattern) -> Node:
+    """Return ``softmax(scores) v``; half-precision models cast around the softmax."""
+    soft = Node(Softmax, (maybe(Cast, scores),), "soft", once=True)
+    return Node(Matmul, (maybe(Cast, soft), V), "out")
+
+
+def _scale(m: Match) -> float | None:
+    """Return the factor on the scores, or None where it is no usable number."""
+    if "factor" in m.ops:
+        scale = float(m.lit("factor"))
+    elif "divisor" in m.ops:
+        divisor = float(m.lit("divisor"))
+        scale = 1 / divisor if divisor else math.nan
+    else:
+        scale = 1.0
+    return scale if math.isfinite(scale) else None
+
+
+def _attend(m: Match, b: Builder, *mask: Value) -> Value | None:
+    scale, scores = _scale(m), m["scores"].type
+    if scale is None or m.kind("soft", Softmax).axis != scores.rank - 1:
+        return None
+    if m["soft"].type.shape != scores.shape:
+        return None  # the mask widened the scores
+    kt = m["kt"]
+    rank = kt.type.rank
+    k = b(Transpose((*range(rank - 2), rank - 1, rank - 2)), kt)
+    return b(Attention(scale), m["q"], k, m["v"], *mask)
+
+
+def _plain(m: Match, b: Builder) -> Value | None:
+    return _attend(m, b)
+
+
+def _added(m: Match, b: Builder) -> Value | None:
+    mask = m["mask"]
+    return _attend(m, b, mask) if mask.type.dtype is m["q"].type.dtype else None
+
+
+def _filled(m: Match, b: Builder, fill_where: bool) -> Value | Skip | None:
+    fill, dtype = float(m.lit("fill")), m["scores"].type.dtype
+    if not fill <= _ABSORBS:
+        return None
+    if math.isinf(fill) and not _keeps_some(b.producer.get(m["keep"]), keeps=not fill_where):
+        return Skip("a row may be masked out wholly, which is NaN here and 0 in an attention op")
+    low, zero = b(Full((), fill, dtype)), b(Full((), 0.0, dtype))
+    branches = (low, zero) if fill_where else (zero, low)
+    return _attend(m, b, b(Where(), m["keep"], *branches))
+
+
+def _keeps_some(op: Op | None, keeps: bool) -> bool:
+    """Whether ``op`` is a constant with a ``keeps`` in each row."""
+    if op is None or not isinstance(op.kind, Constant):
+        return False
+    array = array_of(op.kind.const)
+    return bool((array == keeps).any(axis=-1).all()) if array.ndim else False
+
+
+def _scaled_query(m: Match, b: Builder) -> Value | None:
+    a, c = m.kind("f", Attention), float(m.lit("c"))
+    if not math.isfinite(c):
+        return None
+    attention = Attention(a.scale * c, a.causal, a.gqa)
+    mask = m.get("mask")
+    return b(attention, m["q"], m["k"], m["v"], *(() if mask is None else (mask,)))
+
+
+def _causal(m: Match, b: Builder) -> Value | None:
+    """Drop a constant mask that keeps ``j <= i`` and nothing else."""
+    const, a = m.kind("mask", Constant).const, m.kind("f", Attention)
+    shape = const.type.shape
+    lengths = (m["q"].type.shape[-2], m["k"].type.shape[-2])
+    if a.causal or len(shape) < 2 or not all(same_dim(d, 1) for d in shape[:-2]):
+        return None
+    s, t = lengths
+    if shape[-2:] != lengths or not isinstance(s, int) or not isinstance(t, int):
+        return None
+    array = array_of(const).reshape(s, t)
+    boolean = const.type.dtype is DType.BOOL
+    kept = array != 0 if boolean else array == 0
+    dropped = array == 0 if boolean else np.less_equal(array, _ABSORBS)
+    lower = np.tri(s, t, dtype=np.bool_)
+    if not np.where(lower, kept, dropped).all():
+        return None
+    return b(Attention(a.scale, True, a.gqa), m["q"], m["k"], m["v"])
+
+
+_QKV = {
+    "q": ("f32[2,4,8]",) * 2, "kt": ("f32[2,8,5]",) * 2, "v": ("f32[2,5,6]",) * 2,
+    "soft": (Softmax(2),) * 2, "mask": ("f32[4,5]",) * 2, "keep": ("bool[4,5]",) * 2,
+    "factor": (0.125, 2.0), "divisor": (2.5, 4.0), "fill": (-math.inf, -3.4e38),
+}  # fmt: skip
+_EXAMPLE = """
+func @f(%q: f32[2,4,8], %kt: f32[2,8,5], %v: f32[2,5,6]{params}) {{
+  %c = full{{shape=(), value={c}, dtype=f32}}() : f32[]
+  %s = matmul(%q, %kt) : f32[2,4,5]
+  %t = {scale}(%s, %c) : f32[2,4,5]
+{mask}
+  %p = softmax{{axis=2}}(%u) : f32[2,4,5]
+  %o = matmul(%p, %v) : f32[2,4,6]
+  return %o
+}}"""
+
+
+def _example(mask: str, params: str = "", scale: str = "mul", c: float = 0.4) -> str:
+    return _EXAMPLE.format(params=params, c=c, scale=scale, mask=mask)
+
+
+_WHERE = "  %z = full{{shape=(), value={}, dtype=f32}}() : f32[]\n  %u = where({}) : f32[2,4,5]"
+_SUM = "  %u = add(%t, %m) : f32[2,4,5]"
+_NONE = "  %u = mul(%t, %c) : f32[2,4,5]"
+
+RULES: tuple[Rule, ...] = (
+    Rule("attention", "softmax(q kt * s) v = attention[s](q, kt^T, v)", REASSOC,
+         _attended(_SCALED), _plain,
+         examples=(_example("").replace("%u", "%t"), _example("", scale="div").replace("%u", "%t"))),
+    Rule("attention-mask", "softmax(q kt * s + mask) v = attention[s](q, kt^T, v, mask)", REASSOC,
+         _attended(Node(Add, (_SCALED, MASK), once=True)), _added,
+         examples=(_example(_SUM, ", %m: f32[4,5]"), _example(_SUM, ", %m: f32[2,1,5]", "div", 3.0))),
+    Rule("attention-fill", "softmax(where(c, fill, q kt * s)) v = attention[s](q, kt^T, v, mask) "
+         "where mask = where(c, fill, 0)", REASSOC,
+         _attended(Node(Where, (KEEP, _FILL, _SCALED), once=True)),
+         lambda m, b: _filled(m, b, True),
+         examples=(_example(_WHERE.format("-3e+38", "%m, %z, %t"), ", %m: bool[4,5]"),)),
+    Rule("attention-keep", "softmax(where(c, q kt * s, fill)) v = attention[s](q, kt^T, v, mask) "
+         "where mask = where(c, 0, fill)", REASSOC,
+         _attended(Node(Where, (KEEP, _SCALED, _FILL), once=True)),
+         lambda m, b: _filled(m, b, False),
+         examples=(_example(_WHERE.format("-3.4028234663852886e+38", "%m, %t, %z"),
+                            ", %m: bool[4,5]"),)),
+    Rule("attention-scale-query", "attention[s](q * c, k, v) = attention[s*c](q, k, v)", REASSOC,
+         Node(Attention, (Node(Mul, (Var("q"), Lit(name="c")), once=True), Var("k"), V,
+                          Opt(Var("mask"))), "f"), _scaled_query,
+         hints={"q": ("f32[2,4,8]",), "k": ("f32[2,5,8]",), "v": ("f32[2,5,6]",),
+                "mask": ("f32[4,5]",), "c": (0.7,), "f": (Attention(0.5),)}),
+    Rule("attention-scale-key", "attention[s](q, k * c, v) = attention[s*c](q, k, v)", REASSOC,
+         Node(Attention, (Var("q"), Node(Mul, (Var("k"), Lit(name="c")), once=True), V,
+                          Opt(Var("mask"))), "f"), _scaled_query,
+         hints={"q": ("f32[2,4,8]",), "k": ("f32[2,5,8]",), "v": ("f32[2,5,6]",),
+                "mask": ("f32[4,5]",), "c": (0.7,), "f": (Attention(0.5),)}),
+)  # fmt: skip
+
+# Its instances need a constant, which the text form names by hash only: tested by hand.
+CAUSAL = Rule(
+    "attention-causal", "attention(q, k, v, mask of j <= i) = attention[causal](q, k, v)", REASSOC,
+    Node(Attention, (Var("q"), Var("k"), V, Node(Constant, (), "mask")), "f"), _causal,
+)  # fmt: skip

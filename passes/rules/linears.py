@@ -1,0 +1,74 @@
+"""Linear and convolution layers written as products and sums, raised to their kinds."""
+
+from __future__ import annotations
+
+from leptonc.ir.core import Builder, Value
+from leptonc.ir.dims import same_dim
+from leptonc.ir.kinds.binary import Add
+from leptonc.ir.kinds.contract import Conv, ConvTranspose, Linear, Matmul
+from leptonc.ir.kinds.data import Constant
+from leptonc.ir.kinds.shape import Reshape, Transpose
+from leptonc.passes.rules.build import is_float
+from leptonc.rewrite.pattern import Node, Var
+from leptonc.rewrite.rule import Exactness, Match, Rule
+
+REASSOC = Exactness.REASSOC
+X, W, B = Var("x", is_float), Var("w"), Var("b")
+
+
+def _is_matrix(t: Transpose) -> bool:
+    return t.perm == (1, 0)
+
+
+def _linear(m: Match, b: Builder) -> Value:
+    return b(Linear(), m["x"], m["w"])
+
+
+def _linear_of_constant(m: Match, b: Builder) -> Value | None:
+    """Store the matrix the way a linear reads it; fold-constants does the transposition."""
+    if m["w"].type.rank != 2:
+        return None
+    return b(Linear(), m["x"], b(Transpose((1, 0)), m["w"]))
+
+
+def _linear_bias(m: Match, b: Builder) -> Value | None:
+    if m["b"].type.shape != (m["w"].type.shape[0],):
+        return None
+    return b(Linear(), m["x"], m["w"], m["b"])
+
+
+def _conv_bias(m: Match, b: Builder) -> Value | None:
+    """Take an addend that varies along the channels alone as the bias."""
+    out, shape = m["conv"].type.shape, m["b"].type.shape
+    spatial = len(out) - 2
+    if len(shape) not in (spatial + 1, spatial + 2) or not same_dim(shape[-spatial - 1], out[1]):
+        return None
+    others = (*shape[-spatial:], *shape[: len(shape) - spatial - 1])
+    if not all(same_dim(d, 1) for d in others):
+        return None
+    kind = m.ops["conv"].kind
+    return b(kind, m["x"], m["w"], b(Reshape((out[1],)), m["b"]))
+
+
+_WEIGHT = Node(Constant, (), "w")
+RULES: tuple[Rule, ...] = (
+    Rule("linear-transposed", "matmul(x, w^T) = linear(x, w)", REASSOC,
+         Node(Matmul, (X, Node(Transpose, (W,), "t", where=_is_matrix))), _linear,
+         hints={"x": ("f32[2,3,4]", "f32[3,4]"), "w": ("f32[5,4]",) * 2,
+                "t": (Transpose((1, 0)),) * 2}),
+    Rule("linear-bias", "linear(x, w) + b = linear(x, w, b)", REASSOC,
+         Node(Add, (Node(Linear, (X, W), once=True), B)), _linear_bias,
+         hints={"x": ("f32[2,3,4]",), "w": ("f32[5,4]",), "b": ("f32[5]",)}),
+    Rule("conv-bias", "conv(x, w) + b[c,1,1] = conv(x, w, b)", REASSOC,
+         Node(Add, (Node((Conv, ConvTranspose), (X, W), "conv", once=True), B)), _conv_bias,
+         hints={"x": ("f32[2,3,5,5]", "f32[2,3,5,5]"), "w": ("f32[4,3,2,2]", "f32[3,4,2,2]"),
+                "b": ("f32[4,1,1]", "f32[1,4,1,1]"),
+                "conv": (Conv((1, 1), (0, 0), (1, 1)),
+                         ConvTranspose((1, 1), (0, 0), (0, 0), (1, 1)))}),
+)  # fmt: skip
+
+# Its instances need a constant, which the text form names by hash only: tested by hand.
+LINEAR_OF_CONSTANT = Rule(
+    "linear-constant", "matmul(x, w) = linear(x, w^T) for a constant matrix w", REASSOC,
+    Node(Matmul, (X, _WEIGHT)), _linear_of_constant,
+)  # fmt: skip

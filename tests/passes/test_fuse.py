@@ -1,0 +1,351 @@
+"""``fuse``: which ops share a unit, which do not and why, and that nothing changes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import functions
+
+from leptonc.ir.core import Builder, Function, Kind, Op, Value
+from leptonc.ir.kinds.binary import Add, Mul
+from leptonc.ir.kinds.contract import Linear, Matmul
+from leptonc.ir.kinds.data import Constant, Full
+from leptonc.ir.kinds.norm import LayerNorm, Softmax
+from leptonc.ir.kinds.pointwise import Clamp, Elu, Gelu
+from leptonc.ir.kinds.reduce import Mean
+from leptonc.ir.kinds.region import Unit
+from leptonc.ir.kinds.unary import Exp, Neg, Relu, Sigmoid, Silu, Tanh
+from leptonc.ir.types import DType, TensorType
+from leptonc.ir.verify import verify
+from leptonc.passes.fuse import Fuse
+from leptonc.passes.fusing.quotient import Quotient
+from leptonc.passes.layout import Layout
+from leptonc.rewrite.trace import RemarkKind, Trace
+
+from .nets import (
+    BLOCKS,
+    Net,
+    assert_same_bits,
+    inputs,
+    networks,
+    resnet,
+    squeeze_excite,
+    tally,
+    units,
+)
+
+FUSE = Fuse()
+
+
+def fused(fn: Function) -> tuple[Function, list[str]]:
+    trace = Trace("fuse")
+    after = FUSE.run(fn, trace)
+    verify(after)
+    return after, [r.reason for r in trace.remarks if r.kind is RemarkKind.MISSED]
+
+
+def patterns(fn: Function) -> list[list[str]]:
+    return [
+        [op.kind.pattern, *(o.kind.NAME for o in op.kind.body.ops if o.operands)]
+        for op in fn.ops
+        if isinstance(op.kind, Unit)
+    ]
+
+
+def assert_self_contained(fn: Function) -> None:
+    """No unit reads a constant from outside."""
+    for op in fn.ops:
+        if isinstance(op.kind, Unit):
+            makers = [fn.producer[v] for v in op.operands if v in fn.producer]
+            assert not any(isinstance(m.kind, (Constant, Full)) for m in makers)
+
+
+# ----- laws ---------------------------------------------------------------------------------------
+
+
+@given(networks(), st.booleans())
+def test_laws_on_networks(before: Function, laid_out: bool) -> None:
+    before = Layout()(before) if laid_out else before
+    after, _ = fused(before)  # a verified function is in order: its units' graph has no cycle
+    assert_same_bits(before, after, *inputs(before))
+    assert_self_contained(after)
+    gained, lost = tally(after) - tally(before), tally(before) - tally(after)
+    assert not gained and set(lost) <= {Add()}, "every op once; only an added bias may vanish"
+    assert FUSE(after) is after
+
+
+@given(functions(max_ops=12))
+def test_laws_on_any_function(before: Function) -> None:
+    after, _ = fused(before)
+    assert_self_contained(after)
+    assert tally(after) == tally(before)
+    assert FUSE(after) is after
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_blocks_keep_their_bits(block) -> None:
+    before = Layout()(block())
+    assert_same_bits(before, FUSE(before), *inputs(before))
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> Function:
+    """A random DAG of adds."""
+    b = Builder("graph")
+    pool: list[Value] = [b.param(TensorType(DType.F32, (2,)))]
+    for _ in range(draw(st.integers(2, 14))):
+        pool.append(b(Add(), draw(st.sampled_from(pool)), draw(st.sampled_from(pool))))
+    return b.finish(pool[-1])
+
+
+def quotient_edges(fn: Function, group: dict[int, int]) -> set[tuple[int, int]]:
+    edges = {
+        (group[id(fn.producer[v])], group[id(op)])
+        for op in fn.ops
+        for v in op.operands
+        if v in fn.producer
+    }
+    return {(a, b) for a, b in edges if a != b}
+
+
+def has_cycle(edges: set[tuple[int, int]]) -> bool:
+    nodes = {n for e in edges for n in e}
+    while nodes:
+        free = {n for n in nodes if not any(b == n and a in nodes for a, b in edges)}
+        if not free:
+            return True
+        nodes -= free
+    return False
+
+
+@given(graphs(), st.data())
+def test_quotient_stays_acyclic_and_refuses_nothing_else(fn: Function, data: st.DataObject) -> None:
+    quotient = Quotient(fn)
+    for _ in range(data.draw(st.integers(1, 12))):
+        a, b = data.draw(st.sampled_from(fn.ops)), data.draw(st.sampled_from(fn.ops))
+        group = {id(op): quotient.group(op) for op in fn.ops}
+        tried = {k: (group[id(a)] if g == group[id(b)] else g) for k, g in group.items()}
+        cyclic = has_cycle(quotient_edges(fn, tried))
+        assert quotient.merge(a, b) is not cyclic
+        now = {id(op): quotient.group(op) for op in fn.ops}
+        assert now == (group if cyclic else now) and not has_cycle(quotient_edges(fn, now))
+        place = {g: i for i, g in enumerate(quotient.groups())}
+        assert all(place[x] < place[y] for x, y in quotient_edges(fn, now))
+        members = [op for g in quotient.groups() for op in quotient.ops(g)]
+        assert sorted(map(id, members)) == sorted(map(id, fn.ops))
+
+
+# ----- contract -----------------------------------------------------------------------------------
+
+
+def test_resnet_units() -> None:
+    after, missed = fused(Layout()(resnet()))
+    assert units(after) == [
+        ("contract", "conv1+relu"),
+        ("contract", "layer0.conv1+relu"),
+        ("contract", "layer0.conv2+add+relu"),
+        ("contract", "layer1.conv1+relu"),
+        ("contract", "layer1.downsample+add+relu"),
+    ]
+    assert missed == ["add (f32[1,8,4,4]@0231) is fused with layer1.downsample+add+relu already"]
+
+
+def test_gate_units() -> None:
+    after, _ = fused(Layout()(squeeze_excite()))
+    assert [p for p, _ in units(after)] == ["contract"] * 4
+
+
+def test_activation_then_residual() -> None:
+    b = Net()
+    x = b.input(2, 4)
+    after, _ = fused(b.finish(b(Add(), b(Silu(), b.linear(x, 4)), x)))
+    assert patterns(after) == [["contract", "linear", "silu", "add"]]
+
+
+def test_one_activation_and_one_residual_are_enough() -> None:
+    b = Net()
+    x = b.input(2, 4)
+    y = b(Tanh(), b(Add(), b(Relu(), b.linear(x, 4)), x))
+    after, _ = fused(b.finish(y))
+    assert patterns(after) == [["contract", "linear", "relu", "add"]]
+    assert after.ops[-1].kind == Tanh()
+
+
+@pytest.mark.parametrize(
+    ("kind", "joins"),
+    [
+        (Gelu(), True),
+        (Clamp(0.0, 6.0), True),
+        (Clamp(None, 6.0), True),
+        (Clamp(0, 6), False),
+        (Elu(), True),
+        (Elu(scale=2.0), False),
+        (Exp(), False),
+    ],
+)
+def test_which_activations_join(kind: Kind, joins: bool) -> None:
+    b = Net()
+    after, _ = fused(b.finish(b(kind, b.linear(b.input(2, 4), 4))))
+    assert bool(patterns(after)) is joins
+
+
+def test_result_with_another_reader_is_not_fused() -> None:
+    b = Net()
+    y = b.linear(b.input(2, 4), 4)
+    after, missed = fused(b.finish(b(Relu(), y), b(Softmax(1), y)))
+    assert not patterns(after)
+    assert missed == ["(f32[2,4]) is also read by softmax (f32[2,4])"]
+
+
+def test_returned_result_is_not_fused() -> None:
+    b = Net()
+    y = b.linear(b.input(2, 4), 4)
+    after, missed = fused(b.finish(b(Relu(), y), y))
+    assert not patterns(after) and missed == ["(f32[2,4]) is also read by the caller"]
+
+
+def test_value_added_to_itself_is_no_residual() -> None:
+    b = Net()
+    y = b.linear(b.input(2, 4), 4)
+    before = b.finish(b(Add(), y, y))
+    after, _ = fused(before)
+    assert not patterns(after)
+
+
+def test_broadcast_add_is_no_residual() -> None:
+    b = Net()
+    y = b(Add(), b.linear(b.input(2, 4), 4), b.input(1, 4, hint="r"))
+    assert not patterns(fused(b.finish(y))[0])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(3, 1, 1), (1, 3, 1, 1)])
+def test_added_channel_vector_becomes_bias(bias: bool, shape: tuple[int, ...]) -> None:
+    b = Net()
+    y = b(Add(), b.weight(*shape), b.conv(b.input(2, 2, 4, 4), 3, bias=bias))
+    before = b.finish(b(Relu(), y))
+    after, _ = fused(before)
+    assert patterns(after) == [["contract", "conv", "relu"]]
+    assert_same_bits(before, after)
+
+
+def test_vector_along_another_axis_is_no_bias() -> None:
+    b = Net()
+    y = b(Add(), b.conv(b.input(2, 3, 4, 3), 3), b.weight(3))  # along the width
+    before = b.finish(y)
+    assert FUSE(before) is before
+
+
+def test_shared_bias_of_another_user_stays() -> None:
+    b = Net()
+    x, w, bias, v = b.input(2, 4), b.weight(4, 4), b.weight(4), b.weight(4)
+    one = b(Add(), b(Linear(), x, w, bias), v)
+    two = b(Softmax(1), b(Linear(), x, w, bias))
+    before = b.finish(one, two)
+    assert_same_bits(before, FUSE(before))
+
+
+def test_matmul_takes_a_column_vector() -> None:
+    b = Net()
+    y = b(Add(), b(Matmul(), b.input(2, 3, 4), b.weight(4, 5)), b.weight(5))
+    before = b.finish(b(Relu(), y))
+    after, _ = fused(before)
+    assert patterns(after) == [["contract", "matmul", "add", "relu"]]
+    assert_same_bits(before, after)
+
+
+def test_later_contraction_takes_the_shared_add() -> None:
+    b = Net()
+    x = b.input(2, 4)
+    p, q = b.linear(x, 4, module="p"), b.linear(x, 4, module="q")
+    after, _ = fused(b.finish(b(Add(), p, q)))
+    assert units(after) == [("contract", "q+add")]
+
+
+# ----- norm ---------------------------------------------------------------------------------------
+
+
+def test_residual_and_norm_make_two_results() -> None:
+    b = Net()
+    x, r = b.input(2, 4), b.input(2, 4, hint="r")
+    s = b(Add(), x, r)
+    y = b(LayerNorm(1, 1e-5), s, b.weight(4), b.weight(4))
+    after, _ = fused(b.finish(b(Mul(), y, s)))
+    (unit, mul) = after.ops
+    assert isinstance(unit.kind, Unit) and unit.kind.pattern == "norm"
+    assert len(unit.results) == 2 and mul.kind == Mul()
+
+
+def test_norm_of_a_broadcast_sum_stays_alone() -> None:
+    b = Net()
+    s = b(Add(), b.input(2, 4), b.input(1, 4, hint="r"))
+    after, missed = fused(b.finish(b(LayerNorm(1, 1e-5, "none"), s)))
+    assert not patterns(after) and "broadcasts" in missed[0]
+
+
+# ----- chain --------------------------------------------------------------------------------------
+
+
+def test_diamond_becomes_one_loop_with_two_results() -> None:
+    b = Net()
+    x = b.input(2, 4)
+    t = b(Exp(), x)
+    y = b(Add(), b(Neg(), t), b(Sigmoid(), t))
+    after, _ = fused(b.finish(y, t))
+    assert patterns(after) == [["chain", "exp", "neg", "sigmoid", "add"]]
+    assert len(after.ops[0].results) == 2
+
+
+def test_cycle_through_another_op_is_refused() -> None:
+    b = Net()
+    t = b(Exp(), b.input(2, 4))
+    y = b(Add(), t, b(Softmax(1), t))
+    after, missed = fused(b.finish(y))
+    assert not patterns(after) and "before and after" in missed[0]
+
+
+def test_two_groups_may_not_wait_for_each_other() -> None:
+    b = Net()
+    x, y = b.input(2, 4), b.input(2, 4, hint="y")
+    p, q = b(Exp(), x), b(Neg(), y)
+    p2 = b(Mul(), p, b(Softmax(1), q))
+    q2 = b(Add(), q, b(Softmax(1), p))
+    before = b.finish(p2, q2)
+    after, _ = fused(before)
+    assert len(patterns(after)) == 1
+    assert_same_bits(before, after)
+
+
+def test_longest_chain() -> None:
+    b = Net()
+    y = b.input(2, 4)
+    for _ in range(60):
+        y = b(Neg(), y)
+    after, _ = fused(b.finish(y))
+    assert [len(p) - 1 for p in patterns(after)] == [24, 24, 12]
+
+
+def test_dear_op_of_a_smaller_shape_stays_out() -> None:
+    def gate(kind: Kind) -> Function:
+        b = Net()
+        x, g = b.input(2, 8, 4, 4), b.input(2, 8, 1, 1, hint="g")
+        return b.finish(b(Mul(), x, b(kind, g)))
+
+    assert patterns(FUSE(gate(Relu()))) == [["chain", "relu", "mul"]]
+    after, missed = fused(gate(Sigmoid()))
+    assert not patterns(after) and "too dear" in missed[0]
+
+
+def test_symbolic_shapes_chain() -> None:
+    b = Net()
+    after, _ = fused(b.finish(b(Neg(), b(Exp(), b.input("n", 4)))))
+    assert patterns(after) == [["chain", "exp", "neg"]]
+    unit: Op = after.ops[0]
+    assert isinstance(unit.kind, Unit) and unit.kind.body.dims == after.dims
+
+
+def test_nothing_to_fuse_is_the_same_object() -> None:
+    b = Net()
+    before = b.finish(b(Mean((1,)), b.input(2, 4)))
+    assert FUSE(before) is before
