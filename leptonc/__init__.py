@@ -6,7 +6,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from leptonc.api import capture, compile, optimize
+    from leptonc import capture
+    from leptonc.api import compile, optimize
     from leptonc.capture import Dim
     from leptonc.compiled import CompiledModel
     from leptonc.errors import LeptoncError
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 _WHERE = {
     "compile": "leptonc.api",
-    "capture": "leptonc.api",
     "optimize": "leptonc.api",
     "CompiledModel": "leptonc.compiled",
     "Dim": "leptonc.capture",
@@ -25,6 +25,8 @@ __all__ = ["CompiledModel", "Dim", "LeptoncError", "capture", "compile", "optimi
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: ``import leptonc`` alone loads neither torch nor numba."""
+    if name == "capture":
+        return importlib.import_module("leptonc.capture")  # a callable package
     if name not in _WHERE:
         raise AttributeError(f"module 'leptonc' has no attribute {name!r}")
     return getattr(importlib.import_module(_WHERE[name]), name)

@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.export import ExportedProgram
 
-from leptonc import capture as capture_layer
 from leptonc import compiler
+from leptonc.capture.failure import refuse_training
+from leptonc.capture.frontend import capture as capture_model
 from leptonc.compiled import CompiledModel, Specialization
 from leptonc.errors import LeptoncError, PipelineError, TargetError
 from leptonc.ir.core import Function
@@ -60,21 +62,21 @@ def compile(
     passes_of(pipeline)
     decision = Governor(threads).decision
     settings = compiler.Settings(pipeline, precision, verify, decision.cores, cache)
-    capture_layer.check_model(model)
-    name = capture_layer.model_name(model)
+    refuse_training(model)
+    name = _name(model)
     stats: dict[str, Any] = {"governor": str(decision)}
 
     def make(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Specialization:
         with Progress(f"compiling {name}") as progress, torch.no_grad():
             start = time.perf_counter()
             progress("capturing")
-            captured = capture_layer.capture(model, args, kwargs, dynamic=dynamic)
+            captured = capture_model(model, args, kwargs, dynamic=dynamic)
             stats["capture_s"] = time.perf_counter() - start
             leaves = captured.flatten(args, kwargs)
             inputs = [t.detach().contiguous() for t in captured.tensors(leaves)]
 
             def eager() -> Sequence[Tensor]:
-                return compiler.returns_of(captured, capture_layer.callable_of(model)(*args, **kwargs))
+                return compiler.returns_of(captured, _callable(model)(*args, **kwargs))
 
             spec = compiler.build(captured, settings, inputs, eager, stats, progress)
             stats["total_s"] = time.perf_counter() - start
@@ -93,13 +95,6 @@ def compile(
     return net
 
 
-def capture(model: Any, example_inputs: Any, dynamic: Dynamic = None) -> Function:
-    """Return ``model`` as IR, nothing rewritten. Raises CaptureError."""
-    args, kwargs = _arguments(example_inputs)
-    with torch.no_grad():
-        return capture_layer.capture(model, args, kwargs, dynamic=dynamic).function
-
-
 def optimize(fn: Function, pipeline: str = "O2") -> Function:
     """Return ``fn`` after the passes of a pipeline string. Raises PipelineError."""
     return compiler.optimize(fn, pipeline)
@@ -111,6 +106,15 @@ def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(example_inputs, (tuple, list)):
         return tuple(example_inputs), {}
     return (example_inputs,), {}
+
+
+def _name(model: Any) -> str:
+    return type(model).__name__
+
+
+def _callable(model: Any) -> Any:
+    """Return what computes the model's own results."""
+    return model.module() if isinstance(model, ExportedProgram) else model
 
 
 def _one_of(what: str, value: str, known: Sequence[str]) -> None:
@@ -128,4 +132,4 @@ def _check_target(target: str) -> None:
         raise TargetError(f"unknown target {target!r}; there are: {', '.join(TARGETS)}")
 
 
-__all__ = ["LeptoncError", "capture", "compile", "optimize"]
+__all__ = ["LeptoncError", "compile", "optimize"]

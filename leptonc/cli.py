@@ -85,7 +85,7 @@ def ir(
     """Print a model's IR, as captured or after passes."""
     api = importlib.import_module("leptonc.api")
     text = importlib.import_module("leptonc.ir.text")
-    fn = api.capture(_model(model), _inputs(input))
+    fn = importlib.import_module("leptonc.capture")(_model(model), _inputs(input))
     if not before:
         fn = api.optimize(fn, _until(pipeline, after))
     Console().print(text.dump(fn), highlight=False, markup=False, soft_wrap=True)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from leptonc import check, meaning
+from leptonc import check, meaning, stored
 from leptonc.backends.numba_cpu.runtime import Executable
 from leptonc.capture import Captured
 from leptonc.compiled import Specialization, output_types, run_program
@@ -20,7 +21,8 @@ from leptonc.ir.kinds.region import Unit
 from leptonc.ir.specialize import specialize
 from leptonc.passes import pipeline as passes_of
 from leptonc.pipeline import Instrument, OracleCheck, PassManager, Recorder
-from leptonc.rewrite.trace import Remark
+from leptonc.rewrite.trace import Remark, RemarkKind
+from leptonc.runtime.cache import CompileCache
 
 VERIFY = ("off", "final", "unit", "pass")
 Progress = Callable[[str], None]
@@ -57,36 +59,66 @@ def build(
     Raises:
         CheckError: the result is wrong and no retreat of units to torch repairs it.
     """
-    recorder, start = Recorder(), time.perf_counter()
+    made = {"threads": settings.threads, "precision": settings.precision}
+    cache = CompileCache(enabled=None if settings.cache else False)
+    key = ""
+    if settings.cache and settings.verify in ("final", "off"):
+        with _timed(stats, "lookup_s"):
+            key = stored.key_of(captured, (settings.pipeline, *made.values()))
+            spec = stored.load(cache, key, captured, inputs, **made)
+        if spec is not None:
+            return _finished(spec, inputs, stats, cached=True)
+    progress("optimizing")
+    with _timed(stats, "passes_s"):
+        function, recorder = _optimized(captured, settings, inputs)
+    spec = Specialization(
+        captured=captured,
+        function=function,
+        stages=tuple(recorder.steps),
+        remarks=[*captured.remarks, *recorder.remarks],
+        **made,
+    )
+    progress("scheduling and compiling kernels")
+    sizes = meaning.bind_dims(function, [t.shape for t in inputs])
+    with _timed(stats, "schedule_s"):
+        spec.bind(sizes)
+    if settings.verify != "off":
+        progress("checking against the model")
+        with _timed(stats, "verify_s"):
+            ref = check.model_reference(captured.function, inputs, eager, settings.precision)
+            if settings.verify == "unit":
+                _check_units(spec, sizes, inputs)
+            _check_final(spec, sizes, ref)
+    if key:
+        progress("writing the cache")
+        with _timed(stats, "store_s"):
+            stored.save(cache, key, spec, inputs)
+    return _finished(spec, inputs, stats, cached=False)
+
+
+def _finished(
+    spec: Specialization, inputs: Sequence[Tensor], stats: dict[str, Any], *, cached: bool
+) -> Specialization:
+    stats["cached"] = cached
+    stats.update(figures(spec.bind(meaning.bind_dims(spec.function, [t.shape for t in inputs]))))
+    return spec
+
+
+def _optimized(
+    captured: Captured, settings: Settings, inputs: Sequence[Tensor]
+) -> tuple[Function, Recorder]:
+    recorder = Recorder()
     instruments: list[Instrument] = [recorder]
     if settings.verify == "pass":
         instruments.append(_oracle(captured.function, inputs, settings.precision))
-    progress("optimizing")
-    fn = optimize(captured.function, settings.pipeline, instruments)
-    stats["passes_s"] = time.perf_counter() - start
-    spec = Specialization(
-        captured=captured,
-        function=fn,
-        stages=tuple(recorder.steps),
-        remarks=[*captured.remarks, *recorder.remarks],
-        threads=settings.threads,
-        precision=settings.precision,
-    )
-    sizes = meaning.bind_dims(fn, [t.shape for t in inputs])
-    progress("scheduling and compiling kernels")
+    return optimize(captured.function, settings.pipeline, instruments), recorder
+
+
+@contextmanager
+def _timed(stats: dict[str, Any], name: str) -> Iterator[None]:
     start = time.perf_counter()
-    program = spec.bind(sizes)
-    stats["schedule_s"] = time.perf_counter() - start
-    if settings.verify != "off":
-        progress("checking against the model")
-        start = time.perf_counter()
-        ref = check.model_reference(captured.function, inputs, eager, settings.precision)
-        if settings.verify == "unit":
-            _check_units(spec, sizes, inputs)
-        _check_final(spec, sizes, ref)
-        stats["verify_s"] = time.perf_counter() - start
-    stats.update(figures(spec.bind(sizes)))
-    return spec
+    yield
+    stats[name] = time.perf_counter() - start
 
 
 def returns_of(captured: Captured, result: Any) -> list[Tensor]:
@@ -169,7 +201,7 @@ def _check_units(
             guilty.append(op.kind.name)
             spec.retreat[op.kind.name] = why
             spec.remarks.append(
-                Remark("check", op.kind.name, op.origin, f"runs through torch: {why}", "missed")
+                Remark("check", RemarkKind.MISSED, op.kind.name, f"runs through torch: {why}", op.origin)
             )
     if guilty:
         spec.forget()

@@ -8,9 +8,12 @@ stored a second time; a program with symbolic sizes stores them, as other sizes 
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,7 +43,17 @@ class Ghost:
 
 def key_of(captured: Captured, parts: Sequence[object]) -> str:
     """Return the key: program and weights, settings, versions, machine, and our own sources."""
-    return cache_key(dump(captured.function), *parts, torch.__version__, fingerprint())
+    program = dump(captured.function)
+    return cache_key(program, *parts, torch.__version__, fingerprint(), _sources())
+
+
+@functools.cache
+def _sources() -> str:
+    """Return a hash of leptonc's own code: a changed pass or lowering makes every entry a miss."""
+    sha = hashlib.sha256()
+    for path in sorted(Path(__file__).parent.rglob("*.py")):
+        sha.update(path.name.encode() + path.read_bytes())
+    return sha.hexdigest()
 
 
 def save(cache: CompileCache, key: str, spec: Specialization, inputs: Sequence[Tensor]) -> None:

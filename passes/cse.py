@@ -6,9 +6,16 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from leptonc.ir.core import Function, Kind, Op, Trait, Value
+from leptonc.ir.constants import Const
+from leptonc.ir.core import Function, Op, Trait, Value
+from leptonc.ir.kinds.data import Constant
+from leptonc.ir.types import DType
+from leptonc.meaning import raw_array
 from leptonc.pipeline import Pass
 from leptonc.rewrite.trace import Trace
+
+
+_SAMPLES = 16  # elements of a constant that are looked at
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,10 @@ class Cse(Pass):
         return Function(fn.name, fn.params, tuple(kept), returns, fn.dims)
 
 
-def _key(op: Op) -> tuple[Kind, tuple[int, ...]]:
+def _key(op: Op) -> Hashable:
+    """Return what equal ops share. Constants are told apart by a sample before they are hashed."""
+    if isinstance(op.kind, Constant):
+        return op.kind, _sample(op.kind.const)
     ids = [id(v) for v in op.operands]
     if Trait.COMMUTATIVE in op.kind.traits:
         ids.sort()
@@ -54,3 +64,12 @@ def _key(op: Op) -> tuple[Kind, tuple[int, ...]]:
 
 def _types(op: Op) -> list[object]:
     return [r.type for r in op.results]
+
+
+def _sample(const: Const) -> bytes:
+    """Return some bytes of the content, so that differing constants are seldom hashed whole."""
+    if not const.type.is_static or const.type.dtype is DType.OTHER:
+        return b""
+    array = raw_array(const)
+    flat = array.reshape(-1)
+    return flat[:: max(1, flat.size // _SAMPLES)].tobytes()

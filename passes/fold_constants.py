@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from leptonc.ir.constants import Const
 from leptonc.ir.core import Function, Kind, Op, Trait, Value
+from leptonc.ir.dims import same_dim
 from leptonc.ir.kinds.contract import Attention
 from leptonc.ir.kinds.data import Constant, Full
 from leptonc.ir.kinds.region import Unit
@@ -30,7 +31,7 @@ class FoldConstants(Pass):
     ``full`` where only elementwise ops (or a mask operand) read it. An op that raises is left alone.
     """
 
-    max_bytes_growth: int = 1 << 20
+    max_bytes_growth: int = 4 << 20
 
     NAME: ClassVar[str] = "fold-constants"
 
@@ -123,7 +124,7 @@ class _Folding:
 
 def _is_spread(op: Op) -> bool:
     """Whether the op makes a single element, which costs nothing."""
-    return all(bool(r.type.numel == 1) for r in op.results)
+    return all(same_dim(r.type.numel, 1) for r in op.results)
 
 
 def _likes_full(op: Op) -> bool:

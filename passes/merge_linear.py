@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from leptonc.ir.constants import Const
 from leptonc.ir.core import Function, Op, Value
+from leptonc.ir.dims import same_dim
 from leptonc.ir.kinds.binary import Add
 from leptonc.ir.kinds.contract import Conv, Linear, Matmul
 from leptonc.ir.kinds.data import Full
@@ -63,7 +64,8 @@ def _parallel(fn: Function, trace: Trace) -> Function:
     for op in fn.ops:
         if id(op) in merged:
             _emit_merged(merged[id(op)], new)
-            trace.applied(op, f"{len(merged[id(op)])} linear layers on {value_text(op.operands[0])}")
+            count, x = len(merged[id(op)]), value_text(op.operands[0])
+            trace.applied(op, f"{count} linear layers on {x} become one")
         elif id(op) not in gone:
             new.keep(op)
     return new.finish()
@@ -167,7 +169,7 @@ def _new_weights(op: Op, new: Rebuild) -> tuple[Const, Const | None] | None:
 def _pointwise(op: Op) -> bool:
     assert isinstance(op.kind, Conv)
     kernel = op.operands[1].type.shape[2:]
-    return all(k == 1 for k in kernel) and not any(op.kind.padding) and op.kind.groups == 1
+    return all(same_dim(k, 1) for k in kernel) and not any(op.kind.padding) and op.kind.groups == 1
 
 
 def _work(first: Op, second: Op) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from leptonc.backends.numba_cpu import memory
-from leptonc.backends.numba_cpu.legal import Claim, No
+from leptonc.backends.numba_cpu.legal import YES, Claim, No
 from leptonc.backends.numba_cpu.lower.table import LOWER, UNITS
 from leptonc.backends.numba_cpu.lower.core import ConstPool, Lowering
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
@@ -122,7 +122,7 @@ def _through_torch(ctx: Lowering, body: Function, why: str) -> None:
 def refusal(body: Function) -> str:
     """Return why ``body`` cannot run natively, or "" if every op of it is claimed."""
     for op in body.ops:
-        answer = claim(op)
+        answer = YES if isinstance(op.kind, FREE) else claim(op)
         if isinstance(answer, No):
             return answer.reason
     return ""

@@ -1,1 +1,1 @@
-"""leptonc.bench."""
+"""Benchmarks: suites of networks, peers, the interleaved protocol, tables and charts."""

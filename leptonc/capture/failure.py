@@ -13,7 +13,7 @@ from leptonc.errors import CaptureError
 # (pattern in the error's class and text, what happened, what to change), first match wins.
 _ADVICE: tuple[tuple[str, str, str], ...] = (
     (
-        r"GuardOnDataDependent|data-dependent|Could not (guard|extract)",
+        r"DataDependent|DynamicOutputShape|data-dependent|Could not (guard|extract)",
         "the model branches, loops or sizes a tensor on the values of a tensor",
         "write the branch with torch.where, or move it out of the "
         'model; torch.compile(model, backend="leptonc") splits the model there by itself',
@@ -36,10 +36,10 @@ _ADVICE: tuple[tuple[str, str, str], ...] = (
         "pass example_inputs as forward takes them: a tuple of positional arguments",
     ),
     (
-        r"Unsupported (input|output) type|unsupported type|Tried to flatten|is_leaf",
+        r"Unsupported (input|output) type|unsupported type|not a known type|Tried to flatten",
         "an argument or result has a type that torch cannot take apart",
         "return tensors, tuples, lists, dicts or dataclasses, or register the class with "
-        "torch.utils._pytree.register_pytree_node",
+        "torch.utils._pytree.register_pytree_node (transformers: pass use_cache=False)",
     ),
     (
         r"mutat|in-?place|aliases",

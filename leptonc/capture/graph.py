@@ -295,9 +295,7 @@ def _plain_twin(target: torch._ops.OpOverload) -> torch._ops.OpOverload:
     return found
 
 
-def _paired_names(
-    a: torch._ops.OpOverload, b: torch._ops.OpOverload
-) -> Iterator[tuple[str, str]]:
+def _paired_names(a: torch._ops.OpOverload, b: torch._ops.OpOverload) -> Iterator[tuple[str, str]]:
     """Yield the names that two overloads give to the same place (``self`` and ``input``)."""
     for x, y in zip(a._schema.arguments, b._schema.arguments, strict=False):
         yield x.name, y.name

@@ -10,11 +10,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-import sympy
-
 from leptonc.ir import kinds
 from leptonc.ir.core import Function, Kind, Op, Trait, Value
-from leptonc.ir.dims import Dim, as_dim, product
+from leptonc.ir.dims import Dim, as_dim, evaluate, free_symbols, product
 from leptonc.ir.kinds import binary, contract, data, norm, pointwise, reduce, region, shape, unary
 
 
@@ -238,6 +236,4 @@ def _traffic(op: Op) -> Dim:
 
 def known(dim: Dim, guess: int = 64) -> int:
     """Return ``dim``, with ``guess`` for every symbolic size."""
-    if isinstance(dim, int):
-        return dim
-    return int(sympy.sympify(dim).subs(dict.fromkeys(dim.free_symbols, guess)))
+    return evaluate(dim, dict.fromkeys(free_symbols((dim,)), guess))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import cast
 
 from leptonc.ir.types import TensorType
 
@@ -65,9 +66,10 @@ class ConstantStore(Mapping[str, Const]):
 
     def __contains__(self, digest: object) -> bool:
         try:
-            return isinstance(digest, str) and self[digest] is not None
+            self[cast(str, digest)]
         except KeyError:
             return False
+        return True
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.items_)

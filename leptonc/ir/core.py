@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, Flag, auto
 from functools import cached_property
-from typing import Any, ClassVar, TypeAlias, TypeVar, dataclass_transform
+from typing import Any, ClassVar, TypeAlias, TypeVar, cast, dataclass_transform
 
-import sympy
+import sympy  # pyright: ignore[reportMissingTypeStubs]
 
 from leptonc.errors import InferError
 from leptonc.ir.constants import Const
@@ -88,7 +88,7 @@ def _bits(value: Any) -> Any:
     if isinstance(value, int):
         return ("i", value)
     if isinstance(value, tuple):
-        return ("t", tuple(_bits(v) for v in value))
+        return ("t", tuple(map(_bits, cast("tuple[Any, ...]", value))))
     if isinstance(value, sympy.Expr):
         return ("e", value)
     if isinstance(value, Enum):

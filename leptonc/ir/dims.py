@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import ast
 import math
+import operator
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeAlias, cast
 
-import sympy
+import sympy  # pyright: ignore[reportMissingTypeStubs]
 
 from leptonc.errors import ParseError
 
@@ -100,7 +101,8 @@ def same_dim(a: Dim, b: Dim) -> bool:
 
 @lru_cache(maxsize=4096)
 def _expands_to_zero(a: sympy.Expr, b: sympy.Expr) -> bool:
-    return sympy.expand(a - b) == 0
+    difference: Any = a - b
+    return difference.expand() == 0
 
 
 _OPS: Mapping[Any, Any] = {
@@ -150,7 +152,7 @@ def dim_text(dim: Dim) -> str:
 
 @lru_cache(maxsize=4096)
 def _expr_text(expr: sympy.Expr) -> str:
-    return sympy.sstr(expr).replace(" ", "")
+    return str(expr).replace(" ", "")
 
 
 _CALLS: Mapping[str, Any] = {
@@ -160,14 +162,20 @@ _CALLS: Mapping[str, Any] = {
     "Max": sympy.Max,
     "Min": sympy.Min,
 }
+
+
+def _divide(a: Any, b: Any) -> Any:
+    return sympy.Integer(a) / b if isinstance(a, int) else a / b
+
+
 _BINARY: Mapping[type, Any] = {
-    ast.Add: lambda a, b: a + b,
-    ast.Sub: lambda a, b: a - b,
-    ast.Mult: lambda a, b: a * b,
-    ast.Pow: lambda a, b: a**b,
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Pow: sympy.Pow,
     ast.FloorDiv: floordiv,
-    ast.Mod: lambda a, b: a % b,
-    ast.Div: lambda a, b: sympy.Integer(a) / b if isinstance(a, int) else a / b,
+    ast.Mod: operator.mod,
+    ast.Div: _divide,
 }
 
 
@@ -176,7 +184,7 @@ def parse_dim(text: str) -> Dim:
     """Read a dimension such as ``s0*4+1`` or ``floor(s0/2)``. Raises ParseError."""
     try:
         return as_dim(_read(ast.parse(text, mode="eval").body))
-    except (SyntaxError, TypeError, KeyError) as e:
+    except (SyntaxError, TypeError, KeyError, ArithmeticError) as e:
         raise ParseError(f"not a dimension: {text!r} ({e})") from e
 
 

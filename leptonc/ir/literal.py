@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
-import sympy
+import sympy  # pyright: ignore[reportMissingTypeStubs]
 
 from leptonc.errors import ParseError
 from leptonc.ir.constants import PREFIX, Const
@@ -29,8 +29,8 @@ _WORDS: Mapping[str, Any] = {
 def literal(value: Any) -> str:
     """Return the text of an attribute value; ``parse_literal`` reads it back exactly."""
     if isinstance(value, tuple):
-        inner = ", ".join(literal(v) for v in value)
-        return f"({inner},)" if len(value) == 1 else f"({inner})"
+        parts = [literal(v) for v in cast("tuple[Any, ...]", value)]
+        return f"({parts[0]},)" if len(parts) == 1 else f"({', '.join(parts)})"
     if isinstance(value, Const):
         return f"const<sha256:{value.digest[:PREFIX]}>"
     if isinstance(value, sympy.Expr):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
-import sympy
+import sympy  # pyright: ignore[reportMissingTypeStubs]
 
 from leptonc.errors import InputError
 from leptonc.ir.core import Function, Kind, Op, Value
@@ -73,9 +74,9 @@ class Specializer:
     def attribute(self, value: Any) -> Any:
         """Return an attribute value with concrete sizes; the same object when nothing changed."""
         if isinstance(value, tuple):
-            made = tuple(self.attribute(v) for v in value)  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-            same = all(a is b for a, b in zip(made, value, strict=True))  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-            return value if same else made  # pyright: ignore[reportUnknownVariableType]
+            old = cast("tuple[Any, ...]", value)
+            new = tuple([self.attribute(v) for v in old])
+            return old if all(map(operator.is_, new, old)) else new
         if isinstance(value, (bool, int, float, str)) or value is None:
             return value
         if isinstance(value, sympy.Expr):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -64,5 +64,5 @@ def _digest(payload: object) -> str:
     if tensor.numel():
         flat = tensor.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
         flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
-        sha.update(memoryview(flat.view(torch.uint8).numpy()))
+        sha.update(memoryview(cast(Any, flat.view(torch.uint8).numpy())))
     return sha.hexdigest()

@@ -199,7 +199,7 @@ def _solve(want: Dim, got: int, sizes: dict[str, int]) -> None:
         return
     unknown = [s for s in want.free_symbols if str(s) not in sizes]
     if len(unknown) == 1:
-        known = {s: sizes[str(s)] for s in want.free_symbols if str(s) in sizes}
+        known: Any = {s: sizes[str(s)] for s in want.free_symbols if str(s) in sizes}
         found = [v for v in sympy.solve(want.subs(known) - got, unknown[0]) if v.is_Integer]
         if len(found) == 1 and found[0] >= 0:
             sizes[str(unknown[0])] = int(found[0])

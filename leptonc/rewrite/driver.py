@@ -119,8 +119,6 @@ class _Sweep:
 
     def build(self, rule: Rule, m: Match) -> Value | Skip | None:
         """Return what the right side makes of a match, or why it must not be used."""
-        if (reader := self.other_reader(rule, m)) is not None:
-            return reader
         self.b.origin = m.root.origin
         try:
             out = rule.rhs(m, self.b)
@@ -132,7 +130,7 @@ class _Sweep:
             return out if isinstance(out, Skip) else None
         if out.type != m.root.result.type:
             return Skip(f"the replacement is {out.type}, not {m.root.result.type}")
-        return out
+        return self.other_reader(rule, m) or out
 
     def other_reader(self, rule: Rule, m: Match) -> Skip | None:
         """Return a Skip when a value guarded by ``once`` is read outside the match."""

@@ -11,7 +11,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, TypeAlias, cast
 
-import sympy
+import sympy  # pyright: ignore[reportMissingTypeStubs]
 
 from leptonc.ir.core import Kind
 from leptonc.ir.dims import Dim, Shape, as_dim, same_dim

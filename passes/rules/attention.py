@@ -28,6 +28,7 @@ from leptonc.rewrite.rule import Exactness, Match, Rule, Skip
 
 REASSOC = Exactness.REASSOC
 V, MASK, KEEP = Var("v"), Var("mask", is_float), Var("keep", is_bool)
+MORE = Var("more", is_float)
 _ABSORBS = -1e30  # added to any sane score, this leaves itself: the same as filling with it
 
 _SCORES = Node(Matmul, (Var("q", is_float), Var("kt")), "scores", once=True)
@@ -78,6 +79,13 @@ def _added(m: Match, b: Builder) -> Value | None:
     return _attend(m, b, mask) if mask.type.dtype is m["q"].type.dtype else None
 
 
+def _added_twice(m: Match, b: Builder) -> Value | None:
+    mask, more = m["mask"], m["more"]
+    if {mask.type.dtype, more.type.dtype} != {m["q"].type.dtype}:
+        return None
+    return _attend(m, b, b(Add(), mask, more))
+
+
 def _filled(m: Match, b: Builder, fill_where: bool) -> Value | Skip | None:
     fill, dtype = float(m.lit("fill")), m["scores"].type.dtype
     if not fill <= _ABSORBS:
@@ -126,11 +134,6 @@ def _causal(m: Match, b: Builder) -> Value | None:
     return b(Attention(a.scale, True, a.gqa), m["q"], m["k"], m["v"])
 
 
-_QKV = {
-    "q": ("f32[2,4,8]",) * 2, "kt": ("f32[2,8,5]",) * 2, "v": ("f32[2,5,6]",) * 2,
-    "soft": (Softmax(2),) * 2, "mask": ("f32[4,5]",) * 2, "keep": ("bool[4,5]",) * 2,
-    "factor": (0.125, 2.0), "divisor": (2.5, 4.0), "fill": (-math.inf, -3.4e38),
-}  # fmt: skip
 _EXAMPLE = """
 func @f(%q: f32[2,4,8], %kt: f32[2,8,5], %v: f32[2,5,6]{params}) {{
   %c = full{{shape=(), value={c}, dtype=f32}}() : f32[]
@@ -149,7 +152,7 @@ def _example(mask: str, params: str = "", scale: str = "mul", c: float = 0.4) ->
 
 _WHERE = "  %z = full{{shape=(), value={}, dtype=f32}}() : f32[]\n  %u = where({}) : f32[2,4,5]"
 _SUM = "  %u = add(%t, %m) : f32[2,4,5]"
-_NONE = "  %u = mul(%t, %c) : f32[2,4,5]"
+_SUMS = "  %a = add(%t, %m) : f32[2,4,5]\n  %u = add(%n, %a) : f32[2,4,5]"
 
 RULES: tuple[Rule, ...] = (
     Rule("attention", "softmax(q kt * s) v = attention[s](q, kt^T, v)", REASSOC,
@@ -158,6 +161,10 @@ RULES: tuple[Rule, ...] = (
     Rule("attention-mask", "softmax(q kt * s + mask) v = attention[s](q, kt^T, v, mask)", REASSOC,
          _attended(Node(Add, (_SCALED, MASK), once=True)), _added,
          examples=(_example(_SUM, ", %m: f32[4,5]"), _example(_SUM, ", %m: f32[2,1,5]", "div", 3.0))),
+    Rule("attention-masks", "softmax(q kt * s + a + c) v = attention[s](q, kt^T, v, a + c)", REASSOC,
+         _attended(Node(Add, (Node(Add, (_SCALED, MASK), once=True), MORE), once=True)),
+         _added_twice,
+         examples=(_example(_SUMS, ", %m: f32[4,5], %n: f32[2,1,5]"),)),
     Rule("attention-fill", "softmax(where(c, fill, q kt * s)) v = attention[s](q, kt^T, v, mask) "
          "where mask = where(c, fill, 0)", REASSOC,
          _attended(Node(Where, (KEEP, _FILL, _SCALED), once=True)),

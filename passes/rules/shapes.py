@@ -73,6 +73,21 @@ def _hoist_from_binary(m: Match, b: Builder) -> Value | None:
     return b(p, b(m.kind("f", Kind), m["x"], m["y"]))
 
 
+def _inside_unit_axes(m: Match, b: Builder) -> Value | None:
+    """Compute without leading axes of size 1 that are put on and taken off again."""
+    x, y, wide = m["x"].type, m["y"].type, m["inner"].type.shape
+    extra = len(wide) - x.rank
+    if extra <= 0 or not same_shape(wide, (*(1,) * extra, *x.shape)):
+        return None
+    if not same_shape(m.root.result.type.shape, x.shape) or m["f"].type.shape != wide:
+        return None
+    over = max(y.rank - x.rank, 0)
+    if not all(same_dim(d, 1) for d in y.shape[:over]):
+        return None
+    other = b(Reshape(y.shape[over:]), m["y"]) if over else m["y"]
+    return b(m.kind("f", Kind), m["x"], other)
+
+
 def _expand_expand(m: Match, b: Builder) -> Value:
     return b(m.kind("outer", Expand), m["x"])
 
@@ -263,6 +278,11 @@ RULES: tuple[Rule, ...] = (
          hints={"x": (_R, "f32[2,3]"), "y": (_R, "f32[1,3]"),
                 "p": (Transpose((1, 0, 2)), Transpose((1, 0))),
                 "q": (Transpose((1, 0, 2)), Transpose((1, 0)))}),
+    Rule("unit-axes-around-binary", "reshape(f(reshape[1,..](x), y)) = f(x, reshape(y))", BITWISE,
+         Node(Reshape, (Node(BINARY, (Node(Reshape, (X,), "inner", once=True), Y), "f", once=True),),
+              "outer"), _inside_unit_axes,
+         hints={"x": ("f32[2,3]",), "y": ("f32[1,2,3]", "f32[3]", "f32[1,1,3]"),
+                "inner": (Reshape((1, 2, 3)),), "outer": (Reshape((2, 3)),)}),
     Rule("expand-identity", "expand[shape of x](x) = x", BITWISE,
          Node(Expand, (X,), "outer"), _same_type),
     Rule("expand-expand", "expand[s](expand[r](x)) = expand[s](x)", BITWISE,

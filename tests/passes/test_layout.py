@@ -1,4 +1,4 @@
-"""``layout``: what is laid out how, how many copies it takes, and that views really move nothing."""
+"""``layout``: what is laid out how, how many copies it takes, and that views move nothing."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def relayouts(fn: Function) -> int:
 
 
 def assert_views_move_nothing(fn: Function, args: tuple[torch.Tensor, ...]) -> None:
-    """Store every value in its layout: transposes and reshapes must keep the sequence of elements."""
+    """Store every value in its layout: transposes and reshapes must keep the elements' sequence."""
     seen: dict[int, torch.Tensor] = {id(p): t for p, t in zip(fn.params, args, strict=True)}
 
     def look(op: Op, results: tuple[torch.Tensor, ...]) -> None:

@@ -19,7 +19,7 @@ from leptonc.backends.numba_cpu.kernels.igemm import IGemm, Res, scratch_bytes
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
 
 #: floats of A (row block x sum block) and depth of a panel that the blocking aims at.
-A_BLOCK = 128 * 1024
+A_BLOCK = 192 * 1024
 DEPTH_BLOCK = 1024
 
 

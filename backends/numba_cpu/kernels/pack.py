@@ -8,6 +8,8 @@ Constant weights are packed once with numpy; :data:`pack_b` packs run-time matri
 from __future__ import annotations
 
 import numpy as np
+from numba.core import types
+from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
@@ -17,12 +19,13 @@ from leptonc.backends.numba_cpu.kernels.vec import (
     argf,
     ldf,
     stf,
+    vload,
     vload_n,
-    vload_step,
-    vmul,
     vsplat,
     vstore,
+    vstore_n,
 )
+from leptonc.backends.numba_cpu.kernels.vectype import i64, load_vec, pointer, shuffle, vf32
 
 
 def panel_count(columns: int) -> int:
@@ -85,28 +88,78 @@ def pack_conv_taps(weight: np.ndarray, taps: list[tuple[int, ...]], groups: int 
 ) = range(13)  # fmt: skip
 
 
+@intrinsic
+def _transpose_block(typingctx, src, step, dst, factor):
+    """Store ``dst[k * PANEL + n] = src[n * step + k] * factor`` for ``k, n < LANES``.
+
+    Swaps blocks of halving size between pairs of registers (Eklundh's method).
+    """
+
+    def build(context, b, sig, args):
+        src, step, dst, factor = args
+        rows = [
+            b.fmul(load_vec(b, pointer(b, src, b.mul(step, i64(n)))), factor) for n in range(LANES)
+        ]
+        half = LANES // 2
+        while half:
+            for n in (n for n in range(LANES) if not n & half):
+                x, y = rows[n], rows[n + half]
+                low = [j if not j & half else LANES + j - half for j in range(LANES)]
+                high = [j + half if not j & half else LANES + j for j in range(LANES)]
+                rows[n], rows[n + half] = (shuffle(b, x, y, lanes) for lanes in (low, high))
+            half //= 2
+        for k in range(LANES):
+            b.store(rows[k], pointer(b, dst, i64(k * PANEL)), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64, vf32), build
+
+
+@intrinsic
+def _store_three(typingctx, dst, x, y, z):
+    """Store ``x[0], y[0], z[0], x[1], ...``: LANES pixels of three channels."""
+
+    def build(context, b, sig, args):
+        dst, x, y, z = args
+        for part in range(3):
+            place = [divmod(part * LANES + j, 3) for j in range(LANES)]
+            two = shuffle(b, x, y, [n + LANES * (c == 1) for n, c in place])
+            all_ = shuffle(
+                b, two, z, [LANES + n if c == 2 else j for j, (n, c) in enumerate(place)]
+            )
+            b.store(all_, pointer(b, dst, i64(part * LANES)), align=4)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, vf32, vf32, vf32), build
+
+
 @inline_njit
-def _pack_vector(src, step, n):
-    """Return ``n`` elements ``step`` apart, 0 in the other lanes."""
-    if step == 1:
-        return vload_n(src, 0, n)
-    if n >= LANES:
-        return vload_step(src, 0, step)
-    return vsplat(0.0)
+def _pack_few(src, dst, k0, k1, row, col, n, scale):
+    """Pack rows ``k0 .. k1`` of ``n`` <= PANEL columns that are ``col`` floats apart."""
+    for k in range(k0, k1):
+        for c in range(n):
+            stf(dst, k * PANEL + c, ldf(src, k * row + c * col) * scale)
+        for c in range(n, PANEL):
+            stf(dst, k * PANEL + c, 0.0)
 
 
 @inline_njit
 def _pack_panel(args, src, dst, n):
-    """Pack ``n`` columns."""
+    """Pack the first ``n`` columns from ``src`` into one panel."""
     depth, row, col, scale = arg(args, P_K), arg(args, P_ROW), arg(args, P_COL), argf(args, P_SCALE)
     factor = vsplat(scale)
-    for k in range(depth):
-        for j in range(0, PANEL, LANES):
-            here, left = src + 4 * (k * row + j * col), n - j
-            vstore(dst, k * PANEL + j, vmul(_pack_vector(here, col, left), factor))
-            if col != 1 and left < LANES:
-                for c in range(left):
-                    stf(dst, k * PANEL + j + c, ldf(here, c * col) * scale)
+    if col == 1:
+        for k in range(depth):
+            for j in range(0, PANEL, LANES):
+                vstore(dst, k * PANEL + j, vload_n(src, k * row + j, n - j) * factor)
+        return
+    done = 0
+    if row == 1 and n >= PANEL:
+        done = depth - depth % LANES
+        for k in range(0, done, LANES):
+            for j in range(0, PANEL, LANES):
+                _transpose_block(src + 4 * (j * col + k), col, dst + 4 * (k * PANEL + j), factor)
+    _pack_few(src, dst, done, depth, row, col, min(n, PANEL), scale)
 
 
 @kernel
@@ -132,6 +185,24 @@ def pack_b(args, tid, nt):
 ) = range(12)  # fmt: skip
 
 
+@inline_njit
+def _copy_line(src, dst, w, c, step, step_c):
+    """Copy ``w`` pixels of ``c`` channels, ``step`` and ``step_c`` floats apart, densely."""
+    done = 0
+    if step_c == 1 and step == c:
+        for i in range(0, w * c, LANES):
+            vstore_n(dst, i, vload_n(src, i, w * c - i), w * c - i)
+        return
+    if step == 1 and c == 3:
+        done = w - w % LANES
+        for x in range(0, done, LANES):
+            red, green, blue = vload(src, x), vload(src, x + step_c), vload(src, x + 2 * step_c)
+            _store_three(dst + 12 * x, red, green, blue)
+    for x in range(done, w):
+        for ch in range(c):
+            stf(dst, x * c + ch, ldf(src, x * step + ch * step_c))
+
+
 @kernel
 def pad_image(args, tid, nt):
     """Copy images of any layout to channels-last lines with zero columns left and right.
@@ -148,8 +219,6 @@ def pad_image(args, tid, nt):
         dst = arg(args, I_DST) + 4 * line * width * c
         for i in range(left * c):
             stf(dst, i, 0.0)
-        for x in range(w):
-            for ch in range(c):
-                stf(dst, (left + x) * c + ch, ldf(src, x * step + ch * step_c))
+        _copy_line(src, dst + 4 * left * c, w, c, step, step_c)
         for i in range((left + w) * c, width * c):
             stf(dst, i, 0.0)

@@ -99,6 +99,11 @@ def splat(b: ir.IRBuilder, scalar: ir.Value, vector: ir.VectorType = VF) -> ir.V
     )
 
 
+def shuffle(b: ir.IRBuilder, x: ir.Value, y: ir.Value, lanes: Sequence[int]) -> ir.Value:
+    """Return the chosen lanes of ``x`` (numbers below its length) and ``y`` (the following)."""
+    return b.shuffle_vector(x, y, ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes)))
+
+
 def first_lanes(b: ir.IRBuilder, count: ir.Value) -> ir.Value:
     """Return the mask of lanes below ``count`` (i64, any value)."""
     low = b.select(b.icmp_signed("<", count, i64(0)), i64(0), count)

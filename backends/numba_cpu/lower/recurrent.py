@@ -9,8 +9,8 @@ import numpy as np
 from leptonc.backends.numba_cpu.kernels import recurrent as kernels
 from leptonc.backends.numba_cpu.kernels.pack import pack_linear
 from leptonc.backends.numba_cpu.legal import Claim, f32_only
-from leptonc.backends.numba_cpu.lower.contract import linear_into
 from leptonc.backends.numba_cpu.lower.core import Lowering
+from leptonc.backends.numba_cpu.lower.product import Finish, rows_product
 from leptonc.backends.numba_cpu.lower.shape import contiguous
 from leptonc.backends.numba_cpu.views import Ref, View
 from leptonc.errors import ClaimError
@@ -64,8 +64,10 @@ class _Walk:
         w_ih, w_hh, *biases = self.weights
         wide = kernels.GATE_COUNT[self.cell] * hidden
         gates = ctx.temp(DType.F32, (*x.shape[:2], wide))
-        linear_into(ctx, x, w_ih, biases[0] if biases else None, gates)
-        bias: Ref | int = ctx.view(biases[1]).ref if biases else 0
+        b_ih, b_hh = (contiguous(ctx, ctx.view(b)) for b in biases) if biases else (None, None)
+        end = Finish() if b_ih is None else Finish(bias=b_ih.ref, reads=(b_ih,))
+        rows_product(ctx, x, self._packed(w_ih), gates, end)
+        bias: Ref | int = 0 if b_hh is None else b_hh.ref
         h0, c0, hn, cn = first[0], first[-1], last[0], last[-1]
         ctx.step(
             kernels.recurrence,
@@ -77,7 +79,7 @@ class _Walk:
                 hn.ref, hn.strides[1], cn.ref, cn.strides[1],
                 *ctx.scratch(kernels.scratch_bytes(self.cell, hidden)),
             ),
-            reads=(gates, *first),
+            reads=(gates, *first, *([] if b_hh is None else [b_hh])),
             writes=(y, *last),
         )  # fmt: skip
 

@@ -11,7 +11,9 @@ from leptonc.capture.aten.base import Importer, named
 from leptonc.capture.context import Args, Context, axis_of, want
 from leptonc.ir.core import Value
 from leptonc.ir.dims import Dim, as_dim
+from leptonc.ir.kinds.binary import Sub
 from leptonc.ir.kinds.shape import Concat, Flip, Pad, Roll
+from leptonc.ir.types import DType
 
 
 def _join(c: Context, values: Sequence[Value], axis: int) -> Value:
@@ -154,6 +156,17 @@ def _select_scatter(c: Context, a: Args) -> Value:
     return _join(c, [*parts, *_between(c, x, axis, as_dim(at + 1), size)], axis)
 
 
+def _diff(c: Context, a: Args) -> Value:
+    """Import the ``n``-th difference along an axis."""
+    want(c.dtype is not DType.BOOL, "the difference of bools")
+    x, axis = a.self, axis_of(a.dim, a.self.type.rank)
+    x = _join(c, [t for t in (a.prepend, x, a.append) if t is not None], axis)
+    for _ in range(a.n):
+        length = as_dim(x.type.shape[axis] - 1)
+        x = c(Sub(), c.slice(x, axis, 1, length), c.slice(x, axis, 0, length))
+    return x
+
+
 def _flip(c: Context, a: Args) -> Value:
     axes = tuple(sorted(axis_of(d, a.self.type.rank) for d in a.dims))
     return c(Flip(axes), a.self) if axes and a.self.type.rank else a.self
@@ -211,6 +224,7 @@ IMPORTERS: Mapping[str, Importer] = {
     **named(_narrow, "narrow.default"),
     **named(_slice_scatter, "slice_scatter.default"),
     **named(_select_scatter, "select_scatter.default"),
+    **named(_diff, "diff.default"),
     **named(_flip, "flip.default"),
     **named(_flip_one(0), "flipud.default"),
     **named(_flip_one(1), "fliplr.default"),

@@ -9,8 +9,12 @@ import torch
 
 from leptonc.capture.aten.base import Importer, named
 from leptonc.capture.context import Args, Context, axis_of, want
+from leptonc.errors import CaptureError
 from leptonc.ir.core import Kind, Value
+from leptonc.ir.kinds.binary import Div, Mul
 from leptonc.ir.kinds.norm import BatchNorm, GroupNorm, LayerNorm, LogSoftmax, RmsNorm, Softmax
+from leptonc.ir.kinds.reduce import Sum
+from leptonc.ir.kinds.unary import Sqrt
 from leptonc.meaning import TORCH_DTYPES
 
 
@@ -28,7 +32,11 @@ def _affine(c: Context, weight: Any, bias: Any) -> tuple[str, tuple[Value, ...]]
 def _batch_norm(c: Context, a: Args) -> Any:
     x = next(iter(a.given.values()))
     training = a.get("training", a.get("train", False)) or a.get("use_input_stats", False)
-    want(not training and a.running_mean is not None, "it computes statistics of the batch")
+    if training and a.running_mean is not None:
+        raise CaptureError(
+            "a batch norm in training mode updates its statistics; call model.eval()"
+        )
+    want(not training, "it computes statistics of the batch")
     word, operands = _affine(c, a.weight, a.bias)
     made = c(BatchNorm(float(a.eps), word), x, a.running_mean, a.running_var, *operands)
     return _only_first(c, made)
@@ -45,7 +53,8 @@ def _only_first(c: Context, made: Value) -> Any:
 def _instance_norm(c: Context, a: Args) -> Value:
     if not a.use_input_stats:
         return _batch_norm(c, a)
-    want(a.running_mean is None, "it updates running statistics")
+    if a.running_mean is not None:
+        raise CaptureError("an instance norm in training mode updates its statistics")
     want(isinstance(a.input.type.shape[1], int), "a dynamic number of channels")
     word, operands = _affine(c, a.weight, a.bias)
     return c(GroupNorm(a.input.type.shape[1], float(a.eps), word), a.input, *operands)
@@ -67,6 +76,15 @@ def _rms_norm(c: Context, a: Args) -> Value:
     eps = torch.finfo(TORCH_DTYPES[c.dtype]).eps if a.eps is None else a.eps
     word, operands = _affine(c, a.weight, None)
     return c(RmsNorm(len(a.normalized_shape), float(eps), word), a.input, *operands)
+
+
+def _weight_norm(c: Context, a: Args) -> Value:
+    """Import ``v * (g / |v|)``, the norm over every axis but ``dim`` (-1: over all)."""
+    v, rank = a.v, a.v.type.rank
+    axes = tuple(i for i in range(rank) if a.dim == -1 or i != axis_of(a.dim, rank))
+    want(bool(axes), "a norm over no axis")
+    norm = c(Sqrt(), c(Sum(axes, a.dim != -1), c(Mul(), v, v)))
+    return c(Mul(), v, c(Div(), a.g, norm))
 
 
 def _softmax(kind: type[Kind]) -> Importer:
@@ -91,6 +109,7 @@ IMPORTERS: Mapping[str, Importer] = {
     **named(_group_norm, "group_norm.default", "native_group_norm.default"),
     **named(_layer_norm, "layer_norm.default", "native_layer_norm.default"),
     **named(_rms_norm, "rms_norm.default"),
+    **named(_weight_norm, "_weight_norm.default"),
     **named(_softmax(Softmax), *_SOFTMAX),
     **named(_softmax(LogSoftmax), *_LOG),
 }  # fmt: skip

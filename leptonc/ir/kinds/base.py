@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import sympy
+import sympy  # pyright: ignore[reportMissingTypeStubs]
 
 from leptonc.errors import InferError
 from leptonc.ir.core import Kind, Types

@@ -166,7 +166,7 @@ def test_transposed_conv(case, data):
 @pytest.mark.parametrize("channels_first", [True, False])
 @pytest.mark.parametrize(("kernel", "stride", "pad"), [(7, 2, 3), (3, 1, 1), (3, 2, 0), (1, 1, 0)])
 def test_first_layer_with_merged_taps(kernel, stride, pad, channels_first):
-    batch, c, h, w, out_c = 2, 3, 19, 17, 20
+    batch, c, h, w, out_c = 2, 3, 19, 37, 20
     x, weight = draw(batch, c, h, w), draw(out_c, c, kernel, kernel, seed=1)
     plan = igemm_plan.conv(
         batch, c, (h, w), out_c, (kernel, kernel), stride=(stride,) * 2, padding=[(pad, pad)] * 2,
@@ -192,7 +192,9 @@ def test_first_layer_with_merged_taps(kernel, stride, pad, channels_first):
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("size", [(5, 7, 3), (17, 64, 2 * PANEL), (33, 20, PANEL + 5)])
+@pytest.mark.parametrize(
+    "size", [(5, 7, 3), (17, 64, 2 * PANEL), (33, 20, PANEL + 5), (15, 37, 2 * PANEL)]
+)
 def test_batched_matmul_packs_b_at_run_time(size, transposed):
     m, k, n = size
     batch, heads, scale = 2, 3, 0.25

@@ -1,0 +1,317 @@
+"""numba_cpu > lower > conv: convolutions and transposed convolutions on channels-last memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from leptonc.backends.numba_cpu.kernels import depthwise as dw
+from leptonc.backends.numba_cpu.kernels import igemm_plan
+from leptonc.backends.numba_cpu.kernels import winograd as wino
+from leptonc.backends.numba_cpu.kernels.igemm_plan import ConvPlan
+from leptonc.backends.numba_cpu.kernels.pack import pack_conv, pack_conv_taps, pad_image
+from leptonc.backends.numba_cpu.legal import ClaimFn
+from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm, ConvShape, choose
+from leptonc.backends.numba_cpu.lower.core import Lowering
+from leptonc.backends.numba_cpu.lower.epilogue import Epilogue, finish, target, zeros
+from leptonc.backends.numba_cpu.lower.product import Finish, emit, pack_at_run_time
+from leptonc.backends.numba_cpu.lower.shape import as_dtype, contiguous
+from leptonc.backends.numba_cpu.schedule import Slot
+from leptonc.backends.numba_cpu.views import View
+from leptonc.errors import ClaimError
+from leptonc.ir.core import Kind, Op, Value
+from leptonc.ir.kinds.contract import Conv, ConvTranspose
+from leptonc.ir.types import DType
+
+FEW_CHANNELS = 8  # up to here the taps of a kernel line are merged into one long row
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One convolution being lowered: its shape and where everything lies (float32)."""
+
+    ctx: Lowering
+    op: Op
+    shape: ConvShape
+    x: View
+    out: View
+    end: Finish
+
+    @property
+    def weight(self) -> Value:
+        """The weight operand."""
+        return self.op.operands[1]
+
+
+def channels_last(rank: int) -> tuple[int, ...]:
+    """Return the physical axis order with channels (axis 1) innermost."""
+    return (0, *range(2, rank), 1)
+
+
+def spatial(view: View, count: int) -> tuple[int, ...]:
+    """Return ``view``'s strides of its last ``count`` axes of depth, height, width; 0 where absent."""
+    steps = view.strides[2:]
+    return ((0,) * (3 - len(steps)) + steps)[3 - count :]
+
+
+def _inner_channels(ctx: Lowering, x: View) -> View:
+    """Return ``x`` with unit stride between channels, copied channels-last if need be."""
+    if 1 in (x.strides[1], x.shape[1]):
+        return x
+    return contiguous(ctx, x, channels_last(x.rank))
+
+
+def _shape(k: Conv, x: View, w: Sequence[int], out: View) -> ConvShape:
+    return ConvShape(
+        x.shape[0], x.shape[1], x.shape[2:], w[0], tuple(w[2:]), k.stride, k.padding, k.dilation,
+        k.groups, out.shape[2:],
+    )  # fmt: skip
+
+
+def lower_conv(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> None:
+    """Lower a convolution by the algorithm that :func:`choose` gives."""
+    assert isinstance(op.kind, Conv)
+    x = as_dtype(ctx, ctx.view(op.operands[0]), DType.F32)
+    order = channels_last(x.rank)
+    out, done = target(ctx, result, order)
+    end = finish(ctx, op, epilogue, out, order)
+    shape = _shape(op.kind, x, [int(d) for d in op.operands[1].type.shape], out)
+    job = _Job(ctx, op, shape, x, out, end)
+    constant = ctx.array(job.weight) is not None
+    algorithm = choose(shape, ctx.precision) if constant else Algorithm.IGEMM
+    if out.numel:
+        _LOWER[algorithm](job)
+    done()
+
+
+# --- indirect product ---------------------------------------------------------------------------
+
+
+def _igemm(job: _Job) -> None:
+    s = job.shape
+    pads = [(p, p) for p in s.padding]
+    plan = igemm_plan.conv(
+        s.batch, s.channels, s.size, s.out_channels, s.kernel, stride=s.stride, padding=pads,
+        dilation=s.dilation, groups=s.groups,
+    )  # fmt: skip
+    b, reads = _panels(job)
+    few = s.channels <= FEW_CHANNELS and len(s.size) == 2 and s.dilation[-1] == 1
+    if few and s.groups == 1 and s.kernel[-1] > 1:
+        plan, x = _padded_lines(job, plan)
+    else:
+        x = _inner_channels(job.ctx, job.x)
+        a_z, a_y, a_x = spatial(x, 3)
+        a_z = a_z if len(s.size) == 3 else x.strides[0]
+        call = replace(plan.call, a_o0=x.strides[0], a_z=a_z, a_y=a_y, a_x=a_x)
+        plan = replace(plan, call=call)
+    _emit_plan(job, plan, x, b, reads)
+
+
+def _emit_plan(job: _Job, plan: ConvPlan, x: View, b: Slot, reads: Sequence[View]) -> None:
+    """Append the step of a plan whose input strides are set."""
+    ctx, call, out, res = job.ctx, plan.call, job.out, job.end.res
+    out_z, out_y, out_x = spatial(out, 3)
+    volume = len(job.shape.size) == 3
+    call = replace(
+        call, out_o0=out.strides[0], out_z=out_z if volume else out.strides[0], out_y=out_y, out_x=out_x
+    )
+    if res is not None:
+        z, y, x_ = spatial(res, 3)
+        z = z if volume else res.strides[0]
+        call = replace(call, res_o0=res.strides[0], res_z=z, res_y=y, res_x=x_)
+    emit(ctx, _tables(ctx, plan, call), x, b, out, job.end, reads)
+
+
+def _tables(ctx: Lowering, plan: ConvPlan, call: Any) -> Any:
+    """Return ``call`` with the addresses of its tap table and its zero row."""
+    table = plan.tap_table
+    fields: dict[str, Any] = {}
+    if table.any():
+        fields["tap_table"] = ctx.packed(("taps", table.tobytes()), lambda: table)
+    if plan.zero_floats:
+        fields["zero_row"] = zeros(ctx, plan.zero_floats)
+    return replace(call, **fields)
+
+
+def _panels(job: _Job) -> tuple[Slot, list[View]]:
+    """Return the address of the packed weight and the views to read for it."""
+    ctx, groups = job.ctx, job.shape.groups
+    array, const = ctx.array(job.weight), ctx.constant(job.weight)
+    if array is not None and const is not None:
+        key = ("conv", id(const.payload), groups)
+        return ctx.packed(key, lambda: pack_conv(array, groups), const), []
+    view = as_dtype(ctx, ctx.view(job.weight), DType.F32)
+    taps_first = contiguous(ctx, view, channels_last(view.rank))
+    n, k = view.shape[0] // groups, math.prod(view.shape[1:])
+    matrices = View(
+        taps_first.buffer, DType.F32, (groups, k, n), (n * k, 1, k), taps_first.offset
+    )
+    packed = pack_at_run_time(ctx, matrices)
+    return packed.ref, [packed]
+
+
+def _padded_lines(job: _Job, plan: ConvPlan) -> tuple[ConvPlan, View]:
+    """Append the copy of an image of few channels to padded lines; return the plan that reads them."""
+    s, x = job.shape, job.x
+    (height, width), c, left = s.size, s.channels, s.padding[-1]
+    wide = width + 2 * left
+    lines = job.ctx.temp(DType.F32, (s.batch * height, wide, c))
+    n, ch, h, w = x.strides
+    slots: list[Slot] = [
+        s.batch * height, width, c, x.ref, n, h, height, w, ch, lines.ref, left, wide,
+    ]  # fmt: skip
+    job.ctx.step(pad_image, slots, [x], [lines])
+    return igemm_plan.merged_conv(plan, s.kernel[-1], wide, left), lines
+
+
+# --- Winograd and depthwise ---------------------------------------------------------------------
+
+
+def _finish_values(end: Finish, rank: int) -> dict[str, Any]:
+    """Return the record values of an epilogue."""
+    code, p0, p1 = end.act
+    z, y, x = (0, 0, 0) if end.res is None else spatial(end.res, 3)
+    return {
+        "res": 0 if end.res is None else end.res.ref,
+        "res_b": 0 if end.res is None else end.res.strides[0],
+        "res_z": z, "res_y": y, "res_x": x, "res_mode": int(end.mode),
+        "act": int(code), "act_p0": float(p0), "act_p1": float(p1),
+    }  # fmt: skip
+
+
+def _reads(end: Finish) -> list[View]:
+    return [*end.reads, *([] if end.res is None else [end.res])]
+
+
+def _winograd(m: int) -> Callable[[_Job], None]:
+    def lower(job: _Job) -> None:
+        ctx, s, out = job.ctx, job.shape, job.out
+        x = _inner_channels(ctx, job.x)
+        array, const = ctx.array(job.weight), ctx.constant(job.weight)
+        assert array is not None and const is not None
+        weights = ctx.packed(
+            ("winograd", m, id(const.payload)), lambda: wino.transform_weights(array, m), const
+        )
+        tiles = s.batch * math.prod(-(-n // m) for n in s.out)
+        blocks = wino.blocking(m, tiles, s.channels, s.out_channels)
+        scratch, stride = ctx.scratch(blocks.scratch_bytes)
+        (x_y, x_x), (out_y, out_x) = spatial(x, 2), spatial(out, 2)
+        values: dict[str, Any] = {
+            "x": x.ref, "x_b": x.strides[0], "x_y": x_y, "x_x": x_x, "batch": s.batch,
+            "in_h": s.size[0], "in_w": s.size[1], "channels": s.channels, "columns": s.out_channels,
+            "pad_y": s.padding[0], "pad_x": s.padding[1], "out_h": s.out[0], "out_w": s.out[1],
+            "out": out.ref, "out_b": out.strides[0], "out_y": out_y, "out_x": out_x,
+            "weights": weights, "bias": job.end.bias, "zero_row": zeros(ctx, s.channels),
+            "tile_block": blocks.tile_block, "panel_block": blocks.panel_block,
+            "scratch": scratch, "scratch_bytes": stride, **_finish_values(job.end, 2),
+        }  # fmt: skip
+        slots = [values[name] for name in wino.NAMES]
+        ctx.step(wino.winograd(m), slots, [x, *_reads(job.end)], [out])
+
+    return lower
+
+
+def _three(values: Sequence[int], fill: int) -> tuple[int, ...]:
+    return (fill,) * (3 - len(values)) + tuple(values)
+
+
+def _axes(prefix: str, values: Sequence[int]) -> dict[str, int]:
+    return {f"{prefix}_{axis}": int(v) for axis, v in zip("zyx", values, strict=True)}
+
+
+def _depthwise(job: _Job) -> None:
+    ctx, s, out = job.ctx, job.shape, job.out
+    x = _inner_channels(ctx, job.x)
+    array, const = ctx.array(job.weight), ctx.constant(job.weight)
+    assert array is not None and const is not None
+    key = ("depthwise", id(const.payload))
+    weights = ctx.packed(key, lambda: dw.pack_weights(np.asarray(array, np.float32)), const)
+    kernel, size, out_size = _three(s.kernel, 1), _three(s.size, 1), _three(s.out, 1)
+    scratch, stride = ctx.scratch(dw.scratch_bytes(*kernel[:2]))
+    bias = job.end.bias
+    values: dict[str, Any] = {
+        "x": x.ref, "x_b": x.strides[0], **_axes("x", spatial(x, 3)), "batch": s.batch,
+        "in_d": size[0], "in_h": size[1], "in_w": size[2], "channels": s.channels,
+        **_axes("kernel", kernel), **_axes("stride", _three(s.stride, 1)),
+        **_axes("pad", _three(s.padding, 0)), **_axes("dilation", _three(s.dilation, 1)),
+        "out": out.ref, "out_b": out.strides[0], **_axes("out", spatial(out, 3)),
+        "out_d": out_size[0], "out_h": out_size[1], "out_w": out_size[2], "weights": weights,
+        "bias": zeros(ctx, s.channels) if bias == 0 else bias,
+        "scratch": scratch, "scratch_bytes": stride, **_finish_values(job.end, 3),
+    }  # fmt: skip
+    ctx.step(dw.depthwise, [values[name] for name in dw.NAMES], [x, *_reads(job.end)], [out])
+
+
+_LOWER: dict[Algorithm, Callable[[_Job], None]] = {
+    Algorithm.IGEMM: _igemm,
+    Algorithm.WINOGRAD_2: _winograd(2),
+    Algorithm.WINOGRAD_4: _winograd(4),
+    Algorithm.DEPTHWISE: _depthwise,
+}
+
+
+# --- transposed ---------------------------------------------------------------------------------
+
+
+def lower_transposed(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> None:
+    """Lower a transposed convolution: one product per phase of the output grid. Raises ClaimError."""
+    k = op.kind
+    assert isinstance(k, ConvTranspose)
+    array, const = ctx.array(op.operands[1]), ctx.constant(op.operands[1])
+    if array is None or const is None:
+        raise ClaimError("a transposed convolution with computed weights has no kernel")
+    x = as_dtype(ctx, ctx.view(op.operands[0]), DType.F32)
+    order = channels_last(x.rank)
+    x = _inner_channels(ctx, x)
+    out, done = target(ctx, result, order)
+    end = finish(ctx, op, epilogue, out, order)
+    plans = igemm_plan.transposed_conv(
+        x.shape[0], x.shape[1], x.shape[2:], out.shape[1], array.shape[2:], stride=k.stride,
+        padding=k.padding, dilation=k.dilation, output_padding=k.output_padding, groups=k.groups,
+    )  # fmt: skip
+    phases = [_phase(p, out, k.stride) for p in plans]
+    for plan, phase in zip(plans, phases, strict=True):
+        key = ("transposed", id(const.payload), k.groups, plan.kernel_taps)
+        taps = list(plan.kernel_taps)
+        b = ctx.packed(key, lambda taps=taps: pack_conv_taps(array, taps, k.groups), const)
+        here, call = _part(out, phase, k.stride), plan.call
+        a_z, a_y, a_x = spatial(x, 3)
+        out_z, out_y, out_x = spatial(here, 3)
+        volume = x.rank == 5
+        call = replace(
+            call, a_o0=x.strides[0], a_z=a_z if volume else x.strides[0], a_y=a_y, a_x=a_x,
+            out_o0=out.strides[0], out_z=out_z if volume else out.strides[0], out_y=out_y, out_x=out_x,
+        )  # fmt: skip
+        local = end
+        if end.res is not None:
+            local = replace(end, res=_part(end.res, phase, k.stride))
+            z, y, x_ = spatial(local.res, 3)
+            call = replace(
+                call, res_o0=end.res.strides[0], res_z=z if volume else end.res.strides[0],
+                res_y=y, res_x=x_,
+            )  # fmt: skip
+        emit(ctx, _tables(ctx, plan, call), x, b, here, local)
+    done()
+
+
+def _phase(plan: ConvPlan, out: View, stride: Sequence[int]) -> tuple[int, ...]:
+    """Return the output position at which a phase starts, from its offset in a dense output."""
+    left, phase = plan.out_offset // out.shape[1], []
+    for n in reversed(out.shape[2:]):
+        phase.append(left % n)
+        left //= n
+    return tuple(reversed(phase))
+
+
+def _part(view: View, phase: Sequence[int], stride: Sequence[int]) -> View:
+    """Return every ``stride``-th pixel from ``phase``."""
+    for axis, (start, step) in enumerate(zip(phase, stride, strict=True), start=2):
+        view = view.slice(axis, start, view.shape[axis], step)
+    return view
+
+
+LOWER: dict[type[Kind], tuple[ClaimFn, Callable[[Lowering, Op], None]]] = {}

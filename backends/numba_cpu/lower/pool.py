@@ -1,0 +1,84 @@
+"""numba_cpu > lower > pool: window pools on channels-last memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from leptonc.backends.numba_cpu.kernels.pool import NAMES, pool
+from leptonc.backends.numba_cpu.legal import ClaimFn, f32_only
+from leptonc.backends.numba_cpu.lower.core import Lowering
+from leptonc.backends.numba_cpu.lower.epilogue import target
+from leptonc.backends.numba_cpu.lower.shape import contiguous
+from leptonc.backends.numba_cpu.views import View
+from leptonc.ir.core import Kind, Op
+from leptonc.ir.kinds.reduce import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, MaxPool, Pool
+
+SERIAL_ELEMENTS = 4096  # input elements below which a pool runs on one thread
+
+
+def _three(values: Sequence[int], fill: int) -> tuple[int, ...]:
+    return (fill,) * (3 - len(values)) + tuple(int(v) for v in values)
+
+
+def _axes(prefix: str, values: Sequence[int]) -> dict[str, int]:
+    return {f"{prefix}_{axis}": int(v) for axis, v in zip("zyx", values, strict=True)}
+
+
+def _as_image(view: View, spatial: int) -> View | None:
+    """Return ``view: [..., c, *spatial]`` as ``[b, c, d, h, w]``; None if that needs a copy."""
+    lead, size = view.shape[:-spatial], view.shape[-spatial:]
+    batch = 1
+    for n in lead[:-1]:
+        batch *= n
+    return view.reshape((batch, lead[-1], *(1,) * (3 - spatial), *size))
+
+
+def _windows(kind: Kind, spatial: int) -> dict[str, int]:
+    """Return the record values that describe the windows."""
+    kernel: Sequence[int] = (0,) * 3
+    stride: Sequence[int] = (1,) * 3
+    dilation: Sequence[int] = (1,) * 3
+    padding: Sequence[int] = (0,) * 3
+    if isinstance(kind, Pool):
+        kernel, stride, padding = _three(kind.kernel, 1), _three(kind.stride, 1), _three(kind.padding, 0)
+        dilation = _three(getattr(kind, "dilation", ()) or (1,) * spatial, 1)
+    mean = isinstance(kind, AvgPool)
+    return {
+        **_axes("kernel", kernel), **_axes("stride", stride), **_axes("pad", padding),
+        **_axes("dilation", dilation), "include_pad": int(mean and kind.include_pad),
+        "divisor": int(kind.divisor or 0) if mean else 0,
+    }  # fmt: skip
+
+
+def lower_pool(ctx: Lowering, op: Op) -> None:
+    """Lower a pool; an image with channels outside is copied channels-last first."""
+    kind, x = op.kind, ctx.view(op.operands[0])
+    spatial = len(kind.kernel if isinstance(kind, Pool) else kind.output)  # type: ignore[attr-defined]
+    channel = x.rank - spatial - 1
+    order = (*range(channel), *range(channel + 1, x.rank), channel)
+    out, done = target(ctx, op.result, order)
+    image = _as_image(x, spatial) if 1 in (x.strides[channel], x.shape[channel]) else None
+    if image is None:
+        image = _as_image(contiguous(ctx, x, order), spatial)
+    result = _as_image(out, spatial)
+    assert image is not None and result is not None
+    values: dict[str, Any] = {
+        "x": image.ref, "x_b": image.strides[0], **_axes("x", image.strides[2:]),
+        "batch": image.shape[0], "in_d": image.shape[2], "in_h": image.shape[3],
+        "in_w": image.shape[4], "channels": image.shape[1],
+        "out": result.ref, "out_b": result.strides[0], **_axes("out", result.strides[2:]),
+        "out_d": result.shape[2], "out_h": result.shape[3], "out_w": result.shape[4],
+        **_windows(kind, spatial),
+    }  # fmt: skip
+    if result.numel:
+        mean = isinstance(kind, (AvgPool, AdaptiveAvgPool)) and not isinstance(kind, AdaptiveMaxPool)
+        slots = [values[name] for name in NAMES]
+        small = image.numel < SERIAL_ELEMENTS
+        ctx.step(pool(mean), slots, [image], [result], serial=small)
+    done()
+
+
+LOWER: dict[type[Kind], tuple[ClaimFn, Callable[[Lowering, Op], None]]] = dict.fromkeys(
+    (MaxPool, AvgPool, AdaptiveAvgPool, AdaptiveMaxPool), (f32_only, lower_pool)
+)

@@ -1,0 +1,165 @@
+"""The benchmark suites: networks by name, how to make them and what to feed them."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from leptonc.bench import vision
+from leptonc.bench.encoder import Encoder
+from leptonc.errors import LeptoncError
+
+Inputs = Callable[[int], tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Net:
+    """A network of a suite. ``inputs(batch)`` makes its example; ``needs`` names a package."""
+
+    name: str
+    make: Callable[[], nn.Module]
+    inputs: Inputs
+    needs: str = ""
+
+    @property
+    def available(self) -> bool:
+        """Whether the package it comes from is installed."""
+        return not self.needs or importlib.util.find_spec(self.needs) is not None
+
+
+class Recurrent(nn.Module):
+    """A two-layer LSTM over a sequence, and a classifier on its last state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(32, 64, num_layers=2, batch_first=True)
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the class scores f32[n,10] of sequences ``x``: f32[n,t,32]."""
+        y, _ = self.lstm(x)
+        return self.head(y[:, -1])
+
+
+def _mlp() -> nn.Module:
+    return nn.Sequential(
+        nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10)
+    )
+
+
+def _conv3() -> nn.Module:
+    widths = (3, 32, 64, 128)
+    blocks: list[nn.Module] = []
+    for c, k in zip(widths, widths[1:], strict=False):
+        blocks += [nn.Conv2d(c, k, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(128 * 4 * 4, 10))
+
+
+def _mnist_net() -> nn.Module:
+    return importlib.import_module("ccexam.models").MNISTNet(28)
+
+
+def _normal(*shape: int) -> Inputs:
+    """Return a maker of one batch of normal floats of this shape, the same at every call."""
+
+    def inputs(batch: int) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(0)
+        return (torch.randn((batch, *shape), generator=generator),)
+
+    return inputs
+
+
+def _tokens(length: int) -> Inputs:
+    """Return a maker of token ids and an attention mask of ones, each i64[batch,length]."""
+
+    def inputs(batch: int) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(0)
+        ids = torch.randint(1000, 30000, (batch, length), generator=generator)
+        return ids, torch.ones_like(ids)
+
+    return inputs
+
+
+class Hidden(nn.Module):
+    """A transformers encoder reduced to tensors in and one tensor out."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the last hidden state f32[n,t,d] of token ids i64[n,t] under a mask i64[n,t]."""
+        return self.inner(input_ids=ids, attention_mask=mask).last_hidden_state
+
+
+def _minilm() -> nn.Module:
+    """BERT of MiniLM's size: transformers' own if it is installed, else ours."""
+    if importlib.util.find_spec("transformers") is None:
+        return Encoder(layers=6, width=384, heads=12)
+    transformers = importlib.import_module("transformers")
+    config = transformers.BertConfig(
+        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+    )
+    return Hidden(transformers.BertModel(config, add_pooling_layer=False))
+
+
+def _vision(name: str, size: int = 224) -> Net:
+    make = functools.partial(vision.make, name)
+    return Net(name, make, _normal(3, size, size), needs="torchvision")
+
+
+def _minilm_at(length: int) -> Net:
+    return Net(f"minilm_{length}", _minilm, _tokens(length))
+
+
+SUITES: Mapping[str, tuple[Net, ...]] = {
+    "tiny": (
+        Net("mlp", _mlp, _normal(64)),
+        Net("conv3", _conv3, _normal(3, 32, 32)),
+        Net("lstm", Recurrent, _normal(16, 32)),
+        Net("mnist_net", _mnist_net, _normal(1, 28, 28), needs="ccexam"),
+    ),
+    "cnn": (
+        *map(_vision, ("resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large",
+                       "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x1_0",
+                       "efficientnet_b0", "densenet121", "googlenet", "vgg11", "alexnet",
+                       "regnet_y_400mf", "convnext_tiny", "mnasnet1_0")),
+        _vision("inception_v3", 299),
+    ),
+    "encoder": (*map(_minilm_at, (16, 128, 384)), _vision("vit_b_16")),
+}  # fmt: skip
+
+
+def pick(suites: Sequence[str], only: Sequence[str] | None = None) -> list[Net]:
+    """Return the networks of ``suites`` in order, only the named ones if ``only`` is given.
+
+    Raises:
+        LeptoncError: a suite or a network that does not exist.
+    """
+    for name in suites:
+        if name not in SUITES:
+            raise LeptoncError(f"unknown suite {name!r}; there are: {', '.join(SUITES)}")
+    nets = [n for s in dict.fromkeys(suites) for n in SUITES[s]]
+    if only is None:
+        return nets
+    known = [n.name for n in nets]
+    for name in only:
+        if name not in known:
+            raise LeptoncError(
+                f"no network {name!r} in {', '.join(suites)}; there are: {', '.join(known)}"
+            )
+    return [n for n in nets if n.name in only]
+
+
+def build(net: Net) -> nn.Module:
+    """Return the network with seeded weights, in evaluation mode, without gradients."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = net.make()
+    return model.eval().requires_grad_(False)
