@@ -29,6 +29,7 @@ from leptonc.passes.fusing.rebuild import Rebuild
 from leptonc.pipeline import Pass
 from leptonc.rewrite.trace import Trace, describe, readers_text, value_text
 
+_INFINITE = "the weight would not be finite"
 _HOSTS = (Conv, ConvTranspose, Linear)
 
 
@@ -87,33 +88,29 @@ class _Folder:
         host = self.new.maker(x)
         if host is None or not isinstance(host.kind, _HOSTS):
             return False
-        reason = self._after_misfit(bn, host, affine)
+        reason = self._after_misfit(bn, host)
         if reason is not None:
             self.trace.missed(bn, f"not folded into {describe(host)}: {reason}")
             return False
         w, b = scaled_outputs(host.kind, *self._weights(host), affine, _dtype(host))
         if not all_finite(w, b):
-            self.trace.missed(bn, f"not folded into {describe(host)}: the weight would overflow")
+            self.trace.missed(bn, f"not folded into {describe(host)}: {_INFINITE}")
             return False
         self.new.absorb(host)
         self._emit(host, host.operands[0], w, b, bn.result)
         self.trace.applied(bn, f"scales the weight of {describe(host)} before it")
         return True
 
-    def _after_misfit(self, bn: Op, host: Op, affine: Affine) -> str | None:
+    def _after_misfit(self, bn: Op, host: Op) -> str | None:
         x = bn.operands[0]
         if self.fn.use_count[x] != 1:
             others = readers_text(self.fn.users[x], (bn,)) or "the caller"
             return f"{value_text(x)} is also read by {others}"
         if isinstance(host.kind, Linear) and x.type.rank != 2:
             return "the norm runs along another axis than the linear layer's outputs"
-        return self._weights_misfit(host, affine)
-
-    def _weights_misfit(self, host: Op, affine: Affine) -> str | None:
         if any(self.new.const_in(v) is None for v in host.operands[1:]):
             return "its weight or bias is no constant"
-        finite = all_finite(affine.scale, affine.shift)
-        return None if finite else "its scale or shift is not finite"
+        return None
 
     # ----- before a contraction -----
 
@@ -133,8 +130,6 @@ class _Folder:
         kind = host.kind
         if any(const_in(v, self.fn) is None for v in host.operands[1:]):
             return "its weight or bias is no constant"
-        if not all_finite(affine.scale, affine.shift):
-            return "its scale or shift is not finite"
         if isinstance(kind, Linear) and host.operands[0].type.rank != 2:
             return "the norm runs along another axis than the linear layer's inputs"
         padded = isinstance(kind, ConvTranspose) or (isinstance(kind, Conv) and any(kind.padding))
@@ -147,7 +142,7 @@ class _Folder:
         moved = Op(host.kind, (bn.operands[0], *now), host.results, host.origin)
         w, b = scaled_inputs(host.kind, *self._weights(moved), affine, _dtype(host))
         if not all_finite(w, b):
-            self.trace.missed(bn, f"not folded into {describe(host)}: the weight would overflow")
+            self.trace.missed(bn, f"not folded into {describe(host)}: {_INFINITE}")
             self.alone(bn, affine)
             self.new.keep(host)
             return

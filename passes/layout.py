@@ -20,7 +20,7 @@ from leptonc.ir.kinds.shape import Relayout
 from leptonc.ir.types import TensorType
 from leptonc.passes.fusing.axes import Order, as_layout, channels_last, order_of, same_order
 from leptonc.passes.fusing.policy import CHANNELS_LAST, Policy, policy_of
-from leptonc.passes.fusing.units import SOURCES
+from leptonc.passes.fusing.units import SOURCES, without_dead_sources
 from leptonc.pipeline import Pass
 from leptonc.rewrite.trace import Trace
 
@@ -43,7 +43,8 @@ class Layout(Pass):
         same = len(sweep.ops) == len(fn.ops) and all(map(operator.is_, sweep.ops, fn.ops))
         if same and returns == fn.returns:
             return fn
-        return Function(fn.name, fn.params, tuple(sweep.ops), returns, fn.dims)
+        made = Function(fn.name, fn.params, tuple(sweep.ops), returns, fn.dims)
+        return without_dead_sources(made)
 
 
 class _Sweep:

@@ -121,6 +121,7 @@ PEERS: Mapping[str, Callable[[Job], Call]] = {
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
 }
+NEEDS_ONNX = ("onnxruntime", "openvino")
 # What must be importable beside torch for a peer to take part.
 _PACKAGES: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,7 +57,7 @@ def _mlp() -> nn.Module:
 def _conv3() -> nn.Module:
     widths = (3, 32, 64, 128)
     blocks: list[nn.Module] = []
-    for c, k in zip(widths, widths[1:], strict=False):
+    for c, k in itertools.pairwise(widths):
         blocks += [nn.Conv2d(c, k, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(128 * 4 * 4, 10))
 

@@ -1,7 +1,7 @@
 """Capture: a PyTorch model -> a Function, by way of torch.export's high-level ATen graph.
 
-The package is also the public function ``leptonc.capture(model, example_inputs, dynamic=None)``: a
-package and a function of one name cannot stand side by side in ``leptonc``, so the module is callable.
+The package is also the public function ``leptonc.capture(model, example_inputs, dynamic=None)``:
+a package and a function of one name cannot stand side by side, so the module is callable.
 """
 
 import sys
@@ -19,7 +19,7 @@ __all__ = ["CaptureRemark", "Captured", "Dim", "InputSpec", "OutputSpec", "captu
 
 
 class _Callable(ModuleType):
-    """This package, callable."""
+    """Type of the package itself, which makes it callable."""
 
     def __call__(self, model: Any, example_inputs: Any = None, dynamic: Any = None) -> Function:
         """Return ``model`` as IR, nothing rewritten. Raises CaptureError."""

@@ -1,12 +1,14 @@
 """``torch.compile(model, backend="leptonc")``: Dynamo's graphs, made ready for ``capture``.
 
-Dynamo hands over parameters and buffers as inputs, and dynamic sizes as ints. Here the former become
-constants of a module, the latter sizes of a tensor; then ``leptonc.api.compile_graph`` compiles it.
+Dynamo hands over parameters and buffers as inputs, and dynamic sizes as ints. Here the former
+become constants of a module, the latter sizes of a tensor; then ``leptonc.api.compile_graph``
+compiles it.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -66,6 +68,7 @@ class _Dispatcher:
         self.versions: dict[Any, Callable[..., Sequence[Any]]] = {}
         self.kept: dict[Any, list[torch.Tensor]] = {}  # an address stays taken while it is a key
         self.last: tuple[Any, Callable[..., Sequence[Any]]] | None = None
+        self.eager = False
         concrete = tuple(_concrete(x) for x in example)
         if torch.is_grad_enabled() and any(example[i].requires_grad for i in self.tensors):
             self._give_up("an input requires a gradient, and leptonc compiles inference")
@@ -74,6 +77,8 @@ class _Dispatcher:
 
     def __call__(self, *inputs: Any) -> Sequence[Any]:
         """Return the graph's results."""
+        if self.eager:
+            return self.gm(*inputs)
         key = self._key(inputs)
         run = self.last[1] if self.last and self.last[0] == key else self._version(key, inputs)
         return run(*inputs)
@@ -113,7 +118,7 @@ class _Dispatcher:
 
     def _give_up(self, reason: str) -> None:
         warnings.warn(f"leptonc: a graph runs eagerly: {reason}", stacklevel=3)
-        self.last = (None, self.gm.forward)
+        self.eager = True
 
 
 def _concrete(x: Any) -> Any:
@@ -197,7 +202,9 @@ class Replay(torch.nn.Module):
         super().__init__()
         self.graph_module = graph_module
 
-    def forward(self, *inputs: torch.Tensor) -> Any:
-        """Return the graph's results."""
-        with fx_traceback.preserve_node_meta():
-            return Interpreter(self.graph_module).run(*inputs)
+        def forward(*inputs: torch.Tensor) -> Any:
+            with fx_traceback.preserve_node_meta():
+                return Interpreter(graph_module).run(*inputs)
+
+        forward.__signature__ = inspect.signature(graph_module.forward)  # type: ignore[attr-defined]
+        self.forward = forward

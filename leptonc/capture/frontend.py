@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +19,7 @@ from leptonc.capture.dynamic import check_arguments, dynamic_shapes, symbol_name
 from leptonc.capture.failure import capture_error, refuse_training
 from leptonc.capture.graph import GraphReader, NeedsFunctional, Unresolved, mutation_message
 from leptonc.capture.origin import argument_names, positional_names
+from leptonc.capture.quiet import quiet
 from leptonc.capture.shim import Shim, needs_shim
 from leptonc.capture.sizes import Sizes
 from leptonc.errors import CaptureError
@@ -61,11 +60,18 @@ def capture(
     kwargs = dict(kwargs or {})
     check_arguments(model, args, kwargs)
     shapes = dynamic_shapes(model, args, kwargs, dynamic)
+    if shapes is not None:
+        args, kwargs = pytree.tree_map(_alias, (args, kwargs))
     program, out_spec, floor = _export(model, args, kwargs, shapes)
     fakes = [_fake_of(program, s) for s in _user_inputs(program)]
     names = symbol_names(model, args, kwargs, shapes, fakes)
     sizes = Sizes(names, floor)
     return _import(program, model, args, kwargs, sizes, out_spec)
+
+
+def _alias(leaf: Any) -> Any:
+    """Return another object for the same tensor: torch.export marks dynamic ones."""
+    return leaf.detach() if isinstance(leaf, torch.Tensor) else leaf
 
 
 # ----- torch.export ---------------------------------------------------------------------------
@@ -111,32 +117,9 @@ def _export_any(
 
 
 def _exported(model: Any, args: Any, kwargs: Any, shapes: Any) -> ExportedProgram:
-    with torch.no_grad(), _plain_attention(), _quiet():
+    # tracing(None): inside torch.compile, export would otherwise add its guards to Dynamo's
+    with torch.no_grad(), _plain_attention(), quiet(), torch._guards.tracing(None):
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
-
-
-# What these say on the way to a failure, CaptureError says better.
-_NOISY = (
-    "torch._subclasses.fake_tensor",
-    "torch.fx.experimental.symbolic_shapes",
-    "torch.fx.experimental.proxy_tensor",
-)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep torch's tracing warnings and logs off the user's terminal."""
-    loggers = [logging.getLogger(name) for name in _NOISY]
-    levels = [log.level for log in loggers]
-    for log in loggers:
-        log.setLevel(logging.CRITICAL + 1)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for log, level in zip(loggers, levels, strict=True):
-            log.setLevel(level)
 
 
 @contextmanager
@@ -169,7 +152,7 @@ def _import(
 def _functional(program: ExportedProgram, model: Any) -> ExportedProgram:
     """Return the program without in-place ops; composite ops stay whole."""
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             return program.run_decompositions({})
     except Exception as e:
         raise capture_error(e, model) from e

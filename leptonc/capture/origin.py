@@ -21,6 +21,7 @@ _STDLIB = sysconfig.get_paths()["stdlib"]
 _HERE = str(Path(__file__).parent)
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _REPEAT = re.compile(r"@\d+")  # torch marks the second call of one module as path@1
+_LOCAL = re.compile(r"^L\['\w+'\]\.?")  # Dynamo's name for the variable that holds the model
 SHIM = "leptonc_inner"  # the attribute under which a wrapped model stands
 
 
@@ -29,6 +30,7 @@ def origin_of(node: Node) -> Origin:
     stack = list((node.meta.get("nn_module_stack") or {}).values())
     path = str(stack[-1][0]) if stack else ""
     path = "" if path.startswith("_empty_nn_module_stack") else _REPEAT.sub("", path)
+    path = _LOCAL.sub("", path)
     if path == SHIM or path.startswith(SHIM + "."):
         path = path[len(SHIM) + 1 :]
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")

@@ -61,6 +61,7 @@ def reduced_order(order: Sequence[int], axes: Sequence[int]) -> Order:
 AxisGroup: TypeAlias = "tuple[tuple[int, ...], tuple[int, ...]]"
 
 
+@lru_cache(maxsize=4096)
 def axis_groups(old: Shape, new: Shape) -> tuple[AxisGroup, ...] | None:
     """Return the smallest runs of old and new axes of equal size, axes of size 1 left out.
 
@@ -121,6 +122,20 @@ def reshaped_order(old: Shape, order: Sequence[int], new: Shape) -> Order | None
         starts.append((first, after))
     wide = [axis for _, after in sorted(starts) for axis in after]
     return _with_units(wide, new)
+
+
+def gathered_order(old: Shape, order: Sequence[int], new: Shape) -> Order:
+    """Return the order nearest to ``order`` in which a reshape from ``old`` to ``new`` is free.
+
+    The axes of each run are brought together where its innermost one lies: a channel shuffle of
+    a channels-last image stays channels-last.
+    """
+    groups = axis_groups(old, new)
+    if groups is None:
+        return tuple(range(len(old)))
+    place = {axis: i for i, axis in enumerate(order)}
+    runs = sorted((before for before, _ in groups), key=lambda run: max(place[a] for a in run))
+    return _with_units([axis for run in runs for axis in run], old)
 
 
 def _with_units(wide: list[int], shape: Shape) -> Order:

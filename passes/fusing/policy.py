@@ -36,6 +36,8 @@ from leptonc.ir.types import TensorType
 from leptonc.passes.fusing.axes import (
     Order,
     channels_last,
+    gathered_order,
+    order_of,
     permuted_order,
     reduced_order,
     reshaped_order,
@@ -98,6 +100,12 @@ def _row_major(op: Op, sight: Sight) -> Demand:
         tuple(_plain(v.type.rank) for v in op.operands),
         tuple(_plain(r.type.rank) for r in op.results),
     )
+
+
+def _as_it_is(op: Op, sight: Sight) -> Demand:
+    """A constant lies as its reader asked when it was placed, row-major before."""
+    del sight
+    return Demand((), tuple(order_of(r.type) for r in op.results))
 
 
 def _channels_last(op: Op, sight: Sight) -> Demand:
@@ -164,7 +172,9 @@ def _reshape(op: Op, sight: Sight) -> Demand:
     order = reshaped_order(x.shape, sight.order(0), to.shape)
     if order is not None:
         return Demand((None,), (order,))
-    return Demand((_plain(x.rank),), (_plain(to.rank),))
+    need = gathered_order(x.shape, sight.order(0), to.shape)
+    order = reshaped_order(x.shape, need, to.shape)
+    return Demand((need,), (_plain(to.rank) if order is None else order,))
 
 
 def _expand(op: Op, sight: Sight) -> Demand:
@@ -222,6 +232,7 @@ def _attention(op: Op, sight: Sight) -> Demand:
 
 
 ROW_MAJOR = Policy(_row_major)
+AS_IT_IS = Policy(_as_it_is)
 CHANNELS_LAST = Policy(_channels_last)
 FOLLOW = Policy(_follow, passes_on=True)
 SAME_AXES = Policy(_same_axes, passes_on=True)
@@ -239,7 +250,7 @@ _TABLE: Mapping[type[Kind], Policy] = {
     **dict.fromkeys((Concat,), FOLLOW),
     **dict.fromkeys((Pad, Slice, Flip, Roll, Softmax, LogSoftmax, CumSum, Triangle), SAME_AXES),
     **dict.fromkeys((Linear, LayerNorm, RmsNorm), ROWS),
-    **dict.fromkeys((Constant, Full, Iota), ROW_MAJOR),
+    **dict.fromkeys((Constant, Full, Iota), AS_IT_IS),
     Transpose: TRANSPOSE,
     Reshape: RESHAPE,
     Expand: EXPAND,

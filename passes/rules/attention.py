@@ -19,10 +19,10 @@ from leptonc.ir.kinds.contract import Attention, Matmul
 from leptonc.ir.kinds.data import Constant, Full
 from leptonc.ir.kinds.norm import Softmax
 from leptonc.ir.kinds.pointwise import Cast, Where
-from leptonc.ir.kinds.shape import Transpose
+from leptonc.ir.kinds.shape import Expand, Reshape, Transpose
 from leptonc.ir.types import DType
 from leptonc.meaning import array_of
-from leptonc.passes.rules.build import is_bool, is_float
+from leptonc.passes.rules.build import is_bool, is_float, same_shape
 from leptonc.rewrite.pattern import Either, Lit, Node, Opt, Pattern, Var, maybe
 from leptonc.rewrite.rule import Exactness, Match, Rule, Skip
 
@@ -94,7 +94,8 @@ def _filled(m: Match, b: Builder, fill_where: bool) -> Value | Skip | None:
         return Skip("a row may be masked out wholly, which is NaN here and 0 in an attention op")
     low, zero = b(Full((), fill, dtype)), b(Full((), 0.0, dtype))
     branches = (low, zero) if fill_where else (zero, low)
-    return _attend(m, b, b(Where(), m["keep"], *branches))
+    mask = b(Where(), m["keep"], *branches)
+    return _attend(m, b, b(Add(), mask, m["mask"]) if "mask" in m.values else mask)
 
 
 def _keeps_some(op: Op | None, keeps: bool) -> bool:
@@ -112,6 +113,27 @@ def _scaled_query(m: Match, b: Builder) -> Value | None:
     attention = Attention(a.scale * c, a.causal, a.gqa)
     mask = m.get("mask")
     return b(attention, m["q"], m["k"], m["v"], *(() if mask is None else (mask,)))
+
+
+def _repeated(name: str) -> Node:
+    """Return the pattern of heads repeated: ``[.., g, t, d]`` to ``[.., g*r, t, d]``."""
+    return Node(Reshape, (Node(Expand, (Node(Reshape, (Var(name),)),), f"{name}-wide"),))
+
+
+def _grouped(m: Match, b: Builder) -> Value | None:
+    """Let the attention op repeat the heads of keys and values itself."""
+    a = m.kind("f", Attention)
+    for name in ("k", "v"):
+        shape, wide = m[name].type.shape, m[f"{name}-wide"].type.shape
+        if len(shape) < 3 or len(wide) != len(shape) + 1 or a.gqa:
+            return None
+        if not same_shape((*wide[: len(shape) - 2], *wide[len(shape) - 1 :]), shape):
+            return None  # the axis put in after the heads is the one that was widened
+    if m["q"].type.rank != m["k"].type.rank:
+        return None
+    mask = m.get("mask")
+    grouped = Attention(a.scale, a.causal, gqa=True)
+    return b(grouped, m["q"], m["k"], m["v"], *(() if mask is None else (mask,)))
 
 
 def _causal(m: Match, b: Builder) -> Value | None:
@@ -146,6 +168,19 @@ func @f(%q: f32[2,4,8], %kt: f32[2,8,5], %v: f32[2,5,6]{params}) {{
 }}"""
 
 
+_GQA = """
+func @f(%q: f32[2,4,5,8], %k: f32[2,2,5,8], %v: f32[2,2,5,6]{}) {{
+  %a = reshape{{shape=(2,2,1,5,8)}}(%k) : f32[2,2,1,5,8]
+  %b = expand{{shape=(2,2,2,5,8)}}(%a) : f32[2,2,2,5,8]
+  %c = reshape{{shape=(2,4,5,8)}}(%b) : f32[2,4,5,8]
+  %d = reshape{{shape=(2,2,1,5,6)}}(%v) : f32[2,2,1,5,6]
+  %e = expand{{shape=(2,2,2,5,6)}}(%d) : f32[2,2,2,5,6]
+  %h = reshape{{shape=(2,4,5,6)}}(%e) : f32[2,4,5,6]
+  %o = attention{{scale=0.5}}(%q, %c, %h{}) : f32[2,4,5,6]
+  return %o
+}}"""
+
+
 def _example(mask: str, params: str = "", scale: str = "mul", c: float = 0.4) -> str:
     return _EXAMPLE.format(params=params, c=c, scale=scale, mask=mask)
 
@@ -176,6 +211,16 @@ RULES: tuple[Rule, ...] = (
          lambda m, b: _filled(m, b, False),
          examples=(_example(_WHERE.format("-3.4028234663852886e+38", "%m, %t, %z"),
                             ", %m: bool[4,5]"),)),
+    Rule("attention-keep-mask", "softmax(where(c, q kt * s, fill) + a) v = "
+         "attention[s](q, kt^T, v, where(c, 0, fill) + a)", REASSOC,
+         _attended(Node(Add, (Node(Where, (KEEP, _SCALED, _FILL), once=True), MASK), once=True)),
+         lambda m, b: _filled(m, b, False),
+         examples=(_example(_WHERE.format("-3e+38", "%m, %t, %z").replace("%u", "%w")
+                            + "\n  %u = add(%w, %n) : f32[2,4,5]",
+                            ", %m: bool[4,5], %n: f32[4,5]"),)),
+    Rule("attention-gqa", "attention(q, repeat(k), repeat(v)) = attention[gqa](q, k, v)", REASSOC,
+         Node(Attention, (Var("q"), _repeated("k"), _repeated("v"), Opt(Var("mask"))), "f"),
+         _grouped, examples=(_GQA.format("", ""), _GQA.format(", %m: f32[5,5]", ", %m"))),
     Rule("attention-scale-query", "attention[s](q * c, k, v) = attention[s*c](q, k, v)", REASSOC,
          Node(Attention, (Node(Mul, (Var("q"), Lit(name="c")), once=True), Var("k"), V,
                           Opt(Var("mask"))), "f"), _scaled_query,

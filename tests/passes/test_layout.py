@@ -113,6 +113,17 @@ def test_flatten_of_a_map_copies_and_of_a_pixel_does_not() -> None:
     assert any("reshape" in r.reason for r in trace.remarks)
 
 
+def test_channel_shuffle_copies_once_and_stays_channels_last() -> None:
+    b = Net()
+    y = b(Reshape((1, 2, 3, 4, 4)), b.conv(b.input(1, 2, 4, 4), 6))
+    y = b(Reshape((1, 6, 4, 4)), b(Transpose((0, 2, 1, 3, 4)), y))
+    before = b.finish(b(Mean((2, 3)), b.conv(y, 2)))
+    after = LAYOUT(before)
+    assert relayouts(after) == 2  # the input image, and the shuffle
+    assert_same_bits(before, after)
+    assert_views_move_nothing(after, inputs(before))
+
+
 def test_patches_become_tokens_for_free() -> None:
     b = Net()
     y = b.conv(b.input(2, 3, 8, 8), 6, 4, stride=4, pad=0)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import HealthCheck, Phase, assume, find, given, settings
 from hypothesis import strategies as st
 from strategies import arrays_for
-from strategies.instances import assert_equal, instances
+from strategies.instances import assert_equal, instances, nudged
 
 from leptonc import meaning
 from leptonc.ir.core import Function
@@ -40,7 +40,8 @@ def test_rule_keeps_its_law(rule: Rule, data: st.DataObject) -> None:
     after = rewrite(before, (rule,), Trace("test"), max_sweeps=16)
     verify(after)
     truth = evaluate(before, args, "f64")
-    assert_equal(evaluate(before, args), evaluate(after, args), truth, rule.exact)
+    moved = evaluate(before, nudged(args), "f64")
+    assert_equal(evaluate(before, args), evaluate(after, args), truth, rule.exact, moved)
 
 
 @each_rule

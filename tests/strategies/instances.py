@@ -119,15 +119,32 @@ class _Maker:
         return [self.b.param(t) for t in self.draw(operand_types(cls))]
 
 
+def nudged(args: Sequence[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Return floats moved by one rounding error, to and fro: what an input may be off by."""
+    return tuple(map(_nudge, args))
+
+
+def _nudge(a: torch.Tensor) -> torch.Tensor:
+    if not a.is_floating_point() or a.numel() == 0:
+        return a
+    sign = 1 - 2 * (torch.arange(a.numel()).reshape(a.shape) % 2)
+    return (a * (1 + 2 * sign * torch.finfo(a.dtype).eps)).to(a.dtype)
+
+
 def assert_equal(
     want: Sequence[torch.Tensor],
     got: Sequence[torch.Tensor],
     truth: Sequence[torch.Tensor],
     exact: Exactness,
+    moved: Sequence[torch.Tensor] | None = None,
 ) -> None:
-    """Assert that two rows of results are as equal as ``exact`` says; ``truth`` is in float64."""
+    """Assert that two rows of results are as equal as ``exact`` says.
+
+    ``truth`` is in float64, ``moved`` too, but for ``nudged`` inputs: how far these two are apart is
+    what rounding alone may do.
+    """
     assert len(want) == len(got)
-    for w, g, t in zip(want, got, truth, strict=True):
+    for w, g, t, near in zip(want, got, truth, moved or truth, strict=True):
         assert w.dtype == g.dtype and w.shape == g.shape
         if not w.is_floating_point() or exact.level in (Level.BITWISE, Level.VALUE):
             assert torch.equal(torch.isnan(w), torch.isnan(g)), (w, g)
@@ -136,17 +153,21 @@ def assert_equal(
                 ok = torch.isnan(w)
                 assert torch.equal(w.signbit() | ok, g.signbit() | ok), (w, g)
             continue
-        assert_close(w, g, t, exact.bound)
+        assert_close(w, g, t, exact.bound, near)
 
 
-def assert_close(want: torch.Tensor, got: torch.Tensor, truth: torch.Tensor, bound: float) -> None:
+def assert_close(
+    want: torch.Tensor, got: torch.Tensor, truth: torch.Tensor, bound: float, near: torch.Tensor
+) -> None:
     """Assert that ``got`` is about as near to the float64 ``truth`` as ``want`` is."""
     assert torch.equal(torch.isnan(want), torch.isnan(got)), (want, got)
     ok = torch.isfinite(want) & torch.isfinite(truth)
     if not ok.any():
         return
     w, g, t = want[ok].double(), got[ok].double(), truth[ok].double()
+    near = torch.nan_to_num(near[ok].double())
     scale = float(t.abs().max())
     slack = (bound + 16 * torch.finfo(want.dtype).eps) * (scale + 1e-30)
-    worst, allowed = float((g - t).abs().max()), 4 * float((w - t).abs().max()) + slack
+    own, moves = float((w - t).abs().max()), float((near - t).abs().max())
+    worst, allowed = float((g - t).abs().max()), 4 * own + 4 * moves + slack
     assert worst <= allowed, f"error {worst:g} against float64, allowed {allowed:g}: {want} {got}"

@@ -1,4 +1,4 @@
-"""Operand types and attributes that fit one another, for every kind that takes tensors."""
+"""Kinds whose attributes fit given operand types: ``attrs`` and ``applications``."""
 
 from __future__ import annotations
 
@@ -11,209 +11,34 @@ from hypothesis import strategies as st
 
 from leptonc.errors import InferError
 from leptonc.ir.core import Kind
-from leptonc.ir.kinds import base, binary, contract, data, norm, pointwise, reduce, shape, unary
+from leptonc.ir.kinds import binary, contract, data, norm, pointwise, reduce, shape, unary
 from leptonc.ir.types import DType, TensorType
 from leptonc.meaning import const_of
 
-Types = tuple[TensorType, ...]
-Draw = Callable[[st.SearchStrategy[Any]], Any]
+from .operands import (
+    ALL_DTYPES,
+    DTYPES,
+    SIZES,
+    Draw,
+    Types,
+    operand_types,
+    takes,
+    tensor_types,
+)
 
-DTYPES = (DType.F32, DType.F32, DType.F32, DType.F64, DType.I64, DType.I32, DType.BOOL)
-ALL_DTYPES = tuple(d for d in DType if d not in (DType.OTHER, DType.C64, DType.C128))
-_FLOAT = frozenset({DType.F32, DType.F64})
-_SIZES = st.integers(1, 4)
-
-
-@st.composite
-def tensor_types(
-    draw: st.DrawFn,
-    dtypes: tuple[DType, ...] = DTYPES,
-    min_rank: int = 0,
-    max_rank: int = 4,
-) -> TensorType:
-    """Draw a static type with sizes 1 to 4."""
-    dims = draw(st.lists(_SIZES, min_size=min_rank, max_size=max_rank))
-    return TensorType(draw(st.sampled_from(dtypes)), tuple(dims))
-
-
-# --- which first operands a kind takes -------------------------------------------------------
-
-_RANKS: dict[type[Kind], tuple[int, int]] = {
-    contract.Linear: (1, 4),
-    contract.Matmul: (2, 4),
-    contract.Conv: (3, 5),
-    contract.ConvTranspose: (3, 5),
-    contract.Attention: (2, 4),
-    norm.BatchNorm: (2, 4),
-    norm.LayerNorm: (1, 4),
-    norm.RmsNorm: (1, 4),
-    norm.GroupNorm: (2, 4),
-    reduce.MaxPool: (2, 5),
-    reduce.AvgPool: (2, 5),
-    reduce.AdaptiveAvgPool: (2, 5),
-    reduce.AdaptiveMaxPool: (2, 5),
-    shape.Slice: (1, 4),
-    shape.Concat: (1, 4),
-    data.Embedding: (2, 2),
-    data.IndexSelect: (1, 4),
-    data.Gather: (1, 4),
-    data.Triangle: (2, 4),
-    data.Interpolate: (3, 5),
-    data.Recurrent: (3, 3),
-}
-_NO_OPERANDS = (data.Constant, data.Full, data.Iota)
-
-
-def accepts(cls: type[Kind]) -> frozenset[DType]:
-    """Return the dtypes that ``cls`` takes as its first operand."""
-    if cls is pointwise.Where:
-        return frozenset({DType.BOOL})
-    if (found := getattr(cls, "ACCEPTS", None)) is not None:
-        return found
-    if cls in norm.KINDS or cls in contract.KINDS or issubclass(cls, reduce.Pool):
-        return base.FLOATS
-    if cls in (reduce.AdaptiveAvgPool, reduce.AdaptiveMaxPool, data.Interpolate, data.Recurrent):
-        return base.FLOATS
-    if cls in (reduce.ArgMax, reduce.ArgMin):
-        return base.ORDERED
-    return base.REALS if cls is reduce.CumSum else base.ANY - {DType.OTHER}
-
-
-def takes(cls: type[Kind], first: TensorType) -> bool:
-    """Return whether a value of type ``first`` can be the first operand of a ``cls``."""
-    low, high = _RANKS.get(cls, (0, 99))
-    return low <= first.rank <= high and first.dtype in accepts(cls)
-
-
-# --- the other operands, given the first -----------------------------------------------------
-
-
-def _broadcastable(draw: Draw, t: TensorType, dtype: DType | None = None) -> TensorType:
-    """Draw a type that broadcasts with ``t``: some axes 1, some leading axes absent."""
-    dims = [d if draw(st.integers(0, 3)) else 1 for d in t.shape]
-    drop = draw(st.integers(0, len(dims))) if not draw(st.integers(0, 2)) else 0
-    return TensorType(dtype or t.dtype, tuple(dims[drop:]))
-
-
-def _vector(t: TensorType, n: int) -> TensorType:
-    return TensorType(t.dtype, (n,))
-
-
-def _maybe(draw: Draw, *types: TensorType) -> Types:
-    return types if draw(st.booleans()) else ()
-
-
-def _linear(draw: Draw, x: TensorType) -> Types:
-    n = draw(_SIZES)
-    return (TensorType(x.dtype, (n, x.shape[-1])), *_maybe(draw, _vector(x, n)))
-
-
-def _matmul(draw: Draw, x: TensorType) -> Types:
-    batch = _broadcastable(draw, TensorType(x.dtype, x.shape[:-2])).shape
-    return (TensorType(x.dtype, (*batch, x.shape[-1], draw(_SIZES))),)
-
-
-def _conv(draw: Draw, x: TensorType) -> Types:
-    groups = draw(st.sampled_from([g for g in range(1, x.shape[1] + 1) if x.shape[1] % g == 0]))
-    n = groups * draw(st.integers(1, 2))
-    kernel = tuple(draw(st.integers(1, min(d, 3))) for d in x.shape[2:])
-    w = TensorType(x.dtype, (n, x.shape[1] // groups, *kernel))
-    return (w, *_maybe(draw, _vector(x, n)))
-
-
-def _conv_transpose(draw: Draw, x: TensorType) -> Types:
-    n = draw(st.integers(1, 3))
-    w = TensorType(x.dtype, (x.shape[1], n, *(draw(st.integers(1, 3)) for _ in x.shape[2:])))
-    return (w, *_maybe(draw, _vector(x, n)))
-
-
-def _attention(draw: Draw, q: TensorType) -> Types:
-    t, e, lead = draw(_SIZES), draw(_SIZES), q.shape[:-2]
-    k, v = (TensorType(q.dtype, (*lead, t, d)) for d in (q.shape[-1], e))
-    dtype = draw(st.sampled_from([q.dtype, DType.BOOL]))
-    return (k, v, *_maybe(draw, TensorType(dtype, (q.shape[-2], t))))
-
-
-def _per_channel(draw: Draw, x: TensorType, base_: int) -> Types:
-    return (_vector(x, x.shape[1]),) * (base_ + draw(st.integers(0, 2)))
-
-
-def _trailing(draw: Draw, x: TensorType, most: int) -> Types:
-    axes = draw(st.integers(1, x.rank))
-    return (x.with_shape(x.shape[-axes:]),) * draw(st.integers(0, most))
-
-
-def _index(draw: Draw, max_rank: int = 2) -> TensorType:
-    return draw(tensor_types((DType.I64, DType.I32), 0, max_rank))
-
-
-def _concat(draw: Draw, x: TensorType) -> Types:
-    if not draw(st.integers(0, 3)):
-        return ()
-    axis = draw(st.integers(0, x.rank - 1))
-    return tuple(
-        x.with_shape((*x.shape[:axis], draw(_SIZES), *x.shape[axis + 1 :]))
-        for _ in range(draw(st.integers(1, 2)))
-    )
-
-
-def _where(draw: Draw, c: TensorType) -> Types:
-    x = _broadcastable(draw, c, draw(st.sampled_from(DTYPES)))
-    return (x, _broadcastable(draw, c, x.dtype))
-
-
-def _gather(draw: Draw, x: TensorType) -> Types:
-    dims = tuple(draw(st.integers(1, d)) for d in x.shape)
-    return (TensorType(DType.I64, dims),)
-
-
-def _recurrent(draw: Draw, x: TensorType) -> Types:
-    """Draw for one layer, one direction, without bias; ``_attrs`` reads cell off the counts."""
-    hidden, gates = draw(_SIZES), draw(st.sampled_from([1, 3, 4]))
-    state = x.with_shape((1, x.shape[1], hidden))
-    weights = tuple(x.with_shape((gates * hidden, k)) for k in (x.shape[2], hidden))
-    return (*((state,) * (2 if gates == 4 else 1)), *weights)
-
-
-_OTHERS: dict[type[Kind], Callable[[Draw, TensorType], Types]] = {
-    pointwise.Where: _where,
-    contract.Linear: _linear,
-    contract.Matmul: _matmul,
-    contract.Conv: _conv,
-    contract.ConvTranspose: _conv_transpose,
-    contract.Attention: _attention,
-    norm.BatchNorm: lambda draw, x: _per_channel(draw, x, 2),
-    norm.GroupNorm: lambda draw, x: _per_channel(draw, x, 0),
-    norm.LayerNorm: lambda draw, x: _trailing(draw, x, 2),
-    norm.RmsNorm: lambda draw, x: _trailing(draw, x, 1),
-    shape.Concat: _concat,
-    data.Embedding: lambda draw, w: (_index(draw),),
-    data.IndexSelect: lambda draw, x: (_index(draw),),
-    data.Gather: _gather,
-    data.Recurrent: _recurrent,
-    **{k: lambda draw, x: (_broadcastable(draw, x),) for k in binary.KINDS},
-}
-
-
-@st.composite
-def operand_types(draw: st.DrawFn, cls: type[Kind], first: TensorType | None = None) -> Types:
-    """Draw operand types for which some attributes make a well-typed ``cls``.
-
-    Args:
-        draw: supplied by Hypothesis.
-        cls: a kind.
-        first: the type of the first operand, where it is given (``takes(cls, first)`` must hold).
-    """
-    if cls in _NO_OPERANDS:
-        return ()
-    if first is None:
-        low, high = _RANKS.get(cls, (0, 4))
-        dtypes = tuple(d for d in ALL_DTYPES if d in accepts(cls) and d in DTYPES)
-        first = draw(tensor_types(dtypes, low, high))
-    return (first, *_OTHERS.get(cls, lambda draw, x: ())(draw, first))
-
-
-# --- attributes, given the operands ----------------------------------------------------------
+__all__ = [
+    "ALL_DTYPES",
+    "COVERED",
+    "DTYPES",
+    "Draw",
+    "Types",
+    "applications",
+    "attrs",
+    "operand_types",
+    "scalar_of",
+    "takes",
+    "tensor_types",
+]
 
 _FLOATS = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, 2.0, 0.01, 6.0, -3.5])
 _EPS = st.sampled_from([1e-5, 1e-6, 1e-3])
@@ -249,8 +74,8 @@ def _reshape(draw: Draw, ts: Types) -> Kind:
 
 
 def _expand(draw: Draw, ts: Types) -> Kind:
-    dims = tuple(draw(_SIZES) if d == 1 else d for d in ts[0].shape)
-    return shape.Expand((*draw(st.lists(_SIZES, max_size=1)), *dims))
+    dims = tuple(draw(SIZES) if d == 1 else d for d in ts[0].shape)
+    return shape.Expand((*draw(st.lists(SIZES, max_size=1)), *dims))
 
 
 def _slice(draw: Draw, ts: Types) -> Kind:
@@ -375,7 +200,7 @@ def scalar_of(draw: Draw, dtype: DType) -> bool | int | float:
 def _iota(draw: Draw, ts: Types) -> Kind:
     dtype = draw(st.sampled_from([DType.I64, DType.I32, DType.F32]))
     number = st.sampled_from([0, 1, 2, -3]) if dtype.is_int else _FLOATS
-    return data.Iota(draw(_SIZES), draw(number), draw(number), dtype)
+    return data.Iota(draw(SIZES), draw(number), draw(number), dtype)
 
 
 def _constant(draw: Draw, ts: Types) -> Kind:

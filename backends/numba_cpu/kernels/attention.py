@@ -189,7 +189,7 @@ def _block(args, tables, scores, pitch, keys_packed, values_packed, b, h, s0):
             k = depth if phase == 0 else keys
             packed = keys_packed + 4 * p * depth if phase == 0 else values_packed + 4 * p * total
             room = pitch - p if phase == 0 else width - p
-            run_tile(count, rows, 0, 1, k, 0, packed, to, 4 * p, room, 0, 0, 1, -_INF, _INF)
+            run_tile(count, rows, 0, 1, k, 0, packed, to, 4 * p, room, 0, 0, -_INF, _INF)
 
 
 @inline_njit

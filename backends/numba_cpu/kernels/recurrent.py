@@ -127,7 +127,7 @@ def recurrence(args, tid, nt):
             t = steps - 1 - step if arg(args, REVERSE) != 0 else step
             for p in range(0, wide, PANEL):
                 run_tile(count, h_rows, 0, 1, n, 0, arg(args, W) + 4 * p * n, g_rows, 4 * p,
-                         wide - p, arg(args, BIAS), 0, 1, -_INF, _INF)  # fmt: skip
+                         wide - p, arg(args, BIAS), 0, -_INF, _INF)  # fmt: skip
             for i in range(count):
                 x = arg(args, GATES) + 4 * (t * arg(args, G_T) + (b0 + i) * arg(args, G_B))
                 hi = h + 4 * i * n

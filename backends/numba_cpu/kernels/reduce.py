@@ -8,7 +8,7 @@ Record, 64-bit words (strides in bytes)::
 
 ``r0, r1, n`` are the reduced axes. ``reduce_rows`` reduces the axis that is contiguous (``n``); one result
 for each outer index. ``reduce_cols`` keeps the contiguous axis: a vector of columns at once, columns in units
-that threads share. ``p``: what a sum is multiplied with; for a variance the number of degrees of freedom.
+that threads share. ``p``: what a sum (of squares, for a variance) is multiplied with.
 
 Sums add 32 bits within short runs and 64 bits (rows) or a second level of 32 (columns) above them.
 """
@@ -207,7 +207,7 @@ def _var_rows(args, tid, nt):
         for i in range(r0):
             for j in range(r1):
                 squares += run_squares(x + i * s0 + j * s1, n, mean)
-        stf(arg(args, 1) + outer_offset(args, HEAD, n_outer, o, 1), 0, squares / argf(args, 13))
+        stf(arg(args, 1) + outer_offset(args, HEAD, n_outer, o, 1), 0, squares * argf(args, 13))
 
 
 # --- columns ----------------------------------------------------------------------------------------------------

