@@ -1,4 +1,4 @@
-"""``make demo``: EfficientNet-Lite0 with its real weights on 20 real photos, from compile to report.
+"""``make demo``: EfficientNet-Lite0 with its real weights on 20 real photos.
 
 Everything comes from installed packages; nothing is downloaded.
 """
@@ -166,7 +166,7 @@ def main(
     seconds: Annotated[float, typer.Option(help="measuring time per thread count")] = 6.0,
     report: Annotated[Path, typer.Option(help="the HTML report")] = Path("report.html"),
 ) -> None:
-    """Compile EfficientNet-Lite0, compare its answers and its speed with eager's, write a report."""
+    """Compile EfficientNet-Lite0, compare answers and speed with eager, write a report."""
     console = Console()
     try:
         cores = Governor().decision.cores

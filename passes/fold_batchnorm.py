@@ -2,7 +2,8 @@
 
 After a convolution, transposed convolution or linear layer it scales the weight and shifts the
 bias; before one likewise, where padding allows; alone it becomes a multiply and an add with a
-constant per channel, which fuse elsewhere. Weights are computed in float64 and rounded once.
+constant per channel, which fuse elsewhere. A multiply by a constant per channel (a layer scale)
+after a contraction folds likewise. Weights are computed in float64 and rounded once.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from leptonc.ir.kinds.binary import Add, Mul
 from leptonc.ir.kinds.contract import Conv, ConvTranspose, Linear
 from leptonc.ir.kinds.norm import BatchNorm
 from leptonc.ir.types import DType
-from leptonc.passes.fusing.bias import const_in
+from leptonc.passes.fusing.bias import const_in, is_channel_vector
 from leptonc.passes.fusing.channels import (
     Affine,
     affine_of,
     all_finite,
     is_zero,
+    scale_only,
     scaled_inputs,
     scaled_outputs,
 )
@@ -40,8 +42,8 @@ class FoldBatchNorm(Pass):
     NAME: ClassVar[str] = "fold-batchnorm"
 
     def run(self, fn: Function, trace: Trace) -> Function:
-        """Return ``fn`` without them; ``fn`` itself when it has none."""
-        if not any(isinstance(op.kind, BatchNorm) for op in fn.ops):
+        """Return ``fn`` without them; ``fn`` itself when nothing folds."""
+        if not any(isinstance(op.kind, (BatchNorm, Mul)) for op in fn.ops):
             return fn
         folder = _Folder(fn, trace)
         for op in fn.ops:
@@ -62,7 +64,7 @@ class _Folder:
             self.norm(op)
         elif op.operands and op.operands[0] in self.waiting:
             self.before(op, *self.waiting.pop(op.operands[0]))
-        else:
+        elif not (isinstance(op.kind, Mul) and self.scale(op)):
             self.new.keep(op)
 
     def norm(self, bn: Op) -> None:
@@ -73,7 +75,7 @@ class _Folder:
             return
         assert isinstance(bn.kind, BatchNorm)
         affine = affine_of(bn.kind, [c for c in consts if c is not None])
-        if self.after(bn, affine):
+        if self.after(bn, bn.operands[0], affine):
             return
         if self.reader_takes(bn, affine):
             self.waiting[bn.result] = (bn, affine)
@@ -82,13 +84,22 @@ class _Folder:
 
     # ----- after a contraction -----
 
-    def after(self, bn: Op, affine: Affine) -> bool:
-        """Fold into the contraction that makes the norm's operand, if it may be."""
-        x = bn.operands[0]
+    def scale(self, mul: Op) -> bool:
+        """Fold a multiply by a constant per output channel into the contraction before it."""
+        for x, v in (mul.operands, mul.operands[::-1]):
+            host, factor = self.new.maker(x), self.new.const_in(self.new.now[v])
+            if host is None or not isinstance(host.kind, _HOSTS) or factor is None:
+                continue
+            if is_channel_vector(v.type, host) and mul.result.type == x.type:
+                return self.after(mul, x, scale_only(factor))
+        return False
+
+    def after(self, bn: Op, x: Value, affine: Affine) -> bool:
+        """Fold ``bn``, which is ``affine`` of ``x``, into the contraction that makes ``x``."""
         host = self.new.maker(x)
         if host is None or not isinstance(host.kind, _HOSTS):
             return False
-        reason = self._after_misfit(bn, host)
+        reason = self._after_misfit(bn, x, host)
         if reason is not None:
             self.trace.missed(bn, f"not folded into {describe(host)}: {reason}")
             return False
@@ -101,12 +112,12 @@ class _Folder:
         self.trace.applied(bn, f"scales the weight of {describe(host)} before it")
         return True
 
-    def _after_misfit(self, bn: Op, host: Op) -> str | None:
-        x = bn.operands[0]
+    def _after_misfit(self, bn: Op, x: Value, host: Op) -> str | None:
         if self.fn.use_count[x] != 1:
             others = readers_text(self.fn.users[x], (bn,)) or "the caller"
             return f"{value_text(x)} is also read by {others}"
-        if isinstance(host.kind, Linear) and x.type.rank != 2:
+        along_rows = isinstance(bn.kind, BatchNorm) and isinstance(host.kind, Linear)
+        if along_rows and x.type.rank != 2:
             return "the norm runs along another axis than the linear layer's outputs"
         if any(self.new.const_in(v) is None for v in host.operands[1:]):
             return "its weight or bias is no constant"

@@ -122,7 +122,9 @@ class Context:
     def used(self, index: int) -> bool:
         """Whether result ``index`` of a multi-result node is read."""
         return any(
-            u.args[1] == index if getattr(u.target, "__name__", "") == "getitem" else True
+            u.args[1] == index and bool(u.users)
+            if getattr(u.target, "__name__", "") == "getitem"
+            else True
             for u in self.node.users
         )
 

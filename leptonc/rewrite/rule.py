@@ -28,7 +28,8 @@ class Level(Enum):
 class Exactness:
     """How equal the two sides are; the rule's derived test asserts exactly this.
 
-    ``bound`` (of BOUNDED) is the largest error relative to the largest magnitude of the result.
+    ``bound`` (of BOUNDED) is the largest error, relative to the largest magnitude among the operands
+    and the result.
     """
 
     level: Level

@@ -16,7 +16,10 @@ _PACKAGES = ("leptonc", "torch", "numba", "llvmlite", "numpy", "sympy", "network
 
 def facts() -> Iterator[tuple[str, str]]:
     """Yield pairs of a title and a line of text."""
-    yield "machine", f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
+    yield (
+        "machine",
+        f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}",
+    )
     features = host_features()
     found = [f for f in _WANTED if f"+{f}" in features]
     yield "vectors", f"{lanes()} float32 lanes; {', '.join(found) or 'no vector features'}"

@@ -2,48 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import collections
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-MIB = 1 << 20
+from leptonc.show import amounts, summary
+
+_HEAVIEST = 5  # units listed by their arithmetic
+_NAMED = 4  # units named behind a reason
+_PHASES = ("capture", "passes", "schedule", "verify")
 
 
 def describe(net: Any, remarks: bool = False) -> str:
     """Return the report of a ``CompiledModel`` as text."""
     if not net.specializations:
-        return f"{net.name}: compiled at its first call\n"
+        return f"{net.name}: not compiled yet; its first call compiles it\n"
     return "\n".join(_lines(net, remarks)) + "\n"
 
 
 def _lines(net: Any, remarks: bool) -> Iterator[str]:
-    s = net.stats
-    yield f"{net.name}: {s['units']} units, {s['steps']} steps, {s['threads']} thread(s)"
-    yield f"  threads   {s.get('governor', '')}"
-    yield f"  ops       {s['ops_native']} native, {s['ops_torch']} through torch"
-    if "flops" in s:
-        share = 100.0 * s["flops_native"] / max(s["flops"], 1)
-        yield f"  work      {s['flops'] / 1e9:.3f} GFLOP, {share:.1f} % native"
+    plan, stats = net.schedule, net.stats
+    rows, work = summary.units(plan), summary.work(plan)
+    count = len(net.specializations)
     yield (
-        f"  memory    arena {s['arena_bytes'] / MIB:.2f} MiB (largest live set "
-        f"{s['arena_lower_bound_bytes'] / MIB:.2f}, all activations "
-        f"{s['arena_sum_bytes'] / MIB:.2f}), constants {s['constant_bytes'] / MIB:.2f} MiB"
+        f"{net.name}: {len(rows)} units, {len(plan.steps)} steps, {plan.threads} thread(s)"
+        + (f", {count} specializations (the first is shown)" if count > 1 else "")
     )
-    times = [(k, s[f"{k}_s"]) for k in ("capture", "passes", "schedule", "verify") if f"{k}_s" in s]
-    total = f", total {s['total_s']:.2f} s" if "total_s" in s else ""
-    yield "  compile   " + ", ".join(f"{k} {v:.2f} s" for k, v in times) + total
-    for step in net.stages:
-        change = f"{len(step.before.ops)} -> {len(step.after.ops)} ops"
-        yield f"    {step.name:<32} {step.seconds * 1e3:8.1f} ms  {change}"
-    yield from _through_torch(net)
+    yield f"  threads   {stats.get('governor', '')}"
+    yield (
+        f"  ops       {work.ops - work.ops_torch} native, {work.ops_torch} through torch "
+        f"({amounts.share(work.ops_native_share)} native)"
+    )
+    yield (
+        f"  work      {amounts.flops(work.flops)}, "
+        f"{amounts.share(work.flops_native_share)} of it native"
+    )
+    yield (
+        f"  memory    arena {amounts.nbytes(plan.arena_bytes)} "
+        f"(largest live set {amounts.nbytes(plan.lower_bound)}, "
+        f"all activations {amounts.nbytes(plan.sum_bytes)}), "
+        f"constants {amounts.nbytes(sum(c.nbytes for c in plan.consts))}"
+    )
+    yield from _compile_time(stats)
+    yield from _stages(net.stages)
+    yield from _heaviest(rows)
+    yield from _through_torch(rows)
     if remarks:
-        yield "  remarks"
-        for spec in net.specializations:
-            yield from (f"    {r}" for r in spec.remarks)
+        yield from _remarks([r for spec in net.specializations for r in spec.remarks])
 
 
-def _through_torch(net: Any) -> Iterator[str]:
-    units = [u for u in net.schedule.units if u.torch_ops]
-    if units:
+def _compile_time(stats: Mapping[str, Any]) -> Iterator[str]:
+    parts = [f"{k} {amounts.seconds(stats[f'{k}_s'])}" for k in _PHASES if f"{k}_s" in stats]
+    if "total_s" in stats:
+        parts.append(f"total {amounts.seconds(stats['total_s'])}")
+    if parts:
+        yield "  compile   " + ", ".join(parts)
+
+
+def _stages(stages: Sequence[Any]) -> Iterator[str]:
+    if not stages:
+        yield "  passes    none ran: the program came from the compile cache"
+        return
+    width = max(len(s.name) for s in stages)
+    yield "  passes"
+    for s in stages:
+        change = f"{len(s.before.ops)} -> {len(s.after.ops)} ops" if s.changed else "no change"
+        yield f"    {s.name:<{width}} {amounts.seconds(s.seconds):>9}  {change}"
+
+
+def _heaviest(rows: Sequence[summary.UnitRow]) -> Iterator[str]:
+    total = sum(r.flops for r in rows)
+    top = sorted(rows, key=lambda r: -r.flops)[:_HEAVIEST]
+    if not total or len(rows) < 2:
+        return
+    yield "  most work"
+    for r in top:
+        kernels = ", ".join(r.kernels) or r.runs
+        yield f"    {amounts.share(r.flops / total):>7}  {r.name} [{r.pattern or 'op'}: {kernels}]"
+
+
+def _through_torch(rows: Sequence[summary.UnitRow]) -> Iterator[str]:
+    found = summary.refusals(rows)
+    if found:
         yield "  through torch"
-    for u in units:
-        yield f"    {u.name}: {u.reason}"
+    for reason, names in found:
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        yield f"    {reason}: {', '.join(names[:_NAMED])}{more}"
+
+
+def _remarks(remarks: Sequence[Any]) -> Iterator[str]:
+    """Yield every remark; equal ones of different specializations once, with how often."""
+    counts = collections.Counter(map(str, remarks))
+    yield f"  remarks ({len(counts)})"
+    for text, n in counts.items():
+        yield f"    {text}" + (f" ({n} times)" if n > 1 else "")

@@ -59,7 +59,7 @@ def _root_of(add: Op, fn: Function, trace: Trace) -> Op | None:
         root = fn.producer.get(v)
         if root is None or not isinstance(root.kind, _BIASED) or const_in(vector, fn) is None:
             continue
-        if not _is_channel_vector(vector.type, root) or add.result.type != v.type:
+        if not is_channel_vector(vector.type, root) or add.result.type != v.type:
             continue
         if fn.use_count[v] != 1:
             more = readers_text(fn.users[v], (add,)) or "the caller"
@@ -72,7 +72,8 @@ def _root_of(add: Op, fn: Function, trace: Trace) -> Op | None:
     return None
 
 
-def _is_channel_vector(t: TensorType, root: Op) -> bool:
+def is_channel_vector(t: TensorType, root: Op) -> bool:
+    """Return whether ``t`` broadcasts along nothing but the channels that ``root`` makes."""
     out = root.result.type
     axis = channel_axis(root) - (out.rank - t.rank)
     return (

@@ -55,6 +55,14 @@ def affine_of(kind: BatchNorm, stats: list[Const]) -> Affine:
     return Affine(*b.rounded(DType.F64, scale, shift))
 
 
+def scale_only(factor: Const) -> Affine:
+    """Return the map ``x * factor``, of a vector of any rank with one axis longer than 1."""
+    b = Arithmetic("scale")
+    n = _count(factor)
+    zero = b(Full((n,), 0.0, DType.F64))
+    return Affine(*b.rounded(DType.F64, b.load(factor, n), zero))
+
+
 def scaled_outputs(
     kind: Kind, w: Const, bias: Const | None, affine: Affine, dtype: DType
 ) -> tuple[Const, Const]:

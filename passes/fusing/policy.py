@@ -103,7 +103,7 @@ def _row_major(op: Op, sight: Sight) -> Demand:
 
 
 def _as_it_is(op: Op, sight: Sight) -> Demand:
-    """A constant lies as its reader asked when it was placed, row-major before."""
+    """Leave a constant as its reader asked for it when it was placed, row-major before."""
     del sight
     return Demand((), tuple(order_of(r.type) for r in op.results))
 

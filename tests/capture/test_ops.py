@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from capture.harness import Fn, check
 from torch import Tensor
-
-import pytest
 
 aten = torch.ops.aten
 
@@ -283,7 +282,9 @@ def test_importer_agrees_with_eager(name: str) -> None:
 
 
 @pytest.mark.parametrize("cls", [torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN])
-@pytest.mark.parametrize("options", [{}, {"batch_first": True, "bidirectional": True}, {"bias": False}])
+@pytest.mark.parametrize(
+    "options", [{}, {"batch_first": True, "bidirectional": True}, {"bias": False}]
+)
 def test_recurrent_layers(cls: type, options: dict[str, bool]) -> None:
     net = cls(5, 4, num_layers=2, **options).eval()
     assert not check(net, (t(3, 2, 5),)).opaque

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from leptonc import meaning
 from leptonc.ir.core import Function, Value
-from leptonc.ir.kinds.binary import Add
+from leptonc.ir.kinds.binary import Add, Mul
 from leptonc.ir.kinds.contract import Conv, ConvTranspose, Linear
 from leptonc.ir.kinds.data import Constant
 from leptonc.ir.kinds.norm import BatchNorm
@@ -236,6 +236,30 @@ def test_half_precision_rounds_once() -> None:
     assert names(after) == ["linear"]
     linear = after.producer[after.returns[0]]
     assert {v.type.dtype for v in linear.operands} == {DType.F16}
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 1), (1, 4, 1, 1)])
+def test_scale_per_channel_folds(shape: tuple[int, ...]) -> None:
+    b = Net()
+    before = b.finish(b(Mul(), b.real(*shape), b.conv(b.input(1, 3, 4, 4), 4)))
+    after, missed = folded(before)
+    assert names(after) == ["conv"] and not missed
+    assert_no_further_from_float64(before, after)
+
+
+def test_layer_scale_after_a_linear_layer_folds() -> None:
+    b = Net()
+    x = b.input(2, 3, 4)
+    before = b.finish(b(Add(), b(Mul(), b.linear(x, 4), b.real(4)), x))
+    after, _ = folded(before)
+    assert names(after) == ["linear", "add"]
+    assert_no_further_from_float64(before, after)
+
+
+def test_scale_along_another_axis_stays() -> None:
+    b = Net()
+    before = b.finish(b(Mul(), b.linear(b.input(2, 4, 4), 4), b.real(4, 1)))
+    assert FOLD(before) is before
 
 
 def test_without_a_norm_it_is_the_same_object() -> None:

@@ -172,7 +172,7 @@ def test_named_pipelines_load_and_order_holds(name: str) -> None:
 @pytest.mark.parametrize("name", passes.REGISTRY)
 def test_every_registered_pass_loads(name: str) -> None:
     cls = passes.load(name)
-    assert cls.NAME == name and cls.__doc__
+    assert name == cls.NAME and cls.__doc__
     cls()  # every option has a default
 
 

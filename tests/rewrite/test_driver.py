@@ -14,8 +14,8 @@ from leptonc.ir.types import DType, TensorType
 from leptonc.ir.verify import verify
 from leptonc.rewrite import (
     Exactness,
-    NoFixedPoint,
     Node,
+    NoFixedPoint,
     RemarkKind,
     Rule,
     Skip,

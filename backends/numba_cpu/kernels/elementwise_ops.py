@@ -12,11 +12,16 @@ from functools import cache
 
 from leptonc.backends.numba_cpu.kernels import ew_bodies as bodies
 from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.kernels.ew_functions import TRIGONOMETRY
 from leptonc.backends.numba_cpu.kernels.ew_loop import SIZE, Body, operation
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 
 FLOATS = ("f32", "bf16", "f16")
 INTS = ("i64", "i32", "i16", "i8", "u8")
+_HEAVY = frozenset(
+    {"silu", "sigmoid", "log_sigmoid", "tanh", "mish", "exp", "expm1", "exp2", "log", "log1p", "erf", "gelu",
+     "gelu_tanh", "softplus", "elu", "sin", "cos"}
+)  # operations whose own work hides the loop around it
 _TWO = frozenset({"pow", "atan2", "fmod"})
 
 Entry = tuple[tuple[str, ...], str, Body, int]  # operand types, result type, body, width
@@ -34,6 +39,8 @@ def _float_entries() -> dict[str, Entry]:
         table[name] = (one, "f32", body, LANES)
     for name, body in bodies.FLOAT_SCALAR.items():
         table[name] = (two if name in _TWO else one, "f32", body, 1)
+    for name, body in TRIGONOMETRY.items():
+        table[name] = (one, "f32", body, LANES)
     for name, body in bodies.FLOAT_TESTS.items():
         table[name] = (one, "bool", body, LANES)
     for name, body in bodies.FLOAT_BINARY.items():
@@ -131,4 +138,5 @@ def result_type(name: str, kind: str) -> str:
 def find(name: str, kind: str) -> Kernel:
     """Return the operation. Raises KeyError when there is none."""
     ins, out, body, width = _table(kind)[name]
-    return operation(name, ins, out, body, width)
+    cheap = width > 1 and (kind != "f32" or name not in _HEAVY)
+    return operation(name, ins, out, body, width, 4 if cheap else 1)

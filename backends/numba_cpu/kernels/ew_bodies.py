@@ -9,6 +9,7 @@ from llvmlite import ir
 
 from leptonc.backends.numba_cpu.kernels import vecmath as vm
 from leptonc.backends.numba_cpu.kernels.activation import BODIES, Act
+from leptonc.backends.numba_cpu.kernels.ew_functions import gelu
 from leptonc.backends.numba_cpu.kernels.ew_loop import Body, Lanes
 from leptonc.backends.numba_cpu.kernels.vectype import F32, I8, I16, I32, call, call_float, fconst, fma
 
@@ -121,7 +122,7 @@ FLOAT_UNARY: Mapping[str, Body] = {
     "round": _fn(lambda b, x: call_float(b, "nearbyint", x)),
     "trunc": _fn(lambda b, x: call_float(b, "trunc", x)),
     "erf": _fn(vm.erf),
-    "gelu": _act(Act.GELU),
+    "gelu": gelu,
     "gelu_tanh": _act(Act.GELU_TANH),
     "leaky_relu": _act(Act.LEAKY_RELU, 0),
     "softplus": _act(Act.SOFTPLUS, 0, 1),
@@ -137,7 +138,6 @@ FLOAT_SCALAR: Mapping[str, Body] = {
         "log2": "log2f", "log10": "log10f", "tan": "tanf", "asin": "asinf", "acos": "acosf",
         "atan": "atanf", "sinh": "sinhf", "cosh": "coshf", "asinh": "asinhf", "acosh": "acoshf",
         "atanh": "atanhf", "erfc": "erfcf", "pow": "powf", "atan2": "atan2f", "fmod": "fmodf",
-        "sin": "sinf", "cos": "cosf",
     }.items()
 }  # fmt: skip
 FLOAT_TESTS: Mapping[str, Body] = {
@@ -310,11 +310,10 @@ def float_to_int(to: ir.Type) -> Body:
 
     def body(lanes: Lanes, x: Value) -> Value:
         b, half = lanes.b, 2.0 ** (wide.width - 1)
-        suffix = f"v{lanes.width}i{wide.width}.v{lanes.width}f32"
-        got = call(b, f"llvm.fptosi.sat.{suffix}", lanes.vector(wide), [x])
         fits = b.and_(
             b.fcmp_ordered(">=", x, fconst(-half)), b.fcmp_ordered("<", x, fconst(half))
         )
+        got = b.fptosi(b.select(fits, x, fconst(0.0)), lanes.vector(wide))
         got = b.select(fits, got, lanes.const(wide, -(2 ** (wide.width - 1))))
         return got if wide == to else b.trunc(got, lanes.vector(to))
 

@@ -75,7 +75,7 @@ Body = Callable[..., ir.Value]
 
 
 def operation(
-    name: str, ins: Sequence[str], out: str, body: Body, width: int = LANES
+    name: str, ins: Sequence[str], out: str, body: Body, width: int = LANES, unroll: int = 1
 ) -> Kernel:
     """Return the native operation ``name``: ``body(lanes, *values) -> value`` over whole arrays.
 
@@ -85,8 +85,9 @@ def operation(
         out: element type of the result.
         body: writes the code for ``width`` elements; bool values are ``i1``.
         width: elements at once; 1 for code that is called element by element.
+        unroll: groups of ``width`` per round of the loop; cheap bodies gain from several.
     """
-    loop = _loop(tuple(ins), out, body, width)
+    loop = _loop(tuple(ins), out, body, width, unroll)
 
     def fn(dst, a, b, c, n, p):
         loop(dst, a, b, c, n, p)
@@ -131,11 +132,11 @@ call_op = _call_op()
 copy_bytes = _copy_bytes()
 
 
-def _loop(ins: tuple[str, ...], out: str, body: Body, width: int):
+def _loop(ins: tuple[str, ...], out: str, body: Body, width: int, unroll: int):
     """Return the intrinsic that runs ``body`` over ``n`` elements."""
 
     def code(context, builder, sig, args):
-        _Writer(builder, ins, out, body, width).write(args)
+        _Writer(builder, ins, out, body, width, unroll).write(args)
         return context.get_dummy_value()
 
     return intrinsic(
@@ -152,6 +153,7 @@ class _Writer:
     out: str
     body: Body
     width: int
+    unroll: int
 
     def write(self, args: Sequence[ir.Value]) -> None:
         b, step = self.b, i64(self.width)
@@ -159,17 +161,16 @@ class _Writer:
         names = (*self.ins, self.out)
         bases = [b.inttoptr(a, PTR) for a in (*args[1 : 1 + len(self.ins)], dst)]
         buffers = [self._buffer(t) for t in names] if self.width > 1 else []
+        start = self._fast(n, p, bases) if self.unroll > 1 else i64(0)
         before = b.block
         head, work, end = (b.append_basic_block(x) for x in ("head", "work", "end"))
         b.branch(head)
         b.position_at_end(head)
         i = b.phi(I64)
-        i.add_incoming(i64(0), before)
+        i.add_incoming(start, before)
         b.cbranch(b.icmp_signed("<", i, n), work, end)
         b.position_at_end(work)
-        pointers = [
-            b.gep(base, [i], source_etype=MEMORY[t]) for base, t in zip(bases, names, strict=True)
-        ]
+        pointers = self._at(bases, i)
         if self.width > 1:
             self._group(i, n, p, pointers, buffers, end)
         else:
@@ -177,6 +178,32 @@ class _Writer:
         i.add_incoming(b.add(i, step), b.block)
         b.branch(head)
         b.position_at_end(end)
+
+    def _at(self, bases: Sequence[ir.Value], i: ir.Value) -> list[ir.Value]:
+        """Return the addresses of element ``i`` of the operands and the result."""
+        names = (*self.ins, self.out)
+        return [
+            self.b.gep(base, [i], source_etype=MEMORY[t]) for base, t in zip(bases, names, strict=True)
+        ]
+
+    def _fast(self, n: ir.Value, p: ir.Value, bases: Sequence[ir.Value]) -> ir.Value:
+        """Write the loop over whole rounds of several groups; return where it stops."""
+        b, step = self.b, self.unroll * self.width
+        before = b.block
+        head, work, end = (b.append_basic_block(x) for x in ("fast", "rounds", "rest"))
+        b.branch(head)
+        b.position_at_end(head)
+        i = b.phi(I64)
+        i.add_incoming(i64(0), before)
+        following = b.add(i, i64(step))
+        b.cbranch(b.icmp_signed("<=", following, n), work, end)
+        b.position_at_end(work)
+        for k in range(self.unroll):
+            self._apply(self._at(bases, b.add(i, i64(k * self.width))), p)
+        i.add_incoming(following, b.block)
+        b.branch(head)
+        b.position_at_end(end)
+        return i
 
     def _group(self, i, n, p, pointers, buffers, end) -> None:
         """Write one group of ``width`` elements, or of what is left, then leave at ``end``."""

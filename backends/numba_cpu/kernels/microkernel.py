@@ -20,6 +20,7 @@ from leptonc.backends.numba_cpu.kernels.machine_code import host_features
 from leptonc.backends.numba_cpu.kernels.vectype import (
     F32,
     I1,
+    I8,
     I64,
     LANES,
     PTR,
@@ -32,12 +33,14 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     masked_load,
     masked_store,
     pointer,
+    prefetch,
     shared_function,
     splat,
 )
 
 VECTORS = 2
 PANEL = VECTORS * LANES  # columns of a packed panel of B
+PREFETCH = 8192  # bytes ahead in B: the hardware's own prefetch ends with each page of 4 KiB
 
 # Row counts that a tile exists for, largest first. The largest fills the registers (32 with AVX-512
 # and NEON, else 16). Below 4 rows a tile is bound by the latency of its 8 chains of fma, so fewer
@@ -169,6 +172,8 @@ class _Writer:
         columns = [
             load_vec(b, b.gep(ptr, [i64(j * LANES)], source_etype=F32)) for j in range(self.nv)
         ]
+        for line in range(0, 4 * self.nv * LANES, 64):
+            prefetch(b, b.gep(ptr, [i64(PREFETCH + line)], source_etype=I8))
         new = []
         for i in range(self.mr):
             a = splat(b, b.load(b.gep(rows[i], [k], source_etype=F32), align=4, typ=F32))

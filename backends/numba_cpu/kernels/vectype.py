@@ -143,6 +143,12 @@ def masked_store(b: ir.IRBuilder, value: ir.Value, ptr: ir.Value, mask: ir.Value
     call(b, f"llvm.masked.store.v{LANES}f32.p0", ir.VoidType(), args)
 
 
+def prefetch(b: ir.IRBuilder, ptr: ir.Value) -> None:
+    """Ask for the cache line at ``ptr``, which will be read; any address is allowed."""
+    read, keep, data = ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)
+    call(b, "llvm.prefetch.p0", ir.VoidType(), [ptr, read, keep, data])
+
+
 def shared_function(
     module: ir.Module,
     name: str,

@@ -36,7 +36,10 @@ class ConvShape:
 
 
 def choose(shape: ConvShape, precision: str) -> Algorithm:
-    """Return the fastest algorithm for constant weights; ``precision="strict"`` forbids Winograd."""
+    """Return the fastest algorithm for constant weights.
+
+    ``precision="strict"`` forbids Winograd, whose rounding errors are larger (see :mod:`winograd`).
+    """
     if shape.groups == shape.channels == shape.out_channels and shape.channels > 1:
         return Algorithm.DEPTHWISE
     if not _winograd_fits(shape) or precision == "strict":
@@ -58,27 +61,30 @@ def _winograd_fits(s: ConvShape) -> bool:
     )
 
 
-# Costs are in cycles of one core, from measurements on a core with two 512-bit multipliers.
-WEIGHT_BYTES = 12.0  # read per cycle from beyond the second-level cache
-INPUT_COST = {2: 45.0, 4: 140.0}  # cycles to transform one vector of channels of one tile
-OUTPUT_COST = {2: 45.0, 4: 140.0}
+# Costs are in cycles of one core with two multipliers, measured on one with AVX-512 and weights that are not in the
+# second-level cache (a network's weights rarely are). One multiply-add of a row with a panel is one cycle.
+PRODUCT = 1.1  # cycles per row, panel and depth, overheads included
+WEIGHT_BYTES = {Algorithm.IGEMM: 24.0, Algorithm.WINOGRAD_2: 10.0, Algorithm.WINOGRAD_4: 10.0}
+TRANSFORM = {2: 45.0, 4: 140.0}  # cycles for one vector of channels of one tile, in or out
+FEWEST_ROWS = 4  # a product of fewer rows takes as long
 
 
 def igemm_cost(s: ConvShape) -> float:
     """Return the estimated cycles of the indirect product."""
-    rows = s.batch * math.prod(s.out)
-    panels = -(-s.out_channels // PANEL)
-    depth = s.channels * math.prod(s.kernel)
-    return 1.1 * rows * panels * depth + 4 * depth * panels * PANEL / WEIGHT_BYTES
+    rows, depth = s.batch * math.prod(s.out), s.channels * math.prod(s.kernel)
+    return _product(max(rows, FEWEST_ROWS), s, depth, Algorithm.IGEMM)
 
 
 def winograd_cost(s: ConvShape, m: int) -> float:
     """Return the estimated cycles of F(m x m, 3 x 3)."""
-    planes = (m + 2) ** 2
+    algorithm = Algorithm.WINOGRAD_2 if m == 2 else Algorithm.WINOGRAD_4
     tiles = s.batch * math.prod(-(-n // m) for n in s.out)
+    vectors = -(-s.channels // LANES) + -(-s.out_channels // LANES)
+    product = _product(max(tiles, FEWEST_ROWS), s, (m + 2) ** 2 * s.channels, algorithm)
+    return product + tiles * TRANSFORM[m] * vectors
+
+
+def _product(rows: int, s: ConvShape, depth: int, algorithm: Algorithm) -> float:
     panels = -(-s.out_channels // PANEL)
-    product = max(tiles, 4) * planes * panels * s.channels
-    weights = 4 * planes * s.channels * panels * PANEL / WEIGHT_BYTES
-    vectors = -(-s.channels // LANES)
-    transforms = tiles * (INPUT_COST[m] * vectors + OUTPUT_COST[m] * 2 * panels)
-    return 1.1 * product + weights + transforms
+    bytes_ = 4 * depth * panels * PANEL
+    return PRODUCT * rows * panels * depth + bytes_ / WEIGHT_BYTES[algorithm]

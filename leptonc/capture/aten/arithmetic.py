@@ -45,12 +45,15 @@ def _scaled(c: Context, y: Any, alpha: Any) -> Value:
     return c(binary.Mul(), c.lift(y, c.dtype), c.full(alpha, c.dtype))
 
 
-def _sum(kind: type[Kind], swap: bool = False) -> Importer:
+def _sum(kind: type[Kind]) -> Importer:
     def build(c: Context, a: Args) -> Value:
-        x, y = c.lift(a.self, c.dtype), _scaled(c, a.other, a.get("alpha"))
-        return c(kind(), *((y, x) if swap else (x, y)))
+        return c(kind(), c.lift(a.self, c.dtype), _scaled(c, a.other, a.get("alpha")))
 
     return build
+
+
+def _rsub(c: Context, a: Args) -> Value:
+    return c(binary.Sub(), c.lift(a.other, c.dtype), _scaled(c, a.self, a.get("alpha")))
 
 
 _ROUNDED: Mapping[str | None, type[Kind]] = {
@@ -156,7 +159,7 @@ IMPORTERS: Mapping[str, Importer] = {
     **named(_binary(binary.FloorDiv), "floor_divide.default"),
     **named(_sum(binary.Add), "add.Tensor", "add.Scalar"),
     **named(_sum(binary.Sub), "sub.Tensor", "sub.Scalar", "subtract.Tensor", "subtract.Scalar"),
-    **named(_sum(binary.Sub, swap=True), "rsub.Tensor", "rsub.Scalar"),
+    **named(_rsub, "rsub.Tensor", "rsub.Scalar"),
     **named(_div, "div.Tensor", "div.Scalar", "div.Tensor_mode", "div.Scalar_mode"),
     **named(_div, "divide.Tensor", "divide.Scalar", "true_divide.Tensor", "true_divide.Scalar"),
     **named(_pow_scalar, "pow.Tensor_Scalar"),

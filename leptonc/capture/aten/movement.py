@@ -6,14 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sympy
+import torch
 
 from leptonc.capture.aten.base import Importer, named
 from leptonc.capture.context import Args, Context, axis_of, want
+from leptonc.errors import CaptureError
 from leptonc.ir.core import Value
 from leptonc.ir.dims import Dim, as_dim
 from leptonc.ir.kinds.binary import Sub
+from leptonc.ir.kinds.data import Constant, IndexSelect
 from leptonc.ir.kinds.shape import Concat, Flip, Pad, Roll
 from leptonc.ir.types import DType
+from leptonc.meaning import const_of
 
 
 def _join(c: Context, values: Sequence[Value], axis: int) -> Value:
@@ -156,6 +160,22 @@ def _select_scatter(c: Context, a: Args) -> Value:
     return _join(c, [*parts, *_between(c, x, axis, as_dim(at + 1), size)], axis)
 
 
+def _as_strided(c: Context, a: Args) -> Value:
+    """Import as a look-up by flat positions: the IR has no strides of its own."""
+    fake = c.node.args[0].meta["val"]  # type: ignore[union-attr]
+    plain = fake.is_contiguous() and fake.storage_offset() == 0
+    numbers = (*a.size, *a.stride, a.storage_offset or 0, *c.out.shape)
+    if not plain or not all(isinstance(n, int) for n in numbers):
+        raise CaptureError(
+            "as_strided of memory that is not row-major; use plain indexing"
+        )
+    at = torch.full((), a.storage_offset or 0, dtype=torch.int64)
+    for n, stride in zip(a.size, a.stride, strict=True):
+        at = at.unsqueeze(-1) + torch.arange(n) * stride
+    flat = c.reshape(a.self, (a.self.type.numel,))
+    return c(IndexSelect(0), flat, c(Constant(const_of(at))))
+
+
 def _diff(c: Context, a: Args) -> Value:
     """Import the ``n``-th difference along an axis."""
     want(c.dtype is not DType.BOOL, "the difference of bools")
@@ -192,6 +212,10 @@ def _padded(c: Context, x: Value, pads: Sequence[Any], mode: str, value: Any) ->
     low, high = (tuple(rest + list(pads[i::2])[::-1]) for i in (0, 1))
     if not any((*low, *high)):
         return x
+    if mode == "circular" and min(*low, *high) < 0:  # torch crops first, then wraps what is left
+        crop = Pad(tuple(min(p, 0) for p in low), tuple(min(p, 0) for p in high))
+        x = c(crop, x)
+        low, high = (tuple(max(p, 0) for p in pads) for pads in (low, high))
     number = bool if c.dtype.value == "bool" else float if c.dtype.is_float else int
     return c(Pad(low, high, mode, number(value or 0)), x)
 
@@ -224,6 +248,7 @@ IMPORTERS: Mapping[str, Importer] = {
     **named(_narrow, "narrow.default"),
     **named(_slice_scatter, "slice_scatter.default"),
     **named(_select_scatter, "select_scatter.default"),
+    **named(_as_strided, "as_strided.default", "as_strided_copy.default"),
     **named(_diff, "diff.default"),
     **named(_flip, "flip.default"),
     **named(_flip_one(0), "flipud.default"),

@@ -1,0 +1,131 @@
+"""A compiled program as rows of figures: what the text report and the HTML page both show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from leptonc.backends.numba_cpu.schedule import Schedule, TorchStep, UnitInfo
+from leptonc.backends.numba_cpu.views import Buffer
+from leptonc.cost.flops import function_cost, known, op_cost
+
+
+@dataclass(frozen=True)
+class UnitRow:
+    """One unit: how it runs and what it costs.
+
+    ``flops`` are floating-point operations, ``bytes`` what it must read and write at least,
+    ``kernels`` the native kernels of its steps with how often each is called.
+    """
+
+    index: int
+    name: str
+    pattern: str
+    where: str
+    native_ops: int
+    torch_ops: int
+    reason: str
+    flops: int
+    bytes: int
+    steps: int
+    kernels: Mapping[str, int]
+
+    @property
+    def runs(self) -> str:
+        """Return ``native``, ``torch``, ``both``, or ``nothing`` for a unit without steps."""
+        ways = {(True, False): "native", (False, True): "torch", (True, True): "both"}
+        return ways.get((self.native_ops > 0, self.torch_ops > 0), "nothing")
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much of a program runs natively: operations of arithmetic, and ops of the IR."""
+
+    flops: int
+    flops_torch: int
+    ops: int
+    ops_torch: int
+
+    @property
+    def flops_native_share(self) -> float:
+        """The native part of the arithmetic, 0 to 1; 1 for a program without any."""
+        return 1.0 - self.flops_torch / self.flops if self.flops else 1.0
+
+    @property
+    def ops_native_share(self) -> float:
+        """The native part of the ops, 0 to 1; 1 for a program without any."""
+        return 1.0 - self.ops_torch / self.ops if self.ops else 1.0
+
+
+@dataclass(frozen=True)
+class Life:
+    """When a buffer of the arena is in use (first and last step) and where it lies, in bytes."""
+
+    first: int
+    last: int
+    offset: int
+    nbytes: int
+    note: str
+
+
+def units(plan: Schedule) -> list[UnitRow]:
+    """Return a row for each unit of a schedule, in order."""
+    kernels: list[Counter[str]] = [Counter() for _ in plan.units]
+    steps = [0] * len(plan.units)
+    for step in plan.steps:
+        if step.unit >= len(plan.units):
+            continue  # copies of results that belong to no unit
+        steps[step.unit] += 1
+        if not isinstance(step, TorchStep):
+            kernels[step.unit][step.kernel.name] += 1
+    return [_row(i, u, steps[i], kernels[i]) for i, u in enumerate(plan.units)]
+
+
+def _row(index: int, unit: UnitInfo, steps: int, kernels: Mapping[str, int]) -> UnitRow:
+    cost = op_cost(unit.op)
+    return UnitRow(
+        index=index,
+        name=unit.name,
+        pattern=unit.pattern,
+        where=str(unit.op.origin),
+        native_ops=unit.native_ops,
+        torch_ops=unit.torch_ops,
+        reason=unit.reason,
+        flops=known(cost.flops),
+        bytes=known(cost.bytes),
+        steps=steps,
+        kernels=dict(kernels),
+    )
+
+
+def work(plan: Schedule) -> Work:
+    """Return how much of a schedule runs natively."""
+    parked = [step for step in plan.steps if isinstance(step, TorchStep)]
+    return Work(
+        flops=sum(known(op_cost(u.op).flops) for u in plan.units),
+        flops_torch=sum(known(function_cost(step.body).flops) for step in parked),
+        ops=sum(u.native_ops + u.torch_ops for u in plan.units),
+        ops_torch=sum(u.torch_ops for u in plan.units),
+    )
+
+
+def refusals(rows: Sequence[UnitRow]) -> list[tuple[str, list[str]]]:
+    """Return each reason for running through torch with the names of its units, commonest first."""
+    found: dict[str, list[str]] = {}
+    for row in rows:
+        if row.torch_ops:
+            found.setdefault(row.reason or "no reason given", []).append(row.name)
+    return sorted(found.items(), key=lambda item: -len(item[1]))
+
+
+def lives(plan: Schedule) -> list[Life]:
+    """Return when and where each arena buffer lives, in order of first use."""
+    first: dict[Buffer, int] = {}
+    last: dict[Buffer, int] = {}
+    for i, step in enumerate(plan.steps):
+        for buffer in (*step.reads, *step.writes):
+            if buffer in plan.offsets:
+                first.setdefault(buffer, i)
+                last[buffer] = i
+    return [Life(first[b], last[b], plan.offsets[b], b.nbytes, b.note) for b in first]

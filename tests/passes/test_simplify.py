@@ -1,0 +1,97 @@
+"""``simplify``: an example to read, then the laws of every pass, then its cost."""
+
+from __future__ import annotations
+
+import time
+
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import arrays_for, functions
+from strategies.laws import keeps_its_laws, results, same_bits
+
+from leptonc import passes
+from leptonc.ir.core import Builder, Function
+from leptonc.ir.kinds.binary import Add, Mul
+from leptonc.ir.kinds.data import Full
+from leptonc.ir.kinds.norm import LayerNorm
+from leptonc.ir.kinds.shape import Reshape, Transpose
+from leptonc.ir.kinds.unary import Sigmoid
+from leptonc.ir.text import dump, parse
+from leptonc.ir.types import DType, TensorType
+from leptonc.passes.simplify import Simplify
+from leptonc.pipeline import PassManager
+
+
+def test_transposes_cancel() -> None:
+    before = parse("""
+func @f(%x: f32[2,3]) {
+  %1 = transpose{perm=(1, 0)}(%x) : f32[3,2]
+  %2 = relu(%1) : f32[3,2]
+  %3 = transpose{perm=(1, 0)}(%2) : f32[2,3]
+  %4 = relu(%3) : f32[2,3]
+  return %4
+}""")
+    assert dump(Simplify()(before)) == """\
+func @f(%x: f32[2,3]) {
+  %1 = relu(%x) : f32[2,3]
+  return %1
+}"""
+
+
+def test_symbolic_sizes_are_simplified_too() -> None:
+    before = parse("""
+func @f(%x: f32[n,6]; n in [1, 64]) {
+  %1 = reshape{shape=(n, 2, 3)}(%x) : f32[n,2,3]
+  %2 = reshape{shape=(n*2, 3)}(%1) : f32[2*n,3]
+  %3 = reshape{shape=(n, 6)}(%2) : f32[n,6]
+  %4 = slice{axis=0, start=0, stop=n, step=1}(%3) : f32[n,6]
+  return %4
+}""")
+    after = Simplify()(before)
+    assert after.returns == after.params
+
+
+def test_options_choose_the_rules() -> None:
+    before = parse("""
+func @f(%x: f32[2]) {
+  %z = full{shape=(), value=0.0, dtype=f32}() : f32[]
+  %y = add(%x, %z) : f32[2]
+  return %y
+}""")
+    assert Simplify()(before) is before, "-0.0 + 0.0 is 0.0"
+    assert not Simplify(signed_zeros=False)(before).ops
+
+
+@given(data=st.data())
+def test_laws(data: st.DataObject) -> None:
+    before = data.draw(functions(max_ops=12))
+    args = data.draw(arrays_for(before))
+    pass_ = Simplify()
+    after = keeps_its_laws(pass_, before)
+    if not any(op.kind.NAME in ("pow", "rsqrt", "reciprocal") for op in (*before.ops, *after.ops)):
+        same_bits(results(before, args), results(after, args))
+
+
+def big(n: int) -> Function:
+    """A function of about ``n`` ops with something to do for every pass."""
+    b = Builder("big")
+    x = b.param(TensorType(DType.F32, (4, 8)), "x")
+    one = b(Full((), 1.0, DType.F32))
+    while len(b.ops) < n:
+        y = b(Transpose((1, 0)), x)
+        y = b(Transpose((1, 0)), y)
+        s = b(Mul(), y, b(Sigmoid(), y))
+        r = b(Reshape((4, 8)), b(Reshape((8, 4)), s))
+        x = b(LayerNorm(1, 1e-5, "none"), b(Add(), b(Mul(), r, one), s))
+    return b.finish(x)
+
+
+def test_cost_on_two_thousand_ops() -> None:
+    fn = big(2000)
+    manager = PassManager(passes.pipeline("simplify,recognize,cse,dce"))
+    best = 9e9
+    for _ in range(3):
+        start = time.perf_counter()
+        manager.run(fn)
+        best = min(best, time.perf_counter() - start)
+    assert best < 0.5, f"{best:.3f} s"
