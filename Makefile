@@ -3,10 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PEERS := $(VENV)/.peers
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 export HYPOTHESIS_PROFILE ?= ci
 
-.PHONY: install demo test test-deep bench lint clean
+# What `make bench-readme` measures; e.g. make bench-readme BENCH='--suite tiny --threads 1'
+BENCH ?= --suite tiny,cnn,encoder --threads 1,2 --peers all
+
+.PHONY: install demo test test-deep bench bench-readme lint clean
 
 install: $(STAMP)
 
@@ -18,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: install
-	$(BIN)/python -m leptonc.bench.demo
+	$(BIN)/python -m leptonc.demo
 
 test: install
 	$(BIN)/python -m pytest -m 'not slow'
@@ -26,14 +30,24 @@ test: install
 test-deep: install
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest
 
-bench: install
+# torchvision without its dependencies: they would pull in another build of torch.
+$(PEERS): $(STAMP)
 	$(PIP) install -c constraints.txt -e '.[bench]'
-	$(BIN)/leptonc bench --suite tiny,cnn,encoder --peers all
+	$(PIP) install -c constraints.txt --no-deps torchvision
+	touch $@
+
+bench: $(PEERS)
+	$(BIN)/leptonc bench $(BENCH)
+
+# Measures, then rewrites the table of the README and its picture from the figures.
+bench-readme: $(PEERS)
+	$(BIN)/leptonc bench $(BENCH) --json docs/speed.json
+	$(BIN)/python -m leptonc.bench.readme docs/speed.json README.md docs/speed.png
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

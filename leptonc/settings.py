@@ -10,6 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import overload
 
 from leptonc.errors import LeptoncError
 
@@ -73,6 +74,10 @@ def _cache_dir(env: Mapping[str, str]) -> Path:
     return Path.home() / ".cache" / "leptonc"
 
 
+@overload
+def _int(env: Mapping[str, str], name: str, low: int, default: int) -> int: ...
+@overload
+def _int(env: Mapping[str, str], name: str, low: int) -> int | None: ...
 def _int(env: Mapping[str, str], name: str, low: int, default: int | None = None) -> int | None:
     """Return variable ``name``, an integer of at least ``low``, or ``default`` if it is not set."""
     text = env.get(name, "").strip()

@@ -37,14 +37,14 @@ class _Passes:
 
 
 def load(name: str) -> type[Pass]:
-    """Import and return the class of pass ``name``. Raises PipelineError if it is not what it says."""
+    """Import and return the class of pass ``name``. Raises PipelineError on a wrong entry."""
     module, _, cls = REGISTRY[name].partition(":")
     found = getattr(importlib.import_module(module), cls)
     if not issubclass(found, Pass) or name != found.NAME:
-        raise PipelineError(f"{REGISTRY[name]} is registered as {name!r} but calls itself otherwise")
+        raise PipelineError(f"{REGISTRY[name]} is registered as {name!r}, calls itself otherwise")
     return found
 
 
 def pipeline(text: str) -> tuple[Pass, ...]:
-    """Return the passes of pipeline string ``text`` (``"O2"``, ``"cse,dce"``). Raises PipelineError."""
+    """Return the passes of a pipeline string (``"O2"``, ``"cse,dce"``). Raises PipelineError."""
     return parse_pipeline(text, _Passes())

@@ -14,7 +14,6 @@ from leptonc.meaning import raw_array
 from leptonc.pipeline import Pass
 from leptonc.rewrite.trace import Trace
 
-
 _SAMPLES = 16  # elements of a constant that are looked at
 
 
@@ -22,8 +21,8 @@ _SAMPLES = 16  # elements of a constant that are looked at
 class Cse(Pass):
     """Merge equal pure ops, operands of commutative kinds in any order.
 
-    Attributes compare by their bits (``Kind.key``): ``0.0`` and ``-0.0`` stay apart. Ops that are not
-    pure are never merged: two draws of a random op are two draws.
+    Attributes compare by their bits (``Kind.key``): ``0.0`` and ``-0.0`` stay apart. Ops that are
+    not pure are never merged: two draws of a random op are two draws.
     """
 
     NAME: ClassVar[str] = "cse"

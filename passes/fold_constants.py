@@ -28,7 +28,7 @@ class FoldConstants(Pass):
 
     A result may be at most ``max_bytes_growth`` bytes larger than the constants it is made of: an
     ``expand`` is never written out, nor is a large ``full``. A constant of equal elements becomes a
-    ``full`` where only elementwise ops (or a mask operand) read it. An op that raises is left alone.
+    ``full`` where only elementwise ops (or a mask operand) read it. An op that raises is left.
     """
 
     max_bytes_growth: int = 4 << 20

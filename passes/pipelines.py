@@ -7,18 +7,18 @@ from collections.abc import Mapping
 PIPELINES: Mapping[str, str] = {
     # every op a unit of its own, nothing rewritten
     "O0": "partition{max-ops=1}",
-    # what is always worth it and keeps every bit or nearly so
+    # what is always worth it and keeps every bit, or nearly so
     "O1": "simplify,cse,dce,fold-batchnorm,fuse,partition",
-    # all of it; only the sign of a zero may change, and sums only where a kind is recognised
+    # all of it; the sign of a zero may change, and rounding where a pattern is recognised or folded
     "O2": (
-        "fold-constants,simplify{signed-zeros=false},recognize,cse,dce,"
+        "fold-constants,simplify{signed-zeros=false},recognize,fold-constants,recognize,cse,dce,"
         "fold-batchnorm,merge-linear,fold-constants,simplify{signed-zeros=false},cse,dce,"
         "layout,fuse,partition"
     ),
-    # O2, and sums may be reordered for speed
+    # O2, and constants of sums and products may be merged
     "O3": (
-        "fold-constants,simplify{signed-zeros=false,reassociate=true},recognize,cse,dce,"
-        "fold-batchnorm,merge-linear,fold-constants,simplify{signed-zeros=false,reassociate=true},cse,dce,"
-        "layout,fuse,partition"
+        "fold-constants,simplify{signed-zeros=false,reassociate=true},recognize,fold-constants,"
+        "recognize,cse,dce,fold-batchnorm,merge-linear,fold-constants,"
+        "simplify{signed-zeros=false,reassociate=true},cse,dce,layout,fuse,partition"
     ),
 }

@@ -126,9 +126,10 @@ def main(
     Raises:
         LeptoncError: an unknown suite, network or peer, or more threads than cores.
     """
-    console = console or _console()
+    console = console or wide_console()
     nets, todo = suites.pick(suite, only), plan(compile_fn, peer_text, seconds)
     _check(threads, batches, seconds, chart_path)
+    facts = machine.facts(suite=suite, peers=todo.peers, seconds=seconds)
     rows: list[Row] = []
     skipped: list[str] = []
     with console.status("starting") as status:
@@ -140,8 +141,9 @@ def main(
                 title = f"{net.name}, batch {batch}, {count} thread(s)"
                 row = todo.run(net, batch, count, lambda s, t=title: status.update(f"{t}: {s}"))
                 rows.append(row)
+                if json_path is not None:  # a run of an hour that is cut short keeps its figures
+                    record.write(json_path, rows, facts, skipped)
                 console.print(table.line(row), highlight=False, soft_wrap=True)
-    facts = machine.facts(suite=suite, peers=todo.peers, seconds=seconds)
     table.show(console, rows, facts, skipped)
     if json_path is not None:
         record.write(json_path, rows, facts, skipped)
@@ -152,7 +154,7 @@ def main(
     return rows
 
 
-def _console() -> Console:
+def wide_console() -> Console:
     """Return standard output; as wide as the tables need where it is no terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=WIDE)

@@ -98,5 +98,6 @@ def _is_same(node: Node) -> bool:
         return False
     source = _aliased(node)
     mine, theirs = node.meta.get("val"), source.meta.get("val") if source is not None else None
-    same = isinstance(mine, torch.Tensor) and isinstance(theirs, torch.Tensor)
-    return same and mine.dtype == theirs.dtype and mine.stride() == theirs.stride()
+    if not (isinstance(mine, torch.Tensor) and isinstance(theirs, torch.Tensor)):
+        return False
+    return mine.dtype == theirs.dtype and mine.stride() == theirs.stride()

@@ -36,9 +36,8 @@ def backend(
         example_inputs: one tensor or (symbolic) int for each placeholder.
         compiler: compiles a module for example tensors (``leptonc.api.compile_graph`` if None).
     """
-    if compiler is None:
-        compiler = importlib.import_module("leptonc.api").compile_graph
-    return _Dispatcher(gm, tuple(example_inputs), compiler)
+    found: Compiler = compiler or importlib.import_module("leptonc.api").compile_graph
+    return _Dispatcher(gm, tuple(example_inputs), found)
 
 
 @dataclass(frozen=True)
@@ -181,7 +180,8 @@ def _module(gm: GraphModule, places: Sequence[_Place], inputs: Sequence[Any]) ->
             held[f"weight_{i}"] = value.detach()
             copied[p.node] = graph.get_attr(f"weight_{i}")
         elif p.role == "size":
-            copied[p.node] = graph.call_method("size", (copied[p.source], p.axis))  # type: ignore[index]
+            source = copied[p.source]  # type: ignore[index]
+            copied[p.node] = graph.call_method("size", (source, p.axis))
     graph.output(graph.graph_copy(gm.graph, copied))
     for node in gm.graph.nodes:
         if node.op in ("get_attr", "call_module"):
@@ -206,5 +206,6 @@ class Replay(torch.nn.Module):
             with fx_traceback.preserve_node_meta():
                 return Interpreter(graph_module).run(*inputs)
 
-        forward.__signature__ = inspect.signature(graph_module.forward)  # type: ignore[attr-defined]
+        signature = inspect.signature(graph_module.forward)
+        forward.__signature__ = signature  # type: ignore[attr-defined]
         self.forward = forward

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
+import sympy
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
+from torch._guards import tracing
 from torch.fx import Node
 from torch.fx.experimental import _config as fx_config
 from torch.utils import _pytree as pytree
@@ -30,6 +33,9 @@ from leptonc.ir.kinds.data import Constant
 from leptonc.meaning import const_of
 
 _STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
+
+
+_FROM_TWO = CaptureRemark("dynamic", "the model treats size 1 apart: sizes begin at 2", NOWHERE)
 
 
 def capture(
@@ -57,16 +63,18 @@ def capture(
         return _import(model, model, example[0], dict(example[1]), Sizes(), None)
     refuse_training(model)
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args or ())
-    kwargs = dict(kwargs or {})
-    check_arguments(model, args, kwargs)
-    shapes = dynamic_shapes(model, args, kwargs, dynamic)
+    named: dict[str, Any] = dict(kwargs or {})
+    check_arguments(model, args, named)
+    shapes = dynamic_shapes(model, args, named, dynamic)
     if shapes is not None:
-        args, kwargs = pytree.tree_map(_alias, (args, kwargs))
-    program, out_spec, floor = _export(model, args, kwargs, shapes)
+        args, named = pytree.tree_map(_alias, (args, named))
+    program, out_spec, floor = _export(model, args, named, shapes)
     fakes = [_fake_of(program, s) for s in _user_inputs(program)]
-    names = symbol_names(model, args, kwargs, shapes, fakes)
-    sizes = Sizes(names, floor)
-    return _import(program, model, args, kwargs, sizes, out_spec)
+    sizes = Sizes(symbol_names(model, args, named, shapes, fakes), floor)
+    made = _import(program, model, args, named, sizes, out_spec)
+    if not floor:
+        return made
+    return dataclasses.replace(made, remarks=(*made.remarks, _FROM_TWO))
 
 
 def _alias(leaf: Any) -> Any:
@@ -88,7 +96,7 @@ def _export(
     """
     if shapes is not None and _has_named(shapes):
         try:
-            with fx_config.patch(backed_size_oblivious=True):
+            with cast(Any, fx_config).patch(backed_size_oblivious=True):
                 return *_export_any(model, args, kwargs, shapes), 0
         except CaptureError:
             return *_export_any(model, args, kwargs, shapes), 2
@@ -118,7 +126,7 @@ def _export_any(
 
 def _exported(model: Any, args: Any, kwargs: Any, shapes: Any) -> ExportedProgram:
     # tracing(None): inside torch.compile, export would otherwise add its guards to Dynamo's
-    with torch.no_grad(), _plain_attention(), quiet(), torch._guards.tracing(None):
+    with torch.no_grad(), _plain_attention(), quiet(), tracing(None):
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
 
 
@@ -196,7 +204,7 @@ class _Reading:
         outs = reader.read(self.program.graph_module, self.program.graph, self.env)
         outputs, returns = self._outputs(outs)
         function = self._finish(returns)
-        spec = self.program.call_spec
+        spec = cast(Any, self.program.call_spec)
         return Captured(
             function, spec.in_spec, out_spec or spec.out_spec, tuple(inputs), tuple(outputs),
             tuple(positional_names(model, positional)), tuple(self.remarks),
@@ -245,7 +253,7 @@ class _Reading:
     def _state(self, s: Any) -> torch.Tensor:
         program = self.program
         held = program.state_dict if s.target in program.state_dict else program.constants
-        return held[s.target]
+        return cast(torch.Tensor, held[s.target])
 
     def _constant(self, tensor: torch.Tensor, hint: str) -> Value:
         """Return the one value of a tensor; tied weights share it."""
@@ -280,7 +288,7 @@ class _Reading:
                 outputs.append(OutputSpec(result=returns.index(value)))
             elif isinstance(value, Unresolved):
                 raise CaptureError(f"the model returns a Python number: {value.reason}")
-            elif free_symbols([value] if hasattr(value, "free_symbols") else []):
+            elif isinstance(value, sympy.Expr):
                 outputs.append(OutputSpec(size=value))
             else:
                 outputs.append(OutputSpec(constant=value))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.fx import Graph, GraphModule, Node
@@ -97,7 +97,8 @@ class GraphReader:
             return Unresolved(str(e))
 
     def _item(self, node: Node, env: Mapping[Node, Any]) -> Any:
-        source, index = env[node.args[0]], node.args[1]  # type: ignore[index]
+        at, index = cast("tuple[Node, int]", node.args)
+        source = env[at]
         if isinstance(source, (tuple, list)):
             return source[index]
         raise CaptureError(f"{node.name} takes an item of something that is no tuple")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -22,8 +22,8 @@ class Box:
     values: tuple[Any, ...]
 
 
-def _unbox(values: Sequence[Any], context: tuple[type, tuple[str, ...]]) -> Any:
-    cls, names = context
+def _unbox(values: Iterable[Any], context: Any) -> Any:
+    cls, names = context  # the class and the names of its fields
     return cls(**dict(zip(names, values, strict=True)))
 
 

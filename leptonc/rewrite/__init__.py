@@ -1,4 +1,4 @@
-"""Rewriting: patterns, rules as data, the sweep driver, and the trace of what fired and what did not."""
+"""Rewriting: patterns, rules as data, the sweep driver, the trace of what fired and what not."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from leptonc.rewrite.rule import Exactness, Level, Match, Rule, Skip
 from leptonc.rewrite.trace import Remark, RemarkKind, Trace
 
 __all__ = [
-    "Either", "Exactness", "Level", "Lit", "Many", "Match", "NoFixedPoint", "Node", "Opt", "Pattern",
-    "Remark", "RemarkKind", "Rule", "Skip", "Trace", "Var", "drop_dead", "maybe", "rewrite",
+    "Either", "Exactness", "Level", "Lit", "Many", "Match", "NoFixedPoint", "Node", "Opt",
+    "Pattern", "Remark", "RemarkKind", "Rule", "Skip", "Trace", "Var", "drop_dead", "maybe", "rewrite",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Sweep driver: applies rules to a fixed point in forward sweeps, each linear in the ops.
 
-Ops that no rule touches are reused as they are, and the op that replaces another takes over its result
-value, so a rewrite costs what it changes and names and origins survive.
+Ops that no rule touches are reused as they are, and the op that replaces another takes over its
+result value, so a rewrite costs what it changes and names and origins survive.
 """
 
 from __future__ import annotations

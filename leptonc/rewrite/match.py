@@ -76,7 +76,7 @@ class _Matcher:
         return False
 
     def orders(self, p: Node, op: Op, then: _Then) -> bool:
-        """Match the operands of ``op`` in order and, where the kind commutes, in the other order."""
+        """Match the operands in order and, where the kind commutes, in the other order."""
         if self.operands(p.args, op.operands, then):
             return True
         if len(op.operands) != 2 or Trait.COMMUTATIVE not in op.kind.traits:

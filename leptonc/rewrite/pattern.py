@@ -23,9 +23,10 @@ class Var:
 
 @dataclass(frozen=True)
 class Lit:
-    """Matches a ``Full``: any if ``value`` is None, else one of that number (``-0.0`` is not ``0.0``).
+    """Matches a ``Full``: any if ``value`` is None, else one of that number.
 
-    ``rtol`` widens the comparison, for constants that models write with few digits.
+    ``-0.0`` is not ``0.0``. ``rtol`` widens the comparison, for constants that models write with
+    few digits.
     """
 
     value: float | None = None
@@ -37,9 +38,9 @@ class Lit:
 class Node:
     """Matches the one result of an op of ``kind`` (or of one of several), captured as ``name``.
 
-    Operands of a COMMUTATIVE kind match in either order. ``where`` is a predicate on the attributes.
-    With ``once`` the value must have no reader outside the match, else the rule is skipped with a
-    remark that names the other reader.
+    Operands of a COMMUTATIVE kind match in either order. ``where`` is a predicate on the kind. With
+    ``once`` the value must have no reader outside the match, else the rule is skipped with a remark
+    that names the other reader.
     """
 
     kind: type[Kind] | tuple[type[Kind], ...]

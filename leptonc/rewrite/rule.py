@@ -28,8 +28,8 @@ class Level(Enum):
 class Exactness:
     """How equal the two sides are; the rule's derived test asserts exactly this.
 
-    ``bound`` (of BOUNDED) is the largest error, relative to the largest magnitude among the operands
-    and the result.
+    ``bound`` (of BOUNDED) is the largest error, relative to the largest magnitude among the
+    operands and the result.
     """
 
     level: Level
@@ -101,12 +101,12 @@ Build: TypeAlias = "Callable[[Match, Builder], Value | Skip | None]"
 class Rule:
     """``lhs`` -> ``rhs``, which stands for ``law`` and is true as far as ``exact`` says.
 
-    ``rhs`` emits into the builder and returns the value that replaces the root's result (of the same
-    type), None where the rule does not apply after all, or ``Skip`` with the reason it declines.
-    With ``once`` every inner node but views, constants and fulls is guarded as if it said so itself.
+    ``rhs`` emits into the builder and returns the value that replaces the root's result (of the
+    same type), None where the rule does not apply after all, or ``Skip`` with the reason it declines.
+    With ``once`` every inner node but views, constants and fulls is guarded.
 
-    ``hints`` helps the derived tests draw instances: type texts (``f32[2,3]``) for a ``Var``, kinds for
-    a named ``Node``, numbers for a named ``Lit``; the values at one position belong together.
+    ``hints`` helps the derived tests draw instances: type texts (``f32[2,3]``) for a ``Var``, kinds
+    for a named ``Node``, numbers for a named ``Lit``; the values at one position belong together.
     ``examples`` are whole functions as text, for left sides that no draw would hit.
     """
 

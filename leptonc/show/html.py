@@ -82,7 +82,7 @@ def _body(net: Any) -> Iterator[str]:
     yield "<h2>Memory</h2>"
     yield from _arena(plan)
     yield "<h2>Remarks</h2>"
-    yield from _remarks([r for spec in net.specializations for r in spec.remarks])
+    yield from _remarks(summary.remarks(net))
     yield "<h2>Programs</h2>"
     if net.stages:
         yield _folded("IR as captured", dump(net.stages[0].before))
@@ -111,16 +111,19 @@ def _tiles(net: Any, rows: Sequence[summary.UnitRow]) -> Iterator[str]:
 
 def _units(rows: Sequence[summary.UnitRow]) -> Iterator[str]:
     most = max((r.flops for r in rows), default=0) or 1
-    heads = ("#", "unit", "pattern", "runs", "ops", "work", "moves", "steps", "kernels", "why not")
+    heads = (
+        "#", "unit", "source", "pattern", "runs", "ops", "work", "moves", "steps", "kernels",
+        "why not natively",
+    )  # fmt: skip
     yield _table(heads, (_unit_cells(r, most) for r in rows))
 
 
 def _unit_cells(r: summary.UnitRow, most: int) -> list[Cell]:
-    name = f"{r.name} -- {r.where}" if r.where and r.where != r.name else r.name
     kernels = ", ".join(k if n == 1 else f"{n} x {k}" for k, n in r.kernels.items())
     return [
         Cell(str(r.index), r.index),
-        Cell(name, code=True),
+        Cell(r.name or r.where, code=True),
+        Cell(r.source, code=True),
         Cell(r.pattern),
         Cell(r.runs, look=r.runs),
         Cell(str(r.native_ops + r.torch_ops), r.native_ops + r.torch_ops),
@@ -195,21 +198,22 @@ def _picture(found: Sequence[summary.Life], steps: int, arena: int) -> str:
     )
 
 
-def _remarks(remarks: Sequence[Any]) -> Iterator[str]:
-    if not remarks:
+def _remarks(rows: Sequence[summary.RemarkRow]) -> Iterator[str]:
+    if not rows:
         yield '<p class="soft">None.</p>'
         return
     yield _table(
-        ("pass", "says", "of", "where", "why"),
+        ("by", "says", "of", "where", "why", "times"),
         (
             [
-                Cell(f"{r.pass_}/{r.rule}" if r.rule else r.pass_, code=True),
-                Cell(r.kind.value, look=r.kind.value),
+                Cell(r.by, code=True),
+                Cell(r.says, look=r.says),
                 Cell(r.what, code=True),
-                Cell(str(r.origin), code=True),
-                Cell(r.reason),
+                Cell(r.where, code=True),
+                Cell(r.why),
+                Cell(str(r.count), r.count),
             ]
-            for r in dict.fromkeys(remarks)
+            for r in rows
         ),
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from leptonc.show import amounts, summary
 
 _HEAVIEST = 5  # units listed by their arithmetic
 _NAMED = 4  # units named behind a reason
-_PHASES = ("capture", "passes", "schedule", "verify")
+_PHASES = ("capture", "load", "passes", "schedule", "verify", "store")
 
 
 def describe(net: Any, remarks: bool = False) -> str:
@@ -48,7 +47,7 @@ def _lines(net: Any, remarks: bool) -> Iterator[str]:
     yield from _heaviest(rows)
     yield from _through_torch(rows)
     if remarks:
-        yield from _remarks([r for spec in net.specializations for r in spec.remarks])
+        yield from _remarks(summary.remarks(net))
 
 
 def _compile_time(stats: Mapping[str, Any]) -> Iterator[str]:
@@ -56,7 +55,8 @@ def _compile_time(stats: Mapping[str, Any]) -> Iterator[str]:
     if "total_s" in stats:
         parts.append(f"total {amounts.seconds(stats['total_s'])}")
     if parts:
-        yield "  compile   " + ", ".join(parts)
+        cached = " (from the compile cache)" if stats.get("cached") else ""
+        yield f"  compile   {', '.join(parts)}{cached}"
 
 
 def _stages(stages: Sequence[Any]) -> Iterator[str]:
@@ -90,9 +90,9 @@ def _through_torch(rows: Sequence[summary.UnitRow]) -> Iterator[str]:
         yield f"    {reason}: {', '.join(names[:_NAMED])}{more}"
 
 
-def _remarks(remarks: Sequence[Any]) -> Iterator[str]:
-    """Yield every remark; equal ones of different specializations once, with how often."""
-    counts = collections.Counter(map(str, remarks))
-    yield f"  remarks ({len(counts)})"
-    for text, n in counts.items():
-        yield f"    {text}" + (f" ({n} times)" if n > 1 else "")
+def _remarks(rows: Sequence[summary.RemarkRow]) -> Iterator[str]:
+    yield f"  remarks ({len(rows)})"
+    for r in rows:
+        at = f" at {r.where}" if r.where else ""
+        times = f" ({r.count} times)" if r.count > 1 else ""
+        yield f"    {r.by} {r.says}: {r.what}{at}: {r.why}{times}"

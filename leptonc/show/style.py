@@ -12,7 +12,7 @@ body { margin: 0 auto; padding: 2rem 1.5rem 4rem; max-width: 78rem; background: 
   color: var(--ink); font: 15px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.7rem; margin: 0 0 .2rem; } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem; }
 p { margin: .3rem 0; } .soft { color: var(--soft); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: .7rem;
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .7rem;
   margin: 1.2rem 0; }
 .tile { background: var(--card); border: 1px solid var(--line); border-radius: .5rem;
   padding: .7rem .9rem; }
@@ -28,7 +28,8 @@ th { white-space: nowrap; color: var(--soft); font-weight: 600; cursor: pointer;
 th:after { content: " \\2195"; opacity: .35; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td code { font-size: .82rem; overflow-wrap: anywhere; }
-.native { color: var(--native); } .torch, .both, .missed { color: var(--torch); font-weight: 600; }
+.native { color: var(--native); }
+.torch, .both, .missed, .opaque { color: var(--torch); font-weight: 600; }
 details { border: 1px solid var(--line); border-radius: .5rem; background: var(--card);
   margin: .6rem 0; }
 summary { padding: .55rem .9rem; cursor: pointer; font-weight: 600; }

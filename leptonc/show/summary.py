@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from leptonc.backends.numba_cpu.schedule import Schedule, TorchStep, UnitInfo
 from leptonc.backends.numba_cpu.views import Buffer
+from leptonc.capture import CaptureRemark
 from leptonc.cost.flops import function_cost, known, op_cost
+from leptonc.rewrite.trace import Remark
 
 
 @dataclass(frozen=True)
 class UnitRow:
-    """One unit: how it runs and what it costs.
+    """One unit: where it comes from (module path, source line), how it runs, what it costs.
 
     ``flops`` are floating-point operations, ``bytes`` what it must read and write at least,
     ``kernels`` the native kernels of its steps with how often each is called.
@@ -23,6 +26,7 @@ class UnitRow:
     name: str
     pattern: str
     where: str
+    source: str
     native_ops: int
     torch_ops: int
     reason: str
@@ -59,6 +63,18 @@ class Work:
 
 
 @dataclass(frozen=True)
+class RemarkRow:
+    """One thing that capture, a pass or the self-check said, and how often."""
+
+    by: str
+    says: str
+    what: str
+    where: str
+    why: str
+    count: int = 1
+
+
+@dataclass(frozen=True)
 class Life:
     """When a buffer of the arena is in use (first and last step) and where it lies, in bytes."""
 
@@ -88,7 +104,8 @@ def _row(index: int, unit: UnitInfo, steps: int, kernels: Mapping[str, int]) -> 
         index=index,
         name=unit.name,
         pattern=unit.pattern,
-        where=str(unit.op.origin),
+        where=unit.op.origin.module,
+        source=unit.op.origin.source,
         native_ops=unit.native_ops,
         torch_ops=unit.torch_ops,
         reason=unit.reason,
@@ -129,3 +146,22 @@ def lives(plan: Schedule) -> list[Life]:
                 first.setdefault(buffer, i)
                 last[buffer] = i
     return [Life(first[b], last[b], plan.offsets[b], b.nbytes, b.note) for b in first]
+
+
+def remarks(net: Any) -> list[RemarkRow]:
+    """Return the remarks of every specialization; equal ones once, in the order they came."""
+    found: dict[RemarkRow, int] = {}
+    for spec in net.specializations:
+        for r in spec.remarks:
+            row = _pass_remark(r) if isinstance(r, Remark) else _capture_remark(r)
+            found[row] = found.get(row, 0) + 1
+    return [replace(row, count=n) for row, n in found.items()]
+
+
+def _pass_remark(r: Remark) -> RemarkRow:
+    by = f"{r.pass_}/{r.rule}" if r.rule else r.pass_
+    return RemarkRow(by, r.kind.value, r.what, str(r.origin), r.reason)
+
+
+def _capture_remark(r: CaptureRemark) -> RemarkRow:
+    return RemarkRow("capture", "opaque", r.op, str(r.origin), r.reason)

@@ -1,4 +1,4 @@
-"""Rewrite rules by topic. ``ALL_RULES`` is every rule of the project, as the derived tests see it."""
+"""Rewrite rules by topic. ``ALL_RULES``: every rule that the derived tests can draw."""
 
 from __future__ import annotations
 

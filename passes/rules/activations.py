@@ -113,7 +113,7 @@ RULES: tuple[Rule, ...] = (
     *(Rule(f"gelu-erf-{i}", "x * 0.5 * (1 + erf(x / sqrt(2))) = gelu(x)", NEAR,
            lhs, emit(Gelu(), "x"), once=True)
       for i, lhs in enumerate(products(X, _HALF, _PHI), 1)),
-    *(Rule(f"gelu-tanh-{i}", "x * 0.5 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x**3))) = gelu[tanh](x)",
+    *(Rule(f"gelu-tanh-{i}", "x * 0.5 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x**3))) = gelu(x)",
            NEAR, lhs, emit(Gelu(tanh=True), "x"), once=True)
       for i, lhs in enumerate(products(X, _HALF, _TANH_PHI), 1)),
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Laws of arithmetic. What is unsound on floats (``x*0``, ``x/x``, ``x-x``) is stated for ints only."""
+"""Laws of arithmetic. What floats forbid (``x*0``, ``x/x``, ``x-x``) is stated for ints only."""
 
 from __future__ import annotations
 
@@ -69,7 +69,9 @@ def _merge_floats(kind: bi.Add | bi.Mul) -> Build:
 
 
 _SELF_KINDS: tuple[type[Kind], ...] = (bi.Maximum, bi.Minimum, bi.BitwiseAnd, bi.BitwiseOr)
-_NON_NEGATIVE: tuple[type[Kind], ...] = (un.Sigmoid, un.Exp, un.Exp2, Softmax, un.HardSigmoid, un.Abs)
+_NON_NEGATIVE: tuple[type[Kind], ...] = (
+    un.Sigmoid, un.Exp, un.Exp2, Softmax, un.HardSigmoid, un.Abs,
+)  # fmt: skip
 _IDEMPOTENT: tuple[type[Kind], ...] = (
     un.Relu, un.Abs, un.Floor, un.Ceil, un.Trunc, un.Round, un.Sign,
 )  # fmt: skip

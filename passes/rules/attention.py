@@ -1,9 +1,10 @@
 """Attention that models write out by hand, raised to its kind, and its scale and mask tidied.
 
-``softmax(q k^T * scale + mask) v``: the keys may come transposed in any way, the scale as a factor or a
-divisor, the mask as a sum or as a ``where`` that fills with minus infinity (or near it). The one
-difference: a row whose scores are all minus infinity gives NaN when written out, 0 as an attention op.
-A fill of minus infinity is therefore raised only where a constant shows that no row is lost wholly.
+``softmax(q k^T * scale + mask) v``: the keys may come transposed in any way, the scale as a factor
+or a divisor, the mask as a sum or as a ``where`` that fills with minus infinity (or near it). The
+one difference: a row whose scores are all minus infinity gives NaN when written out, 0 as an
+attention op. A fill of minus infinity is therefore raised only where a constant shows that no row
+is lost wholly.
 """
 
 from __future__ import annotations
@@ -192,11 +193,14 @@ _SUMS = "  %a = add(%t, %m) : f32[2,4,5]\n  %u = add(%n, %a) : f32[2,4,5]"
 RULES: tuple[Rule, ...] = (
     Rule("attention", "softmax(q kt * s) v = attention[s](q, kt^T, v)", REASSOC,
          _attended(_SCALED), _plain,
-         examples=(_example("").replace("%u", "%t"), _example("", scale="div").replace("%u", "%t"))),
+         examples=(_example("").replace("%u", "%t"),
+                   _example("", scale="div").replace("%u", "%t"))),
     Rule("attention-mask", "softmax(q kt * s + mask) v = attention[s](q, kt^T, v, mask)", REASSOC,
          _attended(Node(Add, (_SCALED, MASK), once=True)), _added,
-         examples=(_example(_SUM, ", %m: f32[4,5]"), _example(_SUM, ", %m: f32[2,1,5]", "div", 3.0))),
-    Rule("attention-masks", "softmax(q kt * s + a + c) v = attention[s](q, kt^T, v, a + c)", REASSOC,
+         examples=(_example(_SUM, ", %m: f32[4,5]"),
+                   _example(_SUM, ", %m: f32[2,1,5]", "div", 3.0))),
+    Rule("attention-masks", "softmax(q kt * s + a + c) v = attention[s](q, kt^T, v, a + c)",
+         REASSOC,
          _attended(Node(Add, (Node(Add, (_SCALED, MASK), once=True), MORE), once=True)),
          _added_twice,
          examples=(_example(_SUMS, ", %m: f32[4,5], %n: f32[2,1,5]"),)),

@@ -67,7 +67,8 @@ func @f(%x: f32[3], %y: f32[2,3]) {
   %r = where(%c, %x, %y) : f32[2,3]
   return %r
 }""",)),
-    Rule("where-same", "where(c, x, x) = x", BITWISE, Node(Where, (C, X, X)), keep("x"), hints=_CXY),
+    Rule("where-same", "where(c, x, x) = x", BITWISE,
+         Node(Where, (C, X, X)), keep("x"), hints=_CXY),
     Rule("where-not", "where(not c, x, y) = where(c, y, x)", BITWISE,
          Node(Where, (_NOT, X, Y)), _swap, hints=_CXY),
     Rule("where-where-then", "where(c, where(c, x, y), z) = where(c, x, z)", BITWISE,

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from leptonc.ir.core import Builder, Value
 from leptonc.ir.kinds.binary import Add, Div, Mul, Pow, Sub
 from leptonc.ir.kinds.norm import LayerNorm, LogSoftmax, RmsNorm, Softmax
-from leptonc.ir.kinds.reduce import Amax, Mean, Reduction, Sum, Var as Variance
+from leptonc.ir.kinds.reduce import Amax, Mean, Reduction, Sum
+from leptonc.ir.kinds.reduce import Var as Variance
 from leptonc.ir.kinds.unary import Exp, Log, Rsqrt, Sqrt
 from leptonc.passes.rules.build import is_float
 from leptonc.rewrite.pattern import Either, Lit, Node, Pattern, Var

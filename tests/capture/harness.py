@@ -1,4 +1,4 @@
-"""Capture a module or function and hold what the interpreter computes to eager, bit for bit or close."""
+"""Capture a module or function, interpret it, and hold the result to eager."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def test_cnn_and_its_origins() -> None:
     conv = next(op for op in fn.ops if op.kind.NAME == "conv")
     assert conv.origin.module == "conv" and conv.origin.source.startswith("test_nets.py:")
     assert [op.kind.NAME for op in fn.ops if op.origin.module == "norm"] == ["batch_norm"]
-    same(net.state_dict(), before)
+    same(dict(net.state_dict()), before)
     assert attributes == (set(net.__dict__), set(net.conv.__dict__))
 
 

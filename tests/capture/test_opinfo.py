@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
+import pytest
 import torch
 from capture.harness import call
 from torch.utils import _pytree as pytree
@@ -34,14 +36,12 @@ class Call(torch.nn.Module):
 
 def _database() -> list[Any]:
     for name in ("nms", "qnms"):  # a torchvision built for another torch breaks the database
-        try:
-            lib = torch.library.Library("torchvision", "FRAGMENT")
+        lib = torch.library.Library("torchvision", "FRAGMENT")
+        with contextlib.suppress(RuntimeError):
             lib.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        except RuntimeError:
-            pass
     from torch.testing._internal.common_methods_invocations import op_db
 
-    return [op for op in op_db if torch.float32 in op.dtypes]
+    return [op for op in op_db if torch.float32 in op.dtypes and "empty" not in op.name]
 
 
 def _one(op: Any) -> str:
@@ -71,14 +71,25 @@ def _one(op: Any) -> str:
     return "opaque" if captured.opaque else "native"
 
 
-def test_operator_database() -> None:
+def _sweep(step: int) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     wrong: list[str] = []
-    for op in _database():
+    for op in _database()[::step]:
         try:
             found.setdefault(_one(op), []).append(op.name)
         except Exception as e:
             wrong.append(f"{op.name}: {type(e).__name__}: {e}"[:300])
     assert not wrong, "\n".join(wrong)
+    return found
+
+
+def test_a_part_of_the_operator_database() -> None:
+    found = _sweep(8)
+    assert len(found["native"]) >= MIN_NATIVE // 10
+
+
+@pytest.mark.slow
+def test_operator_database() -> None:
+    found = _sweep(1)
     assert len(found["native"]) >= MIN_NATIVE
     assert len(found["refused"]) <= MAX_REFUSED, found["refused"]

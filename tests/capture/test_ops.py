@@ -20,7 +20,7 @@ def t(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(shape, generator=g).to(dtype)
 
 
-X, I, B = t(2, 3, 8), t(2, 3, 8, dtype=torch.int64), t(2, 3, 8, dtype=torch.bool)
+X, N, B = t(2, 3, 8), t(2, 3, 8, dtype=torch.int64), t(2, 3, 8, dtype=torch.bool)
 IMG, M = t(2, 4, 9, 9), t(4, 5)
 ODD = torch.tensor([float("nan"), float("inf"), -float("inf"), -0.0, 0.0, 1.5, -2.5, 3.0])
 
@@ -48,58 +48,58 @@ CASES = {
     "prelu_one": (lambda x, w: F.prelu(x, w), (IMG, t(1))),
     "glu": (lambda x: F.glu(x, 1), (IMG,)),
     "clamp": (lambda x: x.clamp(-0.5, 1), (ODD,)),
-    "clamp_int": (lambda x: x.clamp(min=0), (I,)),
-    "clamp_int_float": (lambda x: x.clamp(0.5, 2.5), (I,)),
+    "clamp_int": (lambda x: x.clamp(min=0), (N,)),
+    "clamp_int_float": (lambda x: x.clamp(0.5, 2.5), (N,)),
     "clamp_tensor": (lambda x, a, b: x.clamp(a, b), (X, t(8), t(8) + 2)),
-    "relu_int": (lambda x: x.relu(), (I,)),
-    "sqrt_int": (lambda x: x.sqrt(), (I.abs(),)),
-    "floor_int": (lambda x: x.floor(), (I,)),
+    "relu_int": (lambda x: x.relu(), (N,)),
+    "sqrt_int": (lambda x: x.sqrt(), (N.abs(),)),
+    "floor_int": (lambda x: x.floor(), (N,)),
     # arithmetic and promotion
     "add": (lambda x, y: x + y, (X, t(3, 1))),
     "add_alpha": (lambda x, y: torch.add(x, y, alpha=3), (X, X)),
     "add_scalar": (lambda x: x + 1, (X,)),
-    "add_int_float": (lambda x, y: x + y, (I, X)),
-    "add_int_scalar": (lambda x: x + 1.5, (I,)),
+    "add_int_float": (lambda x, y: x + y, (N, X)),
+    "add_int_scalar": (lambda x: x + 1.5, (N,)),
     "add_bool": (lambda x, y: x + y, (B, B)),
     "add_bool_int": (lambda x: x + 1, (B,)),
     "add_0d_f64": (lambda x, y: x + y, (X, t(dtype=torch.float64))),
-    "add_0d_int": (lambda x, y: x + y, (I.int(), torch.tensor(3))),
+    "add_0d_int": (lambda x, y: x + y, (N.int(), torch.tensor(3))),
     "rsub": (lambda x: 1 - x, (X,)),
     "rsub_alpha": (lambda x, y: torch.rsub(x, y, alpha=2), (X, X)),
     "mul_half": (lambda x: x * 0.5, (X.half(),)),
     "mul_bf16_f32": (lambda x, y: x * y, (X.bfloat16(), X)),
-    "div_int": (lambda x, y: x / y, (I, I.abs() + 1)),
+    "div_int": (lambda x, y: x / y, (N, N.abs() + 1)),
     "div_floor": (lambda x, y: torch.div(x, y, rounding_mode="floor"), (X, X + 9)),
-    "div_trunc": (lambda x: torch.div(x, 3, rounding_mode="trunc"), (I,)),
-    "floordiv": (lambda x: x // 3, (I,)),
-    "remainder": (lambda x: x % 3, (I,)),
+    "div_trunc": (lambda x: torch.div(x, 3, rounding_mode="trunc"), (N,)),
+    "floordiv": (lambda x: x // 3, (N,)),
+    "remainder": (lambda x: x % 3, (N,)),
     "remainder_neg": (lambda x: x % -1.5, (X,)),
     "fmod": (lambda x: torch.fmod(x, 1.5), (X,)),
     "pow2": (lambda x: x**2, (ODD,)),
-    "pow3": (lambda x: x**3, (I,)),
+    "pow3": (lambda x: x**3, (N,)),
     "pow_half": (lambda x: x**0.5, (ODD,)),
     "pow_minus_half": (lambda x: x**-0.5, (ODD,)),
     "pow_minus_one": (lambda x: x**-1, (ODD,)),
-    "pow_int_float": (lambda x: x**1.5, (I.abs(),)),
+    "pow_int_float": (lambda x: x**1.5, (N.abs(),)),
     "pow_tensor": (lambda x, y: x**y, (X.abs(), X)),
     "pow_scalar": (lambda x: 2**x, (X,)),
     "maximum": (torch.maximum, (ODD, ODD.flip(0))),
-    "minimum": (torch.minimum, (I, I.flip(0))),
+    "minimum": (torch.minimum, (N, N.flip(0))),
     "atan2": (torch.atan2, (ODD, ODD.flip(0))),
-    "compare": (lambda x, y: (x < y, x >= y, x == 1, x != 0.5), (I, X)),
-    "compare_int_float_scalar": (lambda x: x > 0.5, (I,)),
+    "compare": (lambda x, y: (x < y, x >= y, x == 1, x != 0.5), (N, X)),
+    "compare_int_float_scalar": (lambda x: x > 0.5, (N,)),
     "logical": (lambda x, y: (x & y, x | y, x ^ y, ~x, x.logical_and(y)), (B, B.flip(0))),
     "logical_float": (lambda x, y: x.logical_or(y), (ODD, ODD.flip(0))),
-    "bitwise_int": (lambda x: (x & 3, x | 4, x ^ 1, ~x), (I,)),
+    "bitwise_int": (lambda x: (x & 3, x | 4, x ^ 1, ~x), (N,)),
     "where": (lambda c, x: torch.where(c, x, 0.0), (B, X)),
-    "where_promote": (lambda c, x, y: torch.where(c, x, y), (B, I, X)),
+    "where_promote": (lambda c, x, y: torch.where(c, x, y), (B, N, X)),
     "masked_fill": (lambda x, m: x.masked_fill(m, float("-inf")), (X, B)),
-    "masked_fill_int": (lambda x, m: x.masked_fill(m, 7), (I, B)),
+    "masked_fill_int": (lambda x, m: x.masked_fill(m, 7), (N, B)),
     "addcmul": (lambda x: torch.addcmul(x, x, x, value=0.5), (X,)),
     "addcdiv": (lambda x: torch.addcdiv(x, x, x + 9), (X,)),
     "lerp": (lambda x, y: (torch.lerp(x, y, 0.3), torch.lerp(x, y, 0.8)), (X, X.flip(0))),
     "casts": (lambda x: (x.long(), x.half(), x.bool(), x.to(torch.float64)), (X,)),
-    "type_as": (lambda x, y: x.type_as(y), (I, X)),
+    "type_as": (lambda x, y: x.type_as(y), (N, X)),
     # reductions
     "sum": (lambda x: (x.sum(), x.sum(1), x.sum((0, 2), keepdim=True)), (X,)),
     "sum_bool": (lambda x: (x.sum(), x.sum(-1)), (B,)),
@@ -121,26 +121,35 @@ CASES = {
     "normalize": (lambda x: F.normalize(x, dim=1), (X,)),
     "logsumexp": (lambda x: (x.logsumexp(1), x.logsumexp((0, 2), keepdim=True)), (X,)),
     "logsumexp_inf": (lambda x: x.logsumexp(0), (torch.full((3,), -float("inf")),)),
-    "cumsum": (lambda x, i: (x.cumsum(1), i.cumsum(-1)), (X, I)),
+    "cumsum": (lambda x, i: (x.cumsum(1), i.cumsum(-1)), (X, N)),
     "cumsum_bool": (lambda x: x.cumsum(0), (B,)),
-    "count_nonzero": (lambda x: x.count_nonzero(1), (I,)),
+    "count_nonzero": (lambda x: x.count_nonzero(1), (N,)),
     # products
     "matmul_ranks": (
         lambda v, m, b: (v @ m, m.mT @ v, v @ v, b @ m, m.mT @ b.mT, v @ b.mT),
         (t(4), M, t(2, 3, 4)),
     ),
     "matmul_broadcast": (lambda x, y: x @ y, (t(2, 1, 3, 4), t(5, 4, 6))),
-    "matmul_int": (lambda x, y: x @ y, (I, I.mT)),
+    "matmul_int": (lambda x, y: x @ y, (N, N.mT)),
     "linear": (F.linear, (X, t(5, 8), t(5))),
     "linear_no_bias": (lambda x, w: F.linear(x, w), (X, t(5, 8))),
     "linear_vector": (lambda x, w: F.linear(x, w), (t(8), t(8))),
     "addmm": (lambda b, x, y: torch.addmm(b, x, y), (t(5), t(3, 4), M)),
-    "addmm_scaled": (lambda b, x, y: torch.addmm(b, x, y, beta=0.5, alpha=2), (t(3, 5), t(3, 4), M)),
-    "baddbmm": (lambda b, x, y: torch.baddbmm(b, x, y, beta=0.5), (t(2, 3, 5), t(2, 3, 4), t(2, 4, 5))),
+    "addmm_scaled": (
+        lambda b, x, y: torch.addmm(b, x, y, beta=0.5, alpha=2),
+        (t(3, 5), t(3, 4), M),
+    ),
+    "baddbmm": (
+        lambda b, x, y: torch.baddbmm(b, x, y, beta=0.5),
+        (t(2, 3, 5), t(2, 3, 4), t(2, 4, 5)),
+    ),
     "outer": (torch.outer, (t(3), t(4))),
     "dot": (torch.dot, (t(5), t(5))),
     "mv": (torch.mv, (M, t(5))),
-    "einsum_bmm": (lambda x, y: torch.einsum("bhqd,bhkd->bhqk", x, y), (t(2, 3, 4, 5), t(2, 3, 6, 5))),
+    "einsum_bmm": (
+        lambda x, y: torch.einsum("bhqd,bhkd->bhqk", x, y),
+        (t(2, 3, 4, 5), t(2, 3, 6, 5)),
+    ),
     "einsum_out": (lambda x, y: torch.einsum("bchw,bc->bhw", x, y), (IMG, t(2, 4))),
     "einsum_outer": (lambda x, y: torch.einsum("i,j->ji", x, y), (t(3), t(4))),
     "einsum_dots": (lambda x, y: torch.einsum("...ij,jk->...ik", x, y), (t(2, 3, 4), M)),
@@ -154,10 +163,14 @@ CASES = {
     "conv2d_same": (lambda x, w: F.conv2d(x, w, padding="same"), (IMG, t(6, 4, 4, 3))),
     "conv2d_valid": (lambda x, w: F.conv2d(x, w, padding="valid"), (IMG, t(6, 4, 3, 3))),
     "conv2d_unbatched": (lambda x, w: F.conv2d(x, w), (t(4, 9, 9), t(6, 4, 3, 3))),
-    "conv3d": (lambda x, w: F.conv3d(x, w, padding=(1, 0, 1)), (t(1, 2, 5, 5, 5), t(3, 2, 3, 3, 3))),
+    "conv3d": (
+        lambda x, w: F.conv3d(x, w, padding=(1, 0, 1)),
+        (t(1, 2, 5, 5, 5), t(3, 2, 3, 3, 3)),
+    ),
     "conv_transpose1d": (lambda x, w: F.conv_transpose1d(x, w, stride=2), (X, t(3, 5, 3))),
     "conv_transpose2d": (
-        lambda x, w, b: F.conv_transpose2d(x, w, b, 2, 1, 1, groups=2), (IMG, t(4, 3, 3, 3), t(6)),
+        lambda x, w, b: F.conv_transpose2d(x, w, b, 2, 1, 1, groups=2),
+        (IMG, t(4, 3, 3, 3), t(6)),
     ),
     "convolution": (
         lambda x, w: aten.convolution(x, w, None, [1, 1], [0, 0], [1, 1], True, [0, 0], 1),
@@ -201,7 +214,10 @@ CASES = {
     "avg_pool2d": (lambda x: F.avg_pool2d(x, 3, 2, 1, True, False), (IMG,)),
     "avg_pool2d_divisor": (lambda x: F.avg_pool2d(x, 3, divisor_override=4), (IMG,)),
     "avg_pool3d": (lambda x: F.avg_pool3d(x, 2), (t(1, 2, 4, 4, 4),)),
-    "adaptive_avg": (lambda x: (F.adaptive_avg_pool2d(x, 1), F.adaptive_avg_pool2d(x, (3, 5))), (IMG,)),
+    "adaptive_avg": (
+        lambda x: (F.adaptive_avg_pool2d(x, 1), F.adaptive_avg_pool2d(x, (3, 5))),
+        (IMG,),
+    ),
     "adaptive_avg1d": (lambda x: F.adaptive_avg_pool1d(x, 3), (X,)),
     "adaptive_max": (lambda x: F.adaptive_max_pool2d(x, (3, None)), (IMG,)),
     "nearest": (lambda x: F.interpolate(x, scale_factor=2.0), (IMG,)),
@@ -210,7 +226,8 @@ CASES = {
     "nearest_exact": (lambda x: F.interpolate(x, (5, 13), mode="nearest-exact"), (IMG,)),
     "bilinear": (lambda x: F.interpolate(x, (5, 13), mode="bilinear"), (IMG,)),
     "bilinear_corners": (
-        lambda x: F.interpolate(x, scale_factor=1.5, mode="bilinear", align_corners=True), (IMG,),
+        lambda x: F.interpolate(x, scale_factor=1.5, mode="bilinear", align_corners=True),
+        (IMG,),
     ),
     "bicubic": (lambda x: F.interpolate(x, (12, 7), mode="bicubic"), (IMG,)),
     "linear1d": (lambda x: F.interpolate(x, 11, mode="linear"), (X,)),
@@ -232,10 +249,11 @@ CASES = {
     "pixel_unshuffle": (lambda x: F.pixel_unshuffle(x, 3), (IMG,)),
     "channel_shuffle": (lambda x: F.channel_shuffle(x, 2), (IMG,)),
     "joins": (lambda x: (torch.cat((x, x), -1), torch.stack((x, x), 1)), (X,)),
-    "cat_promote": (lambda x, i: torch.cat((x, i), 1), (X, I)),
+    "cat_promote": (lambda x, i: torch.cat((x, i), 1), (X, N)),
     "stacks": (lambda x: (torch.hstack((x, x)), torch.vstack((x[0, 0], x[0, 0]))), (X,)),
     "splits": (
-        lambda x: (*x.split(3, 2), *x.chunk(3, -1), *x.split((1, 2), 1), *x.tensor_split(3, 2)), (X,),
+        lambda x: (*x.split(3, 2), *x.chunk(3, -1), *x.split((1, 2), 1), *x.tensor_split(3, 2)),
+        (X,),
     ),
     "unbind": (lambda x: x.unbind(1), (X,)),
     "select": (lambda x: (x[0], x[:, -1], x[..., 2]), (X,)),
@@ -249,15 +267,22 @@ CASES = {
     "broadcast_tensors": (lambda x, y: torch.broadcast_tensors(x, y), (t(3, 1), t(4))),
     # look-ups and making
     "embedding": (lambda w, i: F.embedding(i, w), (t(9, 4), torch.tensor([[0, 8], [3, 3]]))),
-    "index": (lambda x, i: (x[i], x[:, i], x[..., i]), (t(3, 3, 3), torch.tensor([[0, -1], [2, 1]]))),
+    "index": (
+        lambda x, i: (x[i], x[:, i], x[..., i]),
+        (t(3, 3, 3), torch.tensor([[0, -1], [2, 1]])),
+    ),
     "index_range": (lambda x, i: x[torch.arange(3), i], (t(3, 5), torch.tensor([0, -1, 4]))),
     "index_grid": (
-        lambda x: x[torch.arange(3)[:, None], torch.arange(2)[None, :]], (t(3, 5, 2),),
+        lambda x: x[torch.arange(3)[:, None], torch.arange(2)[None, :]],
+        (t(3, 5, 2),),
     ),
     "index_select": (lambda x, i: x.index_select(1, i), (X, torch.tensor([2, 0]))),
-    "gather": (lambda x, i: x.gather(-1, i), (X, I.abs())),
+    "gather": (lambda x, i: x.gather(-1, i), (X, N.abs())),
     "arange": (lambda: (torch.arange(5), torch.arange(1, 9, 2), torch.arange(0.0, 1.0, 0.25)), ()),
-    "makers": (lambda x: (torch.zeros(3), torch.ones_like(x), x.new_full((2,), 3), torch.eye(3)), (X,)),
+    "makers": (
+        lambda x: (torch.zeros(3), torch.ones_like(x), x.new_full((2,), 3), torch.eye(3)),
+        (X,),
+    ),
     "full_bool": (lambda x: torch.full((3,), True) & x[0, 0, :3].bool(), (X,)),
     "constant_tensor": (lambda x: x + torch.tensor([1.0, 2.0])[0], (X,)),
     "triangles": (lambda x: (x.tril(), x.triu(1), x.bool().tril(-1)), (X,)),
@@ -267,7 +292,7 @@ CASES = {
     "weight_norm": (lambda v, g: torch._weight_norm(v, g, 0), (t(4, 3), t(4, 1))),
     "opaque_topk": (lambda x: x.topk(2), (X,)),
     "opaque_complex": (lambda x: torch.fft.rfft(x).abs(), (X,)),
-}  # fmt: skip
+}
 OPAQUE = {
     "batch_norm_stats", "max_pool_indices", "makers", "opaque_topk", "opaque_complex",
 }  # fmt: skip
@@ -281,10 +306,11 @@ def test_importer_agrees_with_eager(name: str) -> None:
     assert len(captured.remarks) == len(captured.opaque)
 
 
+OPTIONS = [{}, {"batch_first": True, "bidirectional": True}, {"bias": False}]
+
+
 @pytest.mark.parametrize("cls", [torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN])
-@pytest.mark.parametrize(
-    "options", [{}, {"batch_first": True, "bidirectional": True}, {"bias": False}]
-)
+@pytest.mark.parametrize("options", OPTIONS)
 def test_recurrent_layers(cls: type, options: dict[str, bool]) -> None:
     net = cls(5, 4, num_layers=2, **options).eval()
     assert not check(net, (t(3, 2, 5),)).opaque

@@ -122,7 +122,7 @@ class Boasts(Pass):
 
 def test_7_what_a_pass_establishes_is_checked_on_its_result() -> None:
     fn = parse("func @f(%x: f32[2]) {\n  %y = relu(%x) : f32[2]\n  return %y\n}")
-    with pytest.raises(PipelineError, match="boasts establishes 'partitioned', but .* relu"):
+    with pytest.raises(PipelineError, match=r"boasts establishes 'partitioned', but .* relu"):
         PassManager((Boasts(),)).run(fn)
 
 

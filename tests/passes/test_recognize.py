@@ -74,9 +74,8 @@ def attention(mask: torch.Tensor, fill: float | None) -> Function:
     q, k, v = (b.param(TensorType(DType.F32, (2, 6, 8)), n) for n in "qkv")
     s = b(Mul(), b(Matmul(), q, b(Transpose((0, 2, 1)), k)), scalar(b, 0.3, DType.F32))
     m = constant(b, mask)
-    masked = b(Add(), s, m)
-    if fill is not None:
-        masked = b(Where(), m, s, scalar(b, fill, DType.F32))
+    branch = () if fill is None else (s, scalar(b, fill, DType.F32))
+    masked = b(Where(), m, *branch) if branch else b(Add(), s, m)
     return b.finish(b(Matmul(), b(Softmax(2), masked), v))
 
 
@@ -183,5 +182,6 @@ func @f(%x: f32[9]) {{
 
 
 def test_recognition_is_idempotent() -> None:
-    fn = parse("func @f(%x: f32[2,3], %w: f32[4,3]) {\n%y = linear(%x, %w) : f32[2,4]\nreturn %y\n}")
+    body = "%y = linear(%x, %w) : f32[2,4]\nreturn %y"
+    fn = parse(f"func @f(%x: f32[2,3], %w: f32[4,3]) {{\n{body}\n}}")
     assert Recognize()(fn) is fn and fn.ops[0].kind == Linear()

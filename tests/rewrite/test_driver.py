@@ -81,7 +81,8 @@ def test_two_reads_inside_the_match_are_one_reader() -> None:
     double = Rule("d", "relu(x) + relu(x) = |x|", Exactness.BITWISE,
                   Node(Add, (Node(Relu, (X,), "r", once=True), Var("r"))),
                   lambda m, b: b(Abs(), m["x"]))  # fmt: skip
-    fn = parse("func @f(%x: f32[2]) {\n%r = relu(%x) : f32[2]\n%a = add(%r, %r) : f32[2]\nreturn %a\n}")
+    body = "%r = relu(%x) : f32[2]\n%a = add(%r, %r) : f32[2]\nreturn %a"
+    fn = parse(f"func @f(%x: f32[2]) {{\n{body}\n}}")
     assert rewrite(fn, (double,), Trace()) is not fn
 
 

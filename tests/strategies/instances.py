@@ -1,4 +1,4 @@
-"""Functions that match a rule's left side, drawn from the pattern itself; comparison by exactness."""
+"""Functions that match a rule's left side, drawn from the pattern; comparison by exactness."""
 
 from __future__ import annotations
 
@@ -141,8 +141,8 @@ def assert_equal(
 ) -> None:
     """Assert that two rows of results are as equal as ``exact`` says.
 
-    ``truth`` is in float64, ``moved`` too, but for ``nudged`` inputs: how far these two are apart is
-    what rounding alone may do.
+    ``truth`` is in float64, ``moved`` too, but for ``nudged`` inputs: how far these two are apart
+    is what rounding alone may do.
     """
     assert len(want) == len(got)
     for w, g, t, near in zip(want, got, truth, moved or truth, strict=True):
@@ -166,7 +166,7 @@ def _largest(a: torch.Tensor) -> float:
 def assert_close(
     want: torch.Tensor, got: torch.Tensor, truth: torch.Tensor, slack: float, near: torch.Tensor
 ) -> None:
-    """Assert that ``got`` is about as near to the float64 ``truth`` as ``want`` is, or ``slack``."""
+    """Assert that ``got`` is about as near to the float64 ``truth`` as ``want``, or ``slack``."""
     assert torch.equal(torch.isnan(want), torch.isnan(got)), (want, got)
     ok = torch.isfinite(want) & torch.isfinite(truth)
     if not ok.any():

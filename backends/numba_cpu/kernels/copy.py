@@ -1,7 +1,9 @@
 """numba_cpu > kernels > copy: moving elements between two strided tensors of one shape.
 
-The space ``[outer..., rows, cols]`` is cut into blocks shared out among threads. Three kernels by what the
-strides allow: ``copy_rows`` (runs of bytes), ``copy_tiles`` (the fast axes differ: a transpose, tile by tile
+The space ``[outer..., rows, cols]`` is cut into blocks shared out among threads. Three kernels by
+what the
+strides allow: ``copy_rows`` (runs of bytes), ``copy_tiles`` (the fast axes differ: a transpose,
+tile by tile
 through registers), ``copy_strided`` (anything).
 
 Record, 64-bit words (strides in bytes)::
@@ -10,7 +12,8 @@ Record, 64-bit words (strides in bytes)::
     8 dst column stride  9 block_rows  10 block_cols  11 row_blocks  12 col_blocks  13 n_blocks
     14.. outer sizes, src strides, dst strides [n_outer each]
 
-``copy_rows`` takes ``cols`` in bytes. ``copy_tiles`` wants src contiguous along rows, dst along columns.
+``copy_rows`` takes ``cols`` in bytes. ``copy_tiles`` wants src contiguous along rows, dst along
+columns.
 """
 
 from __future__ import annotations
@@ -41,7 +44,7 @@ _ACCESS = {1: (ldi8, sti8), 2: (ldi16, sti16), 4: (ldi32, sti32), 8: (ldi64, sti
 
 @inline_njit
 def _block(args, block):
-    """Return ``(src, dst, rows, cols, row, col)`` of a block: addresses of its outer index, extents, start."""
+    """Return ``(src, dst, rows, cols, row, col)`` of a block."""
     n_outer = arg(args, 0)
     col = block % arg(args, 12) * arg(args, 10)
     rest = block // arg(args, 12)
@@ -98,7 +101,7 @@ def _make_strided(size: int) -> Kernel:
 
 @intrinsic
 def transpose_tile(typingctx, src, src_step, dst, dst_step):
-    """Transpose ``LANES x LANES`` floats: row i of ``dst`` is column i of ``src`` (steps in bytes)."""
+    """Transpose ``LANES x LANES`` floats from ``src`` to ``dst`` (row steps in bytes)."""
 
     def code(context, b, sig, args):
         src, src_step, dst, dst_step = args
@@ -148,7 +151,10 @@ def _make_tiles(size: int) -> Kernel:
                     for c0 in range(col, col + cols, edge):
                         c = min(c0, all_cols - edge)
                         transpose_tile(
-                            src + r * size + c * src_step, src_step, dst + r * dst_step + c * size, dst_step
+                            src + r * size + c * src_step,
+                            src_step,
+                            dst + r * dst_step + c * size,
+                            dst_step,
                         )
             else:
                 for r in range(row, row + rows):

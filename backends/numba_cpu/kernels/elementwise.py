@@ -1,20 +1,26 @@
 """numba_cpu > kernels > elementwise: the machine that runs a chain of elementwise operations.
 
-The iteration space ``[outer..., rows, cols]`` is cut into blocks of ``block_rows x block_cols`` elements
-that fit the first-level cache; for each block a small program of native operations (:mod:`ew_loop`) runs
-over contiguous registers: an operand or result itself where a block of it is contiguous, else scratch
+The iteration space ``[outer..., rows, cols]`` is cut into blocks of ``block_rows x block_cols``
+elements
+that fit the first-level cache; for each block a small program of native operations
+(:mod:`ew_loop`) runs
+over contiguous registers: an operand or result itself where a block of it is contiguous, else
+scratch
 memory that load and store instructions fill and empty. Nothing is compiled for a network.
 
 Record, 64-bit words::
 
     0 n_outer   1 rows  2 cols  3 block_rows  4 block_cols  5 row_blocks  6 col_blocks  7 n_blocks
-    8 n_memory  9 n_registers  10 n_hoisted  11 n_instructions  12 scratch address  13 scratch stride
+    8 n_memory  9 n_registers  10 n_hoisted  11 n_instructions  12 scratch address
+    13 scratch stride
     14 bytes of a scratch register
     15.. outer sizes [n_outer]
-    then for each memory operand: address, outer strides [n_outer], row stride, column stride (bytes)
+    then for each memory operand: address, outer strides [n_outer], row stride, column stride
+    (bytes)
     then instructions, WORDS each: function, kind, dst, a, b, c, p0, p1, p2, p3
 
-Registers below ``n_memory`` are memory operands, the others scratch. Hoisted instructions run once a thread.
+Registers below ``n_memory`` are memory operands, the others scratch. Hoisted instructions run
+once a thread.
 """
 
 from __future__ import annotations

@@ -1,8 +1,11 @@
-"""numba_cpu > kernels > elementwise_ops: the elementary operations of the elementwise machine, by name and type.
+"""numba_cpu > kernels > elementwise_ops: the elementary operations, by name and type.
 
-``find("add", "f32")`` gives a native function over contiguous arrays (see :mod:`ew_loop`), compiled when
-its address is asked for. Values are computed in a *compute type*: ``f32`` for every float (bf16 and f16
-are widened first and rounded after each operation, as torch does), integers and bool in their own type.
+``find("add", "f32")`` gives a native function over contiguous arrays (see :mod:`ew_loop`),
+compiled when
+its address is asked for. Values are computed in a *compute type*: ``f32`` for every float (bf16
+and f16
+are widened first and rounded after each operation, as torch does), integers and bool in their own
+type.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from collections.abc import Mapping
 from functools import cache
 
 from leptonc.backends.numba_cpu.kernels import ew_bodies as bodies
+from leptonc.backends.numba_cpu.kernels import ew_integers as integers
 from leptonc.backends.numba_cpu.kernels.base import Kernel
 from leptonc.backends.numba_cpu.kernels.ew_functions import TRIGONOMETRY
 from leptonc.backends.numba_cpu.kernels.ew_loop import SIZE, Body, operation
@@ -19,8 +23,25 @@ from leptonc.backends.numba_cpu.kernels.vectype import LANES
 FLOATS = ("f32", "bf16", "f16")
 INTS = ("i64", "i32", "i16", "i8", "u8")
 _HEAVY = frozenset(
-    {"silu", "sigmoid", "log_sigmoid", "tanh", "mish", "exp", "expm1", "exp2", "log", "log1p", "erf", "gelu",
-     "gelu_tanh", "softplus", "elu", "sin", "cos"}
+    {
+        "silu",
+        "sigmoid",
+        "log_sigmoid",
+        "tanh",
+        "mish",
+        "exp",
+        "expm1",
+        "exp2",
+        "log",
+        "log1p",
+        "erf",
+        "gelu",
+        "gelu_tanh",
+        "softplus",
+        "elu",
+        "sin",
+        "cos",
+    }
 )  # operations whose own work hides the loop around it
 _TWO = frozenset({"pow", "atan2", "fmod"})
 
@@ -64,33 +85,33 @@ def _int_entries(kind: str) -> dict[str, Entry]:
     one, two = (kind,), (kind, kind)
     unsigned = kind == "u8"
     table: dict[str, Entry] = {
-        "neg": (one, kind, bodies.int_neg, LANES),
-        "bitwise_not": (one, kind, bodies.int_not, LANES),
-        "clamp": (one, kind, bodies.int_clamp(unsigned), LANES),
-        "pow": (two, kind, bodies.int_pow, 1),
+        "neg": (one, kind, integers.int_neg, LANES),
+        "bitwise_not": (one, kind, integers.int_not, LANES),
+        "clamp": (one, kind, integers.int_clamp(unsigned), LANES),
+        "pow": (two, kind, integers.int_pow, 1),
     }
     if unsigned:
-        table["sign"] = (one, kind, bodies.unsigned_sign, LANES)
+        table["sign"] = (one, kind, integers.unsigned_sign, LANES)
     else:
-        table["relu"] = (one, kind, bodies.int_relu, LANES)
-        table["abs"] = (one, kind, bodies.int_abs, LANES)
-        table["sign"] = (one, kind, bodies.int_sign, LANES)
-    for name, body in bodies.INT_BINARY.items():
+        table["relu"] = (one, kind, integers.int_relu, LANES)
+        table["abs"] = (one, kind, integers.int_abs, LANES)
+        table["sign"] = (one, kind, integers.int_sign, LANES)
+    for name, body in integers.INT_BINARY.items():
         table[name] = (two, kind, body, LANES)
     for name in ("floor_div", "trunc_div", "remainder", "fmod"):
-        table[name] = (two, kind, bodies.int_divide(name, unsigned), 1)
+        table[name] = (two, kind, integers.int_divide(name, unsigned), 1)
     return table
 
 
 def _bool_entries() -> dict[str, Entry]:
     two = ("bool", "bool")
-    table: dict[str, Entry] = {"bitwise_not": (("bool",), "bool", bodies.int_not, LANES)}
+    table: dict[str, Entry] = {"bitwise_not": (("bool",), "bool", integers.int_not, LANES)}
     for name, source in (
         ("add", "bitwise_or"), ("mul", "bitwise_and"), ("maximum", "bitwise_or"),
         ("minimum", "bitwise_and"), ("bitwise_and", "bitwise_and"), ("bitwise_or", "bitwise_or"),
         ("bitwise_xor", "bitwise_xor"),
     ):  # fmt: skip
-        table[name] = (two, "bool", bodies.INT_BINARY[source], LANES)
+        table[name] = (two, "bool", integers.INT_BINARY[source], LANES)
     return table
 
 
@@ -104,12 +125,12 @@ def _common_entries(kind: str) -> dict[str, Entry]:
         table[name] = (two, "bool", body, LANES)
     table["where"] = (("bool", kind, kind), kind, bodies.where, LANES)
     if kind != "f32":
-        table["logical_not"] = ((kind,), "bool", bodies.falsity, LANES)
+        table["logical_not"] = ((kind,), "bool", integers.falsity, LANES)
         table["to_bool"] = ((kind,), "bool", bodies.truth, LANES)
         table["to_f32"] = ((kind,), "f32", bodies.int_to_float(kind), LANES)
     if kind in INTS:
         for name, sign in (("maximum", ">"), ("minimum", "<")):
-            table[name] = (two, kind, bodies.pick(kind, sign), LANES)
+            table[name] = (two, kind, integers.pick(kind, sign), LANES)
     for to, type_ in bodies.INT_TYPES.items():
         make = bodies.float_to_int(type_) if kind == "f32" else bodies.int_to_int(kind, type_)
         if to != kind:

@@ -11,7 +11,16 @@ from leptonc.backends.numba_cpu.kernels import vecmath as vm
 from leptonc.backends.numba_cpu.kernels.activation import BODIES, Act
 from leptonc.backends.numba_cpu.kernels.ew_functions import gelu
 from leptonc.backends.numba_cpu.kernels.ew_loop import Body, Lanes
-from leptonc.backends.numba_cpu.kernels.vectype import F32, I8, I16, I32, call, call_float, fconst, fma
+from leptonc.backends.numba_cpu.kernels.vectype import (
+    F32,
+    I8,
+    I16,
+    I32,
+    call,
+    call_float,
+    fconst,
+    fma,
+)
 
 Value = ir.Value
 INF = float("inf")
@@ -27,7 +36,7 @@ def like(lanes: Lanes, v: Value, x: float) -> ir.Constant:
     return lanes.const(element(v), x)
 
 
-def _fn(build: Callable[..., Value]) -> Body:
+def plain(build: Callable[..., Value]) -> Body:
     """Return the body of a function of the builder and values."""
     return lambda lanes, *values: build(lanes.b, *values)
 
@@ -54,7 +63,7 @@ def _libm(name: str) -> Body:
     return body
 
 
-# --- floats, one operand ----------------------------------------------------------------------------------------
+# --- floats, one operand --------------------------------------------------------------------------
 def _log_sigmoid(lanes: Lanes, x: Value) -> Value:
     b = lanes.b
     soft = vm.log1p(b, vm.exp(b, b.fneg(vm.absolute(b, x))))
@@ -106,31 +115,31 @@ FLOAT_UNARY: Mapping[str, Body] = {
     "log_sigmoid": _log_sigmoid,
     "tanh": _act(Act.TANH),
     "mish": _act(Act.MISH),
-    "exp": _fn(vm.exp),
-    "expm1": _fn(vm.expm1),
+    "exp": plain(vm.exp),
+    "expm1": plain(vm.expm1),
     "exp2": _exp2,
-    "log": _fn(vm.log),
-    "log1p": _fn(vm.log1p),
+    "log": plain(vm.log),
+    "log1p": plain(vm.log1p),
     "sqrt": _act(Act.SQRT),
-    "rsqrt": _fn(lambda b, x: b.fdiv(fconst(1.0), call_float(b, "sqrt", x))),
+    "rsqrt": plain(lambda b, x: b.fdiv(fconst(1.0), call_float(b, "sqrt", x))),
     "reciprocal": _act(Act.RECIPROCAL),
-    "neg": _fn(lambda b, x: b.fneg(x)),
-    "abs": _fn(vm.absolute),
+    "neg": plain(lambda b, x: b.fneg(x)),
+    "abs": plain(vm.absolute),
     "sign": _sign,
-    "floor": _fn(lambda b, x: call_float(b, "floor", x)),
-    "ceil": _fn(lambda b, x: call_float(b, "ceil", x)),
-    "round": _fn(lambda b, x: call_float(b, "nearbyint", x)),
-    "trunc": _fn(lambda b, x: call_float(b, "trunc", x)),
-    "erf": _fn(vm.erf),
+    "floor": plain(lambda b, x: call_float(b, "floor", x)),
+    "ceil": plain(lambda b, x: call_float(b, "ceil", x)),
+    "round": plain(lambda b, x: call_float(b, "nearbyint", x)),
+    "trunc": plain(lambda b, x: call_float(b, "trunc", x)),
+    "erf": plain(vm.erf),
     "gelu": gelu,
     "gelu_tanh": _act(Act.GELU_TANH),
     "leaky_relu": _act(Act.LEAKY_RELU, 0),
     "softplus": _act(Act.SOFTPLUS, 0, 1),
     "elu": _elu,
     "clamp": _clamp,
-    "square": _fn(lambda b, x: b.fmul(x, x)),
-    "cube": _fn(lambda b, x: b.fmul(b.fmul(x, x), x)),
-    "inverse_square": _fn(lambda b, x: b.fdiv(fconst(1.0), b.fmul(x, x))),
+    "square": plain(lambda b, x: b.fmul(x, x)),
+    "cube": plain(lambda b, x: b.fmul(b.fmul(x, x), x)),
+    "inverse_square": plain(lambda b, x: b.fdiv(fconst(1.0), b.fmul(x, x))),
 }
 FLOAT_SCALAR: Mapping[str, Body] = {
     name: _libm(c)
@@ -141,15 +150,15 @@ FLOAT_SCALAR: Mapping[str, Body] = {
     }.items()
 }  # fmt: skip
 FLOAT_TESTS: Mapping[str, Body] = {
-    "logical_not": _fn(lambda b, x: b.fcmp_ordered("==", x, fconst(0.0))),
-    "is_nan": _fn(lambda b, x: b.fcmp_unordered("uno", x, x)),
+    "logical_not": plain(lambda b, x: b.fcmp_ordered("==", x, fconst(0.0))),
+    "is_nan": plain(lambda b, x: b.fcmp_unordered("uno", x, x)),
     "is_inf": _is_inf,
     "is_finite": _is_finite,
-    "to_bool": _fn(lambda b, x: b.fcmp_unordered("!=", x, fconst(0.0))),
+    "to_bool": plain(lambda b, x: b.fcmp_unordered("!=", x, fconst(0.0))),
 }
 
 
-# --- floats, two operands ---------------------------------------------------------------------------------------
+# --- floats, two operands -------------------------------------------------------------------------
 def _fmod(lanes: Lanes, x: Value, y: Value) -> Value:
     return FLOAT_SCALAR["fmod"](lanes, x, y)
 
@@ -167,7 +176,7 @@ def _remainder(lanes: Lanes, x: Value, y: Value) -> Value:
 
 
 def _floor_div(lanes: Lanes, x: Value, y: Value) -> Value:
-    """Return Python's ``//`` as torch computes it, from fmod: no rounding up to the next integer."""
+    """Return Python's ``//`` as torch computes it, from fmod: it never rounds up."""
     b, mod = lanes.b, _fmod(lanes, x, y)
     zero, half, one = (ir.Constant(F32, c) for c in (0.0, 0.5, 1.0))
     quotient = b.fdiv(x, y)
@@ -182,19 +191,19 @@ def _floor_div(lanes: Lanes, x: Value, y: Value) -> Value:
 
 
 FLOAT_BINARY: Mapping[str, Body] = {
-    "add": _fn(lambda b, x, y: b.fadd(x, y)),
-    "sub": _fn(lambda b, x, y: b.fsub(x, y)),
-    "mul": _fn(lambda b, x, y: b.fmul(x, y)),
-    "div": _fn(lambda b, x, y: b.fdiv(x, y)),
-    "trunc_div": _fn(lambda b, x, y: call_float(b, "trunc", b.fdiv(x, y))),
-    "maximum": _fn(vm.maximum),
-    "minimum": _fn(vm.minimum),
+    "add": plain(lambda b, x, y: b.fadd(x, y)),
+    "sub": plain(lambda b, x, y: b.fsub(x, y)),
+    "mul": plain(lambda b, x, y: b.fmul(x, y)),
+    "div": plain(lambda b, x, y: b.fdiv(x, y)),
+    "trunc_div": plain(lambda b, x, y: call_float(b, "trunc", b.fdiv(x, y))),
+    "maximum": plain(vm.maximum),
+    "minimum": plain(vm.minimum),
 }
 FLOAT_BINARY_SCALAR: Mapping[str, Body] = {"remainder": _remainder, "floor_div": _floor_div}
-FLOAT_TERNARY: Mapping[str, Body] = {"fma": _fn(fma)}
+FLOAT_TERNARY: Mapping[str, Body] = {"fma": plain(fma)}
 
 
-# --- comparisons and logic --------------------------------------------------------------------------------------
+# --- comparisons and logic ------------------------------------------------------------------------
 def compare(sign: str, kind: str) -> Body:
     """Return the body of ``x sign y`` for element type ``kind``."""
 
@@ -235,84 +244,14 @@ def where(lanes: Lanes, c: Value, x: Value, y: Value) -> Value:
     return lanes.b.select(c, x, y)
 
 
-# --- integers ---------------------------------------------------------------------------------------------------
-def pick(kind: str, sign: str) -> Body:
-    """Return the body of the larger (``>``) or smaller (``<``) of two integers or bools."""
-    test = compare(sign, kind)
-    return lambda lanes, x, y: lanes.b.select(test(lanes, x, y), x, y)
-
-
-def int_relu(lanes: Lanes, x: Value) -> Value:
-    """Return ``max(x, 0)``."""
-    zero = like(lanes, x, 0)
-    return lanes.b.select(lanes.b.icmp_signed("<", x, zero), zero, x)
-
-
-def int_abs(lanes: Lanes, x: Value) -> Value:
-    """Return ``|x|``; the smallest integer stays itself."""
-    negative = lanes.b.icmp_signed("<", x, like(lanes, x, 0))
-    return lanes.b.select(negative, lanes.b.sub(like(lanes, x, 0), x), x)
-
-
-def int_sign(lanes: Lanes, x: Value) -> Value:
-    """Return -1, 0 or 1."""
-    b, zero = lanes.b, like(lanes, x, 0)
-    up, down = (b.zext(b.icmp_signed(s, x, zero), x.type) for s in (">", "<"))
-    return b.sub(up, down)
-
-
-def int_not(lanes: Lanes, x: Value) -> Value:
-    """Return the complement (of a bool: not)."""
-    return lanes.b.not_(x)
-
-
-def int_clamp(unsigned: bool) -> Body:
-    """Return the body of ``min(max(x, p0), p1)``."""
-
-    def body(lanes: Lanes, x: Value) -> Value:
-        b = lanes.b
-        test = b.icmp_unsigned if unsigned else b.icmp_signed
-        low, high = (lanes.param(i, element(x)) for i in range(2))
-        x = b.select(test("<", x, low), low, x)
-        return b.select(test(">", x, high), high, x)
-
-    return body
-
-
-def int_divide(name: str, unsigned: bool) -> Body:
-    """Return the body of an integer division; the lowering makes sure that no divisor is 0."""
-
-    def body(lanes: Lanes, x: Value, y: Value) -> Value:
-        b, zero = lanes.b, like(lanes, x, 0)
-        if unsigned:
-            return b.urem(x, y) if name in ("remainder", "fmod") else b.udiv(x, y)
-        # x / -1 traps for the smallest integer: divide by 1 and negate.
-        minus = b.icmp_signed("==", y, like(lanes, x, -1))
-        safe = b.select(minus, like(lanes, x, 1), y)
-        quotient, rest = b.sdiv(x, safe), b.srem(x, safe)
-        quotient = b.select(minus, b.sub(zero, x), quotient)
-        signs = b.xor(b.icmp_signed("<", rest, zero), b.icmp_signed("<", y, zero))
-        off = b.and_(b.icmp_signed("!=", rest, zero), signs)
-        return {
-            "trunc_div": lambda: quotient,
-            "floor_div": lambda: b.select(off, b.sub(quotient, like(lanes, x, 1)), quotient),
-            "fmod": lambda: rest,
-            "remainder": lambda: b.select(off, b.add(rest, y), rest),
-        }[name]()
-
-    return body
-
-
-# --- conversions ------------------------------------------------------------------------------------------------
+# --- conversions ----------------------------------------------------------------------------------
 def float_to_int(to: ir.Type) -> Body:
-    """Return C's conversion as x86 does it: towards zero, the smallest integer where it does not fit."""
+    """Return C's conversion as x86 does it: the smallest integer where it does not fit."""
     wide = I32 if to.width < 32 else to
 
     def body(lanes: Lanes, x: Value) -> Value:
         b, half = lanes.b, 2.0 ** (wide.width - 1)
-        fits = b.and_(
-            b.fcmp_ordered(">=", x, fconst(-half)), b.fcmp_ordered("<", x, fconst(half))
-        )
+        fits = b.and_(b.fcmp_ordered(">=", x, fconst(-half)), b.fcmp_ordered("<", x, fconst(half)))
         got = b.fptosi(b.select(fits, x, fconst(0.0)), lanes.vector(wide))
         got = b.select(fits, got, lanes.const(wide, -(2 ** (wide.width - 1))))
         return got if wide == to else b.trunc(got, lanes.vector(to))
@@ -377,51 +316,3 @@ NARROW = {"bf16": narrow_bf16, "f16": narrow_f16}
 INT_TYPES: Mapping[str, ir.Type] = {
     "i64": ir.IntType(64), "i32": I32, "i16": I16, "i8": I8, "u8": I8,
 }  # fmt: skip
-INT_BINARY: Mapping[str, Body] = {
-    "add": _fn(lambda b, x, y: b.add(x, y)),
-    "sub": _fn(lambda b, x, y: b.sub(x, y)),
-    "mul": _fn(lambda b, x, y: b.mul(x, y)),
-    "bitwise_and": _fn(lambda b, x, y: b.and_(x, y)),
-    "bitwise_or": _fn(lambda b, x, y: b.or_(x, y)),
-    "bitwise_xor": _fn(lambda b, x, y: b.xor(x, y)),
-}
-
-
-def int_pow(lanes: Lanes, x: Value, y: Value) -> Value:
-    """Return ``x ** y`` by squaring (one element); a negative power is 0 unless ``|x| = 1``."""
-    b, kind = lanes.b, x.type
-    zero, one, minus = (ir.Constant(kind, c) for c in (0, 1, -1))
-    before = b.block
-    head, work, end = (b.append_basic_block(n) for n in ("pow", "square", "powered"))
-    b.branch(head)
-    b.position_at_end(head)
-    power, base, left = (b.phi(kind) for _ in range(3))
-    for phi, start in ((power, one), (base, x), (left, y)):
-        phi.add_incoming(start, before)
-    b.cbranch(b.icmp_signed(">", left, zero), work, end)
-    b.position_at_end(work)
-    odd = b.icmp_signed("!=", b.and_(left, one), zero)
-    power.add_incoming(b.select(odd, b.mul(power, base), power), work)
-    base.add_incoming(b.mul(base, base), work)
-    left.add_incoming(b.ashr(left, one), work)
-    b.branch(head)
-    b.position_at_end(end)
-    odd = b.icmp_signed("!=", b.and_(y, one), zero)
-    inverse = b.select(b.icmp_signed("==", x, minus), b.select(odd, minus, one), zero)
-    inverse = b.select(b.icmp_signed("==", x, one), one, inverse)
-    return b.select(b.icmp_signed("<", y, zero), inverse, power)
-
-
-def int_neg(lanes: Lanes, x: Value) -> Value:
-    """Return ``-x``, wrapping."""
-    return lanes.b.sub(like(lanes, x, 0), x)
-
-
-def unsigned_sign(lanes: Lanes, x: Value) -> Value:
-    """Return 0 or 1."""
-    return lanes.b.zext(truth(lanes, x), x.type)
-
-
-def falsity(lanes: Lanes, x: Value) -> Value:
-    """Return ``x == 0``."""
-    return lanes.b.not_(truth(lanes, x))

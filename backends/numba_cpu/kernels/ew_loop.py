@@ -1,7 +1,9 @@
-"""numba_cpu > kernels > ew_loop: one elementary operation over contiguous arrays, as a native function.
+"""numba_cpu > kernels > ew_loop: one elementary operation over arrays as a native function.
 
-An operation is ``void(dst, a, b, c, n, p)``: ``n`` elements of up to three operands at byte addresses
-``a``, ``b``, ``c`` give ``n`` elements at ``dst``; ``p`` is the address of its parameters (64-bit words).
+An operation is ``void(dst, a, b, c, n, p)``: ``n`` elements of up to three operands at byte
+addresses
+``a``, ``b``, ``c`` give ``n`` elements at ``dst``; ``p`` is the address of its parameters (64-bit
+words).
 The whole loop is written as LLVM IR for any element type: nothing is left for numba to infer, so an
 operation compiles in a fraction of a second.
 """
@@ -16,7 +18,18 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels.base import KERNELS, Kernel
-from leptonc.backends.numba_cpu.kernels.vectype import F32, F64, I1, I8, I16, I32, I64, LANES, PTR, i64
+from leptonc.backends.numba_cpu.kernels.vectype import (
+    F32,
+    F64,
+    I1,
+    I8,
+    I16,
+    I32,
+    I64,
+    LANES,
+    PTR,
+    i64,
+)
 
 OP_SIGNATURE = "void(int64,int64,int64,int64,int64,int64)"
 
@@ -183,7 +196,8 @@ class _Writer:
         """Return the addresses of element ``i`` of the operands and the result."""
         names = (*self.ins, self.out)
         return [
-            self.b.gep(base, [i], source_etype=MEMORY[t]) for base, t in zip(bases, names, strict=True)
+            self.b.gep(base, [i], source_etype=MEMORY[t])
+            for base, t in zip(bases, names, strict=True)
         ]
 
     def _fast(self, n: ir.Value, p: ir.Value, bases: Sequence[ir.Value]) -> ir.Value:

@@ -1,20 +1,24 @@
 """numba_cpu > kernels > gather: rows and elements picked by index, ranges, triangles.
 
-An index out of range sets the status word and its element is left out. Records, 64-bit words, strides in bytes:
+An index out of range sets the status word and its element is left out. Records, 64-bit words,
+strides in bytes:
 
 ``gather_rows``: ``out[o, i] = x[o, index[i]]``, runs of ``inner`` bytes::
 
-    0 x  1 index (int64)  2 out  3 status  4 outer  5 indices  6 axis size  7 inner  8 x outer stride
+    0 x  1 index (int64)  2 out  3 status  4 outer  5 indices  6 axis size  7 inner
+    8 x outer stride
     9 x axis stride  10 out outer stride  11 out index stride  12 wrap (0 or 1)
 
 ``gather_elements``: ``out[p] = x[p with index[p] on the axis]``::
 
-    0 x  1 index (int64)  2 out  3 status  4 n_outer  5 outer count  6 n  7 axis size  8 x axis stride
+    0 x  1 index (int64)  2 out  3 status  4 n_outer  5 outer count  6 n  7 axis size
+    8 x axis stride
     9 x, 10 index, 11 out stride along n  12.. outer sizes, x, index, out strides [n_outer each]
 
 ``triangle``: lower or upper part of the last two axes::
 
-    0 x  1 out  2 n_outer  3 outer count  4 rows  5 cols  6 x row  7 x column  8 out row  9 out column stride
+    0 x  1 out  2 n_outer  3 outer count  4 rows  5 cols  6 x row  7 x column  8 out row
+    9 out column stride
     10 diagonal  11 lower (0 or 1)  12.. outer sizes, x, out strides [n_outer each]
 
 ``iota``: 0 out  1 length  2 start  3 step (int64, or float64 for floats).
@@ -78,7 +82,11 @@ def _make_elements(size: int) -> Kernel:
                 if at < 0 or at >= limit:
                     sti64(arg(args, 3), 0, 1)
                 else:
-                    store(out + i * arg(args, 11), 0, load(x + i * arg(args, 9) + at * arg(args, 8), 0))
+                    store(
+                        out + i * arg(args, 11),
+                        0,
+                        load(x + i * arg(args, 9) + at * arg(args, 8), 0),
+                    )
 
     return make_kernel(body, "gather_elements", (size,))
 

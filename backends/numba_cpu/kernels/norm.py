@@ -2,14 +2,18 @@
 
 Record, 64-bit words (strides in bytes)::
 
-    0 x  1 residual or 0  2 sum out or 0  3 out  4 weight or 0  5 bias or 0  6 eps (float64)  7 rms (0 or 1)
-    8 n  9 n_outer  10 outer count  11.. outer sizes, strides of x, residual, sum, out [n_outer each]
+    0 x  1 residual or 0  2 sum out or 0  3 out  4 weight or 0  5 bias or 0  6 eps (float64)
+    7 rms (0 or 1)
+    8 n  9 n_outer  10 outer count
+    11.. outer sizes, strides of x, residual, sum, out [n_outer each]
 
-``sum = x + residual`` is written where it is wanted; ``out`` is its norm (of ``x`` without a residual).
+``sum = x + residual`` is written where it is wanted; ``out`` is its norm (of ``x`` without a
+residual).
 
 ``group_scale`` turns moments of channels into one scale and shift per channel of a group norm::
 
-    0 mean  1 var  2 weight or 0  3 bias or 0  4 scale  5 shift  6 eps (float64)  7 batch  8 channels  9 groups
+    0 mean  1 var  2 weight or 0  3 bias or 0  4 scale  5 shift  6 eps (float64)  7 batch
+    8 channels  9 groups
 """
 
 from __future__ import annotations
@@ -88,7 +92,9 @@ def norm_rows(args, tid, nt):
         if arg(args, 1) != 0:
             other = arg(args, 1) + outer_offset(args, HEAD, n_outer, o, 1)
             # Without a place for the sum the result's row holds it until it is overwritten.
-            to = arg(args, 2) + outer_offset(args, HEAD, n_outer, o, 2) if arg(args, 2) != 0 else out
+            to = (
+                arg(args, 2) + outer_offset(args, HEAD, n_outer, o, 2) if arg(args, 2) != 0 else out
+            )
             _add_rows(s, other, to, n)
             s = to
         center = 0.0 if rms != 0 else run_sum(s, n) / n
@@ -98,7 +104,7 @@ def norm_rows(args, tid, nt):
 
 @kernel
 def group_scale(args, tid, nt):
-    """Groups shared out among threads: the variance of a group from those of its channels."""
+    """Compute a group's variance from those of its channels; threads share the groups."""
     batch, channels, groups = arg(args, 7), arg(args, 8), arg(args, 9)
     per = channels // groups
     total = batch * groups

@@ -1,17 +1,16 @@
 """numba_cpu > kernels > pool: largest or mean of windows, on channels-last images of 1 to 3 axes.
 
-A vector of channels (channel stride 1) goes over the window; images of fewer axes have depth and height 1. Fixed
-windows start every ``stride`` positions and skip what lies in the padding; adaptive windows are
-``floor(i * in / out) .. ceil((i + 1) * in / out)`` (torch). The mean sums each line of the window by itself and
-then the lines, so that a global mean over a large image loses little; four vectors of channels at a time hide the
-latency of the additions. NaN wins a maximum, as in torch; a window without elements gives -inf.
+Vectors of channels (channel stride 1) go over the window; images of fewer axes have depth and height
+1. Fixed windows start every ``stride`` positions and skip what lies in the padding; adaptive windows
+are ``floor(i * in / out) .. ceil((i + 1) * in / out)`` (torch). The mean sums each line of the window
+by itself and then the lines, so that a global mean over a large image loses little; four vectors of
+channels at a time hide the latency of the additions. NaN wins a maximum, as in torch; a window
+without elements gives -inf.
 """
 
 from __future__ import annotations
 
-import functools
-
-from leptonc.backends.numba_cpu.kernels.base import Kernel, inline_njit, make_kernel
+from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -30,18 +29,19 @@ NAMES = (
     "out", "out_b", "out_z", "out_y", "out_x", "out_d", "out_h", "out_w",
     "kernel_z", "kernel_y", "kernel_x", "stride_z", "stride_y", "stride_x",
     "pad_z", "pad_y", "pad_x", "dilation_z", "dilation_y", "dilation_x",
-    "include_pad", "divisor",
+    "mean", "include_pad", "divisor",
 )  # fmt: skip
 """Slots of the record, in order: addresses, strides (elements) of image, plane, line and pixel,
-sizes. A kernel size of 0 means adaptive windows along that axis. ``include_pad``: count the padding
-in a mean; ``divisor``: what a mean divides by instead, or 0."""
+sizes. A kernel size of 0 means adaptive windows along that axis. ``mean``: the mean, else the
+largest; ``include_pad``: count the padding in a mean; ``divisor``: what a mean divides by instead,
+or 0."""
 
 (
     X, X_B, X_Z, X_Y, X_X, BATCH, IN_D, IN_H, IN_W, CHANNELS,
     OUT, OUT_B, OUT_Z, OUT_Y, OUT_X, OUT_D, OUT_H, OUT_W,
     KERNEL_Z, KERNEL_Y, KERNEL_X, STRIDE_Z, STRIDE_Y, STRIDE_X,
     PAD_Z, PAD_Y, PAD_X, DILATION_Z, DILATION_Y, DILATION_X,
-    INCLUDE_PAD, DIVISOR,
+    MEAN, INCLUDE_PAD, DIVISOR,
 ) = range(len(NAMES))  # fmt: skip
 
 BLOCK = 4 * LANES  # channels that go over a window together
@@ -49,7 +49,7 @@ BLOCK = 4 * LANES  # channels that go over a window together
 
 @inline_njit
 def _window(args, axis, i):
-    """Return the first position, the number of positions and the number with padding of window ``i``."""
+    """Return a window's first position, its number of positions and that with padding."""
     size, kernel = arg(args, IN_D + axis), arg(args, KERNEL_Z + axis)
     if kernel == 0:
         out = arg(args, OUT_D + axis)
@@ -67,18 +67,14 @@ def _window(args, axis, i):
     return first, max((min(last, size) - first + dilation - 1) // dilation, 0), covered
 
 
-@functools.cache
-def pool(mean: bool) -> Kernel:
-    """Return the kernel of the maximum or the mean; its record is described by :data:`NAMES`."""
-    start = 0.0 if mean else float("-inf")
+def _reductions(merge, start):
+    """Return ``(block, vector)``: a window of BLOCK channels, or of the first ``wide`` of a vector.
 
-    @inline_njit
-    def merge(a, b):
-        return vadd(a, b) if mean else vmax(a, b)
+    They take the address of the first pixel, the steps in bytes and the numbers of pixels.
+    """
 
     @inline_njit
     def block(x, step_z, step_y, step_x, n_z, n_y, n_x):
-        """Return the sums or maxima of BLOCK channels of ``n_z x n_y x n_x`` pixels from ``x``."""
         a, b, c, d = vsplat(start), vsplat(start), vsplat(start), vsplat(start)
         for i in range(n_z):
             for j in range(n_y):
@@ -93,7 +89,6 @@ def pool(mean: bool) -> Kernel:
 
     @inline_njit
     def vector(x, step_z, step_y, step_x, n_z, n_y, n_x, wide):
-        """Return the same of the first ``wide`` channels of one vector."""
         a = vsplat(start)
         for i in range(n_z):
             for j in range(n_y):
@@ -105,49 +100,67 @@ def pool(mean: bool) -> Kernel:
                 a = merge(a, p)
         return a
 
-    @inline_njit
-    def run_line(args, image, z, y, c0, wide):
-        """Compute one line of output pixels for ``wide`` (up to BLOCK) channels from ``c0``."""
-        z0, n_z, depth = _window(args, 0, z)
-        y0, n_y, height = _window(args, 1, y)
-        step_z = 4 * arg(args, X_Z) * arg(args, DILATION_Z)
-        step_y = 4 * arg(args, X_Y) * arg(args, DILATION_Y)
-        pixel, out_x = 4 * arg(args, X_X), 4 * arg(args, OUT_X)
-        step_x = pixel * arg(args, DILATION_X)
-        at = image * arg(args, X_B) + z0 * arg(args, X_Z) + y0 * arg(args, X_Y) + c0
-        base = arg(args, X) + 4 * at
-        at = image * arg(args, OUT_B) + z * arg(args, OUT_Z) + y * arg(args, OUT_Y) + c0
-        out = arg(args, OUT) + 4 * at
-        include, divisor = arg(args, INCLUDE_PAD), arg(args, DIVISOR)
-        for x in range(arg(args, OUT_W)):
-            x0, n_x, width = _window(args, 2, x)
-            count = divisor if divisor != 0 else n_z * n_y * n_x
-            if divisor == 0 and include != 0:
-                count = depth * height * width
-            by, here = vsplat(count), base + x0 * pixel
-            if wide == BLOCK:
-                a, b, c, d = block(here, step_z, step_y, step_x, n_z, n_y, n_x)
-                if mean:
-                    a, b, c, d = vdiv(a, by), vdiv(b, by), vdiv(c, by), vdiv(d, by)
-                vstore(out, 0, a)
-                vstore(out, LANES, b)
-                vstore(out, 2 * LANES, c)
-                vstore(out, 3 * LANES, d)
-            else:
-                for c0 in range(0, wide, LANES):
-                    a = vector(here + 4 * c0, step_z, step_y, step_x, n_z, n_y, n_x, wide - c0)
-                    if mean:
-                        a = vdiv(a, by)
-                    vstore_n(out, c0, a, wide - c0)
-            out += out_x
+    return block, vector
 
-    def body(args, tid, nt):
-        channels, depth, height = arg(args, CHANNELS), arg(args, OUT_D), arg(args, OUT_H)
-        blocks = (channels + BLOCK - 1) // BLOCK
-        jobs = arg(args, BATCH) * depth * height * blocks
-        for job in range(jobs * tid // nt, jobs * (tid + 1) // nt):
-            line, c = job // blocks, job % blocks * BLOCK
-            plane, y = line // height, line % height
-            run_line(args, plane // depth, plane % depth, y, c, min(BLOCK, channels - c))
 
-    return make_kernel(body, "pool", ("mean" if mean else "max",))
+_sum_block, _sum_vector = _reductions(vadd, 0.0)
+_max_block, _max_vector = _reductions(vmax, float("-inf"))
+
+
+@inline_njit
+def _pixel(out, mean, wide, by, x, step_z, step_y, step_x, n_z, n_y, n_x):
+    """Write one output pixel of ``wide`` (up to BLOCK) channels; ``by``: the divisor of a mean."""
+    if wide == BLOCK:
+        if mean:
+            a, b, c, d = _sum_block(x, step_z, step_y, step_x, n_z, n_y, n_x)
+            a, b, c, d = vdiv(a, by), vdiv(b, by), vdiv(c, by), vdiv(d, by)
+        else:
+            a, b, c, d = _max_block(x, step_z, step_y, step_x, n_z, n_y, n_x)
+        vstore(out, 0, a)
+        vstore(out, LANES, b)
+        vstore(out, 2 * LANES, c)
+        vstore(out, 3 * LANES, d)
+        return
+    for i in range(0, wide, LANES):
+        at = x + 4 * i
+        if mean:
+            a = vdiv(_sum_vector(at, step_z, step_y, step_x, n_z, n_y, n_x, wide - i), by)
+        else:
+            a = _max_vector(at, step_z, step_y, step_x, n_z, n_y, n_x, wide - i)
+        vstore_n(out, i, a, wide - i)
+
+
+@inline_njit
+def _line(args, image, z, y, c, wide):
+    """Compute one line of output pixels for ``wide`` (up to BLOCK) channels from ``c``."""
+    z0, n_z, depth = _window(args, 0, z)
+    y0, n_y, height = _window(args, 1, y)
+    step_z = 4 * arg(args, X_Z) * arg(args, DILATION_Z)
+    step_y = 4 * arg(args, X_Y) * arg(args, DILATION_Y)
+    pixel, out_x = 4 * arg(args, X_X), 4 * arg(args, OUT_X)
+    step_x = pixel * arg(args, DILATION_X)
+    at = image * arg(args, X_B) + z0 * arg(args, X_Z) + y0 * arg(args, X_Y) + c
+    base = arg(args, X) + 4 * at
+    at = image * arg(args, OUT_B) + z * arg(args, OUT_Z) + y * arg(args, OUT_Y) + c
+    out = arg(args, OUT) + 4 * at
+    mean, include, divisor = arg(args, MEAN) != 0, arg(args, INCLUDE_PAD), arg(args, DIVISOR)
+    for x in range(arg(args, OUT_W)):
+        x0, n_x, width = _window(args, 2, x)
+        count = divisor if divisor != 0 else n_z * n_y * n_x
+        if divisor == 0 and include != 0:
+            count = depth * height * width
+        _pixel(out, mean, wide, vsplat(count), base + x0 * pixel, step_z, step_y, step_x,
+               n_z, n_y, n_x)  # fmt: skip
+        out += out_x
+
+
+@kernel
+def pool(args, tid, nt):
+    """Compute this thread's lines and channel blocks of the pool that the record describes."""
+    channels, depth, height = arg(args, CHANNELS), arg(args, OUT_D), arg(args, OUT_H)
+    blocks = (channels + BLOCK - 1) // BLOCK
+    jobs = arg(args, BATCH) * depth * height * blocks
+    for job in range(jobs * tid // nt, jobs * (tid + 1) // nt):
+        line, c = job // blocks, job % blocks * BLOCK
+        plane, y = line // height, line % height
+        _line(args, plane // depth, plane % depth, y, c, min(BLOCK, channels - c))

@@ -1,53 +1,61 @@
-"""numba_cpu > kernels > reduce: sums, products, extremes and variances over any axes of a strided tensor.
+"""numba_cpu > kernels > reduce: sums, products, extremes, variances over any axes.
 
 Record, 64-bit words (strides in bytes)::
 
     0 x  1 out  2 n_outer  3 outer count  4 r0  5 r1  6 n  7 r0 stride  8 r1 stride  9 n stride
-    10 columns  11 columns of a unit  12 out column stride  13 p (float64)
-    14.. outer sizes, x strides, out strides [n_outer each]
+    10 columns  11 columns of a unit  12 out column stride  13 p (float64)  14 mean out or 0
+    15.. outer sizes, x strides, out strides [n_outer each]
 
-``r0, r1, n`` are the reduced axes. ``reduce_rows`` reduces the axis that is contiguous (``n``); one result
-for each outer index. ``reduce_cols`` keeps the contiguous axis: a vector of columns at once, columns in units
-that threads share. ``p``: what a sum (of squares, for a variance) is multiplied with.
+``r0, r1, n`` are the reduced axes. ``reduce_rows`` reduces the axis that is contiguous (``n``);
+one result
+for each outer index. ``reduce_cols`` keeps the contiguous axis: a vector of columns at once,
+columns in units
+that threads share. ``p``: what a sum (of squares, for a variance) is multiplied with. A
+variance also writes the mean, where it is wanted, with the strides of ``out``.
 
 Sums add 32 bits within short runs and 64 bits (rows) or a second level of 32 (columns) above them.
 """
 
 from __future__ import annotations
 
+import numpy as np
+
 from leptonc.backends.numba_cpu.kernels.base import Kernel, inline_njit, make_kernel
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
     argf,
-    ldf,
-    ldi64,
     stf,
-    sti64,
     vadd,
+    vany,
+    vatleast,
+    vatmost,
     vextract,
+    vfirst,
     vfma,
     vhmax,
     vhmin,
+    visnan,
     vload,
     vload_n,
     vmax,
     vmin,
     vmul,
+    vor,
     vselect,
-    vfirst,
     vsplat,
     vstore_n,
     vsub,
     vsum,
+    vunordered,
     vzero,
 )
 
-HEAD = 14
+HEAD = 15
 RUN = 2048  # elements added in 32 bits before they join the total
 STACK = 64  # rows added before they join the second level
 F32_OPS = ("sum", "prod", "amax", "amin", "var")
-INF = float("inf")
+INF, NAN = float("inf"), np.float32("nan")
 
 
 @inline_njit
@@ -61,7 +69,7 @@ def outer_offset(args, head, n_outer, index, table):
     return offset
 
 
-# --- one contiguous run -----------------------------------------------------------------------------------------
+# --- one contiguous run ---------------------------------------------------------------------------
 @inline_njit
 def run_sum(x, n):
     """Return the sum of ``n`` floats as float64."""
@@ -104,29 +112,37 @@ def run_squares(x, n, center):
     return total
 
 
-@inline_njit
-def run_max(x, n):
-    """Return the largest of ``n`` floats, NaN if there is one."""
-    a = vsplat(-INF)
-    i = 0
-    while i + LANES <= n:
-        a = vmax(a, vload(x, i))
-        i += LANES
-    if i < n:
-        a = vmax(a, vselect(vfirst(n - i), vload_n(x, i, n - i), a))
-    return vhmax(a)
+def _make_extreme(keep, fold, worst: float):
+    """Return ``f(x, n)``: the extreme of ``n`` floats, NaN if there is one.
+
+    ``keep(v, acc)`` is one instruction that may forget a NaN, so NaNs are noted on the side.
+    """
+
+    @inline_njit
+    def f(x, n):
+        a = b = c = d = vsplat(worst)
+        odd = visnan(a)
+        i = 0
+        while i + 4 * LANES <= n:
+            p, q = vload(x, i), vload(x, i + LANES)
+            r, s = vload(x, i + 2 * LANES), vload(x, i + 3 * LANES)
+            odd = vor(vor(odd, vunordered(p, q)), vunordered(r, s))
+            a, b, c, d = keep(p, a), keep(q, b), keep(r, c), keep(s, d)
+            i += 4 * LANES
+        while i < n:
+            p = vselect(vfirst(n - i), vload_n(x, i, n - i), a)
+            odd = vor(odd, visnan(p))
+            a = keep(p, a)
+            i += LANES
+        if vany(odd):
+            return NAN
+        return fold(keep(keep(a, b), keep(c, d)))
+
+    return f
 
 
-@inline_njit
-def _run_min(x, n):
-    a = vsplat(INF)
-    i = 0
-    while i + LANES <= n:
-        a = vmin(a, vload(x, i))
-        i += LANES
-    if i < n:
-        a = vmin(a, vselect(vfirst(n - i), vload_n(x, i, n - i), a))
-    return vhmin(a)
+run_max = _make_extreme(vatleast, vhmax, -INF)
+run_min = _make_extreme(vatmost, vhmin, INF)
 
 
 @inline_njit
@@ -144,30 +160,30 @@ def _run_prod(x, n):
 
 
 @inline_njit
-def _sum_two(x, y):
+def sum_two(x, y):
     return x + y
 
 
 @inline_njit
-def _mul_two(x, y):
+def mul_two(x, y):
     return x * y
 
 
 @inline_njit
-def _max_two(x, y):
+def max_two(x, y):
     return y if y > x or y != y else x
 
 
 @inline_njit
-def _min_two(x, y):
+def min_two(x, y):
     return y if y < x or y != y else x
 
 
 _ROW = {
-    "sum": (run_sum, _sum_two, 0.0),
-    "prod": (_run_prod, _mul_two, 1.0),
-    "amax": (run_max, _max_two, -INF),
-    "amin": (_run_min, _min_two, INF),
+    "sum": (run_sum, sum_two, 0.0),
+    "prod": (_run_prod, mul_two, 1.0),
+    "amax": (run_max, max_two, -INF),
+    "amin": (run_min, min_two, INF),
 }
 
 
@@ -207,10 +223,13 @@ def _var_rows(args, tid, nt):
         for i in range(r0):
             for j in range(r1):
                 squares += run_squares(x + i * s0 + j * s1, n, mean)
-        stf(arg(args, 1) + outer_offset(args, HEAD, n_outer, o, 1), 0, squares * argf(args, 13))
+        place = outer_offset(args, HEAD, n_outer, o, 1)
+        stf(arg(args, 1) + place, 0, squares * argf(args, 13))
+        if arg(args, 14) != 0:
+            stf(arg(args, 14) + place, 0, mean)
 
 
-# --- columns ----------------------------------------------------------------------------------------------------
+# --- columns --------------------------------------------------------------------------------------
 @inline_njit
 def _var_step(a, v, mean):
     d = vsub(v, mean)
@@ -258,7 +277,7 @@ def _column_pass(step, start: float, stacked: bool):
 
 
 def _column_quad(step, start: float, stacked: bool):
-    """Return ``f(args, x, out)``: four whole vectors of columns, without masks; sums go to ``out``."""
+    """Return ``f(args, x, out)``: four whole vectors of columns, without masks."""
 
     @inline_njit
     def f(args, x, m0, m1, m2, m3):
@@ -297,6 +316,15 @@ def _put(out, step, v, left):
             stf(out + lane * step, 0, vextract(v, lane))
 
 
+@inline_njit
+def _put_four(out, step, t0, t1, t2, t3):
+    """Store four whole vectors."""
+    _put(out, step, t0, LANES)
+    _put(out + LANES * step, step, t1, LANES)
+    _put(out + 2 * LANES * step, step, t2, LANES)
+    _put(out + 3 * LANES * step, step, t3, LANES)
+
+
 _COLUMN = {
     "sum": (_add_step, 0.0, True),
     "prod": (_mul_step, 1.0, False),
@@ -318,6 +346,8 @@ def _make_cols(op: str) -> Kernel:
         t = one(args, x, left, vzero())
         if variance:
             mean = vmul(t, vsplat(1.0 / (arg(args, 4) * arg(args, 5) * arg(args, 6))))
+            if arg(args, 14) != 0:
+                _put(out - arg(args, 1) + arg(args, 14), arg(args, 12), mean, left)
             t = squares(args, x, left, mean)
         if scaled:
             t = vmul(t, vsplat(argf(args, 13)))
@@ -329,15 +359,14 @@ def _make_cols(op: str) -> Kernel:
         t0, t1, t2, t3 = quad(args, x, z, z, z, z)
         if variance:
             m = vsplat(1.0 / (arg(args, 4) * arg(args, 5) * arg(args, 6)))
-            t0, t1, t2, t3 = quad_squares(args, x, vmul(t0, m), vmul(t1, m), vmul(t2, m), vmul(t3, m))
+            t0, t1, t2, t3 = vmul(t0, m), vmul(t1, m), vmul(t2, m), vmul(t3, m)
+            if arg(args, 14) != 0:
+                _put_four(out - arg(args, 1) + arg(args, 14), arg(args, 12), t0, t1, t2, t3)
+            t0, t1, t2, t3 = quad_squares(args, x, t0, t1, t2, t3)
         if scaled:
             p = vsplat(argf(args, 13))
             t0, t1, t2, t3 = vmul(t0, p), vmul(t1, p), vmul(t2, p), vmul(t3, p)
-        step = LANES * arg(args, 12)
-        _put(out, arg(args, 12), t0, LANES)
-        _put(out + step, arg(args, 12), t1, LANES)
-        _put(out + 2 * step, arg(args, 12), t2, LANES)
-        _put(out + 3 * step, arg(args, 12), t3, LANES)
+        _put_four(out, arg(args, 12), t0, t1, t2, t3)
 
     def body(args, tid, nt):
         n_outer, cols, width = arg(args, 2), arg(args, 10), arg(args, 11)
@@ -359,86 +388,7 @@ def _make_cols(op: str) -> Kernel:
     return make_kernel(body, "reduce_cols", (op,))
 
 
-# --- integers ---------------------------------------------------------------------------------------------------
-_INT_JOIN = {"sum": (_sum_two, 0), "prod": (_mul_two, 1), "amax": (_max_two, -(2**63)), "amin": (_min_two, 2**63 - 1)}
-
-
-def _make_int_rows(op: str) -> Kernel:
-    join, start = _INT_JOIN[op]
-
-    def body(args, tid, nt):
-        n_outer, count, n = arg(args, 2), arg(args, 3), arg(args, 6)
-        for o in range(count * tid // nt, count * (tid + 1) // nt):
-            x = arg(args, 0) + outer_offset(args, HEAD, n_outer, o, 0)
-            total = start
-            for i in range(arg(args, 4)):
-                for j in range(arg(args, 5)):
-                    row = x + i * arg(args, 7) + j * arg(args, 8)
-                    for k in range(n):
-                        total = join(total, ldi64(row, k))
-            sti64(arg(args, 1) + outer_offset(args, HEAD, n_outer, o, 1), 0, total)
-
-    return make_kernel(body, "reduce_int", (op,))
-
-
-# --- scans and positions ----------------------------------------------------------------------------------------
-def _make_cumsum(size: int) -> Kernel:
-    """Return the running sum of lines: x stride ``n stride``, out stride ``out column stride``."""
-    floats = size == 4
-
-    def body(args, tid, nt):
-        n_outer, count, n = arg(args, 2), arg(args, 3), arg(args, 6)
-        x_step, out_step = arg(args, 9), arg(args, 12)
-        for o in range(count * tid // nt, count * (tid + 1) // nt):
-            x = arg(args, 0) + outer_offset(args, HEAD, n_outer, o, 0)
-            out = arg(args, 1) + outer_offset(args, HEAD, n_outer, o, 1)
-            if floats:
-                total = 0.0
-                for i in range(n):
-                    total += ldf(x + i * x_step, 0)
-                    stf(out + i * out_step, 0, total)
-            else:
-                whole = 0
-                for i in range(n):
-                    whole += ldi64(x + i * x_step, 0)
-                    sti64(out + i * out_step, 0, whole)
-
-    return make_kernel(body, "cumsum", (size,))
-
-
-def _make_arg(op: str, size: int) -> Kernel:
-    """Return the position of the first extreme of each contiguous row; the first NaN wins."""
-    sign = 1 if op == "argmax" else -1
-    run = run_max if op == "argmax" else _run_min
-    floats = size == 4
-
-    def body(args, tid, nt):
-        n_outer, count, n = arg(args, 2), arg(args, 3), arg(args, 6)
-        for o in range(count * tid // nt, count * (tid + 1) // nt):
-            x = arg(args, 0) + outer_offset(args, HEAD, n_outer, o, 0)
-            at = 0
-            if floats:
-                best = run(x, n)
-                if best == best:
-                    while ldf(x, at) != best:
-                        at += 1
-                else:
-                    while ldf(x, at) == ldf(x, at):
-                        at += 1
-            else:
-                top = ldi64(x, 0)
-                for i in range(1, n):
-                    y = ldi64(x, i)
-                    if (y > top) if sign > 0 else (y < top):
-                        top, at = y, i
-            sti64(arg(args, 1) + outer_offset(args, HEAD, n_outer, o, 1), 0, at)
-
-    return make_kernel(body, op, (size,))
-
-
-ROWS = {op: _make_rows(op) for op in _ROW} | {"var": make_kernel(_var_rows, "reduce_rows", ("var",))}
+ROWS = {op: _make_rows(op) for op in _ROW} | {
+    "var": make_kernel(_var_rows, "reduce_rows", ("var",))
+}
 COLS = {op: _make_cols(op) for op in F32_OPS}
-INT_ROWS = {op: _make_int_rows(op) for op in _INT_JOIN}
-CUMSUM = {size: _make_cumsum(size) for size in (4, 8)}
-ARG = {(op, size): _make_arg(op, size) for op in ("argmax", "argmin") for size in (4, 8)}
-__all__ = ["ARG", "COLS", "CUMSUM", "F32_OPS", "INT_ROWS", "ROWS", "outer_offset", "run_max", "run_sum"]

@@ -1,11 +1,14 @@
-"""numba_cpu > kernels > resample: nearest, linear and cubic resampling of channels-last images and volumes.
+"""numba_cpu > kernels > resample: nearest, linear, cubic resampling, channels last.
 
-``resample_table`` computes the taps of one axis, ``resample`` sums ``taps_z * taps_y * taps_x`` weighted pixels,
-a vector of channels at once. Coordinates follow torch's ``area_pixel_compute_source_index`` in 32 bits.
+``resample_table`` computes the taps of one axis, ``resample`` sums ``taps_z * taps_y * taps_x``
+weighted pixels,
+a vector of channels at once. Coordinates follow torch's ``area_pixel_compute_source_index`` in 32
+bits.
 
 Records, 64-bit words (strides in bytes)::
 
-    resample_table: 0 positions (int64[out][taps])  1 weights (float32[out][taps])  2 mode  3 in  4 out
+    resample_table: 0 positions (int64[out][taps])  1 weights (float32[out][taps])  2 mode  3 in
+    4 out
                     5 scale (float64 of a float32)  6 align corners (0 or 1)
     resample: 0 x  1 out  2 batch  3 channels  4 out_z  5 out_y  6 out_x
               7 x batch  8 x z  9 x y  10 x x  11 out batch  12 out z  13 out y  14 out x stride
@@ -20,6 +23,7 @@ import math
 import numpy as np
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
+from leptonc.backends.numba_cpu.kernels.ew_loop import copy_bytes
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -30,6 +34,7 @@ from leptonc.backends.numba_cpu.kernels.vec import (
     sti64,
     vfma,
     vload_n,
+    vmul,
     vsplat,
     vstore_n,
     vzero,
@@ -121,14 +126,50 @@ def _pixel(args, x, out, z, y, column):
         vstore_n(out, c, total, channels - c)
 
 
+@inline_njit
+def _bilinear(args, row0, row1, w0, w1, out, column):
+    """Write all channels of one output pixel from two rows of two pixels."""
+    channels = arg(args, 3)
+    left = ldi64(arg(args, 20), 2 * column) * arg(args, 10)
+    right = ldi64(arg(args, 20), 2 * column + 1) * arg(args, 10)
+    u0, u1 = ldf(arg(args, 23), 2 * column), ldf(arg(args, 23), 2 * column + 1)
+    a, b, c, d = vsplat(w0 * u0), vsplat(w0 * u1), vsplat(w1 * u0), vsplat(w1 * u1)
+    for i in range(0, channels, LANES):
+        n = channels - i
+        total = vmul(vload_n(row0 + left, i, n), a)
+        total = vfma(vload_n(row0 + right, i, n), b, total)
+        total = vfma(vload_n(row1 + left, i, n), c, total)
+        vstore_n(out, i, vfma(vload_n(row1 + right, i, n), d, total), n)
+
+
+@inline_njit
+def _row(args, x, out, z, y):
+    """Write one row of output pixels."""
+    ty, tx, out_x = arg(args, 16), arg(args, 17), arg(args, 6)
+    if arg(args, 15) == 1 and ty == 2 and tx == 2:
+        x += ldi64(arg(args, 18), z) * arg(args, 8)
+        row0 = x + ldi64(arg(args, 19), 2 * y) * arg(args, 9)
+        row1 = x + ldi64(arg(args, 19), 2 * y + 1) * arg(args, 9)
+        w0, w1 = ldf(arg(args, 22), 2 * y), ldf(arg(args, 22), 2 * y + 1)
+        for column in range(out_x):
+            _bilinear(args, row0, row1, w0, w1, out + column * arg(args, 14), column)
+    elif ty == 1 and tx == 1:
+        x += ldi64(arg(args, 18), z) * arg(args, 8) + ldi64(arg(args, 19), y) * arg(args, 9)
+        for column in range(out_x):
+            source = x + ldi64(arg(args, 20), column) * arg(args, 10)
+            copy_bytes(out + column * arg(args, 14), source, 4 * arg(args, 3))
+    else:
+        for column in range(out_x):
+            _pixel(args, x, out + column * arg(args, 14), z, y, column)
+
+
 @kernel
 def resample(args, tid, nt):
     """Rows of the output shared out among threads."""
-    out_z, out_y, out_x = arg(args, 4), arg(args, 5), arg(args, 6)
+    out_z, out_y = arg(args, 4), arg(args, 5)
     rows = arg(args, 2) * out_z * out_y
     for r in range(rows * tid // nt, rows * (tid + 1) // nt):
         y, z, b = r % out_y, r // out_y % out_z, r // (out_y * out_z)
         x = arg(args, 0) + b * arg(args, 7)
         out = arg(args, 1) + b * arg(args, 11) + z * arg(args, 12) + y * arg(args, 13)
-        for column in range(out_x):
-            _pixel(args, x, out + column * arg(args, 14), z, y, column)
+        _row(args, x, out, z, y)

@@ -13,18 +13,19 @@ from __future__ import annotations
 import math
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
-from leptonc.backends.numba_cpu.kernels.reduce import outer_offset, run_max
+from leptonc.backends.numba_cpu.kernels.reduce import outer_offset
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
     vadd,
+    vatleast,
     vdiv,
-    vexp,
+    vexp_down,
     vfirst,
+    vhmax,
     vload,
     vload_n,
     vlog,
-    vmax,
     vmul,
     vselect,
     vsplat,
@@ -40,18 +41,32 @@ INF = float("inf")
 
 
 @inline_njit
+def _top(x, n):
+    """Return the largest of a row; a NaN may be forgotten: the row's sum will find it again."""
+    a = b = vsplat(-INF)
+    i = 0
+    while i + 2 * LANES <= n:
+        a, b = vatleast(vload(x, i), a), vatleast(vload(x, i + LANES), b)
+        i += 2 * LANES
+    while i < n:
+        a = vatleast(vselect(vfirst(n - i), vload_n(x, i, n - i), a), a)
+        i += LANES
+    return vhmax(vatleast(a, b))
+
+
+@inline_njit
 def _row(x, out, n):
     """Softmax of a contiguous row."""
-    top = vsplat(run_max(x, n))
+    top = vsplat(_top(x, n))
     a = vzero()
     i = 0
     while i + LANES <= n:
-        e = vexp(vsub(vload(x, i), top))
+        e = vexp_down(vsub(vload(x, i), top))
         vstore(out, i, e)
         a = vadd(a, e)
         i += LANES
     if i < n:
-        e = vselect(vfirst(n - i), vexp(vsub(vload_n(x, i, n - i), top)), vzero())
+        e = vselect(vfirst(n - i), vexp_down(vsub(vload_n(x, i, n - i), top)), vzero())
         vstore_n(out, i, e, n - i)
         a = vadd(a, e)
     scale = vsplat(1.0 / vsum(a))
@@ -66,10 +81,10 @@ def _row(x, out, n):
 @inline_njit
 def _log_row(x, out, n):
     """Log-softmax of a contiguous row."""
-    top = run_max(x, n)
+    top = _top(x, n)
     high, a = vsplat(top), vzero()
     for i in range(0, n, LANES):
-        e = vexp(vsub(vload_n(x, i, n - i), high))
+        e = vexp_down(vsub(vload_n(x, i, n - i), high))
         a = vadd(a, vselect(vfirst(n - i), e, vzero()))
     shift = vsplat(math.log(vsum(a)))
     for i in range(0, n, LANES):
@@ -94,11 +109,11 @@ def _column(x, out, n, x_step, out_step, log, left):
     """Softmax down a vector of columns."""
     top = vsplat(-INF)
     for i in range(n):
-        top = vmax(top, vload_n(x + i * x_step, 0, left))
+        top = vatleast(vload_n(x + i * x_step, 0, left), top)
     a = vzero()
     for i in range(n):
         v = vsub(vload_n(x + i * x_step, 0, left), top)
-        e = vexp(v)
+        e = vexp_down(v)
         a = vadd(a, e)
         vstore_n(out + i * out_step, 0, v if log else e, left)
     scale = vlog(a) if log else vdiv(vsplat(1.0), a)
@@ -120,5 +135,11 @@ def softmax_cols(args, tid, nt):
         end = min(start + width, cols)
         for c in range(start, end, LANES):
             _column(
-                x + 4 * c, out + 4 * c, arg(args, 4), arg(args, 5), arg(args, 6), arg(args, 7) != 0, end - c
+                x + 4 * c,
+                out + 4 * c,
+                arg(args, 4),
+                arg(args, 5),
+                arg(args, 6),
+                arg(args, 7) != 0,
+                end - c,
             )

@@ -273,6 +273,7 @@ vclamp = _vv(
 vatleast = _vv(
     vm.clamp_low, 2, "Return ``max(x, lo)``: one instruction; NaN of ``x`` stays (relu: lo = 0)."
 )
+vatmost = _vv(vm.clamp_high, 2, "Return ``min(x, hi)``: one instruction; NaN of ``x`` stays.")
 vneg = _vv(lambda b, x: b.fneg(x), 1, "Return ``-x``.")
 vabs = _vv(vm.absolute, 1, "Return ``|x|``.")
 vcopysign = _vv(
@@ -288,6 +289,9 @@ vround = _vv(
 
 # --- functions ------------------------------------------------------------------------------------
 vexp = _vv(vm.exp, 1, "Return ``exp(x)``.")
+vexp_down = _vv(
+    vm.exp_down, 1, "Return ``exp(x)`` for ``x <= 0`` (0 below 1.2e-38): for softmax, cheaper than vexp."
+)
 vexpm1 = _vv(vm.expm1, 1, "Return ``exp(x) - 1``, accurate near 0.")
 vlog = _vv(vm.log, 1, "Return the natural logarithm.")
 vlog1p = _vv(vm.log1p, 1, "Return ``log(1 + x)``, accurate near 0.")
@@ -308,6 +312,12 @@ vlt, vle, vgt, vge, veq = (_compare(s) for s in ("<", "<=", ">", ">=", "=="))
 vne = _compare("!=", unordered=True)
 visnan = _op(
     vmask, (vf32,), lambda b, x: b.fcmp_unordered("uno", x, x), "Return the mask of NaN lanes."
+)
+vunordered = _op(
+    vmask,
+    (vf32, vf32),
+    lambda b, x, y: b.fcmp_unordered("uno", x, y),
+    "Return the mask of lanes where ``x`` or ``y`` is NaN.",
 )
 vselect = _op(
     vf32,

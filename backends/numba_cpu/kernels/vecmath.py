@@ -125,6 +125,14 @@ def _exp(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     return _scale(b, b.fadd(em1, fconst(1.0)), n)
 
 
+def exp_down(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """Return ``exp(x)`` for ``x <= 0``: results below the normal range are 0; NaN stays. Inlined."""
+    n, em1 = _reduce_exp(b, clamp_low(b, x, fconst(-87.3)))
+    scale = _power_of_two(b, n)
+    result = fma(b, em1, scale, scale)
+    return b.select(b.fcmp_ordered("<", x, fconst(-87.3)), fconst(0.0), result)
+
+
 def _expm1(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
     y = clamp_high(b, clamp_low(b, x, fconst(-60.0)), fconst(90.0))
     n, em1 = _reduce_exp(b, y)

@@ -201,7 +201,7 @@ def _winograd(m: int) -> Callable[[_Job], None]:
         scratch, stride = ctx.scratch(blocks.scratch_bytes)
         (x_y, x_x), (out_y, out_x) = spatial(x, 2), spatial(out, 2)
         values: dict[str, Any] = {
-            "x": x.ref, "x_b": x.strides[0], "x_y": x_y, "x_x": x_x, "batch": s.batch,
+            "m": m, "x": x.ref, "x_b": x.strides[0], "x_y": x_y, "x_x": x_x, "batch": s.batch,
             "in_h": s.size[0], "in_w": s.size[1], "channels": s.channels, "columns": s.out_channels,
             "pad_y": s.padding[0], "pad_x": s.padding[1], "out_h": s.out[0], "out_w": s.out[1],
             "out": out.ref, "out_b": out.strides[0], "out_y": out_y, "out_x": out_x,
@@ -210,7 +210,7 @@ def _winograd(m: int) -> Callable[[_Job], None]:
             "scratch": scratch, "scratch_bytes": stride, **_finish_values(job.end, 2),
         }  # fmt: skip
         slots = [values[name] for name in wino.NAMES]
-        ctx.step(wino.winograd(m), slots, [x, *_reads(job.end)], [out])
+        ctx.step(wino.winograd, slots, [x, *_reads(job.end)], [out])
 
     return lower
 

@@ -1,4 +1,4 @@
-"""numba_cpu > lower > data: look-ups by index, ranges, triangles, resampling; constants, which are data already."""
+"""numba_cpu > lower > data: look-ups, ranges, triangles, resampling, constants."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from collections.abc import Callable
 
 import numpy as np
 
-from leptonc.backends.numba_cpu.kernels.gather import ELEMENTS, TRIANGLE, gather_rows, iota_float, iota_int
+from leptonc.backends.numba_cpu.kernels.gather import (
+    ELEMENTS,
+    TRIANGLE,
+    gather_rows,
+    iota_float,
+    iota_int,
+)
 from leptonc.backends.numba_cpu.kernels.resample import TAPS, Mode, resample, resample_table
 from leptonc.backends.numba_cpu.legal import YES, Claim, ClaimFn, No, stored
 from leptonc.backends.numba_cpu.lower.core import Lowering
@@ -30,7 +36,7 @@ def _constant(ctx: Lowering, op: Op) -> None:
             copy_view(ctx, source, ctx.out(op.result))
 
 
-# --- by index ---------------------------------------------------------------------------------------------------
+# --- by index -------------------------------------------------------------------------------------
 def _indices(ctx: Lowering, value: Value) -> View:
     """Return integer indices as a dense int64 view."""
     return contiguous(ctx, as_dtype(ctx, ctx.view(value), DType.I64))
@@ -46,7 +52,7 @@ def _index_select(ctx: Lowering, op: Op) -> None:
 
 
 def _runs(view: View, shape: tuple[int, int, int]) -> View | None:
-    """Return the view as ``[outer, axis, inner]`` with contiguous ``inner``; None if it is not so."""
+    """Return the view as ``[outer, axis, inner]``, ``inner`` contiguous; None if it is not."""
     flat = view.reshape(shape)
     return flat if flat is not None and (flat.strides[2] == 1 or shape[2] == 1) else None
 
@@ -65,7 +71,12 @@ def _pick(ctx: Lowering, op: Op, axis: int, wrap: bool) -> None:
     size = x.dtype.nbytes
     slots: list[Slot] = [source.ref, index.ref, made.ref, ctx.status("index out of range in self")]
     slots += [outer, index.numel, x.shape[axis], inner * size]
-    slots += [source.strides[0] * size, source.strides[1] * size, made.strides[0] * size, made.strides[1] * size]
+    slots += [
+        source.strides[0] * size,
+        source.strides[1] * size,
+        made.strides[0] * size,
+        made.strides[1] * size,
+    ]
     slots += [int(wrap)]
     ctx.step(gather_rows, slots, [source, index], [made], serial=out.numel <= _SERIAL)
     if target is None:
@@ -80,21 +91,31 @@ def _gather(ctx: Lowering, op: Op) -> None:
     index = as_dtype(ctx, ctx.view(op.operands[1]), DType.I64)
     if out.numel == 0:
         return
-    status = ctx.status(f"index is out of bounds for dimension {k.axis} with size {x.shape[k.axis] if x.rank else 1}")
+    status = ctx.status(
+        f"index is out of bounds for dimension {k.axis} with size {x.shape[k.axis] if x.rank else 1}"
+    )
     if x.rank == 0:
         x, out, index = x.expand((1,)), out.expand((1,)), index.expand((1,))
     size, n_axis = x.dtype.nbytes, x.shape[k.axis]
     along = [0 if a == k.axis else s * size for a, s in enumerate(x.strides)]
     columns = (along, [s * 8 for s in index.strides], [s * size for s in out.strides])
     outer = out.shape[:-1]
-    slots: list[Slot] = [x.ref, index.ref, out.ref, status, len(outer), math.prod(outer), out.shape[-1]]
+    slots: list[Slot] = [
+        x.ref,
+        index.ref,
+        out.ref,
+        status,
+        len(outer),
+        math.prod(outer),
+        out.shape[-1],
+    ]
     slots += [n_axis, x.strides[k.axis] * size, *(c[-1] for c in columns), *outer]
     for c in columns:
         slots += c[:-1]
     ctx.step(ELEMENTS[size], slots, [x, index], [out], serial=out.numel <= _SERIAL)
 
 
-# --- made from nothing ------------------------------------------------------------------------------------------
+# --- made from nothing ----------------------------------------------------------------------------
 def _claim_iota(op: Op) -> Claim:
     k = op.kind
     assert isinstance(k, d.Iota)
@@ -111,7 +132,7 @@ def _iota(ctx: Lowering, op: Op) -> None:
     floats = k.dtype.is_float
     dtype = DType.F32 if floats else DType.I64
     made = out if out.dtype is dtype and out.strides == (1,) else ctx.temp(dtype, out.shape)
-    ends: list[Slot] = [float(v) if floats else int(v) for v in (k.start, k.step)]  # type: ignore[arg-type]
+    ends: list[Slot] = [float(v) if floats else int(v) for v in (k.start, k.step)]
     kernel = iota_float if floats else iota_int
     ctx.step(kernel, [made.ref, out.numel, *ends], [], [made], serial=out.numel <= _SERIAL)
     if made is not out:
@@ -131,7 +152,7 @@ def _triangle(ctx: Lowering, op: Op) -> None:
     ctx.step(TRIANGLE[size], slots, [x], [out], serial=out.numel <= _SERIAL)
 
 
-# --- resampling -------------------------------------------------------------------------------------------------
+# --- resampling -----------------------------------------------------------------------------------
 _MODES = {
     "nearest": Mode.NEAREST, "nearest-exact": Mode.NEAREST_EXACT, "linear": Mode.LINEAR,
     "bicubic": Mode.CUBIC,
@@ -157,7 +178,9 @@ def axis_scale(n_in: int, n_out: int, scale: float | None, corners: bool) -> flo
     return float(np.float32(n_in) / np.float32(n_out))
 
 
-def _table(ctx: Lowering, mode: Mode, n_in: int, n_out: int, scale: float, corners: bool) -> tuple[View, View]:
+def _table(
+    ctx: Lowering, mode: Mode, n_in: int, n_out: int, scale: float, corners: bool
+) -> tuple[View, View]:
     taps = TAPS[mode]
     at, weight = (ctx.temp(t, (n_out * taps,)) for t in (DType.I64, DType.F32))
     slots: list[Slot] = [at.ref, weight.ref, int(mode), n_in, n_out, scale, int(corners)]

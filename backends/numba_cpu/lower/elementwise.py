@@ -1,4 +1,4 @@
-"""numba_cpu > lower > elementwise: elementwise ops and chains of them as programs of the elementwise machine."""
+"""numba_cpu > lower > elementwise: elementwise ops and chains as machine programs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LIMITS = {
 _DIVISIONS = (binary.FloorDiv, binary.TruncDiv, binary.Remainder, binary.Fmod)
 
 
-# --- what operation a kind is -----------------------------------------------------------------------------------
+# --- what operation a kind is ---------------------------------------------------------------------
 def _identity(kind: Kind, compute: str) -> bool:
     """Return whether the kind changes no value of this compute type."""
     if kind.NAME in _IDENTITY:
@@ -89,7 +89,7 @@ def claim(op: Op) -> Claim:
     return No(f"{kind.NAME} has no kernel for {dtype}")
 
 
-# --- programs ---------------------------------------------------------------------------------------------------
+# --- programs -------------------------------------------------------------------------------------
 def number(ctx: Lowering, value: Value) -> float | int | bool | None:
     """Return the one number that a constant holds in every element, None if there is none."""
     fill = ctx.splat(value)

@@ -1,4 +1,4 @@
-"""numba_cpu > lower > machine: building one step of the elementwise machine from loads, operations, stores.
+"""numba_cpu > lower > machine: builds one step of the elementwise machine.
 
 ::
 
@@ -15,8 +15,20 @@ from dataclasses import dataclass, field, replace
 
 from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels.base import Kernel
-from leptonc.backends.numba_cpu.kernels.elementwise import LINE, LOADS, MOVE, OPERATE, STORES, elementwise
-from leptonc.backends.numba_cpu.kernels.elementwise_ops import FLOATS, compute_type, find, result_type
+from leptonc.backends.numba_cpu.kernels.elementwise import (
+    LINE,
+    LOADS,
+    MOVE,
+    OPERATE,
+    STORES,
+    elementwise,
+)
+from leptonc.backends.numba_cpu.kernels.elementwise_ops import (
+    FLOATS,
+    compute_type,
+    find,
+    result_type,
+)
 from leptonc.backends.numba_cpu.kernels.ew_loop import SIZE
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.schedule import Slot
@@ -68,7 +80,9 @@ class Machine:
     def number(self, value: float) -> Node:
         """Return a float32 constant."""
         one = Full((1,), value, DType.F32)
-        buffer = self.ctx.pool.get(("full", DType.F32, repr(value)), lambda: meaning.raw_filled(one))
+        buffer = self.ctx.pool.get(
+            ("full", DType.F32, repr(value)), lambda: meaning.raw_filled(one)
+        )
         return self.load(View(buffer, DType.F32, (1,) * len(self.shape), (0,) * len(self.shape)))
 
     def op(
@@ -209,7 +223,10 @@ class _Plan:
     def _write(self, loads: list[Node]) -> None:
         """Write all instructions; scratch registers are reused once their value is dead."""
         left: dict[Node, int] = {}
-        for n in (*(o for n in self.machine.nodes for o in n.operands), *(n for n, _ in self.machine.stores)):
+        for n in (
+            *(o for n in self.machine.nodes for o in n.operands),
+            *(n for n, _ in self.machine.stores),
+        ):
             left[n] = left.get(n, 0) + 1
         target = self._targets(len(loads))
         slots = {n: i for i, n in enumerate(loads)}
@@ -252,7 +269,9 @@ class _Plan:
             left[o] -= 1
             if left[o] == 0 and r >= len(self.memory) and r not in kept:
                 dead.append(r)
-        same = [r for o, r in zip(n.operands, registers, strict=True) if SIZE[o.kind] == SIZE[n.kind]]
+        same = [
+            r for o, r in zip(n.operands, registers, strict=True) if SIZE[o.kind] == SIZE[n.kind]
+        ]
         if target is not None:
             to = target
         else:
@@ -282,7 +301,14 @@ class _Plan:
         head = -(-8 * self.used // LINE) * LINE
         scratch = self.machine.ctx.scratch(head + (self.used - len(self.memory)) * register)
         slots: list[Slot] = [len(outer), rows, cols, *self.block, *self.counts, self.blocks]
-        slots += [len(self.memory), self.used, len(self.hoisted), len(self.code), *scratch, register]
+        slots += [
+            len(self.memory),
+            self.used,
+            len(self.hoisted),
+            len(self.code),
+            *scratch,
+            register,
+        ]
         slots += outer
         for view in self.memory:
             size = view.dtype.nbytes

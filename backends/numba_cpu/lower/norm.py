@@ -1,4 +1,4 @@
-"""numba_cpu > lower > norm: softmax, layer, rms, group and batch norm; a residual sum with its norm."""
+"""numba_cpu > lower > norm: softmax, layer, rms, group, batch norm; residual sums."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _f32(ctx: Lowering, value: Value) -> View:
 
 
 def _target(ctx: Lowering, out: View) -> View:
-    """Return where float32 results for ``out`` go: itself, or a copy that :func:`_finish` converts."""
+    """Return where float32 results go: ``out``, or what :func:`_finish` converts."""
     return out if out.dtype is DType.F32 else ctx.temp(DType.F32, out.shape, out.strides)
 
 
@@ -47,7 +47,7 @@ def _finish(ctx: Lowering, made: View, out: View) -> None:
         copy_view(ctx, made, out)
 
 
-# --- softmax ----------------------------------------------------------------------------------------------------
+# --- softmax --------------------------------------------------------------------------------------
 def _softmax(ctx: Lowering, op: Op) -> None:
     k, out = op.kind, ctx.out(op.result)
     assert isinstance(k, (n.Softmax, n.LogSoftmax))
@@ -59,7 +59,7 @@ def _softmax(ctx: Lowering, op: Op) -> None:
 
 
 def softmax_view(ctx: Lowering, x: View, out: View, axis: int, log: bool = False) -> None:
-    """Write the softmax of ``x`` along ``axis`` to ``out``, both float32 of one shape, any strides."""
+    """Write the softmax of ``x`` along ``axis`` to ``out``: float32, any strides."""
     if x.rank == 0:
         x, out = x.expand((1,)), out.expand((1,))
     order = [a for a in range(x.rank) if a != axis] + [axis]
@@ -89,7 +89,7 @@ def _one(view: View, axis: int) -> bool:
     return view.strides[axis] == 1 or view.shape[axis] == 1
 
 
-# --- layer and rms norm -----------------------------------------------------------------------------------------
+# --- layer and rms norm ---------------------------------------------------------------------------
 @dataclass(frozen=True)
 class _Rows:
     """A layer or rms norm: its operands and where its results go."""
@@ -106,8 +106,10 @@ class _Rows:
 
 
 def _flat(view: View, axes: int) -> View | None:
-    """Return the view with its last ``axes`` merged into one contiguous axis; None if they are not."""
-    flat = view.reshape((*view.shape[: view.rank - axes], math.prod(view.shape[view.rank - axes :])))
+    """Return the view with its last ``axes`` as one contiguous axis; None if they are not."""
+    flat = view.reshape(
+        (*view.shape[: view.rank - axes], math.prod(view.shape[view.rank - axes :]))
+    )
     return flat if flat is not None and _one(flat, -1) else None
 
 
@@ -131,7 +133,15 @@ def _rows(ctx: Lowering, r: _Rows) -> None:
     affine = [None if w is None else contiguous(ctx, w) for w in (r.weight, r.bias)]
     outer = x.shape[:-1]
     refs: list[Slot] = [0 if v is None else v.ref for v in (x, residual, total, out, *affine)]
-    slots: list[Slot] = [*refs, float(r.eps), int(r.rms), x.shape[-1], len(outer), math.prod(outer), *outer]
+    slots: list[Slot] = [
+        *refs,
+        float(r.eps),
+        int(r.rms),
+        x.shape[-1],
+        len(outer),
+        math.prod(outer),
+        *outer,
+    ]
     for v in (x, residual, total, out):
         slots += [0] * len(outer) if v is None else [s * 4 for s in v.strides[:-1]]
     reads = [v for v in (x, residual, *affine) if v is not None]
@@ -178,7 +188,9 @@ def lower_norm_unit(ctx: Lowering, body: Function) -> bool:
     total = ctx.out(add.result) if add.result in body.returns else None
     weight, bias = (*(ctx.view(v) for v in norm.operands[1:]), None, None)[:2]
     out = ctx.out(norm.result)
-    _rows(ctx, _Rows(x, out, k.axes, k.eps, isinstance(k, n.RmsNorm), weight, bias, residual, total))
+    _rows(
+        ctx, _Rows(x, out, k.axes, k.eps, isinstance(k, n.RmsNorm), weight, bias, residual, total)
+    )
     return True
 
 
@@ -187,9 +199,9 @@ def ctx_shape(value: Value) -> tuple[int, ...]:
     return tuple(int(d) for d in value.type.shape)
 
 
-# --- group and batch norm ---------------------------------------------------------------------------------------
+# --- group and batch norm -------------------------------------------------------------------------
 def _channels(view: View, rank: int) -> View:
-    """Return values per channel, ``[c]`` or ``[b, c]``, broadcast along spatial axes of a tensor."""
+    """Return values per channel, ``[c]`` or ``[b, c]``, broadcast along spatial axes."""
     ones, still = (1,) * (rank - 2), (0,) * (rank - 2)
     return replace(view, shape=view.shape + ones, strides=view.strides + still)
 
@@ -205,10 +217,11 @@ def _group_norm(ctx: Lowering, op: Op) -> None:
     moments = [ctx.temp(DType.F32, (batch, channels)) for _ in range(4)]
     mean, var, scale, shift = moments
     axes, count = tuple(range(2, x.rank)), math.prod(space)
-    reduce_view(ctx, "sum", x, mean, axes, 1.0 / count)
-    reduce_view(ctx, "var", x, var, axes, 1.0 / count)
+    reduce_view(ctx, "var", x, var, axes, 1.0 / count, mean)
     weight, bias = (*(contiguous(ctx, v) for v in affine), None, None)[:2]
-    slots: list[Slot] = [v.ref if v is not None else 0 for v in (mean, var, weight, bias, scale, shift)]
+    slots: list[Slot] = [
+        v.ref if v is not None else 0 for v in (mean, var, weight, bias, scale, shift)
+    ]
     slots += [float(k.eps), batch, channels, k.groups]
     reads = [v for v in (mean, var, weight, bias) if v is not None]
     ctx.step(group_scale, slots, reads, [scale, shift], serial=True)

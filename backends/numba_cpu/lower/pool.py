@@ -69,13 +69,12 @@ def lower_pool(ctx: Lowering, op: Op) -> None:
         "in_w": image.shape[4], "channels": image.shape[1],
         "out": result.ref, "out_b": result.strides[0], **_axes("out", result.strides[2:]),
         "out_d": result.shape[2], "out_h": result.shape[3], "out_w": result.shape[4],
-        **_windows(kind, spatial),
+        "mean": int(not isinstance(kind, (MaxPool, AdaptiveMaxPool))), **_windows(kind, spatial),
     }  # fmt: skip
     if result.numel:
-        mean = isinstance(kind, (AvgPool, AdaptiveAvgPool)) and not isinstance(kind, AdaptiveMaxPool)
         slots = [values[name] for name in NAMES]
         small = image.numel < SERIAL_ELEMENTS
-        ctx.step(pool(mean), slots, [image], [result], serial=small)
+        ctx.step(pool, slots, [image], [result], serial=small)
     done()
 
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from leptonc.backends.numba_cpu.kernels.base import Kernel
-from leptonc.backends.numba_cpu.kernels.reduce import ARG, COLS, CUMSUM, INT_ROWS, ROWS
+from leptonc.backends.numba_cpu.kernels.reduce import COLS, ROWS
+from leptonc.backends.numba_cpu.kernels.scan import ARG, CUMSUM, INT_ROWS
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.legal import YES, Claim, ClaimFn, No, stored
 from leptonc.backends.numba_cpu.lower.core import Lowering
@@ -26,20 +27,22 @@ _OP = {"mean": "sum", "all": "amin", "any": "amax"}
 _MOMENTS = ("mean", "var")
 
 
-# --- axes -------------------------------------------------------------------------------------------------------
+# --- axes -----------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Axes:
-    """A reduction's axes, merged where strides allow: (size, x stride[, out stride]) in elements."""
+    """A reduction's merged axes: (size, x stride[, out stride]) in elements."""
 
     kept: tuple[tuple[int, int, int], ...]
     reduced: tuple[tuple[int, int], ...]
 
 
 def split(x: View, out: View, axes: Sequence[int]) -> Axes:
-    """Return the axes of reducing ``x`` over ``axes`` into ``out``, whose axes are those kept, in order."""
+    """Return the axes of reducing ``x`` over ``axes`` into ``out`` (the kept axes)."""
     kept_axes = [a for a in range(x.rank) if a not in axes]
     kept = [
-        (x.shape[a], x.strides[a], o) for a, o in zip(kept_axes, out.strides, strict=True) if x.shape[a] != 1
+        (x.shape[a], x.strides[a], o)
+        for a, o in zip(kept_axes, out.strides, strict=True)
+        if x.shape[a] != 1
     ]
     kept.sort(key=lambda t: (-abs(t[1]), -abs(t[2])))
     reduced = [(x.shape[a], x.strides[a]) for a in axes if x.shape[a] != 1]
@@ -64,19 +67,30 @@ def squeezed(view: View, axes: Sequence[int], keepdim: bool) -> View:
     if not keepdim:
         return view
     keep = [a for a in range(view.rank) if a not in axes]
-    return replace(view, shape=tuple(view.shape[a] for a in keep), strides=tuple(view.strides[a] for a in keep))
+    return replace(
+        view, shape=tuple(view.shape[a] for a in keep), strides=tuple(view.strides[a] for a in keep)
+    )
 
 
-def reduce_view(ctx: Lowering, name: str, x: View, out: View, axes: Sequence[int], p: float = 1.0) -> None:
+def reduce_view(
+    ctx: Lowering,
+    name: str,
+    x: View,
+    out: View,
+    axes: Sequence[int],
+    p: float = 1.0,
+    mean: View | None = None,
+) -> None:
     """Reduce ``x`` (f32 or i64) over ``axes`` into ``out`` of the same dtype.
 
     Args:
         ctx: where the steps go.
-        name: ``sum``, ``prod``, ``amax``, ``amin``, and for f32 ``var`` (sum of squares around the mean).
+        name: ``sum``, ``prod``, ``amax``, ``amin``, and for f32 ``var`` (squares).
         x: the operand; not empty.
         out: the result, without the reduced axes.
         axes: what to reduce.
         p: factor of a sum or of a variance's sum of squares.
+        mean: where a variance also writes the mean, laid out as ``out``.
     """
     floats = x.dtype is DType.F32
     parts = split(x, out, axes)
@@ -87,19 +101,27 @@ def reduce_view(ctx: Lowering, name: str, x: View, out: View, axes: Sequence[int
         order = [a for a in range(x.rank) if a not in axes] + list(axes)
         moved = contiguous(ctx, x.transpose(order))
         if moved.buffer is x.buffer:  # a scalar, or nothing but axes of size 1
-            moved = replace(moved, strides=tuple(1 if n == 1 else s for n, s in zip(moved.shape, moved.strides, strict=True)))
+            moved = replace(
+                moved,
+                strides=tuple(
+                    1 if n == 1 else s for n, s in zip(moved.shape, moved.strides, strict=True)
+                ),
+            )
         x = moved.transpose([order.index(a) for a in range(x.rank)])
         parts, rows = split(x, out, axes), True
     table = (ROWS if rows else COLS) if floats else INT_ROWS
-    slots = _record(ctx, parts, x, out, p, rows)
-    ctx.step(table[name], slots, [x], [out], serial=x.numel <= _SERIAL)
+    slots = _record(ctx, parts, x, out, p, rows, mean)
+    writes = [out] if mean is None else [out, mean]
+    ctx.step(table[name], slots, [x], writes, serial=x.numel <= _SERIAL)
 
 
 def _unit_last(parts: Axes) -> bool:
     return not parts.reduced or parts.reduced[-1][1] == 1
 
 
-def _record(ctx: Lowering, parts: Axes, x: View, out: View, p: float, rows: bool) -> list[Slot]:
+def _record(
+    ctx: Lowering, parts: Axes, x: View, out: View, p: float, rows: bool, mean: View | None
+) -> list[Slot]:
     size = x.dtype.nbytes
     kept = list(parts.kept)
     cols, out_step = 1, 1
@@ -113,20 +135,22 @@ def _record(ctx: Lowering, parts: Axes, x: View, out: View, p: float, rows: bool
     width = column_unit(cols, count, ctx.threads)
     sizes, steps = [n for n, _ in reduced], [s * size for _, s in reduced]
     slots: list[Slot] = [x.ref, out.ref, len(kept), count, *sizes, *steps]
-    slots += [cols, width, out_step * size, float(p)]
-    slots += [n for n, _, _ in kept] + [s * size for _, s, _ in kept] + [o * size for _, _, o in kept]
+    slots += [cols, width, out_step * size, float(p), 0 if mean is None else mean.ref]
+    slots += (
+        [n for n, _, _ in kept] + [s * size for _, s, _ in kept] + [o * size for _, _, o in kept]
+    )
     return slots
 
 
 def column_unit(cols: int, count: int, threads: int) -> int:
-    """Return how many columns one unit of work takes: whole vectors, enough units for the threads."""
+    """Return how many columns a unit of work takes: enough units for all threads."""
     width = 4 * LANES
     while width > LANES and -(-cols // width) * count < 2 * threads:
         width //= 2
     return width
 
 
-# --- ops --------------------------------------------------------------------------------------------------------
+# --- ops ------------------------------------------------------------------------------------------
 def _claim(op: Op) -> Claim:
     answer = stored(op)
     if isinstance(answer, No):
@@ -202,7 +226,7 @@ def _lines(
     """Run a kernel over the lines of the last axis of ``x``."""
     size, outer = x.dtype.nbytes, x.shape[:-1]
     slots: list[Slot] = [x.ref, out.ref, len(outer), math.prod(outer), 1, 1, x.shape[-1], 0, 0]
-    slots += [x.strides[-1] * size, 1, 1, out_step * out.dtype.nbytes, 1.0, *outer]
+    slots += [x.strides[-1] * size, 1, 1, out_step * out.dtype.nbytes, 1.0, 0, *outer]
     slots += [s * size for s in x.strides[:-1]] + [s * out.dtype.nbytes for s in out_outer]
     ctx.step(kernel, slots, [x], [out], serial=x.numel <= _SERIAL)
 

@@ -1,4 +1,4 @@
-"""numba_cpu > lower > shape: ops that move or rename elements: views where strides can say it, else copies."""
+"""numba_cpu > lower > shape: ops that move or rename elements: views, else copies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BLOCK_BYTES = 32 * 1024
 _SERIAL_BYTES = 8 * 1024  # copies too small to wake other threads for
 
 
-# --- copies -----------------------------------------------------------------------------------------------------
+# --- copies ---------------------------------------------------------------------------------------
 def copy_view(ctx: Lowering, src: View, dst: View) -> None:
     """Copy ``src``, broadcast to the shape of ``dst``, into it; converts where dtypes differ."""
     src = src.expand(dst.shape)
@@ -51,7 +51,7 @@ def convert(ctx: Lowering, src: View, dst: View) -> None:
 
 
 def contiguous(ctx: Lowering, view: View, order: Sequence[int] | None = None) -> View:
-    """Return ``view`` itself if it is dense in the physical axis order (row-major), else a copy that is."""
+    """Return ``view`` if it is dense in the axis order (row-major), else a copy that is."""
     order = tuple(range(view.rank)) if order is None else tuple(order)
     if view.is_dense(order):
         return view
@@ -61,7 +61,7 @@ def contiguous(ctx: Lowering, view: View, order: Sequence[int] | None = None) ->
 
 
 def as_dtype(ctx: Lowering, view: View, dtype: DType) -> View:
-    """Return ``view`` itself if it holds ``dtype``, else a dense converted copy in its axis order."""
+    """Return ``view`` if it holds ``dtype``, else a dense converted copy in its order."""
     if view.dtype is dtype:
         return view
     made = ctx.temp(dtype, view.shape, ordered(view.shape, view.order))
@@ -117,7 +117,7 @@ def _record(kernel: Kernel, src: View, dst: View, threads: int) -> tuple[list[Sl
     return slots, blocks
 
 
-# --- views ------------------------------------------------------------------------------------------------------
+# --- views ----------------------------------------------------------------------------------------
 def _reshape(ctx: Lowering, op: Op) -> None:
     x = ctx.view(op.operands[0])
     shape = tuple(int(d) for d in op.result.type.shape)
@@ -157,7 +157,7 @@ def _flip(ctx: Lowering, op: Op) -> None:
     _give(ctx, op, ctx.view(op.operands[0]).flip(op.kind.axes))
 
 
-# --- ops that copy ----------------------------------------------------------------------------------------------
+# --- ops that copy --------------------------------------------------------------------------------
 def _relayout(ctx: Lowering, op: Op) -> None:
     x = ctx.view(op.operands[0])
     assert isinstance(op.kind, s.Relayout)
@@ -253,7 +253,9 @@ def _run_of(view: View, axis: int, start: int, n: int, step: int) -> View:
     """Return ``n`` elements of an axis from ``start`` by ``step`` (-1, 0 or 1)."""
     shape = (*view.shape[:axis], n, *view.shape[axis + 1 :])
     strides = (*view.strides[:axis], view.strides[axis] * step, *view.strides[axis + 1 :])
-    return replace(view, shape=shape, strides=strides, offset=view.offset + start * view.strides[axis])
+    return replace(
+        view, shape=shape, strides=strides, offset=view.offset + start * view.strides[axis]
+    )
 
 
 LOWER: dict[type[Kind], tuple[ClaimFn, Callable[[Lowering, Op], None]]] = {

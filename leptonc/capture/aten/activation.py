@@ -112,15 +112,6 @@ def _relu6(c: Context, a: Args) -> Value:
     return clamped(c, a.self, 0, 6)
 
 
-def _softsign(c: Context, a: Args) -> Value:
-    x = a.self
-    return c(binary.Div(), x, c(binary.Add(), c(unary.Abs(), x), c.full(1, c.dtype)))
-
-
-def _tanhshrink(c: Context, a: Args) -> Value:
-    return c(binary.Sub(), a.self, c(unary.Tanh(), a.self))
-
-
 def _threshold(c: Context, a: Args) -> Value:
     small = c(binary.Le(), a.self, c.full(a.threshold, c.dtype))
     return c(pointwise.Where(), small, c.full(a.value, c.dtype), a.self)
@@ -195,8 +186,6 @@ IMPORTERS: Mapping[str, Importer] = {
     **named(_clamp_tensor, "clamp.Tensor", "clip.Tensor", "clamp_min.Tensor", "clamp_max.Tensor"),
     **named(_hardtanh, "hardtanh.default"),
     **named(_relu6, "relu6.default"),
-    **named(_softsign, "softsign.default"),
-    **named(_tanhshrink, "tanhshrink.default"),
     **named(_threshold, "threshold.default"),
     **named(_hardshrink, "hardshrink.default"),
     **named(_prelu, "prelu.default", "_prelu_kernel.default"),

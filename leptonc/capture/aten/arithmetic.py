@@ -141,7 +141,7 @@ def _lerp(c: Context, a: Args) -> Value:
 
 
 _KINDS: Mapping[str, type[Kind]] = {
-    "mul": binary.Mul, "multiply": binary.Mul, "floor_divide": binary.FloorDiv,
+    "mul": binary.Mul, "multiply": binary.Mul,
     "remainder": binary.Remainder, "fmod": binary.Fmod, "bitwise_and": binary.BitwiseAnd,
     "bitwise_or": binary.BitwiseOr, "bitwise_xor": binary.BitwiseXor, "__and__": binary.BitwiseAnd,
     "__or__": binary.BitwiseOr, "__xor__": binary.BitwiseXor,
@@ -151,12 +151,14 @@ _TESTS: Mapping[str, type[Kind]] = {
     "ge": binary.Ge, "not_equal": binary.Ne, "less": binary.Lt, "less_equal": binary.Le,
     "greater": binary.Gt, "greater_equal": binary.Ge,
 }  # fmt: skip
-_FORMS = ("Tensor", "Scalar", "Scalar_Tensor")
+_FORMS = ("Tensor", "Scalar")
+_MIXED = ("remainder", "bitwise_and", "bitwise_or", "bitwise_xor")
 
 IMPORTERS: Mapping[str, Importer] = {
     **{f"aten.{n}.{f}": _binary(k) for n, k in _KINDS.items() for f in _FORMS},
     **{f"aten.{n}.{f}": _test(k) for n, k in _TESTS.items() for f in _FORMS},
-    **named(_binary(binary.FloorDiv), "floor_divide.default"),
+    **{f"aten.{n}.Scalar_Tensor": _binary(_KINDS[n]) for n in _MIXED},
+    **named(_binary(binary.FloorDiv), "floor_divide.default", "floor_divide.Scalar"),
     **named(_sum(binary.Add), "add.Tensor", "add.Scalar"),
     **named(_sum(binary.Sub), "sub.Tensor", "sub.Scalar", "subtract.Tensor", "subtract.Scalar"),
     **named(_rsub, "rsub.Tensor", "rsub.Scalar"),

@@ -127,6 +127,6 @@ def tensordot(c: Context, a: Args) -> Value:
         right[j] = left[i]
     shared = set(left) & set(right)
     result = [ch for ch in (*left, *right) if ch not in shared]
-    terms = [Term(c.cast(x, c.dtype), "".join(left)), Term(c.cast(y, c.dtype), "".join(right))]
-    _check(terms)
-    return _finish(c, _contract(c, *terms, set(result)), "".join(result))
+    tx, ty = Term(c.cast(x, c.dtype), "".join(left)), Term(c.cast(y, c.dtype), "".join(right))
+    _check([tx, ty])
+    return _finish(c, _contract(c, tx, ty, set(result)), "".join(result))

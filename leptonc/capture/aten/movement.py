@@ -166,9 +166,7 @@ def _as_strided(c: Context, a: Args) -> Value:
     plain = fake.is_contiguous() and fake.storage_offset() == 0
     numbers = (*a.size, *a.stride, a.storage_offset or 0, *c.out.shape)
     if not plain or not all(isinstance(n, int) for n in numbers):
-        raise CaptureError(
-            "as_strided of memory that is not row-major; use plain indexing"
-        )
+        raise CaptureError("as_strided of memory that is not row-major; use plain indexing")
     at = torch.full((), a.storage_offset or 0, dtype=torch.int64)
     for n, stride in zip(a.size, a.stride, strict=True):
         at = at.unsqueeze(-1) + torch.arange(n) * stride

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,12 +18,10 @@ from leptonc.ir.kinds.unary import Sqrt
 from leptonc.meaning import TORCH_DTYPES
 
 
-def _affine(c: Context, weight: Any, bias: Any) -> tuple[str, tuple[Value, ...]]:
+def _affine(c: Context, weight: Value | None, bias: Value | None) -> tuple[str, tuple[Value, ...]]:
     """Return the kind's word for the operands given, and them; a missing partner is made."""
-    if weight is None and bias is None:
-        return "none", ()
     if bias is None:
-        return "weight", (weight,)
+        return ("none", ()) if weight is None else ("weight", (weight,))
     if weight is None:
         weight = c.full(1, bias.type.dtype, bias.type.shape)
     return "both", (weight, bias)
@@ -87,7 +85,7 @@ def _weight_norm(c: Context, a: Args) -> Value:
     return c(Mul(), v, c(Div(), a.g, norm))
 
 
-def _softmax(kind: type[Kind]) -> Importer:
+def _softmax(kind: Callable[..., Kind]) -> Importer:
     def build(c: Context, a: Args) -> Value:
         x = c.cast(a.self, c.dtype)
         if x.type.rank == 0:

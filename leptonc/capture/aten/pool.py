@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from leptonc.capture.aten.base import Importer, named
@@ -40,7 +40,7 @@ def _avg_pool(n: int) -> Importer:
     return build
 
 
-def _adaptive(n: int, kind: type[Kind], indices: bool = False) -> Importer:
+def _adaptive(n: int, kind: Callable[..., Kind], indices: bool = False) -> Importer:
     def build(c: Context, a: Args) -> Any:
         made = c(kind(c.out.shape[-n:]), a.self)
         want(not (indices and c.used(1)), "the indices of a pool have no kind")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from leptonc.capture.aten.base import Importer, named
@@ -23,18 +23,18 @@ def _keep(a: Args) -> bool:
     return bool(a.get("keepdim", False))
 
 
-def _reduced(kind: type[Kind], x: Value, a: Args, c: Context) -> Value:
+def _reduced(kind: Callable[..., Kind], x: Value, a: Args, c: Context) -> Value:
     """Return ``kind`` over the axes the call names; ``x`` itself if it has none."""
     axes = _axes(a, x.type.rank)
     return c(kind(axes, _keep(a)), x) if axes else x
 
 
-def _plain(kind: type[Kind]) -> Importer:
+def _plain(kind: Callable[..., Kind]) -> Importer:
     """Return the importer of a reduction that computes in its result's dtype."""
     return lambda c, a: _reduced(kind, c.cast(a.self, c.dtype), a, c)
 
 
-def _truth(kind: type[Kind]) -> Importer:
+def _truth(kind: Callable[..., Kind]) -> Importer:
     def build(c: Context, a: Args) -> Value:
         empty = isinstance(a.get("dim"), (list, tuple)) and not a.dim
         axes = () if empty else _axes(a, a.self.type.rank)
@@ -60,7 +60,7 @@ def _variance(root: bool, mean: bool = False) -> Importer:
     return build
 
 
-def _extreme_and_index(values: type[Kind], index: type[Kind]) -> Importer:
+def _extreme_and_index(values: Callable[..., Kind], index: Callable[..., Kind]) -> Importer:
     """Return the importer of ``max.dim``: values, and indices only where they are read."""
 
     def build(c: Context, a: Args) -> Any:
@@ -77,7 +77,7 @@ def _aminmax(c: Context, a: Args) -> Any:
     return tuple(_reduced(kind, a.self, a, c) for kind in (reduce.Amin, reduce.Amax))
 
 
-def _arg(kind: type[Kind]) -> Importer:
+def _arg(kind: Callable[..., Kind]) -> Importer:
     def build(c: Context, a: Args) -> Value:
         x = a.self
         if a.dim is None or x.type.rank == 0:

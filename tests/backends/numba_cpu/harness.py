@@ -1,6 +1,7 @@
-"""Runs lowered ops without the scheduler: every buffer gets memory of its own, guarded at both ends.
+"""Runs lowered ops without the scheduler, every buffer in guarded memory of its own.
 
-``run_op(kind, *tensors)`` lowers one op and returns its results; ``check_op`` compares them with torch.
+``run_op(kind, *tensors)`` lowers one op and returns its results; ``check_op`` compares them with
+torch.
 """
 
 from __future__ import annotations
@@ -115,7 +116,9 @@ class Run:
         self.outputs = tuple(ctx.view(v) for v in fn.returns)
         self.steps = [s for s in ctx.steps if isinstance(s, Step)]
         self.memory = Memory(ctx.pool.arrays, ctx.scratch_bytes, threads)
-        self.records = [np.array([self.memory.word(s) for s in st.slots], np.int64) for st in self.steps]
+        self.records = [
+            np.array([self.memory.word(s) for s in st.slots], np.int64) for st in self.steps
+        ]
 
     def bind(self, *tensors: Tensor) -> None:
         """Copy operands into place."""

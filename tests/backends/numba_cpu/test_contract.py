@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.backends.numba_cpu.harness import Run, check_op
 from leptonc import meaning
 from leptonc.backends.numba_cpu.lower.contract import claim, lower_contract
 from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm, ConvShape, choose
@@ -15,6 +14,7 @@ from leptonc.ir.kinds import binary, pointwise, unary
 from leptonc.ir.kinds.contract import Conv, ConvTranspose, Linear, Matmul
 from leptonc.ir.kinds.data import Constant
 from leptonc.ir.types import DType, TensorType
+from tests.backends.numba_cpu.harness import Run, check_op
 
 pytestmark = pytest.mark.numba
 NHWC = (0, 2, 3, 1)

@@ -28,11 +28,15 @@ def some(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 @pytest.mark.parametrize("orders", itertools.product(ORDERS, ORDERS), ids=str)
 def test_relayout_between_all_orders(orders, dtype) -> None:
     for shape in ((5, 37, 18), (2, 3, 4)):
-        check_op(s.Relayout(orders[1]), some(*shape, dtype=dtype), layouts=(orders[0],), threads=(2,))
+        check_op(
+            s.Relayout(orders[1]), some(*shape, dtype=dtype), layouts=(orders[0],), threads=(2,)
+        )
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("shape", [(64, 3136), (3136, 64), (16, 16), (17, 31), (5, 100), (1, 7), (200, 130)])
+@pytest.mark.parametrize(
+    "shape", [(64, 3136), (3136, 64), (16, 16), (17, 31), (5, 100), (1, 7), (200, 130)]
+)
 def test_transposes(shape, dtype) -> None:
     x = some(*shape, dtype=dtype)
     check_op(s.Relayout((1, 0)), x, rtol=0, atol=0)
@@ -79,7 +83,10 @@ def test_pad_of_other_types() -> None:
 
 @pytest.mark.parametrize("axis", [0, 1, 2, 3])
 def test_concat(axis: int) -> None:
-    xs = [torch.randn(*(n if a == axis else d for a, d in enumerate((2, 3, 5, 7)))) for n in (1, 4, 0, 2)]
+    xs = [
+        torch.randn(*(n if a == axis else d for a, d in enumerate((2, 3, 5, 7))))
+        for n in (1, 4, 0, 2)
+    ]
     for layout in (None, (0, 2, 3, 1)):
         check_op(s.Concat(axis), *xs, layouts=[layout] * 4, result_layouts=[layout], rtol=0, atol=0)
 

@@ -1,4 +1,4 @@
-"""Elementwise kinds against torch: every operation and type, thick edges, every way operands may lie."""
+"""Elementwise kinds against torch: all operations, types, edges and layouts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import itertools
 import pytest
 import torch
 
-from tests.backends.numba_cpu.harness import Run, check_op, make, physical, run_op
 from leptonc import meaning
 from leptonc.backends.numba_cpu.legal import No
 from leptonc.backends.numba_cpu.lower import elementwise
@@ -17,6 +16,7 @@ from leptonc.ir.core import Builder, Kind
 from leptonc.ir.kinds import binary, pointwise, unary
 from leptonc.ir.kinds.data import Full
 from leptonc.ir.types import DType, TensorType
+from tests.backends.numba_cpu.harness import Run, check_op, make, physical, run_op
 
 INF, NAN = float("inf"), float("nan")
 EDGES = torch.tensor(
@@ -111,7 +111,9 @@ def test_int_binary(kind: Kind, dtype: torch.dtype) -> None:
 def test_int_unary(kind_type: type[Kind], dtype: torch.dtype) -> None:
     x = torch.arange(-40, 60).to(dtype)
     if dtype is not torch.bool:
-        x = torch.cat([x, torch.tensor([torch.iinfo(dtype).min, torch.iinfo(dtype).max], dtype=dtype)])
+        x = torch.cat(
+            [x, torch.tensor([torch.iinfo(dtype).min, torch.iinfo(dtype).max], dtype=dtype)]
+        )
     try:
         fn = make(kind_type(), (x,))
     except InferError:
@@ -121,7 +123,9 @@ def test_int_unary(kind_type: type[Kind], dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("to", [*INTS, torch.bool, torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("source", [*INTS, torch.bool, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    "source", [*INTS, torch.bool, torch.float32, torch.float16, torch.bfloat16]
+)
 def test_cast(source: torch.dtype, to: torch.dtype) -> None:
     kind = pointwise.Cast(meaning.IR_DTYPES[to])
     x = torch.linspace(-100, 100, 77).to(source)
@@ -178,7 +182,14 @@ ORDERS = [None, (0, 2, 3, 1), (3, 2, 1, 0), (2, 0, 1, 3)]
 def test_layouts(orders) -> None:
     x, y = torch.randn(2, 9, 6, 5), torch.randn(2, 9, 6, 5)
     check_op(
-        binary.Sub(), x, y, layouts=orders[:2], result_layouts=orders[2:], rtol=0, atol=0, threads=(2,)
+        binary.Sub(),
+        x,
+        y,
+        layouts=orders[:2],
+        result_layouts=orders[2:],
+        rtol=0,
+        atol=0,
+        threads=(2,),
     )
 
 

@@ -34,9 +34,15 @@ def test_out_of_range() -> None:
 def test_index_select(axis: int) -> None:
     x = torch.randn(5, 6, 7)
     for layout in (None, (0, 2, 1), (2, 1, 0)):
-        for index in (torch.tensor([4, 0, 0, 3, 2]), torch.tensor([[1, 2], [3, 4]]), torch.tensor(2)):
+        for index in (
+            torch.tensor([4, 0, 0, 3, 2]),
+            torch.tensor([[1, 2], [3, 4]]),
+            torch.tensor(2),
+        ):
             check_op(d.IndexSelect(axis), x, index, layouts=(layout, None), rtol=0, atol=0)
-        check_op(d.IndexSelect(axis, wrap=True), x, torch.tensor([-1, 0, -5]), layouts=(layout, None))
+        check_op(
+            d.IndexSelect(axis, wrap=True), x, torch.tensor([-1, 0, -5]), layouts=(layout, None)
+        )
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -63,11 +69,22 @@ def test_iota(kind: d.Iota) -> None:
 @pytest.mark.parametrize("lower", [True, False])
 @pytest.mark.parametrize("diagonal", [-9, -1, 0, 2, 9])
 def test_triangle(lower: bool, diagonal: int) -> None:
-    for x in (torch.randn(5, 7), torch.randn(2, 3, 6, 4), torch.randn(3, 3) > 0, torch.ones(4, 4, dtype=torch.int64)):
+    for x in (
+        torch.randn(5, 7),
+        torch.randn(2, 3, 6, 4),
+        torch.randn(3, 3) > 0,
+        torch.ones(4, 4, dtype=torch.int64),
+    ):
         check_op(d.Triangle(lower, diagonal), x, layouts=(tuple(reversed(range(x.dim()))),))
 
 
-SIZES = [((5, 7), (10, 14)), ((5, 7), (3, 20)), ((8, 8), (1, 1)), ((1, 1), (4, 3)), ((6, 6), (6, 6))]
+SIZES = [
+    ((5, 7), (10, 14)),
+    ((5, 7), (3, 20)),
+    ((8, 8), (1, 1)),
+    ((1, 1), (4, 3)),
+    ((6, 6), (6, 6)),
+]
 
 
 @pytest.mark.parametrize("corners", [False, True])
@@ -87,5 +104,12 @@ def test_interpolate(mode: str, corners: bool) -> None:
 def test_interpolate_of_other_ranks_and_scales(mode: str) -> None:
     check_op(d.Interpolate((11,), mode), torch.randn(2, 3, 7), rtol=1e-5, atol=1e-5)
     check_op(d.Interpolate((4, 9, 5), mode), torch.randn(2, 3, 3, 4, 5), rtol=1e-5, atol=1e-5)
-    check_op(d.Interpolate((13, 17), mode, scales=(1.9, 2.5)), torch.randn(1, 3, 7, 7), rtol=1e-4, atol=1e-5)
-    check_op(d.Interpolate((13, 17), mode), torch.randn(1, 3, 7, 7).bfloat16(), rtol=2e-2, atol=2e-2)
+    check_op(
+        d.Interpolate((13, 17), mode, scales=(1.9, 2.5)),
+        torch.randn(1, 3, 7, 7),
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    check_op(
+        d.Interpolate((13, 17), mode), torch.randn(1, 3, 7, 7).bfloat16(), rtol=2e-2, atol=2e-2
+    )

@@ -27,7 +27,9 @@ def test_softmax(make, axis: int) -> None:
 
 def test_softmax_edges() -> None:
     inf, nan = float("inf"), float("nan")
-    x = torch.tensor([[1.0, -inf, 2.0], [-inf, -inf, -inf], [inf, 1.0, 2.0], [nan, 1.0, 2.0], [1e4, -1e4, 0]])
+    x = torch.tensor(
+        [[1.0, -inf, 2.0], [-inf, -inf, -inf], [inf, 1.0, 2.0], [nan, 1.0, 2.0], [1e4, -1e4, 0]]
+    )
     for make in (n.Softmax, n.LogSoftmax):
         check_op(make(1), x)
         check_op(make(0), x.T.contiguous())
@@ -52,7 +54,16 @@ def test_rows_of_other_layouts_and_types() -> None:
     x, w, b = torch.randn(2, 6, 5, 16), torch.randn(16), torch.randn(16)
     kind = n.LayerNorm(1, 1e-5)
     check_op(kind, x, w, b, layouts=((0, 2, 3, 1), None, None), rtol=1e-5, atol=2e-6)
-    check_op(kind, x, w, b, layouts=((1, 0, 2, 3), None, None), result_layouts=((0, 2, 3, 1),), rtol=1e-5, atol=2e-6)
+    check_op(
+        kind,
+        x,
+        w,
+        b,
+        layouts=((1, 0, 2, 3), None, None),
+        result_layouts=((0, 2, 3, 1),),
+        rtol=1e-5,
+        atol=2e-6,
+    )
     check_op(kind, x.bfloat16(), w.bfloat16(), b.bfloat16(), rtol=2e-2, atol=2e-2)
 
 
@@ -76,7 +87,14 @@ def test_batch_norm(affine: str) -> None:
         x = torch.randn(2, 12, 7, 9)
         layouts = [layout] + [None] * (2 + len(extra))
         check_op(
-            n.BatchNorm(1e-5, affine), x, *stats, *extra, layouts=layouts, result_layouts=[layout], rtol=1e-5, atol=1e-5
+            n.BatchNorm(1e-5, affine),
+            x,
+            *stats,
+            *extra,
+            layouts=layouts,
+            result_layouts=[layout],
+            rtol=1e-5,
+            atol=1e-5,
         )
     check_op(n.BatchNorm(1e-5, affine), torch.randn(5, 12), *stats, *extra, rtol=1e-5, atol=1e-5)
 

@@ -1,0 +1,145 @@
+"""Winograd kernels against direct convolution in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from leptonc.backends.numba_cpu.kernels import winograd as wino
+from leptonc.backends.numba_cpu.kernels.activation import Act
+from leptonc.backends.numba_cpu.kernels.base import record
+from leptonc.backends.numba_cpu.kernels.igemm import Res
+from leptonc.backends.numba_cpu.kernels.vectype import LANES
+
+pytestmark = pytest.mark.numba
+BOUND = {2: 2e-6, 4: 2e-5}  # of the largest value, see the kernel's docstring
+
+
+class Case:
+    """One convolution with its memory; ``run(nt)`` returns the result as ``[b, h, w, n]``."""
+
+    def __init__(
+        self, m: int, x: torch.Tensor, w: torch.Tensor, pad: tuple[int, int], **options
+    ) -> None:
+        self.m, (b, c, h, wide), n = m, x.shape, w.shape[0]
+        size = (h + 2 * pad[0] - 2, wide + 2 * pad[1] - 2)
+        self.shape = (b, *size, n)
+        tiles = b * -(-size[0] // m) * -(-size[1] // m)
+        blocks = options.get("blocks") or wino.blocking(m, tiles, c, n)
+        bias, res = options.get("bias"), options.get("res")
+        self.keep = {
+            "x": np.ascontiguousarray(x.permute(0, 2, 3, 1).numpy()),
+            "weights": wino.transform_weights(w.numpy(), m),
+            "zero_row": np.zeros(c + LANES, np.float32),
+            "bias": 0 if bias is None else bias.numpy(),
+            "res": 0 if res is None else np.ascontiguousarray(res.permute(0, 2, 3, 1).numpy()),
+        }
+        line, image = size[1] * n, size[0] * size[1] * n
+        act, p0, p1 = options.get("act", (Act.NONE, 0.0, 0.0))
+        self.values = {
+            "m": m, **self.keep, "x_b": h * wide * c, "x_y": wide * c, "x_x": c, "batch": b, "in_h": h,
+            "in_w": wide, "channels": c, "columns": n, "pad_y": pad[0], "pad_x": pad[1],
+            "out_h": size[0], "out_w": size[1], "out_b": image, "out_y": line, "out_x": n,
+            "res_b": image, "res_y": line, "res_x": n,
+            "res_mode": int(options.get("mode", Res.BEFORE)), "act": int(act), "act_p0": p0,
+            "act_p1": p1, "tile_block": blocks.tile_block, "panel_block": blocks.panel_block,
+            "scratch_bytes": blocks.scratch_bytes,
+        }  # fmt: skip
+
+    def run(self, nt: int = 1) -> np.ndarray:
+        out = np.full((*self.shape[:3], self.shape[3] + 1), 77, np.float32)  # a guard a pixel
+        guarded = {"out_x": self.shape[3] + 1, "out_y": self.shape[2] * (self.shape[3] + 1)}
+        guarded["out_b"] = self.shape[1] * guarded["out_y"]
+        scratch = np.full(self.values["scratch_bytes"] * nt + 64, 0xFF, np.uint8)
+        values = {**self.values, **guarded, "out": out, "scratch": scratch}
+        wino.winograd.run_all(record(*(values[name] for name in wino.NAMES)), nt)
+        assert (out[..., -1] == 77).all()
+        return out[..., :-1].copy()
+
+
+def reference(x: torch.Tensor, w: torch.Tensor, pad: tuple[int, int]) -> torch.Tensor:
+    return F.conv2d(x.double(), w.double(), padding=pad)
+
+
+def error(got: np.ndarray, want: torch.Tensor) -> float:
+    exact = want.permute(0, 2, 3, 1).numpy()
+    return float(np.abs(got - exact).max() / np.abs(exact).max())
+
+
+def data(*shape: int) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(sum(shape)).standard_normal(shape, np.float32))
+
+
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize(
+    ("b", "c", "h", "w", "n", "pad"),
+    [
+        (1, 16, 8, 8, 16, (1, 1)),
+        (2, 19, 7, 9, 37, (1, 1)),
+        (1, 64, 14, 13, 64, (0, 0)),
+        (1, 33, 5, 6, 70, (2, 2)),
+        (3, 32, 1, 1, 8, (1, 1)),
+        (1, 20, 3, 30, 5, (0, 2)),
+        (1, 130, 17, 6, 3, (1, 0)),
+    ],
+)
+def test_any_size_is_near_float64(
+    m: int, b: int, c: int, h: int, w: int, n: int, pad: tuple[int, int]
+) -> None:
+    x, weight = data(b, c, h, w), data(n, c, 3, 3)
+    case = Case(m, x, weight, pad)
+    got = case.run()
+    assert error(got, reference(x, weight, pad)) < BOUND[m]
+    for nt in (2, 3, 5):
+        assert np.array_equal(got, case.run(nt))
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_blocks_do_not_change_a_bit(m: int) -> None:
+    x, weight = data(1, 40, 23, 21), data(100, 40, 3, 3)
+    want = Case(m, x, weight, (1, 1)).run()
+    full = wino.blocking(m, 10**6, 40, 100)
+    small = wino.Blocking(wino.ROWS, 1, full.scratch_bytes)
+    assert np.array_equal(want, Case(m, x, weight, (1, 1), blocks=small).run(2))
+
+
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("mode", list(Res))
+def test_epilogue(m: int, mode: Res) -> None:
+    x, weight, bias, res = data(2, 16, 6, 7), data(21, 16, 3, 3), data(21), data(2, 21, 6, 7)
+    act = (Act.LEAKY_RELU, 0.25, 0.0)
+    case = Case(m, x, weight, (1, 1), bias=bias, res=res, mode=mode, act=act)
+    plain = reference(x, weight, (1, 1)) + bias.double()[:, None, None]
+    want = {
+        Res.BEFORE: lambda: F.leaky_relu(plain + res, 0.25),
+        Res.AFTER: lambda: F.leaky_relu(plain, 0.25) + res,
+        Res.TIMES: lambda: F.leaky_relu(plain, 0.25) * res,
+    }[mode]()
+    assert error(case.run(2), want) < BOUND[m]
+
+
+@pytest.mark.parametrize(("m", "bound"), [(2, 2e-6), (4, 1.5e-5)])
+def test_error_stays_bounded_for_many_channels(m: int, bound: float) -> None:
+    x, weight = data(1, 512, 10, 10), data(32, 512, 3, 3)
+    assert error(Case(m, x, weight, (1, 1)).run(), reference(x, weight, (1, 1))) < bound
+
+
+def test_a_nan_stays_within_its_tile() -> None:
+    x, weight = data(1, 16, 12, 12), data(16, 16, 3, 3)
+    x[0, 3, 0, 0] = float("nan")
+    got = Case(4, x, weight, (1, 1)).run()
+    assert np.isnan(got[0, :2, :2]).all() and np.isfinite(got[0, 4:]).all()
+
+
+def test_padding_is_never_read() -> None:
+    """Whatever lies around the image in memory has no influence."""
+    x, weight = data(1, 16, 6, 6), data(8, 16, 3, 3)
+    case = Case(4, x, weight, (1, 1))
+    want = case.run()
+    wide = np.full((1, 8, 8, 16), np.nan, np.float32)
+    wide[:, 1:7, 1:7] = case.keep["x"]
+    inner = wide.ctypes.data + 4 * (8 * 16 + 16)
+    case.values.update(x=inner, x_b=8 * 8 * 16, x_y=8 * 16, x_x=16)
+    assert np.array_equal(want, case.run())

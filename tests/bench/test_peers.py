@@ -1,0 +1,45 @@
+"""The real peers on a small net, where they are installed: same thread count, same results."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from leptonc.bench import peers, protocol, suites
+
+
+@pytest.mark.parametrize("name", ["eager", "onnxruntime", "openvino"])
+def test_peer_gives_eagers_result(name: str) -> None:
+    if (reason := peers.missing(name)) is not None:
+        pytest.skip(reason)
+    net = suites.pick(["tiny"], ["mlp"])[0]
+    model, inputs = suites.build(net), net.inputs(3)
+    with peers.job("mlp", model, inputs, 1) as job, torch.no_grad():
+        call = peers.PEERS[name](job)
+        assert protocol.worst_error(call(), model(*inputs)) < 1e-5
+        assert (job.export.seconds > 0) == (name in peers.NEEDS_ONNX)
+        folder = job.folder
+    assert not folder.exists()
+
+
+def test_inductor_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._inductor.config as config
+
+    seen = []
+
+    def compile(model, dynamic):
+        seen.append((config.freezing, config.cpp.threads))
+        return model
+
+    monkeypatch.setattr(torch, "compile", compile)
+    net = suites.pick(["tiny"], ["mlp"])[0]
+    with peers.job("mlp", suites.build(net), net.inputs(1), 1) as job, torch.no_grad():
+        peers.PEERS["inductor"](job)()
+    assert seen == [(True, 1)]
+    assert not config.freezing
+
+
+def test_missing_names_the_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "version", lambda package: None)
+    assert peers.missing("openvino") == "not installed: openvino, onnx, onnxscript"
+    assert peers.missing("eager") is None

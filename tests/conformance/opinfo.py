@@ -1,0 +1,163 @@
+"""Torch's own operator database against leptonc: one sample compiled, run, classified.
+
+A sample is one call of an operator. It becomes a module whose inputs are the tensor leaves of the
+call (cloned inside: some operators write to them); everything else of the call is fixed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+import leptonc
+from leptonc.errors import CaptureError, InputError
+from leptonc.ir.kinds.region import TorchOp
+
+RTOL, ATOL = 1e-4, 1e-5
+# What an entry or a sample can come to. The last three must never occur.
+NATIVE = "native"  # some op ran natively, and the result is eager's
+TORCH = "torch"  # right, all through torch
+REFUSED = "refused"  # a CaptureError or InputError that says why
+SKIPPED = "skipped"  # random, uninitialised, or eager itself refuses the sample
+WRONG = "wrong"
+ERROR = "error"  # any other exception
+CRASH = "crash"  # the process died, or ran out of time
+BAD = (WRONG, ERROR, CRASH)
+# Uninitialised memory: nothing to compare.
+_UNINITIALISED = ("empty", "resize_")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a sample; ``why`` is the refusal or the fault, in one line."""
+
+    entry: str
+    index: int
+    status: str
+    why: str = ""
+    native_ops: int = 0
+    torch_ops: int = 0
+    compile_s: float = 0.0
+
+
+class Call(torch.nn.Module):
+    """One operator call whose inputs are its tensor leaves."""
+
+    def __init__(self, op: Any, leaves: list[Any], spec: Any) -> None:
+        super().__init__()
+        # Not as attributes of tensors: those would be constants of the exported program.
+        self.op, self.spec = op, spec
+        self.leaves = [None if isinstance(v, torch.Tensor) else v for v in leaves]
+        self.places = [isinstance(v, torch.Tensor) for v in leaves]
+        self.eval()
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        it = iter(tensors)
+        rows = zip(self.leaves, self.places, strict=True)
+        leaves = [next(it).clone() if place else v for v, place in rows]
+        args, kwargs = pytree.tree_unflatten(leaves, self.spec)
+        return self.op(*args, **kwargs)
+
+
+def database() -> dict[str, Any]:
+    """Return the entries with float32 samples by full name (variants are entries too)."""
+    for name in ("nms", "qnms"):  # a torchvision built for another torch breaks the database
+        lib = torch.library.Library("torchvision", "FRAGMENT")
+        with contextlib.suppress(RuntimeError):
+            lib.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    from torch.testing._internal.common_methods_invocations import op_db
+
+    found: dict[str, Any] = {}
+    for op in op_db:
+        if torch.float32 in op.dtypes:
+            variant = f".{op.variant_test_name}" if op.variant_test_name else ""
+            found[f"{op.name}{variant}"] = op
+    return found
+
+
+def samples(op: Any, limit: int | None = None, start: int = 0) -> Iterator[tuple[int, Any]]:
+    """Yield (index, sample) of an entry's float32 samples, the same ones in every process."""
+    torch.manual_seed(0)
+    rows = enumerate(op.sample_inputs("cpu", torch.float32))
+    yield from itertools.islice(rows, start, limit)
+
+
+def run(entry: str, op: Any, index: int, sample: Any) -> Outcome:
+    """Compile a sample, compare it with eager, and say what became of it."""
+    if any(word in op.name for word in _UNINITIALISED):
+        return Outcome(entry, index, SKIPPED, "uninitialised memory")
+    leaves, spec = pytree.tree_flatten(((sample.input, *sample.args), sample.kwargs))
+    tensors = tuple(v for v in leaves if isinstance(v, torch.Tensor))
+    model = Call(op.op, leaves, spec)
+    try:
+        with torch.no_grad():
+            want, again = model(*tensors), model(*tensors)
+    except Exception as e:
+        return Outcome(entry, index, SKIPPED, f"eager raises {_brief(e)}")
+    if difference(again, want):
+        return Outcome(entry, index, SKIPPED, "random")
+    try:
+        return _compiled(entry, index, model, tensors, want)
+    except (CaptureError, InputError) as e:
+        return Outcome(entry, index, REFUSED, _brief(e))
+    except Exception as e:
+        return Outcome(entry, index, ERROR, f"{_brief(e)} | {_place(e)}")
+
+
+def _compiled(
+    entry: str, index: int, model: Call, tensors: tuple[torch.Tensor, ...], want: Any
+) -> Outcome:
+    before = [t.clone() for t in tensors]
+    start = time.perf_counter()
+    net = leptonc.compile(model, tensors, verify="off", cache=False, threads=1)
+    seconds = time.perf_counter() - start
+    function = net.specializations[0].captured.function
+    if any(isinstance(o.kind, TorchOp) and not o.kind.pure for o in function.ops):
+        return Outcome(entry, index, SKIPPED, "random")
+    native, through = net.stats["ops_native"], net.stats["ops_torch"]
+    with torch.no_grad():
+        # Twice: the first call prepares the straight road that later ones may take.
+        faults = [difference(net(*tensors), want) for _ in range(2)]
+    faults.append(difference(tensors, tuple(before)) and "it changed its own inputs")
+    why = next((f for f in faults if f), "")
+    status = WRONG if why else NATIVE if native else TORCH
+    return Outcome(entry, index, status, why, native, through, seconds)
+
+
+def difference(got: Any, want: Any) -> str:
+    """Return how two results differ in structure, type, dtype, shape or values; "" if they do not."""
+    if pytree.tree_structure(got) != pytree.tree_structure(want):
+        return f"structure {pytree.tree_structure(got)}, not {pytree.tree_structure(want)}"
+    for x, y in zip(pytree.tree_leaves(got), pytree.tree_leaves(want), strict=True):
+        if not isinstance(y, torch.Tensor):
+            if type(x) is not type(y) or (x != y and x == x):
+                return f"{x!r}, not {y!r}"
+            continue
+        if not isinstance(x, torch.Tensor):
+            return f"{type(x).__name__}, not a tensor"
+        inexact = y.is_floating_point() or y.is_complex()
+        rtol, atol = (RTOL, ATOL) if inexact else (0, 0)
+        try:
+            torch.testing.assert_close(x, y, rtol=rtol, atol=atol, equal_nan=True)
+        except Exception as e:
+            return " ".join(str(e).split())[:300]
+    return ""
+
+
+def _brief(e: BaseException) -> str:
+    return " ".join(f"{type(e).__name__}: {e}".split())[:400]
+
+
+def _place(e: BaseException) -> str:
+    """Return the innermost lines of leptonc and of the traceback."""
+    frames = traceback.extract_tb(e.__traceback__)
+    ours = [f for f in frames if "leptonc" in f.filename or "backends" in f.filename][-1:]
+    return "; ".join(f"{f.filename.split('/main/')[-1]}:{f.lineno}" for f in (*ours, *frames[-1:]))
