@@ -68,6 +68,7 @@ def options(
 def compile(
     model: Model,
     input: Inputs = None,
+    target: Annotated[str, typer.Option(help="where it will run: cpu")] = "cpu",
     pipeline: Pipeline = "O2",
     threads: Threads = None,
     verify: Annotated[str, typer.Option(help="off, final, unit or pass")] = "final",
@@ -78,12 +79,12 @@ def compile(
     cache: Annotated[bool, typer.Option(help="use the compile cache")] = True,
 ) -> None:
     """Compile a model, check it against eager and print the report."""
-    api = importlib.import_module("leptonc.api")
     if html is not None and not html.resolve().parent.is_dir():
         raise LeptoncError(f"--html {html}: there is no directory {html.resolve().parent}")
-    net = api.compile(
-        _model(model), _inputs(input), pipeline=pipeline, threads=threads, verify=verify,
-        precision=precision, cache=cache,
+    made, inputs = _model(model), _inputs(input)
+    net = importlib.import_module("leptonc").compile(
+        made, inputs, target=target, pipeline=pipeline, threads=threads,
+        verify=verify, precision=precision, cache=cache,
     )  # fmt: skip
     console = Console()
     console.print(net.report(remarks=remarks), highlight=False, markup=False, soft_wrap=True)
@@ -104,12 +105,13 @@ def ir(
     before: Annotated[bool, typer.Option(help="print the program as captured")] = False,
 ) -> None:
     """Print a model's IR, as captured or after passes."""
-    api = importlib.import_module("leptonc.api")
-    text = importlib.import_module("leptonc.ir.text")
     row = _until(pipeline, after)  # a wrong name is told before the capture's seconds
-    fn = importlib.import_module("leptonc").capture(_model(model), _inputs(input))
+    made, inputs = _model(model), _inputs(input)
+    leptonc = importlib.import_module("leptonc")
+    text = importlib.import_module("leptonc.ir.text")
+    fn = leptonc.capture(made, inputs)
     if not before:
-        fn = api.optimize(fn, row)
+        fn = leptonc.optimize(fn, row)
     Console().print(text.dump(fn), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -122,10 +124,10 @@ def passes() -> None:
     for name in sorted(package.REGISTRY):
         cls = package.load(name)
         options = ", ".join(
-            f"{f.name.replace('_', '-')}={f.default}" for f in pipeline.options(cls)
+            f"{f.name.replace('_', '-')}={str(f.default).lower()}" for f in pipeline.options(cls)
         )
         table.add_row(name, options, (cls.__doc__ or "").strip().splitlines()[0])
-    console = Console()
+    console = _wide()
     console.print(table)
     for name, text in package.PIPELINES.items():
         console.print(f"{name}: {text}", highlight=False, soft_wrap=True)
@@ -142,7 +144,7 @@ def doctor(
     table = Table(box=None, show_header=False)
     for name, text in report.facts():
         table.add_row(f"[bold]{name}[/bold]", text)
-    Console().print(table)
+    _wide().print(table)
 
 
 @app.command()
@@ -165,6 +167,12 @@ def bench(
     )  # fmt: skip
 
 
+def _wide() -> Console:
+    """Return standard output; where it is no terminal, wide enough that tables do not wrap."""
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
 def _numbers(option: str, text: str) -> list[int]:
     try:
         return [int(n) for n in text.split(",")]
@@ -180,7 +188,7 @@ def _until(pipeline: str, after: str | None) -> str:
         return pipeline
     at = [i for i, p in enumerate(row) if after == p.NAME]
     if not at:
-        names = ", ".join(p.NAME for p in row)
+        names = ", ".join(dict.fromkeys(p.NAME for p in row))
         raise LeptoncError(f"pass {after!r} is not in this pipeline; it has: {names}")
     return ",".join(str(p) for p in row[: at[-1] + 1])
 
@@ -254,19 +262,18 @@ def _inputs(specs: list[str] | None) -> tuple[Any, ...]:
         raise LeptoncError("give the shape of each input, e.g. --input 1x3x224x224")
     torch = importlib.import_module("torch")
     meaning = importlib.import_module("leptonc.meaning")
-    types = importlib.import_module("leptonc.ir.types")
     made: list[Any] = []
     generator = torch.Generator().manual_seed(0)
     for spec in specs:
         m = _INPUT.fullmatch(spec)
-        if m is None or (m[2] or "f32") not in types.DType._value2member_map_:
-            known = ", ".join(t.value for t in types.DType)
+        known = {t.value: dtype for t, dtype in meaning.TORCH_DTYPES.items()}
+        if m is None or (m[2] or "f32") not in known:
             raise LeptoncError(
                 f"--input {spec}: expected a shape, 1x3x224x224, or a shape and a type, 1x16:i64; "
-                f"the types are {known}"
+                f"the types are {', '.join(known)}"
             )
         shape = () if m[1] == "scalar" else tuple(int(n) for n in m[1].split("x"))
-        dtype = meaning.TORCH_DTYPES[types.DType(m[2] or "f32")]
+        dtype = known[m[2] or "f32"]
         if dtype.is_floating_point:
             made.append(torch.randn(shape, generator=generator).to(dtype))
         else:

@@ -19,6 +19,7 @@ from leptonc.backends.numba_cpu.runtime import Executable, load
 from leptonc.backends.numba_cpu.schedule import Schedule
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
 from leptonc.capture import Captured, CaptureRemark
+from leptonc.cost.flops import function_cost, known
 from leptonc.errors import InputError
 from leptonc.ir.core import Function
 from leptonc.ir.specialize import specialize
@@ -26,6 +27,9 @@ from leptonc.pipeline import Step
 from leptonc.rewrite.trace import Remark
 
 MAX_BINDINGS = 16  # programs kept for different sizes of one specialization
+# Below this many operations and bytes (about 15 us on one core), waking and joining workers costs
+# more than it saves.
+TEAM_WORK = 1_000_000
 Sizes = Mapping[str, int]
 
 
@@ -39,7 +43,7 @@ class Specialization:
 
     captured: Captured
     function: Function
-    stages: tuple[Step, ...]
+    stages: Callable[[], tuple[Step, ...]]
     remarks: list[Remark | CaptureRemark]
     threads: int
     precision: str
@@ -66,7 +70,7 @@ class Specialization:
 
     def build(self, fn: Function) -> Executable:
         """Return a native program of ``fn``, which is static and partitioned."""
-        options = Options(self.threads, self.precision, dict(self.retreat))
+        options = Options(_team(fn, self.threads), self.precision, dict(self.retreat))
         plan = schedule(fn, self.pool, options)
         return load(plan, emit(plan))
 
@@ -74,6 +78,12 @@ class Specialization:
         """Drop every laid-out program (after a unit retreated)."""
         with self.lock:
             self.bindings.clear()
+
+
+def _team(fn: Function, threads: int) -> int:
+    """Return how many threads a static program is worth."""
+    cost = function_cost(fn)
+    return threads if known(cost.flops) + known(cost.bytes) >= TEAM_WORK else 1
 
 
 def run_program(
@@ -99,7 +109,7 @@ def _fast_road(program: Executable, inputs: Sequence[Tensor]) -> Callable[..., T
     wanted = tuple((tuple(t.shape), t.dtype) for t in inputs)
     count = len(wanted)
     ((shape, dtype),) = output_types(program)
-    run = program if program.schedule.errors else program.program.run
+    run = program.straight
     empty, plain = torch.empty, Tensor
 
     def call(args: tuple[Any, ...]) -> Tensor | None:
@@ -217,8 +227,11 @@ class CompiledModel:
 
     @property
     def stages(self) -> tuple[Step, ...]:
-        """Every pass that ran, with the program before and after it."""
-        return self._first().stages
+        """Every pass that ran, with the program before and after it.
+
+        A program that came from the compile cache replays its passes when it is asked for this.
+        """
+        return self._first().stages()
 
     @property
     def schedule(self) -> Schedule:

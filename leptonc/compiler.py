@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -65,7 +66,8 @@ def build(
     if settings.cache and settings.verify in ("final", "off"):
         with _timed(stats, "lookup_s"):
             key = stored.key_of(captured, (settings.pipeline, *made.values()))
-            spec = stored.load(cache, key, captured, inputs, **made)
+            replay = functools.cache(lambda: tuple(_optimized(captured, settings, ())[1].steps))
+            spec = stored.load(cache, key, captured, inputs, stages=replay, **made)
         if spec is not None:
             return _finished(spec, inputs, stats, cached=True)
     progress("optimizing")
@@ -74,7 +76,7 @@ def build(
     spec = Specialization(
         captured=captured,
         function=function,
-        stages=tuple(recorder.steps),
+        stages=lambda: tuple(recorder.steps),
         remarks=[*captured.remarks, *recorder.remarks],
         **made,
     )

@@ -71,7 +71,12 @@ def save(cache: CompileCache, key: str, spec: Specialization, inputs: Sequence[T
         "types": {_name(c): str(c.type) for c in store.values()},
         "packs": len(spec.pool.arrays),
     }
-    cache.put(key, {"program.lir": dump(spec.function), "head.json": json.dumps(head)}, arrays)
+    texts = {
+        "program.lir": dump(spec.function),
+        "schedule.py": program.source.text,
+        "head.json": json.dumps(head),
+    }
+    cache.put(key, texts, arrays)
 
 
 def load(
@@ -114,7 +119,7 @@ def _revive(entry: Entry, captured: Captured, made: Mapping[str, Any]) -> Specia
         payload = Ghost(name) if raw is None else meaning.tensor_from_raw(raw, type_)
         store.items_[name] = Const(type_, payload, lambda _, name=name: name)
     fn: Function = parse(entry.texts["program.lir"], store)
-    spec = Specialization(captured=captured, function=fn, stages=(), remarks=[], **made)
+    spec = Specialization(captured=captured, function=fn, remarks=[], **made)
     spec.retreat.update(head["retreat"])
     spec.pool.stored.extend(entry.arrays[f"pack{i}"] for i in range(head["packs"]))
     return spec

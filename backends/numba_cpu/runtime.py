@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from leptonc.backends.numba_cpu.kernels.base import Kernel
 from leptonc.backends.numba_cpu.lower.core import STATUS_WORDS
 from leptonc.backends.numba_cpu.schedule import Schedule, Step, TorchStep
 from leptonc.backends.numba_cpu.views import View
+from leptonc.runtime.governor import library_threads
 
 ARENA_SLACK = 256  # bytes behind the last buffer that vector loads may touch
 
@@ -32,6 +34,24 @@ class Executable:
 
     def __call__(self, *addresses: int) -> None:
         """Run once."""
+        if self.mixed:
+            # Torch's own threads must not be more than the program may use.
+            with library_threads(self.schedule.threads):
+                self._run(*addresses)
+        else:
+            self._run(*addresses)
+
+    @cached_property
+    def mixed(self) -> bool:
+        """Whether some units run through torch."""
+        return any(isinstance(s, TorchStep) for s in self.schedule.steps)
+
+    @property
+    def straight(self) -> Callable[..., None]:
+        """What to call with the addresses, without the detours that this program does not need."""
+        return self if self.mixed or self.schedule.errors else self.program.run
+
+    def _run(self, *addresses: int) -> None:
         if not self.schedule.errors:
             self.program.run(*addresses)
             return

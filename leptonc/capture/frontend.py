@@ -9,9 +9,9 @@ from typing import Any, cast
 
 import sympy
 import torch
+from torch._guards import tracing
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
-from torch._guards import tracing
 from torch.fx import Node
 from torch.fx.experimental import _config as fx_config
 from torch.utils import _pytree as pytree
@@ -23,6 +23,7 @@ from leptonc.capture.failure import capture_error, refuse_training
 from leptonc.capture.graph import GraphReader, NeedsFunctional, Unresolved, mutation_message
 from leptonc.capture.origin import argument_names, positional_names
 from leptonc.capture.quiet import quiet
+from leptonc.capture.recurrence import whole_layers
 from leptonc.capture.shim import Shim, needs_shim
 from leptonc.capture.sizes import Sizes
 from leptonc.errors import CaptureError
@@ -126,7 +127,7 @@ def _export_any(
 
 def _exported(model: Any, args: Any, kwargs: Any, shapes: Any) -> ExportedProgram:
     # tracing(None): inside torch.compile, export would otherwise add its guards to Dynamo's
-    with torch.no_grad(), _plain_attention(), quiet(), tracing(None):
+    with torch.no_grad(), _plain_attention(), whole_layers(), quiet(), tracing(None):
         return torch.export.export(model, args, kwargs, dynamic_shapes=shapes, strict=False)
 
 

@@ -28,6 +28,8 @@ _CHECKS = frozenset({
 })  # fmt: skip
 _SYMBOLIC = (torch.SymInt, torch.SymFloat, torch.SymBool, int, float, bool)
 _FOREIGN = frozenset({DType.OTHER, DType.C64, DType.C128})
+# An argument that an importer did not expect must not stop a compile: torch runs that call.
+_UNFORESEEN = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 _SAMPLES = (2, 3, 5, 8, 17, 64)
 
 
@@ -121,9 +123,9 @@ class GraphReader:
         mark = len(self.b.ops)
         try:
             made = self._build(node, target, given, outs, inplace)
-        except (Unclaimed, InferError) as e:
+        except (Unclaimed, InferError, *_UNFORESEEN) as e:
             self._roll_back(mark)
-            made = self._opaque(node, target, given, outs, str(e))
+            made = self._opaque(node, target, given, outs, _reason(e))
             return made if nested else made[0] if made else None
         return made if nested else made[0]
 
@@ -277,6 +279,11 @@ def mutation_message(owner: str, target: str) -> str:
         f"the model modifies {owner} in place ({target}), and a compiled model keeps no state; "
         "return the new value as an output and pass it in at the next call, or clone() it first"
     )
+
+
+def _reason(error: Exception) -> str:
+    known = isinstance(error, (Unclaimed, InferError))
+    return str(error) if known else f"its importer failed: {type(error).__name__}: {error}"
 
 
 def _attribute(module: GraphModule, path: str) -> Any:

@@ -9,5 +9,6 @@ from leptonc.rewrite.trace import Remark, RemarkKind, Trace
 
 __all__ = [
     "Either", "Exactness", "Level", "Lit", "Many", "Match", "NoFixedPoint", "Node", "Opt",
-    "Pattern", "Remark", "RemarkKind", "Rule", "Skip", "Trace", "Var", "drop_dead", "maybe", "rewrite",
+    "Pattern", "Remark", "RemarkKind", "Rule", "Skip", "Trace", "Var", "drop_dead", "maybe",
+    "rewrite",
 ]  # fmt: skip

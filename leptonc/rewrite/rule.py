@@ -102,7 +102,7 @@ class Rule:
     """``lhs`` -> ``rhs``, which stands for ``law`` and is true as far as ``exact`` says.
 
     ``rhs`` emits into the builder and returns the value that replaces the root's result (of the
-    same type), None where the rule does not apply after all, or ``Skip`` with the reason it declines.
+    same type), None where the rule does not apply after all, or ``Skip`` with the reason why not.
     With ``once`` every inner node but views, constants and fulls is guarded.
 
     ``hints`` helps the derived tests draw instances: type texts (``f32[2,3]``) for a ``Var``, kinds

@@ -34,7 +34,7 @@ def test_answers_count_labels() -> None:
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(LeptoncError, match="foolbox.*make demo"):
+    with pytest.raises(LeptoncError, match=r"foolbox.*make demo"):
         demo.load_photos()
 
 

@@ -31,9 +31,7 @@ def _refuse(model, inputs, threads):
 def _run(tmp_path: Path, compile_fn=Compiled, peer_text: str = "none"):
     console = Console(file=io.StringIO(), width=160)
     paths = tmp_path / "figures.json", tmp_path / "chart.png"
-    rows = runner.main(
-        compile_fn, ["tiny"], [1], [1, 2], peer_text, ["mlp"], 0.01, *paths, console
-    )
+    rows = runner.main(compile_fn, ["tiny"], [1], [1, 2], peer_text, ["mlp"], 0.01, *paths, console)
     return rows, console.file.getvalue(), json.loads(paths[0].read_text()), paths[1]
 
 

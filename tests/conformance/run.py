@@ -31,12 +31,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the sweep (or, with ``--child``, a part of it). Returns 1 if anything is bad."""
     args = _arguments(argv)
     if args.child:
-        _child(args.entries, args.samples, args.start)
+        _child(args)
         return 0
     names = _entries(args)
     began = time.time()
-    with args.json.open("w") as out:
-        rows = list(_sweep(names, args.samples, args.timeout, out))
+    if not args.resume:
+        args.json.write_text("")
+    with args.json.open("a") as out:
+        rows = [*_rows(args.json), *_sweep(names, args, out)]
     print(f"{len(rows)} samples of {len(names)} entries in {time.time() - began:.0f} s")
     return summarize(rows)
 
@@ -48,6 +50,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--match", default="", help="only entries whose name contains this")
     p.add_argument("--timeout", type=float, default=120.0, help="seconds for one sample")
     p.add_argument("--json", type=Path, default=Path("opinfo.jsonl"), help="one line a sample")
+    p.add_argument("--resume", action="store_true", help="keep what --json holds, run the rest")
     p.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     p.add_argument("--start", type=int, default=0, help=argparse.SUPPRESS)
     p.add_argument("entries", nargs="*", help="only these entries")
@@ -62,16 +65,20 @@ def _entries(args: argparse.Namespace) -> list[str]:
     return names[part::parts]
 
 
+def _rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 # ----- the parent -----------------------------------------------------------------------------
 
 
-def _sweep(names: list[str], limit: int | None, timeout: float, out: TextIO) -> Iterator[Any]:
+def _sweep(names: list[str], args: argparse.Namespace, out: TextIO) -> Iterator[Any]:
     """Yield the outcome of every sample; children that die are replaced behind the culprit."""
     at, start = 0, 0
     while at < len(names):
         begun: dict[str, Any] = {"entry": names[at], "index": start}
         done, why = False, ""
-        for line in _lines(names[at:], limit, start, timeout):
+        for line in _lines(names[at:], args, start):
             if line.get("begin"):
                 begun, why = line, ""
                 at = names.index(line["entry"])
@@ -94,23 +101,30 @@ def _written(row: dict[str, Any], out: TextIO) -> dict[str, Any]:
     return row
 
 
-def _lines(
-    names: list[str], limit: int | None, start: int, timeout: float
-) -> Iterator[dict[str, Any]]:
+def _lines(names: list[str], args: argparse.Namespace, start: int) -> Iterator[dict[str, Any]]:
     """Yield what a child reports; lastly how it failed, if it did."""
-    command = [sys.executable, "-W", "ignore", "-m", "tests.conformance.run", "--child", "--start", str(start)]
-    if limit is not None:
-        command += ["--samples", str(limit)]
-    child = subprocess.Popen(
-        [*command, *names], cwd=_ROOT, stdout=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "tests.conformance.run",
+        "--child",
+        "--start",
+        str(start),
+    ]
+    command += ["--json", str(args.json.resolve())]
+    if args.samples is not None:
+        command += ["--samples", str(args.samples)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen([*command, *names], cwd=_ROOT, stdout=subprocess.PIPE, env=env)
     stream = child.stdout
     assert stream is not None
     buffer = b""
     try:
         while True:
-            if not select.select([stream], [], [], timeout)[0]:
-                yield {"failed": f"no answer within {timeout:.0f} s"}
+            if not select.select([stream], [], [], args.timeout)[0]:
+                yield {"failed": f"no answer within {args.timeout:.0f} s"}
                 return
             data = os.read(stream.fileno(), 1 << 16)
             if not data:
@@ -127,7 +141,7 @@ def _lines(
 # ----- the child ------------------------------------------------------------------------------
 
 
-def _child(names: Sequence[str], limit: int | None, start: int) -> None:
+def _child(args: argparse.Namespace) -> None:
     import torch
 
     from tests.conformance.opinfo import database, run, samples
@@ -135,10 +149,14 @@ def _child(names: Sequence[str], limit: int | None, start: int) -> None:
     torch.set_num_threads(1)
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what operators print is not ours
+    known = {(r["entry"], r["index"]) for r in _rows(args.json)}
     ops, done = database(), 0
-    for n, name in enumerate(names):
-        print(json.dumps({"begin": True, "entry": name, "index": start if n == 0 else 0}), file=out)
-        for index, sample in samples(ops[name], limit, start if n == 0 else 0):
+    for n, name in enumerate(args.entries):
+        start = args.start if n == 0 else 0
+        print(json.dumps({"begin": True, "entry": name, "index": start}), file=out)
+        for index, sample in samples(ops[name], args.samples, start):
+            if (name, index) in known:
+                continue
             if done >= _CHUNK:
                 print(json.dumps({_ENDED: True, "entry": name, "start": index}), file=out)
                 return

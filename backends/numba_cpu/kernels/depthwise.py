@@ -4,8 +4,8 @@
 channel stride 1. Images of 1 or 2 axes have depth (and height) 1. A vector of channels of 4
 neighbouring outputs of one line is one register tile; only the taps of a window's lines that exist
 are summed, no padding is read. Tiles for 3, 5 and 7 columns load every input of a line once; others
-load one input a tap. Columns at a border, whose window leaves the line, go one by one. The sum starts
-with the bias and runs over the taps in row-major order in every tile.
+load one input a tap. Columns at a border, whose window leaves the line, go one by one. The sum
+starts with the bias and runs over the taps in row-major order in every tile.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def _taps(start, size, kernel, dilation):
 
 @inline_njit
 def _lines(args, table, image, z, y):
-    """Write ``(input line, weights of its taps)`` for the window's lines that exist; return their number."""
+    """Write ``(input line, weights)`` for the window's lines that exist; return their number."""
     z0 = z * arg(args, STRIDE_Z) - arg(args, PAD_Z)
     y0 = y * arg(args, STRIDE_Y) - arg(args, PAD_Y)
     step_z, step_y = arg(args, DILATION_Z), arg(args, DILATION_Y)
@@ -126,7 +126,7 @@ def _bounds(args):
 
 @inline_njit
 def _finish(args, out, res, count, channels):
-    """Apply residual and activation to ``count`` outputs that are still in the first-level cache."""
+    """Apply residual and activation to ``count`` outputs, which are in the cache still."""
     mode, code = arg(args, RES_MODE), arg(args, ACT)
     p0, p1 = argf(args, ACT_P0), argf(args, ACT_P1)
     out_x, res_x = arg(args, OUT_X), arg(args, RES_X)
@@ -148,7 +148,7 @@ def _finish(args, out, res, count, channels):
 
 @_inlined
 def _outputs(args, table, lines, x, count, channels, c0, out, low, high):
-    """Compute ``count`` outputs (1 or COLUMNS) from column ``x`` of ``channels`` channels from ``c0``."""
+    """Compute ``count`` (1 or COLUMNS) outputs from column ``x`` of channels from ``c0``."""
     out_x, bias, taps = 4 * arg(args, OUT_X), arg(args, BIAS) + 4 * c0, arg(args, KERNEL_X)
     pixel, tap = 4 * arg(args, X_X), 4 * ((arg(args, CHANNELS) + LANES - 1) // LANES * LANES)
     step, start = arg(args, STRIDE_X) * pixel, x * arg(args, STRIDE_X) - arg(args, PAD_X)
@@ -158,7 +158,8 @@ def _outputs(args, table, lines, x, count, channels, c0, out, low, high):
     x_at, w_at, taps = start * pixel + first * across + 4 * c0, first * tap + 4 * c0, last - first
     if lines == 0 or taps <= 0:
         # A window wholly outside the image: one tap of zeros.
-        table, lines, taps, x_at, w_at, across, tap, step = table - 16, 1, 1, 4 * c0, 4 * c0, 0, 0, 0
+        table, lines, taps, x_at, w_at = table - 16, 1, 1, 4 * c0, 4 * c0
+        across, tap, step = 0, 0, 0
     if count == 1:
         single(table, lines, x_at, w_at, across, tap, taps, 0, bias, out, out_x, channels, low,
                 high)  # fmt: skip

@@ -40,7 +40,8 @@ class _Tile:
     Attributes:
         table, lines: ``(input line, weights)`` addresses of the window's lines, at least one.
         x_at, w_at: bytes added to these. pixel, tap: steps of the window's columns. taps: columns.
-        step: from one window to the next. bias, out: addresses. out_step: from one output to the next.
+        step: from one window to the next. bias, out: addresses.
+        out_step: from one output to the next.
         channels: channels to compute (the fast tiles: rounded down to vectors). low, high: bounds.
     """
 
@@ -65,7 +66,7 @@ class _Tile:
 
 
 def _loop(b: ir.IRBuilder, count, values: list[ir.Value], body) -> list[ir.Value]:
-    """Write ``for i in range(count): values = body(i, values)``, count >= 1; return the last values."""
+    """Write ``for i in range(count): values = body(i, values)``, count >= 1; return values."""
     before = b.block
     loop, end = (b.function.append_basic_block(n) for n in ("loop", "end"))
     b.branch(loop)
@@ -82,7 +83,7 @@ def _loop(b: ir.IRBuilder, count, values: list[ir.Value], body) -> list[ir.Value
 
 
 def _lines_of(b: ir.IRBuilder, t: _Tile, at, sums: list[ir.Value], body) -> list[ir.Value]:
-    """Run ``body(x_address, w_address, sums)`` over the table's lines, ``at`` bytes into the channels."""
+    """Run ``body(x_address, w_address, sums)`` over the lines, ``at`` bytes into the channels."""
 
     def line(i, sums):
         entry = b.add(t.table, b.shl(i, i64(4)))

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from leptonc.backends.numba_cpu.kernels.base import Kernel, kernel, make_kernel
 from leptonc.backends.numba_cpu.kernels.ew_loop import copy_bytes
-from leptonc.backends.numba_cpu.kernels.reduce import outer_offset
+from leptonc.backends.numba_cpu.kernels.runs import outer_offset
 from leptonc.backends.numba_cpu.kernels.vec import (
     arg,
     argf,

@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
-from leptonc.backends.numba_cpu.kernels.reduce import outer_offset, run_squares, run_sum
+from leptonc.backends.numba_cpu.kernels.runs import outer_offset, run_squares, run_sum
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,

@@ -1,14 +1,16 @@
 """numba_cpu > kernels > pool: largest or mean of windows, on channels-last images of 1 to 3 axes.
 
-Vectors of channels (channel stride 1) go over the window; images of fewer axes have depth and height
-1. Fixed windows start every ``stride`` positions and skip what lies in the padding; adaptive windows
-are ``floor(i * in / out) .. ceil((i + 1) * in / out)`` (torch). The mean sums each line of the window
-by itself and then the lines, so that a global mean over a large image loses little; four vectors of
-channels at a time hide the latency of the additions. NaN wins a maximum, as in torch; a window
-without elements gives -inf.
+Vectors of channels (channel stride 1) go over the window; images of fewer axes have depth and
+height 1. Fixed windows start every ``stride`` positions and skip what lies in the padding; adaptive
+windows are ``floor(i * in / out) .. ceil((i + 1) * in / out)`` (torch). The mean sums each line of
+the window by itself and then the lines, so that a global mean over a large image loses little; four
+vectors of channels at a time hide the latency of additions. NaN wins a maximum, as in torch; a
+window without elements gives -inf.
 """
 
 from __future__ import annotations
+
+import numba
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.vec import (
@@ -44,6 +46,8 @@ or 0."""
     MEAN, INCLUDE_PAD, DIVISOR,
 ) = range(len(NAMES))  # fmt: skip
 
+# Inlined before typing: what it calls is not compiled once more in each of its callers.
+_inlined = numba.njit(inline="always")
 BLOCK = 4 * LANES  # channels that go over a window together
 
 
@@ -107,7 +111,7 @@ _sum_block, _sum_vector = _reductions(vadd, 0.0)
 _max_block, _max_vector = _reductions(vmax, float("-inf"))
 
 
-@inline_njit
+@_inlined
 def _pixel(out, mean, wide, by, x, step_z, step_y, step_x, n_z, n_y, n_x):
     """Write one output pixel of ``wide`` (up to BLOCK) channels; ``by``: the divisor of a mean."""
     if wide == BLOCK:
@@ -120,17 +124,17 @@ def _pixel(out, mean, wide, by, x, step_z, step_y, step_x, n_z, n_y, n_x):
         vstore(out, LANES, b)
         vstore(out, 2 * LANES, c)
         vstore(out, 3 * LANES, d)
-        return
-    for i in range(0, wide, LANES):
-        at = x + 4 * i
-        if mean:
-            a = vdiv(_sum_vector(at, step_z, step_y, step_x, n_z, n_y, n_x, wide - i), by)
-        else:
-            a = _max_vector(at, step_z, step_y, step_x, n_z, n_y, n_x, wide - i)
-        vstore_n(out, i, a, wide - i)
+    else:
+        for i in range(0, wide, LANES):
+            at = x + 4 * i
+            if mean:
+                v = vdiv(_sum_vector(at, step_z, step_y, step_x, n_z, n_y, n_x, wide - i), by)
+            else:
+                v = _max_vector(at, step_z, step_y, step_x, n_z, n_y, n_x, wide - i)
+            vstore_n(out, i, v, wide - i)
 
 
-@inline_njit
+@_inlined
 def _line(args, image, z, y, c, wide):
     """Compute one line of output pixels for ``wide`` (up to BLOCK) channels from ``c``."""
     z0, n_z, depth = _window(args, 0, z)

@@ -18,131 +18,38 @@ Sums add 32 bits within short runs and 64 bits (rows) or a second level of 32 (c
 
 from __future__ import annotations
 
-import numpy as np
-
 from leptonc.backends.numba_cpu.kernels.base import Kernel, inline_njit, make_kernel
+from leptonc.backends.numba_cpu.kernels.runs import (
+    outer_offset,
+    run_max,
+    run_min,
+    run_squares,
+    run_sum,
+)
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
     argf,
     stf,
     vadd,
-    vany,
-    vatleast,
-    vatmost,
     vextract,
     vfirst,
     vfma,
-    vhmax,
-    vhmin,
-    visnan,
     vload,
     vload_n,
     vmax,
     vmin,
     vmul,
-    vor,
     vselect,
     vsplat,
     vstore_n,
     vsub,
-    vsum,
-    vunordered,
     vzero,
 )
 
 HEAD = 15
-RUN = 2048  # elements added in 32 bits before they join the total
 STACK = 64  # rows added before they join the second level
-F32_OPS = ("sum", "prod", "amax", "amin", "var")
-INF, NAN = float("inf"), np.float32("nan")
-
-
-@inline_njit
-def outer_offset(args, head, n_outer, index, table):
-    """Return the byte offset of outer ``index`` by stride table ``table`` (0, 1, ...)."""
-    offset = 0
-    for d in range(n_outer - 1, -1, -1):
-        n = arg(args, head + d)
-        offset += index % n * arg(args, head + (1 + table) * n_outer + d)
-        index //= n
-    return offset
-
-
-# --- one contiguous run ---------------------------------------------------------------------------
-@inline_njit
-def run_sum(x, n):
-    """Return the sum of ``n`` floats as float64."""
-    total = 0.0
-    for start in range(0, n, RUN):
-        end = min(start + RUN, n)
-        a, b, c, d = vzero(), vzero(), vzero(), vzero()
-        i = start
-        while i + 4 * LANES <= end:
-            a = vadd(a, vload(x, i))
-            b = vadd(b, vload(x, i + LANES))
-            c = vadd(c, vload(x, i + 2 * LANES))
-            d = vadd(d, vload(x, i + 3 * LANES))
-            i += 4 * LANES
-        while i < end:
-            a = vadd(a, vload_n(x, i, end - i))
-            i += LANES
-        total += vsum(vadd(vadd(a, b), vadd(c, d)))
-    return total
-
-
-@inline_njit
-def run_squares(x, n, center):
-    """Return the sum of ``(x - center)**2`` over ``n`` floats as float64."""
-    total = 0.0
-    mean = vsplat(center)
-    for start in range(0, n, RUN):
-        end = min(start + RUN, n)
-        a, b = vzero(), vzero()
-        i = start
-        while i + 2 * LANES <= end:
-            u, v = vsub(vload(x, i), mean), vsub(vload(x, i + LANES), mean)
-            a, b = vfma(u, u, a), vfma(v, v, b)
-            i += 2 * LANES
-        while i < end:
-            u = vselect(vfirst(end - i), vsub(vload_n(x, i, end - i), mean), vzero())
-            a = vfma(u, u, a)
-            i += LANES
-        total += vsum(vadd(a, b))
-    return total
-
-
-def _make_extreme(keep, fold, worst: float):
-    """Return ``f(x, n)``: the extreme of ``n`` floats, NaN if there is one.
-
-    ``keep(v, acc)`` is one instruction that may forget a NaN, so NaNs are noted on the side.
-    """
-
-    @inline_njit
-    def f(x, n):
-        a = b = c = d = vsplat(worst)
-        odd = visnan(a)
-        i = 0
-        while i + 4 * LANES <= n:
-            p, q = vload(x, i), vload(x, i + LANES)
-            r, s = vload(x, i + 2 * LANES), vload(x, i + 3 * LANES)
-            odd = vor(vor(odd, vunordered(p, q)), vunordered(r, s))
-            a, b, c, d = keep(p, a), keep(q, b), keep(r, c), keep(s, d)
-            i += 4 * LANES
-        while i < n:
-            p = vselect(vfirst(n - i), vload_n(x, i, n - i), a)
-            odd = vor(odd, visnan(p))
-            a = keep(p, a)
-            i += LANES
-        if vany(odd):
-            return NAN
-        return fold(keep(keep(a, b), keep(c, d)))
-
-    return f
-
-
-run_max = _make_extreme(vatleast, vhmax, -INF)
-run_min = _make_extreme(vatmost, vhmin, INF)
+INF = float("inf")
 
 
 @inline_njit
@@ -161,21 +68,25 @@ def _run_prod(x, n):
 
 @inline_njit
 def sum_two(x, y):
+    """Return ``x + y``."""
     return x + y
 
 
 @inline_njit
 def mul_two(x, y):
+    """Return ``x * y``."""
     return x * y
 
 
 @inline_njit
 def max_two(x, y):
+    """Return the larger, NaN if there is one."""
     return y if y > x or y != y else x
 
 
 @inline_njit
 def min_two(x, y):
+    """Return the smaller, NaN if there is one."""
     return y if y < x or y != y else x
 
 
@@ -333,22 +244,33 @@ _COLUMN = {
 }
 
 
+@inline_njit
+def _walk(args, tid, nt, four, single):
+    """Run ``four`` or ``single`` over this thread's units of columns."""
+    n_outer, cols, width = arg(args, 2), arg(args, 10), arg(args, 11)
+    per = (cols + width - 1) // width
+    units = arg(args, 3) * per
+    for unit in range(units * tid // nt, units * (tid + 1) // nt):
+        o, c = unit // per, unit % per * width
+        end = min(c + width, cols)
+        x = arg(args, 0) + outer_offset(args, HEAD, n_outer, o, 0)
+        out = arg(args, 1) + outer_offset(args, HEAD, n_outer, o, 1)
+        while c < end:
+            if end - c >= 4 * LANES:
+                four(args, x + 4 * c, out + c * arg(args, 12))
+                c += 4 * LANES
+            else:
+                single(args, x + 4 * c, out + c * arg(args, 12), end - c)
+                c += LANES
+
+
 def _make_cols(op: str) -> Kernel:
-    """Return the kernel that reduces columns: of ``sum`` times p, or of the other ops."""
-    one = _column_pass(*_COLUMN["sum" if op == "var" else op])
-    quad = _column_quad(*_COLUMN["sum" if op == "var" else op])
-    squares = _column_pass(_var_step, 0.0, True)
-    quad_squares = _column_quad(_var_step, 0.0, True)
-    variance, scaled = op == "var", op in ("sum", "var")
+    one, quad = _column_pass(*_COLUMN[op]), _column_quad(*_COLUMN[op])
+    scaled = op == "sum"
 
     @inline_njit
     def single(args, x, out, left):
         t = one(args, x, left, vzero())
-        if variance:
-            mean = vmul(t, vsplat(1.0 / (arg(args, 4) * arg(args, 5) * arg(args, 6))))
-            if arg(args, 14) != 0:
-                _put(out - arg(args, 1) + arg(args, 14), arg(args, 12), mean, left)
-            t = squares(args, x, left, mean)
         if scaled:
             t = vmul(t, vsplat(argf(args, 13)))
         _put(out, arg(args, 12), t, left)
@@ -357,38 +279,49 @@ def _make_cols(op: str) -> Kernel:
     def four(args, x, out):
         z = vzero()
         t0, t1, t2, t3 = quad(args, x, z, z, z, z)
-        if variance:
-            m = vsplat(1.0 / (arg(args, 4) * arg(args, 5) * arg(args, 6)))
-            t0, t1, t2, t3 = vmul(t0, m), vmul(t1, m), vmul(t2, m), vmul(t3, m)
-            if arg(args, 14) != 0:
-                _put_four(out - arg(args, 1) + arg(args, 14), arg(args, 12), t0, t1, t2, t3)
-            t0, t1, t2, t3 = quad_squares(args, x, t0, t1, t2, t3)
         if scaled:
             p = vsplat(argf(args, 13))
             t0, t1, t2, t3 = vmul(t0, p), vmul(t1, p), vmul(t2, p), vmul(t3, p)
         _put_four(out, arg(args, 12), t0, t1, t2, t3)
 
     def body(args, tid, nt):
-        n_outer, cols, width = arg(args, 2), arg(args, 10), arg(args, 11)
-        per = (cols + width - 1) // width
-        units = arg(args, 3) * per
-        for unit in range(units * tid // nt, units * (tid + 1) // nt):
-            o, c = unit // per, unit % per * width
-            end = min(c + width, cols)
-            x = arg(args, 0) + outer_offset(args, HEAD, n_outer, o, 0)
-            out = arg(args, 1) + outer_offset(args, HEAD, n_outer, o, 1)
-            while c < end:
-                if end - c >= 4 * LANES:
-                    four(args, x + 4 * c, out + c * arg(args, 12))
-                    c += 4 * LANES
-                else:
-                    single(args, x + 4 * c, out + c * arg(args, 12), end - c)
-                    c += LANES
+        _walk(args, tid, nt, four, single)
 
     return make_kernel(body, "reduce_cols", (op,))
+
+
+def _make_var_cols() -> Kernel:
+    """Return the kernel of variances: the means, then the squares around them."""
+    one, quad = _column_pass(*_COLUMN["sum"]), _column_quad(*_COLUMN["sum"])
+    squares, quad_squares = _column_pass(_var_step, 0.0, True), _column_quad(_var_step, 0.0, True)
+
+    @inline_njit
+    def single(args, x, out, left):
+        share = vsplat(1.0 / (arg(args, 4) * arg(args, 5) * arg(args, 6)))
+        mean = vmul(one(args, x, left, vzero()), share)
+        if arg(args, 14) != 0:
+            _put(out - arg(args, 1) + arg(args, 14), arg(args, 12), mean, left)
+        t = vmul(squares(args, x, left, mean), vsplat(argf(args, 13)))
+        _put(out, arg(args, 12), t, left)
+
+    @inline_njit
+    def four(args, x, out):
+        z, m = vzero(), vsplat(1.0 / (arg(args, 4) * arg(args, 5) * arg(args, 6)))
+        t0, t1, t2, t3 = quad(args, x, z, z, z, z)
+        t0, t1, t2, t3 = vmul(t0, m), vmul(t1, m), vmul(t2, m), vmul(t3, m)
+        if arg(args, 14) != 0:
+            _put_four(out - arg(args, 1) + arg(args, 14), arg(args, 12), t0, t1, t2, t3)
+        t0, t1, t2, t3 = quad_squares(args, x, t0, t1, t2, t3)
+        p = vsplat(argf(args, 13))
+        _put_four(out, arg(args, 12), vmul(t0, p), vmul(t1, p), vmul(t2, p), vmul(t3, p))
+
+    def body(args, tid, nt):
+        _walk(args, tid, nt, four, single)
+
+    return make_kernel(body, "reduce_cols", ("var",))
 
 
 ROWS = {op: _make_rows(op) for op in _ROW} | {
     "var": make_kernel(_var_rows, "reduce_rows", ("var",))
 }
-COLS = {op: _make_cols(op) for op in F32_OPS}
+COLS = {op: _make_cols(op) for op in _COLUMN} | {"var": _make_var_cols()}

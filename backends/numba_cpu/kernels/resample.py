@@ -73,9 +73,9 @@ def _nearest(args, i):
     """Return the nearest input position of output ``i``."""
     scale = f32(argf(args, 5))
     if arg(args, 2) == _NEAREST:
-        return min(int(math.floor(f32(i) * scale)), arg(args, 3) - 1)
+        return min(math.floor(f32(i) * scale), arg(args, 3) - 1)
     real = max(scale * (f32(i) + f32(0.5)) - f32(0.5), f32(0))
-    return min(int(math.floor(real + f32(0.5))), arg(args, 3) - 1)
+    return min(math.floor(real + f32(0.5)), arg(args, 3) - 1)
 
 
 @kernel
@@ -84,14 +84,14 @@ def resample_table(args, tid, nt):
     mode, size, scale = arg(args, 2), arg(args, 3), f32(argf(args, 5))
     positions, weights = arg(args, 0), arg(args, 1)
     for i in range(arg(args, 4) * tid // nt, arg(args, 4) * (tid + 1) // nt):
-        if mode == _NEAREST or mode == _EXACT:
+        if mode <= _EXACT:
             sti64(positions, i, _nearest(args, i))
             stf(weights, i, f32(1))
             continue
         real = scale * f32(i) if arg(args, 6) != 0 else scale * (f32(i) + f32(0.5)) - f32(0.5)
         if mode == _LINEAR:
             real = max(real, f32(0))
-        at = min(int(math.floor(real)), size - 1)
+        at = min(math.floor(real), size - 1)
         t = min(max(real - f32(at), f32(0)), f32(1))
         if mode == _LINEAR:
             sti64(positions, 2 * i, at)

@@ -13,11 +13,9 @@ from leptonc.backends.numba_cpu.kernels.reduce import (
     max_two,
     min_two,
     mul_two,
-    outer_offset,
-    run_max,
-    run_min,
     sum_two,
 )
+from leptonc.backends.numba_cpu.kernels.runs import outer_offset, run_max, run_min
 from leptonc.backends.numba_cpu.kernels.vec import arg, ldf, ldi64, stf, sti64
 
 # --- integers -------------------------------------------------------------------------------------

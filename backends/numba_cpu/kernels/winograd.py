@@ -1,14 +1,14 @@
 """numba_cpu > kernels > winograd: 3x3 convolution with stride 1 by F(4x4,3x3) and F(2x2,3x3).
 
-Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2015): an output tile of ``m x m``
-is ``AT [sum_c (G g GT) * (BT d B)] A`` over input tiles of ``m+2 x m+2``; ``(m+2)**2`` matrix
-products replace nine times ``m**2``: 4 times (m = 4) or 2.25 times (m = 2) less multiplication. The
-points are 0, +-1, +-2, infinity.
+Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2015): an output tile of
+``m x m`` is ``AT [sum_c (G g GT) * (BT d B)] A`` over input tiles of ``m+2 x m+2``; ``(m+2)**2``
+matrix products replace nine times ``m**2``: 4 times (m = 4) or 2.25 times (m = 2) less
+multiplication. The points are 0, +-1, +-2, infinity.
 
-The image is channels-last (channel stride 1) and is not padded: tiles at a border read the addresses
-of a zero row. A thread transforms a block of tiles into its scratch (V), multiplies each of the
-``P = (m+2)**2`` planes with the packed weights (M) for a block of output channels, and transforms
-back with bias, residual and activation.
+The image is channels-last (channel stride 1) and is not padded: tiles at a border read the
+addresses of a zero row. A thread transforms a block of tiles into its scratch (V), multiplies each
+of the ``P = (m+2)**2`` planes with the packed weights (M) for a block of output channels, and
+transforms back with bias, residual and activation.
 
 Error, ``max |y - exact| / max |exact|``, measured over unit normal data with 16 to 512 channels: at
 most 1e-5 (m = 4) and 1e-6 (m = 2); direct summation gives 1e-6. The a priori bound is epsilon times
@@ -71,7 +71,7 @@ NAMES = (
     "zero_row", "tile_block", "panel_block", "scratch", "scratch_bytes",
 )  # fmt: skip
 """Slots of the record, in order: the tile's size ``m``, 2 or 4; addresses (bytes; ``bias``, ``res``
-or 0), strides (elements, of image, line and pixel), sizes. ``zero_row`` points to ``channels`` zeros,
+or 0), strides (elements, of image, line and pixel), sizes. ``zero_row``: ``channels`` zeros;
 ``channels`` is at least LANES. ``res_mode`` is a ``Res``, ``act`` an ``Act``. ``weights`` are
 :func:`transform_weights`. The blocks come from :func:`blocking`."""
 
@@ -133,8 +133,8 @@ _LATE, _TIMES = int(Res.AFTER), int(Res.TIMES)
 def _split(nt, tiles, panels):
     """Return how many parts of the tiles and of the panels to make.
 
-    The cost of a part, in eighths of a tile times a panel: products; reading the weights once, worth
-    about LANES tiles; the input transform, which every part of the panels repeats.
+    The cost of a part, in eighths of a tile times a panel: products; reading the weights once,
+    worth about LANES tiles; the input transform, which every part of the panels repeats.
     """
     best, best_tiles, best_panels = -1, 1, 1
     for parts in range(1, nt + 1):
@@ -186,7 +186,7 @@ def _read_tile(args, table, tile, dst, plane):
         transform_input(m, table, at, dst + at, plane)
 
 
-@inline_njit
+@_inlined
 def _finish(args, patch, image, y, x, n0, width):
     """Write one vector of channels of one tile: bias, residual, activation, what exists."""
     m = arg(args, M)
@@ -240,8 +240,8 @@ def _multiply(planes, rows, out_rows, count, depth, v_plane, m_plane, weights, p
 @_inlined
 def _run_block(args, base, t0, count, panel0, panel1):
     """Compute tiles ``t0 .. t0 + count`` of panels ``panel0 .. panel1``; scratch at ``base``."""
-    depth, block, planes = arg(args, CHANNELS), arg(args, TILE_BLOCK), (arg(args, M) + 2) ** 2
-    panel_block = arg(args, PANEL_BLOCK)
+    depth, block = arg(args, CHANNELS), arg(args, TILE_BLOCK)
+    planes, panel_block = (arg(args, M) + 2) * (arg(args, M) + 2), arg(args, PANEL_BLOCK)
     v_row = 4 * LANES * (((depth + LANES - 1) // LANES) | 1)
     m_row = 4 * (panel_block * PANEL + LANES)
     v_plane, m_plane = block * v_row + 4 * LANES, block * m_row + 4 * LANES

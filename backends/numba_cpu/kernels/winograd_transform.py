@@ -121,9 +121,8 @@ def _call(name: str, arity: int, emit):
 def transform_input(typingctx, m, table, offset, dst, step):
     """Write ``BT d B`` of one vector of channels of one tile.
 
-    Args:
-        m: 2 or 4. table: address of the addresses of the ``(m + 2)**2`` pixels. offset: bytes added.
-        dst: where plane 0 goes. step: bytes from plane to plane.
+    ``m`` is 2 or 4, ``table`` the address of the addresses of the ``(m + 2)**2`` pixels, ``offset``
+    is added to them; ``dst`` is where plane 0 goes, ``step`` the bytes from plane to plane.
     """
     return types.void(*(types.int64,) * 5), _call("lep_wino_in", 4, _emit_input)
 
@@ -132,7 +131,6 @@ def transform_input(typingctx, m, table, offset, dst, step):
 def transform_output(typingctx, m, src, step, dst):
     """Write ``AT M A`` of one vector of channels as ``m * m`` vectors from ``dst``.
 
-    Args:
-        m: 2 or 4. src: plane 0. step: bytes from plane to plane. dst: where the results go.
+    ``m`` is 2 or 4, ``src`` the address of plane 0, ``step`` the bytes from plane to plane.
     """
     return types.void(*(types.int64,) * 4), _call("lep_wino_out", 3, _emit_output)

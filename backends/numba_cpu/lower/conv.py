@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from leptonc.backends.numba_cpu.kernels import igemm_plan
 from leptonc.backends.numba_cpu.kernels import winograd as wino
 from leptonc.backends.numba_cpu.kernels.igemm_plan import ConvPlan
 from leptonc.backends.numba_cpu.kernels.pack import pack_conv, pack_conv_taps, pad_image
+from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.legal import ClaimFn
 from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm, ConvShape, choose
 from leptonc.backends.numba_cpu.lower.core import Lowering
@@ -53,7 +55,7 @@ def channels_last(rank: int) -> tuple[int, ...]:
 
 
 def spatial(view: View, count: int) -> tuple[int, ...]:
-    """Return ``view``'s strides of its last ``count`` axes of depth, height, width; 0 where absent."""
+    """Return the strides of the last ``count`` of depth, height, width; 0 where absent."""
     steps = view.strides[2:]
     return ((0,) * (3 - len(steps)) + steps)[3 - count :]
 
@@ -92,6 +94,9 @@ def lower_conv(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> None
 
 
 def _igemm(job: _Job) -> None:
+    """Append the product; narrow groups of a constant weight are merged (see _wider_groups)."""
+    factor = _wider_groups(job)
+    job = replace(job, shape=replace(job.shape, groups=job.shape.groups // factor))
     s = job.shape
     pads = [(p, p) for p in s.padding]
     plan = igemm_plan.conv(
@@ -117,8 +122,9 @@ def _emit_plan(job: _Job, plan: ConvPlan, x: View, b: Slot, reads: Sequence[View
     out_z, out_y, out_x = spatial(out, 3)
     volume = len(job.shape.size) == 3
     call = replace(
-        call, out_o0=out.strides[0], out_z=out_z if volume else out.strides[0], out_y=out_y, out_x=out_x
-    )
+        call, out_o0=out.strides[0], out_z=out_z if volume else out.strides[0],
+        out_y=out_y, out_x=out_x,
+    )  # fmt: skip
     if res is not None:
         z, y, x_ = spatial(res, 3)
         z = z if volume else res.strides[0]
@@ -137,13 +143,41 @@ def _tables(ctx: Lowering, plan: ConvPlan, call: Any) -> Any:
     return replace(call, **fields)
 
 
+def _wider_groups(job: _Job) -> int:
+    """Return how many groups to run as one whose weight is zero between them.
+
+    Lanes beyond a group's columns are idle anyway, and fewer groups walk the image less often. An inf
+    or NaN spreads over the merged groups, hence not with ``precision="strict"``.
+    """
+    s = job.shape
+    columns, most = s.out_channels // s.groups, LANES * s.groups // max(s.out_channels, 1)
+    if job.ctx.precision == "strict" or job.ctx.array(job.weight) is None or columns == 0:
+        return 1
+    return max(f for f in range(1, max(most, 1) + 1) if s.groups % f == 0)
+
+
+def _merged(weight: np.ndarray, channels: int, groups: int) -> np.ndarray:
+    """Return ``weight: [n, c, *kernel]`` of small groups as that of fewer, ``groups``."""
+    n, c, *kernel = weight.shape
+    factor = channels // c // groups
+    if factor == 1:
+        return weight
+    columns = n // (groups * factor)
+    wide = np.zeros((groups, factor, columns, factor, c, *kernel), weight.dtype)
+    parts = weight.reshape(groups, factor, columns, c, *kernel)
+    for i in range(factor):
+        wide[:, i, :, i] = parts[:, i]
+    return wide.reshape(n, factor * c, *kernel)
+
+
 def _panels(job: _Job) -> tuple[Slot, list[View]]:
     """Return the address of the packed weight and the views to read for it."""
     ctx, groups = job.ctx, job.shape.groups
     array, const = ctx.array(job.weight), ctx.constant(job.weight)
     if array is not None and const is not None:
         key = ("conv", id(const.payload), groups)
-        return ctx.packed(key, lambda: pack_conv(array, groups), const), []
+        wide = functools.partial(_merged, array, job.shape.channels, groups)
+        return ctx.packed(key, lambda: pack_conv(wide(), groups), const), []
     view = as_dtype(ctx, ctx.view(job.weight), DType.F32)
     taps_first = contiguous(ctx, view, channels_last(view.rank))
     n, k = view.shape[0] // groups, math.prod(view.shape[1:])
@@ -155,7 +189,7 @@ def _panels(job: _Job) -> tuple[Slot, list[View]]:
 
 
 def _padded_lines(job: _Job, plan: ConvPlan) -> tuple[ConvPlan, View]:
-    """Append the copy of an image of few channels to padded lines; return the plan that reads them."""
+    """Append the copy of an image to padded lines; return the plan that reads them."""
     s, x = job.shape, job.x
     (height, width), c, left = s.size, s.channels, s.padding[-1]
     wide = width + 2 * left
@@ -258,7 +292,7 @@ _LOWER: dict[Algorithm, Callable[[_Job], None]] = {
 
 
 def lower_transposed(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> None:
-    """Lower a transposed convolution: one product per phase of the output grid. Raises ClaimError."""
+    """Lower a transposed convolution: one product per phase of the output. Raises ClaimError."""
     k = op.kind
     assert isinstance(k, ConvTranspose)
     array, const = ctx.array(op.operands[1]), ctx.constant(op.operands[1])
@@ -284,12 +318,13 @@ def lower_transposed(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -
         volume = x.rank == 5
         call = replace(
             call, a_o0=x.strides[0], a_z=a_z if volume else x.strides[0], a_y=a_y, a_x=a_x,
-            out_o0=out.strides[0], out_z=out_z if volume else out.strides[0], out_y=out_y, out_x=out_x,
+            out_o0=out.strides[0], out_z=out_z if volume else out.strides[0],
+            out_y=out_y, out_x=out_x,
         )  # fmt: skip
         local = end
         if end.res is not None:
-            local = replace(end, res=_part(end.res, phase, k.stride))
-            z, y, x_ = spatial(local.res, 3)
+            res = _part(end.res, phase, k.stride)
+            local, (z, y, x_) = replace(end, res=res), spatial(res, 3)
             call = replace(
                 call, res_o0=end.res.strides[0], res_z=z if volume else end.res.strides[0],
                 res_y=y, res_x=x_,

@@ -61,8 +61,8 @@ def _winograd_fits(s: ConvShape) -> bool:
     )
 
 
-# Costs are in cycles of one core with two multipliers, measured on one with AVX-512 and weights that are not in the
-# second-level cache (a network's weights rarely are). One multiply-add of a row with a panel is one cycle.
+# Costs are in cycles of one core with two multipliers, measured on one with AVX-512, with weights
+# that are in no cache (a network's rarely are). A multiply-add of a row with a panel is one cycle.
 PRODUCT = 1.1  # cycles per row, panel and depth, overheads included
 WEIGHT_BYTES = {Algorithm.IGEMM: 24.0, Algorithm.WINOGRAD_2: 10.0, Algorithm.WINOGRAD_4: 10.0}
 TRANSFORM = {2: 45.0, 4: 140.0}  # cycles for one vector of channels of one tile, in or out

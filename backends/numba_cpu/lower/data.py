@@ -92,7 +92,7 @@ def _gather(ctx: Lowering, op: Op) -> None:
     if out.numel == 0:
         return
     status = ctx.status(
-        f"index is out of bounds for dimension {k.axis} with size {x.shape[k.axis] if x.rank else 1}"
+        f"index is out of bounds for dimension {k.axis} with size {(x.shape or (1,))[k.axis]}"
     )
     if x.rank == 0:
         x, out, index = x.expand((1,)), out.expand((1,)), index.expand((1,))

@@ -23,7 +23,8 @@ _ALIAS: Mapping[tuple[str, str], str] = {
     **{("is_finite", k): "eq" for k in (*INTS, "bool")},
 }  # tests that have one answer for integers: compare the operand with itself
 _POWERS: Mapping[float, str] = {
-    2.0: "square", 3.0: "cube", 0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal", -2.0: "inverse_square",
+    2.0: "square", 3.0: "cube", 0.5: "sqrt", -0.5: "rsqrt", -1.0: "reciprocal",
+    -2.0: "inverse_square",
 }  # fmt: skip
 _LIMITS = {
     "i64": (-(2**63), 2**63 - 1), "i32": (-(2**31), 2**31 - 1), "i16": (-(2**15), 2**15 - 1),

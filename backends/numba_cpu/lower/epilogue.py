@@ -85,7 +85,7 @@ ROOTS = (Linear, Matmul, Conv, ConvTranspose)
 
 
 def match(ctx: Lowering, body: Function) -> tuple[Op, Value, Epilogue] | None:
-    """Return the root of a body, its final value and its epilogue; None if the body is not of that form."""
+    """Return root, final value and epilogue of a body; None if the body is not of that form."""
     ops = [op for op in body.ops if not isinstance(op.kind, (Constant, Full))]
     if not ops or not isinstance(ops[0].kind, ROOTS):
         return None
@@ -166,8 +166,8 @@ def zeros(ctx: Lowering, count: int) -> Slot:
 def target(ctx: Lowering, result: Value, order: Sequence[int]) -> tuple[View, Callable[[], None]]:
     """Return where the kernel writes ``result``, float32 with unit stride along ``order[-1]``.
 
-    The function returned must be called after the kernel's steps: it copies to where the result belongs if that
-    is of another dtype or has other strides.
+    The function returned must be called after the kernel's steps: it copies to where the result
+    belongs if that is of another dtype or has other strides.
     """
     out, inner = ctx.out(result), order[-1]
     if out.dtype is DType.F32 and (out.strides[inner] == 1 or out.shape[inner] == 1):

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -153,6 +154,11 @@ def _merge(v: View, a: int) -> View:
     return replace(v, shape=shape, strides=(*v.strides[:a], *v.strides[a + 1 :]))
 
 
+def ceildiv(n: int, d: int) -> int:
+    """Return ``n / d`` rounded up."""
+    return -(-n // d)
+
+
 @dataclass
 class _Plan:
     """Registers, blocks and instructions of a program."""
@@ -201,7 +207,7 @@ class _Plan:
         rows, cols = self.shape[-2:]
         if cols >= want:
             pieces = -(-cols // want)
-            return 1, min(cols, -(-(-(-cols // pieces)) // 16) * 16)
+            return 1, min(cols, ceildiv(ceildiv(cols, pieces), 16) * 16)
         return min(rows, max(1, want // cols)), cols
 
     def _contiguous(self, view: View) -> bool:
@@ -222,12 +228,8 @@ class _Plan:
 
     def _write(self, loads: list[Node]) -> None:
         """Write all instructions; scratch registers are reused once their value is dead."""
-        left: dict[Node, int] = {}
-        for n in (
-            *(o for n in self.machine.nodes for o in n.operands),
-            *(n for n, _ in self.machine.stores),
-        ):
-            left[n] = left.get(n, 0) + 1
+        read = [o for n in self.machine.nodes for o in n.operands]
+        left = Counter((*read, *(n for n, _ in self.machine.stores)))
         target = self._targets(len(loads))
         slots = {n: i for i, n in enumerate(loads)}
         kept = set(slots.values())
@@ -249,7 +251,7 @@ class _Plan:
 
     def _load(self, n: Node, m: int, kept: set[int]) -> None:
         view = self.memory[m]
-        if self._contiguous(view) and not (self._steady(view) and 0 in self.block):
+        if self._contiguous(view):
             self.where[n] = m
             return
         size = SIZE[n.kind]
@@ -262,7 +264,7 @@ class _Plan:
         self.where[n] = to
         kept.add(to)
 
-    def _operate(self, n: Node, target: int | None, left: dict[Node, int], kept: set[int]) -> None:
+    def _operate(self, n: Node, target: int | None, left: Counter[Node], kept: set[int]) -> None:
         registers = [self.where[o] for o in n.operands]
         dead: list[int] = []
         for o, r in zip(n.operands, registers, strict=True):

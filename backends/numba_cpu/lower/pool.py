@@ -41,7 +41,8 @@ def _windows(kind: Kind, spatial: int) -> dict[str, int]:
     dilation: Sequence[int] = (1,) * 3
     padding: Sequence[int] = (0,) * 3
     if isinstance(kind, Pool):
-        kernel, stride, padding = _three(kind.kernel, 1), _three(kind.stride, 1), _three(kind.padding, 0)
+        kernel, stride = _three(kind.kernel, 1), _three(kind.stride, 1)
+        padding = _three(kind.padding, 0)
         dilation = _three(getattr(kind, "dilation", ()) or (1,) * spatial, 1)
     mean = isinstance(kind, AvgPool)
     return {
@@ -54,7 +55,8 @@ def _windows(kind: Kind, spatial: int) -> dict[str, int]:
 def lower_pool(ctx: Lowering, op: Op) -> None:
     """Lower a pool; an image with channels outside is copied channels-last first."""
     kind, x = op.kind, ctx.view(op.operands[0])
-    spatial = len(kind.kernel if isinstance(kind, Pool) else kind.output)  # type: ignore[attr-defined]
+    assert isinstance(kind, (Pool, AdaptiveAvgPool))
+    spatial = len(kind.kernel if isinstance(kind, Pool) else kind.output)
     channel = x.rank - spatial - 1
     order = (*range(channel), *range(channel + 1, x.rank), channel)
     out, done = target(ctx, op.result, order)

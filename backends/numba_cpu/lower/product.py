@@ -19,6 +19,7 @@ from leptonc.ir.types import DType
 
 SERIAL_WORK = 16 * 1024  # multiply-adds below which a product runs on one thread
 _FLOATS = ("act_p0", "act_p1")
+Axis = tuple[int, tuple[int, ...]]  # size, stride of each view
 
 
 @dataclass(frozen=True)
@@ -33,15 +34,22 @@ class Finish:
 
 
 def emit(
-    ctx: Lowering, call: IGemm, a: View, b: Slot, out: View, finish: Finish, reads: Sequence[View] = ()
+    ctx: Lowering,
+    call: IGemm,
+    a: View,
+    b: Slot,
+    out: View,
+    finish: Finish,
+    reads: Sequence[View] = (),
 ) -> None:
     """Append the step of ``call``, whose strides and extents are set, with these operands.
 
     Args:
         ctx: the lowering.
         call: the record.
-        a, out: the first operand and the result; their element 0 is the record's.
+        a: the first operand; its element 0 is the record's.
         b: address of packed B.
+        out: the result; its element 0 is the record's.
         finish: the epilogue; the strides of its residual are in ``call``.
         reads: further buffers that the step reads.
     """
@@ -65,9 +73,9 @@ def _slot(name: str, value: Any) -> Slot:
     return value if not isinstance(value, int) and not hasattr(value, "__index__") else int(value)
 
 
-def merged(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple[int, tuple[int, ...]]]:
-    """Return the fewest axes ``(size, stride per view)`` that walk several views of ``shape`` in order."""
-    axes: list[tuple[int, tuple[int, ...]]] = []
+def merged(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> list[Axis]:
+    """Return the fewest axes that walk several views of ``shape`` in order."""
+    axes: list[Axis] = []
     for n, steps in zip(shape, zip(*strides, strict=True), strict=True):
         if n == 1:
             continue
@@ -78,7 +86,9 @@ def merged(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> list[tuple
     return axes
 
 
-def padded(axes: list[tuple[int, tuple[int, ...]]], count: int, views: int) -> tuple:
+def padded(
+    axes: list[Axis], count: int, views: int
+) -> tuple[list[int], list[list[int]]]:
     """Return sizes and, per view, strides of exactly ``count`` axes, outermost first."""
     axes = [(1, (0,) * views)] * (count - len(axes)) + axes
     return [n for n, _ in axes], [[s[i] for _, s in axes] for i in range(views)]
@@ -89,8 +99,8 @@ def rows_product(
 ) -> None:
     """Append ``out[..., n] = a[..., k] @ B`` for one packed B; all leading axes are rows.
 
-    ``a``, ``out`` and the residual have the same leading axes and, for the last one, any strides; only what no
-    three axes can walk is copied.
+    ``a``, ``out`` and the residual have the same leading axes, of any strides; only what no three
+    axes can walk is copied.
     """
     if 1 not in (a.strides[-1], a.shape[-1]):
         a = contiguous(ctx, a)

@@ -80,7 +80,7 @@ def fill(ctx: Lowering, view: View, value: bool | float) -> None:
 def _choose(src: View, dst: View) -> tuple[Kernel, View, View]:
     """Return the kernel for collapsed views, which may be reordered for it."""
     size = dst.dtype.nbytes
-    rows, cols = dst.shape[-2:]
+    cols = dst.shape[-1]
     if src.strides[-1] == dst.strides[-1] == 1 and cols * size >= _RUN:
         return copy_rows, src, dst
     if dst.strides[-1] == 1:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from leptonc.capture.aten.base import Importer, named
-from leptonc.capture.context import Args, Context, axis_of, want
+from leptonc.capture.context import Args, Context, Unclaimed, axis_of, want
 from leptonc.errors import CaptureError
 from leptonc.ir.core import Kind, Value
 from leptonc.ir.kinds.binary import Div, Mul
@@ -30,13 +30,15 @@ def _affine(c: Context, weight: Value | None, bias: Value | None) -> tuple[str, 
 def _batch_norm(c: Context, a: Args) -> Any:
     x = next(iter(a.given.values()))
     training = a.get("training", a.get("train", False)) or a.get("use_input_stats", False)
-    if training and a.running_mean is not None:
+    mean: Value | None = a.running_mean
+    if training and mean is not None:
         raise CaptureError(
             "a batch norm in training mode updates its statistics; call model.eval()"
         )
-    want(not training, "it computes statistics of the batch")
+    if mean is None:
+        raise Unclaimed("it computes statistics of the batch")
     word, operands = _affine(c, a.weight, a.bias)
-    made = c(BatchNorm(float(a.eps), word), x, a.running_mean, a.running_var, *operands)
+    made = c(BatchNorm(float(a.eps), word), x, mean, a.running_var, *operands)
     return _only_first(c, made)
 
 

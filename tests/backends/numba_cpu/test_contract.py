@@ -1,4 +1,4 @@
-"""Linear, matmul, convolutions: lowered natively against torch's meaning, alone and with epilogues."""
+"""Linear, matmul, convolutions: lowered natively against torch, alone and with epilogues."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def weights(constant: bool, *tensors: Tensor) -> tuple[int, ...]:
 # --- linear -------------------------------------------------------------------------------------
 @BOTH
 @pytest.mark.parametrize(
-    ("lead", "k", "n"), [((5, 7), 19, 33), ((), 19, 3), ((2, 0), 5, 3), ((1,), 600, 500), ((3,), 0, 4)]
+    ("lead", "k", "n"),
+    [((5, 7), 19, 33), ((), 19, 3), ((2, 0), 5, 3), ((1,), 600, 500), ((3,), 0, 4)],
 )
 def test_linear(constant: bool, lead: tuple[int, ...], k: int, n: int) -> None:
     w, b = rand(n, k), rand(n)
@@ -87,6 +88,8 @@ CONVS = [
     (Conv((1, 1), (0, 0), (1, 1)), (2, 24, 1, 1), (40, 24, 1, 1)),
     (Conv((2, 2), (1, 1), (1, 1), 24), (2, 24, 9, 9), (24, 1, 3, 3)),
     (Conv((1, 1), (1, 1), (1, 1), 6), (2, 6, 9, 9), (12, 1, 3, 3)),
+    (Conv((1, 1), (1, 1), (1, 1), 8), (2, 32, 9, 9), (24, 4, 3, 3)),
+    (Conv((2, 1), (0, 1), (1, 1), 7), (1, 14, 9, 9), (35, 2, 1, 3)),
 ]
 
 
@@ -182,7 +185,7 @@ ROOTS = {
 
 
 def unit(root: str, order: str, act: Kind, residual: tuple | None = None) -> tuple[Function, list]:
-    """Return a body of ``root`` and the parts named in ``order``: a(ctivation), r(esidual), m(ul)."""
+    """Return a body of ``root`` and the parts of ``order``: a(ctivation), r(esidual), m(ul)."""
     kind, x_shape, *rest = ROOTS[root]
     layout = NHWC if len(x_shape) == 4 else None
     b = Builder("unit")

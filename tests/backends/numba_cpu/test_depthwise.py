@@ -1,4 +1,4 @@
-"""Depthwise convolution through its lowering, over kernels, strides, dilations, paddings, channels."""
+"""Depthwise convolution through its lowering, over kernels, strides, dilations, paddings."""
 
 from __future__ import annotations
 

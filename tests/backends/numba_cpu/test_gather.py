@@ -56,7 +56,8 @@ def test_gather(axis: int) -> None:
 
 
 IOTAS = [
-    d.Iota(7), d.Iota(0), d.Iota(5000, 3, -2), d.Iota(9, 1, 2, DType.I32), d.Iota(9, 0.5, 0.1, DType.F32),
+    d.Iota(7), d.Iota(0), d.Iota(5000, 3, -2), d.Iota(9, 1, 2, DType.I32),
+    d.Iota(9, 0.5, 0.1, DType.F32),
     d.Iota(9, 1, 2, DType.F32), d.Iota(9, 0, 1, DType.BF16),
 ]  # fmt: skip
 

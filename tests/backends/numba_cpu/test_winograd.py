@@ -39,7 +39,8 @@ class Case:
         line, image = size[1] * n, size[0] * size[1] * n
         act, p0, p1 = options.get("act", (Act.NONE, 0.0, 0.0))
         self.values = {
-            "m": m, **self.keep, "x_b": h * wide * c, "x_y": wide * c, "x_x": c, "batch": b, "in_h": h,
+            "m": m, **self.keep, "x_b": h * wide * c, "x_y": wide * c, "x_x": c, "batch": b,
+            "in_h": h,
             "in_w": wide, "channels": c, "columns": n, "pad_y": pad[0], "pad_x": pad[1],
             "out_h": size[0], "out_w": size[1], "out_b": image, "out_y": line, "out_x": n,
             "res_b": image, "res_y": line, "res_x": n,

@@ -1,0 +1,67 @@
+"""Capture > recurrence: LSTM, GRU and RNN layers traced by their shapes alone.
+
+Torch gives a traced layer its shapes by unrolling it over time, which fixes the length of the
+sequence and takes seconds for a long one. Inside ``whole_layers()`` a shape rule answers instead.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._C import DispatchKey
+
+_KEYS = (DispatchKey.CompositeImplicitAutograd, DispatchKey.Autograd)
+_LOCK = threading.RLock()  # the tables below are torch's, one for all threads
+
+
+def _result(x: Tensor, hidden: Any, bidirectional: bool) -> Tensor:
+    """Return an empty tensor of the output's shape ``[...,h*directions]`` for ``x: [...,k]``."""
+    wide = hidden * 2 if bidirectional else hidden
+    return x.new_empty((*x.shape[:-1], wide))
+
+
+def _lstm(
+    x: Tensor, hx: Sequence[Tensor], params: Sequence[Tensor], has_biases: bool, num_layers: int,
+    dropout: float, train: bool, bidirectional: bool, batch_first: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    h, c = hx
+    y = _result(x, h.shape[2], bidirectional)
+    return y, h.new_empty(h.shape), c.new_empty(c.shape)
+
+
+def _plain(
+    x: Tensor, hx: Tensor, params: Sequence[Tensor], has_biases: bool, num_layers: int,
+    dropout: float, train: bool, bidirectional: bool, batch_first: bool,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    return _result(x, hx.shape[2], bidirectional), hx.new_empty(hx.shape)
+
+
+_aten = torch.ops.aten
+_RULES = {
+    _aten.lstm.input: _lstm,
+    _aten.gru.input: _plain,
+    _aten.rnn_tanh.input: _plain,
+    _aten.rnn_relu.input: _plain,
+}
+
+
+@contextmanager
+def whole_layers() -> Iterator[None]:
+    """Let shape rules stand for recurrent layers while torch.export traces."""
+    with _LOCK:
+        before = {op: dict(op.py_kernels) for op in _RULES}
+        try:
+            for op, rule in _RULES.items():
+                op.py_kernels.update(dict.fromkeys(_KEYS, rule))
+                op._dispatch_cache.clear()
+            yield
+        finally:
+            for op, kernels in before.items():
+                op.py_kernels.clear()
+                op.py_kernels.update(kernels)
+                op._dispatch_cache.clear()

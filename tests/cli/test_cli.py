@@ -1,0 +1,125 @@
+"""The command line as a user meets it: what it prints, and one line for every mistake."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from leptonc.cli import app
+from leptonc.errors import LeptoncError
+
+NET = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(4, 3)
+
+    def forward(self, x):
+        return torch.relu(self.fc(x)) * 1.0
+
+READY = Net()
+NUMBER = 3
+
+def number():
+    return 3
+
+def broken():
+    raise RuntimeError("no weights here")
+"""
+
+
+@pytest.fixture
+def net(tmp_path: Path) -> str:
+    path = tmp_path / "net.py"
+    path.write_text(NET)
+    sys.modules.pop("net", None)
+    return str(path)
+
+
+def run(*arguments: str) -> str:
+    """Return what a command prints; a LeptoncError is raised as ``main`` would meet it."""
+    result = CliRunner().invoke(app, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.output
+
+
+def test_passes_lists_every_pass_with_its_options() -> None:
+    text = run("passes")
+    assert "fold-batchnorm" in text and "max-sweeps=16" in text and "O2: " in text
+
+
+def test_doctor_says_what_it_sees() -> None:
+    text = run("doctor")
+    for word in ("machine", "float32 lanes", "affinity allows", "torch", "cache"):
+        assert word in text
+
+
+def test_ir_before_and_after(net: str) -> None:
+    shape = ("--input", "2x4")
+    before = run("ir", f"{net}:Net", *shape, "--before")
+    assert "func @" in before and "mul" in before and "net.py:" in before
+    assert "mul" not in run("ir", f"{net}:Net", *shape, "--after", "dce")
+    assert "unit" in run("ir", f"{net}:READY", *shape, "--pipeline", "O2")
+
+
+def test_version() -> None:
+    assert run("--version").startswith("leptonc 0.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (("ir", "{net}", "--input", "1x4"), "expected MODULE:CALLABLE"),
+        (("ir", "nowhere_at_all:x", "--input", "1x4"), "cannot import 'nowhere_at_all'"),
+        (("ir", "missing.py:x", "--input", "1x4"), "there is no file missing.py"),
+        (("ir", "{net}:Nett", "--input", "1x4"), "has no 'Nett'; did you mean Net?"),
+        (("ir", "{net}:NUMBER", "--input", "1x4"), "NUMBER is int; expected a module"),
+        (("ir", "{net}:number", "--input", "1x4"), "gives int; expected a torch.nn.Module"),
+        (("ir", "{net}:broken", "--input", "1x4"), "RuntimeError: no weights here"),
+        (("ir", "torch.nn:Linear", "--input", "1x4"), "It is called without arguments"),
+        (("ir", "{net}:Net"), "give the shape of each input"),
+        (("ir", "{net}:Net", "--input", "1y4"), "expected a shape, 1x3x224x224"),
+        (("ir", "{net}:Net", "--input", "1x4:f99"), "the types are"),
+        (("ir", "{net}:Net", "--input", "1x4", "--pipeline", "simplfy"), "did you mean simplify?"),
+        (
+            ("ir", "{net}:Net", "--input", "1x4", "--pipeline", "simplify{max-sweps=1}"),
+            "did you mean max-sweeps?",
+        ),
+        (("ir", "{net}:Net", "--input", "1x4", "--after", "nope"), "it has: fold-constants, "),
+        (("compile", "{net}:Net", "--input", "1x4", "--target", "tpu"), "unknown target 'tpu'"),
+        (("compile", "{net}:Net", "--input", "1x4", "--verify", "maybe"), "off, final"),
+        (("compile", "{net}:Net", "--input", "1x4", "--html", "/no/dir/a.html"), "no directory"),
+        (("bench", "--suite", "huge"), "unknown suite 'huge'"),
+        (("bench", "--threads", "two"), "--threads two: expected whole numbers"),
+        (("bench", "--peers", "tvm"), "unknown peer 'tvm'"),
+        (("bench", "--only", "nope"), "no network 'nope' in tiny"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(net: str, arguments: tuple[str, ...], text: str) -> None:
+    with pytest.raises(LeptoncError) as caught:
+        run(*(a.format(net=net) if "{net}" in a else a for a in arguments))
+    assert text in str(caught.value)
+
+
+def test_a_mistake_ends_the_process_without_a_traceback() -> None:
+    code = "from leptonc.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "ir", "missing[red].py:x"], capture_output=True, text=True
+    )
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == "leptonc: there is no file missing[red].py\n"
+
+
+@pytest.mark.numba
+def test_compile_writes_a_report(net: str, tmp_path: Path) -> None:
+    html = tmp_path / "report.html"
+    text = run("compile", f"{net}:Net", "--input", "2x4", "--html", str(html), "--source")
+    assert "100.0 % native" in text and "def build" in text
+    assert html.read_text().startswith("<!doctype html>")
