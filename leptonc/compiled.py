@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,7 @@ from leptonc.pipeline import Step
 from leptonc.rewrite.trace import Remark
 
 MAX_BINDINGS = 16  # programs kept for different sizes of one specialization
+MAX_ARENAS = 256 * 2**20  # bytes of arena that they may hold together (the latest may be larger)
 # Below this many operations and bytes (about 15 us on one core), waking and joining workers costs
 # more than it saves.
 TEAM_WORK = 1_000_000
@@ -63,10 +65,16 @@ class Specialization:
             if found is None:
                 found = self.bindings[key] = self.build(specialize(self.function, sizes))
                 self.bound += 1
-                while len(self.bindings) > MAX_BINDINGS:
-                    self.bindings.popitem(last=False)
+                self._drop_oldest()
             self.bindings.move_to_end(key)
             return found
+
+    def _drop_oldest(self) -> None:
+        """Drop the programs used longest ago while there are too many, or their arenas too large."""
+        held = sum(b.schedule.arena_bytes for b in self.bindings.values())
+        while len(self.bindings) > 1 and (len(self.bindings) > MAX_BINDINGS or held > MAX_ARENAS):
+            _, oldest = self.bindings.popitem(last=False)
+            held -= oldest.schedule.arena_bytes
 
     def build(self, fn: Function) -> Executable:
         """Return a native program of ``fn``, which is static and partitioned."""
@@ -194,6 +202,9 @@ class CompiledModel:
         if problem is not None and not self._respecialize:
             raise problem
         with self._lock:
+            for spec in self._specializations:  # another thread may have been first
+                with suppress(InputError):
+                    return _fit(spec, args, kwargs)
             return _fit(self.specialize(args, kwargs), args, kwargs)
 
     def specialize(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Specialization:

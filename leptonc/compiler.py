@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from leptonc import check, meaning, stored
 from leptonc.backends.numba_cpu.runtime import Executable
 from leptonc.capture import Captured
+from leptonc.capture.shim import boxed
 from leptonc.compiled import Specialization, output_types, run_program
 from leptonc.errors import CheckError, LeptoncError
 from leptonc.ir.core import Function, Op
@@ -125,7 +126,7 @@ def _timed(stats: dict[str, Any], name: str) -> Iterator[None]:
 
 def returns_of(captured: Captured, result: Any) -> list[Tensor]:
     """Return the tensors of a model's own result in the order of the Function's returns."""
-    leaves = pytree.tree_leaves(result)
+    leaves = pytree.tree_leaves(boxed(result))
     found = {o.result: leaf for o, leaf in zip(captured.outputs, leaves, strict=True)}
     return [found[i] for i in range(len(captured.function.returns))]
 

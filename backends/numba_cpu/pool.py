@@ -9,8 +9,10 @@ at exit, and a forked child starts its own.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import ctypes
 import functools
+import mmap
 import os
 import threading
 import time
@@ -23,6 +25,8 @@ from leptonc.runtime.governor import affinity_cores, decide, read_quota
 from leptonc.settings import read_settings
 
 ALIGN = 64
+LARGE = 2**20  # bytes from which a block is mapped, not taken from the heap
+HUGE = 2**22  # bytes from which huge pages are worth asking for
 BARRIER_SPIN_US = 50.0
 BARRIER_YIELDS = 500
 # With more threads than cores, whoever spins keeps the awaited thread from running.
@@ -34,9 +38,20 @@ native_call = ctypes.CFUNCTYPE(None, ctypes.c_int64)
 
 def aligned_zeros(nbytes: int, align: int = ALIGN) -> np.ndarray:
     """Return ``nbytes`` zero bytes whose address is a multiple of ``align``."""
-    raw = np.zeros(nbytes + align, np.uint8)
+    raw = np.zeros(nbytes + align, np.uint8) if nbytes < LARGE else _pages(nbytes + align)
     start = -raw.ctypes.data % align
     return raw[start : start + nbytes]
+
+
+def _pages(nbytes: int) -> np.ndarray:
+    """Return zero bytes straight from the system: they go back whole and never fragment the heap."""
+    if not hasattr(mmap, "MAP_PRIVATE"):
+        return np.zeros(nbytes, np.uint8)
+    block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if nbytes >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel without huge pages
+            block.madvise(mmap.MADV_HUGEPAGE)
+    return np.frombuffer(block, np.uint8)
 
 
 def usable_cores() -> int:

@@ -159,8 +159,15 @@ def pick(suites: Sequence[str], only: Sequence[str] | None = None) -> list[Net]:
 
 
 def build(net: Net) -> nn.Module:
-    """Return the network with seeded weights, in evaluation mode, without gradients."""
+    """Return the network with seeded weights, in evaluation mode, without gradients.
+
+    Weights that start as zeros (the head of torchvision's vit) are drawn too: a net that answers
+    zero to everything would agree with any contestant.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = net.make()
-    return model.eval().requires_grad_(False)
+        model = net.make().eval().requires_grad_(False)
+        for p in model.parameters():
+            if p.ndim > 1 and not bool(p.any()):
+                nn.init.normal_(p, std=0.02)
+    return model

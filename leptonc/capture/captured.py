@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -65,7 +67,7 @@ class Captured:
         out_spec: pytree of the result.
         inputs: one entry for each flat argument leaf.
         outputs: one entry for each flat result leaf.
-        arg_names: names of the positional arguments of ``forward``, as many as were given.
+        arg_names: names of all positional arguments of ``forward``.
         remarks: why ops stayed opaque.
     """
 
@@ -136,7 +138,13 @@ class Captured:
                 flat.append(leaves[o.input])
             else:
                 flat.append(o.constant if o.size is None else evaluate(o.size, sizes or {}))
+        if self._returns_sizes:
+            return _unflattened(iter(flat), self.out_spec)
         return pytree.tree_unflatten(flat, self.out_spec)
+
+    @cached_property
+    def _returns_sizes(self) -> bool:
+        return _holds_size(self.out_spec)
 
     def _arranged(
         self, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -145,10 +153,16 @@ class Captured:
         count, names = _call_shape(self.in_spec)
         if len(args) == count and list(kwargs) == names:
             return args, kwargs
-        given = dict(zip(self.arg_names, args[: len(self.arg_names)], strict=False)) | kwargs
-        extra = args[len(self.arg_names) :]
+        # Arguments captured by name may come by position: they follow the ones captured so.
+        captured = {*self.arg_names[:count], *names}
+        places = list(takewhile(captured.__contains__, self.arg_names))
+        given = dict(zip(places, args, strict=False))
+        if twice := [n for n in given if n in kwargs]:
+            raise InputError(f"{', '.join(twice)}: given by position and by name")
+        given |= kwargs
+        extra = args[len(places) :]
         missing = [n for n in (*self.arg_names[:count], *names) if n not in given]
-        unknown = [n for n in given if n not in self.arg_names[:count] and n not in names]
+        unknown = [n for n in given if n not in captured]
         if missing or unknown or extra:
             known = ", ".join([*self.arg_names[:count], *names])
             raise InputError(
@@ -158,6 +172,20 @@ class Captured:
                 + (f"; {len(extra)} too many" if extra else "")
             )
         return tuple(given[n] for n in self.arg_names[:count]), {n: given[n] for n in names}
+
+
+def _holds_size(spec: pytree.TreeSpec) -> bool:
+    return spec.type is torch.Size or any(map(_holds_size, spec.children()))
+
+
+def _unflattened(leaves: Iterator[Any], spec: pytree.TreeSpec) -> Any:
+    """Return the structure of ``spec``; torch's own function makes a plain tuple of a Size."""
+    if spec.is_leaf():
+        return next(leaves)
+    children = [_unflattened(leaves, child) for child in spec.children()]
+    if spec.type is torch.Size:
+        return torch.Size(children)
+    return pytree.SUPPORTED_NODES[spec.type].unflatten_fn(children, spec.context)
 
 
 def _call_shape(spec: pytree.TreeSpec) -> tuple[int, list[str]]:

@@ -12,6 +12,7 @@ import torch
 from torch.fx import Node
 
 from leptonc.capture.sizes import Sizes
+from leptonc.errors import CaptureError
 from leptonc.ir.core import Builder, Kind, Value
 from leptonc.ir.dims import Dim, same_dim
 from leptonc.ir.kinds.data import Constant, Full
@@ -46,8 +47,12 @@ def want(ok: bool, reason: str) -> None:
 
 
 def tensor_type(fake: torch.Tensor, sizes: Sizes) -> TensorType:
-    """Return the IR type of a (fake) tensor."""
-    return TensorType(IR_DTYPES.get(fake.dtype, DType.OTHER), sizes.shape(fake.shape))
+    """Return the IR type of a (fake) tensor. Raises CaptureError: leptonc cannot store it."""
+    if fake.layout is not torch.strided:
+        raise CaptureError(f"the model makes a {fake.layout} tensor; leptonc takes dense ones")
+    if fake.dtype not in IR_DTYPES:
+        raise CaptureError(f"the model uses {fake.dtype}, which leptonc has no type for")
+    return TensorType(IR_DTYPES[fake.dtype], sizes.shape(fake.shape))
 
 
 @lru_cache(maxsize=4096)

@@ -31,7 +31,7 @@ from leptonc.ir.constants import Const
 from leptonc.ir.core import NOWHERE, Builder, Function, Value
 from leptonc.ir.dims import free_symbols
 from leptonc.ir.kinds.data import Constant
-from leptonc.meaning import const_of
+from leptonc.meaning import IR_DTYPES, const_of
 
 _STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
@@ -208,7 +208,7 @@ class _Reading:
         spec = cast(Any, self.program.call_spec)
         return Captured(
             function, spec.in_spec, out_spec or spec.out_spec, tuple(inputs), tuple(outputs),
-            tuple(positional_names(model, positional)), tuple(self.remarks),
+            tuple(positional_names(model, positional, every=True)), tuple(self.remarks),
         )  # fmt: skip
 
     def _inputs(self) -> list[InputSpec]:
@@ -260,6 +260,8 @@ class _Reading:
         """Return the one value of a tensor; tied weights share it."""
         if tensor.layout is not torch.strided:
             raise CaptureError(f"{hint}: a {tensor.layout} tensor; leptonc takes dense ones")
+        if tensor.dtype not in IR_DTYPES:
+            raise CaptureError(f"{hint}: {tensor.dtype}, which leptonc has no type for")
         key = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride())
         if key not in self.constants or not tensor.numel():
             const: Const = const_of(tensor)

@@ -76,8 +76,11 @@ def signature_of(model: Any) -> inspect.Signature | None:
         return None
 
 
-def positional_names(model: Any, count: int) -> list[str]:
-    """Return the names of the first ``count`` positional arguments of ``model.forward``."""
+def positional_names(model: Any, count: int, *, every: bool = False) -> list[str]:
+    """Return the names of the first ``count`` positional arguments of ``model.forward``.
+
+    With ``every``, those of the arguments that may follow by position come behind them.
+    """
     signature = signature_of(model)
     names: list[str] = []
     for p in signature.parameters.values() if signature else ():
@@ -86,4 +89,4 @@ def positional_names(model: Any, count: int) -> list[str]:
         elif p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
             names.append(p.name)
     names += [f"args[{i}]" for i in range(len(names), count)]
-    return names[:count]
+    return names if every else names[:count]

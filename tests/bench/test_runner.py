@@ -101,6 +101,16 @@ def test_tiny_nets_run_and_are_seeded(net: suites.Net) -> None:
         assert torch.equal(suites.build(net)(*x), suites.build(net)(*x))
 
 
+def test_a_net_never_answers_zero_to_everything() -> None:
+    def zeros() -> torch.nn.Module:
+        layer = torch.nn.Linear(4, 3)
+        torch.nn.init.zeros_(layer.weight)
+        return layer
+
+    built = suites.build(suites.Net("zeros", zeros, suites._normal(4)))
+    assert bool(built.weight.any())
+
+
 def test_our_own_encoder_has_the_sizes_of_minilm() -> None:
     with torch.device("meta"):
         model = suites.Encoder(layers=6, width=384, heads=12)

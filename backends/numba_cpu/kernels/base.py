@@ -21,6 +21,7 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
+from typing import overload
 
 import numba
 import numpy as np
@@ -157,7 +158,17 @@ class _Registry:
 KERNELS = _Registry()
 
 
-def kernel(fn: types.FunctionType | None = None, *, contract: bool = False):
+@overload
+def kernel(fn: Callable[..., None], *, contract: bool = False) -> Kernel: ...
+
+
+@overload
+def kernel(
+    fn: None = None, *, contract: bool = False
+) -> Callable[[Callable[..., None]], Kernel]: ...
+
+
+def kernel(fn: Callable[..., None] | None = None, *, contract: bool = False):
     """Declare a module-level function as a kernel (decorator, with or without options).
 
     Args:

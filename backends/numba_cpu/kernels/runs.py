@@ -1,4 +1,4 @@
-"""numba_cpu > kernels > runs: device functions over contiguous runs of floats, and outer indices."""
+"""numba_cpu > kernels > runs: device functions over contiguous runs of floats."""
 
 from __future__ import annotations
 

@@ -146,8 +146,8 @@ def _tables(ctx: Lowering, plan: ConvPlan, call: Any) -> Any:
 def _wider_groups(job: _Job) -> int:
     """Return how many groups to run as one whose weight is zero between them.
 
-    Lanes beyond a group's columns are idle anyway, and fewer groups walk the image less often. An inf
-    or NaN spreads over the merged groups, hence not with ``precision="strict"``.
+    Lanes beyond a group's columns are idle anyway, and fewer groups walk the image less often. An
+    inf or NaN spreads over the merged groups, hence not with ``precision="strict"``.
     """
     s = job.shape
     columns, most = s.out_channels // s.groups, LANES * s.groups // max(s.out_channels, 1)

@@ -123,10 +123,10 @@ def apply(m: Machine, op: Op, operands: Sequence[Node]) -> Node:
         power = number(m.ctx, op.operands[1])
         if power == 1:
             return operands[0]
-        if power in _POWERS:
+        if power is not None and power in _POWERS:
             return m.op(_POWERS[float(power)], operands[0], stored=out)
     name = _name(kind, compute)
-    operands = operands * 2 if (kind.NAME, compute) in _ALIAS else operands
+    operands = (*operands, *operands) if (kind.NAME, compute) in _ALIAS else operands
     make = _PARAMS.get(type(kind))
     return m.op(name, *operands, params=make(kind, compute) if make else (), stored=out)
 

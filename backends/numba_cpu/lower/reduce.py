@@ -32,8 +32,8 @@ _MOMENTS = ("mean", "var")
 class Axes:
     """A reduction's merged axes: (size, x stride[, out stride]) in elements."""
 
-    kept: tuple[tuple[int, int, int], ...]
-    reduced: tuple[tuple[int, int], ...]
+    kept: tuple[tuple[int, ...], ...]
+    reduced: tuple[tuple[int, ...], ...]
 
 
 def split(x: View, out: View, axes: Sequence[int]) -> Axes:
