@@ -1,4 +1,4 @@
-"""The public functions: ``compile``, ``capture``, ``optimize``. Thin: arguments in, layers below."""
+"""The public functions ``compile`` and ``optimize``. Thin: arguments in, layers below."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checking: is a result the reference's, within a tolerance scaled by the fp32-fp64 spread?
+"""Checking: a result against the reference, its tolerance scaled by the fp32-fp64 spread.
 
 The reference is the captured program in float64. Eager's own distance from it (the spread) says
 what float32 costs on this net and these inputs; a compiled result may be a fixed factor further.
@@ -86,7 +86,7 @@ def model_reference(
     ref = Reference(tuple(inputs), exact, found, FACTORS[precision])
     if all(_close_enough(e, f) for e, f in zip(exact, found, strict=True)):
         return ref
-    # Eager is far from float64: a net that loses digits, or a capture that differs. Tell them apart.
+    # Eager is far from float64: a net that loses digits, or a capture that differs. Which?
     plain = meaning.run(fn, *inputs)
     same = Reference(tuple(inputs), found, found, _CAPTURE_FACTOR)
     if (bad := same.worst(plain)) is not None:
@@ -108,9 +108,7 @@ def _largest(t: Tensor) -> float:
     return float(finite.abs().max()) if finite.numel() else 0.0
 
 
-def _difference(
-    index: int, exact: Tensor, eager: Tensor, got: Tensor, factor: float
-) -> Difference:
+def _difference(index: int, exact: Tensor, eager: Tensor, got: Tensor, factor: float) -> Difference:
     if got.shape != exact.shape:
         return Difference(index, float("inf"), 0.0, 0.0)
     if not exact.is_floating_point():

@@ -1,4 +1,4 @@
-"""The compiled model: what ``leptonc.compile`` returns, and the programs it holds by input sizes."""
+"""The compiled model that ``leptonc.compile`` returns, with its programs by input sizes."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Specialization:
             return found
 
     def _drop_oldest(self) -> None:
-        """Drop the programs used longest ago while there are too many, or their arenas too large."""
+        """Drop the programs used longest ago while there are too many or they are too large."""
         held = sum(b.schedule.arena_bytes for b in self.bindings.values())
         while len(self.bindings) > 1 and (len(self.bindings) > MAX_BINDINGS or held > MAX_ARENAS):
             _, oldest = self.bindings.popitem(last=False)
@@ -255,7 +255,7 @@ class CompiledModel:
         return self._program().source.text
 
     def report(self, remarks: bool = False) -> str:
-        """Return a text report: what runs natively, time and memory, and with ``remarks`` why not."""
+        """Return a text report: what runs natively, time, memory, and with ``remarks`` why not."""
         return self._describe(self, remarks=remarks)
 
     def _first(self) -> Specialization:

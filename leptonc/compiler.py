@@ -19,7 +19,7 @@ from leptonc.capture.shim import boxed
 from leptonc.compiled import Specialization, output_types, run_program
 from leptonc.errors import CheckError, LeptoncError
 from leptonc.ir.core import Function, Op
-from leptonc.ir.kinds.region import Unit
+from leptonc.ir.kinds.region import TorchOp, Unit
 from leptonc.ir.specialize import specialize
 from leptonc.passes import pipeline as passes_of
 from leptonc.pipeline import Instrument, OracleCheck, PassManager, Recorder
@@ -85,7 +85,11 @@ def build(
     sizes = meaning.bind_dims(function, [t.shape for t in inputs])
     with _timed(stats, "schedule_s"):
         spec.bind(sizes)
-    if settings.verify != "off":
+    if settings.verify != "off" and (drawn := _random_op(captured.function)) is not None:
+        why = "the result is not checked: the model draws random numbers"
+        target = getattr(drawn.kind, "target", drawn.kind.NAME)
+        spec.remarks.append(Remark("check", RemarkKind.MISSED, target, why, drawn.origin))
+    elif settings.verify != "off":
         progress("checking against the model")
         with _timed(stats, "verify_s"):
             ref = check.model_reference(captured.function, inputs, eager, settings.precision)
@@ -112,9 +116,14 @@ def _optimized(
 ) -> tuple[Function, Recorder]:
     recorder = Recorder()
     instruments: list[Instrument] = [recorder]
-    if settings.verify == "pass":
+    if settings.verify == "pass" and _random_op(captured.function) is None:
         instruments.append(_oracle(captured.function, inputs, settings.precision))
     return optimize(captured.function, settings.pipeline, instruments), recorder
+
+
+def _random_op(fn: Function) -> Op | None:
+    """Return an op whose result differs from call to call, if there is one: nothing to compare."""
+    return next((o for o in fn.ops if isinstance(o.kind, TorchOp) and not o.kind.pure), None)
 
 
 @contextmanager
@@ -163,7 +172,7 @@ def _oracle(fn: Function, inputs: Sequence[Tensor], precision: str) -> OracleChe
 
 
 def _check_final(spec: Specialization, sizes: Mapping[str, int], ref: check.Reference) -> None:
-    """Compare the whole program; if it is wrong, find the guilty units and retreat them to torch."""
+    """Compare the whole program; if it is wrong, find the guilty units and retreat them."""
     bad = _whole(spec, sizes, ref)
     if bad is None:
         return
@@ -172,7 +181,7 @@ def _check_final(spec: Specialization, sizes: Mapping[str, int], ref: check.Refe
         return
     raise CheckError(
         f"{spec.function.name}: the compiled result is not the model's ({bad or first}) and no "
-        f"single unit explains it. verify='pass' names a guilty pass; pipeline='O0' rewrites nothing"
+        f"single unit explains it. verify='pass' names a guilty pass; 'O0' rewrites nothing"
     )
 
 
@@ -204,7 +213,13 @@ def _check_units(
             guilty.append(op.kind.name)
             spec.retreat[op.kind.name] = why
             spec.remarks.append(
-                Remark("check", RemarkKind.MISSED, op.kind.name, f"runs through torch: {why}", op.origin)
+                Remark(
+                    "check",
+                    RemarkKind.MISSED,
+                    op.kind.name,
+                    f"runs through torch: {why}",
+                    op.origin,
+                )
             )
     if guilty:
         spec.forget()

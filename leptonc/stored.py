@@ -129,7 +129,9 @@ def _probe_holds(entry: Entry, spec: Specialization, inputs: Sequence[Tensor]) -
     count = len(inputs)
     types = [p.type for p in spec.function.params]
     probe = [
-        meaning.tensor_from_raw(entry.arrays[f"probe{i}"], t.with_shape(entry.arrays[f"probe{i}"].shape))
+        meaning.tensor_from_raw(
+            entry.arrays[f"probe{i}"], t.with_shape(entry.arrays[f"probe{i}"].shape)
+        )
         for i, t in enumerate(types)
     ]
     program = spec.bind(meaning.bind_dims(spec.function, [t.shape for t in probe]))

@@ -9,7 +9,17 @@ from leptonc.ir.core import Kind, Op
 from leptonc.ir.types import DType
 
 STORED = frozenset(
-    {DType.F32, DType.F16, DType.BF16, DType.I64, DType.I32, DType.BOOL, DType.U8, DType.I8, DType.I16}
+    {
+        DType.F32,
+        DType.F16,
+        DType.BF16,
+        DType.I64,
+        DType.I32,
+        DType.BOOL,
+        DType.U8,
+        DType.I8,
+        DType.I16,
+    }
 )  # dtypes that native kernels can load and store
 
 

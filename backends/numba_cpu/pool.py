@@ -44,7 +44,7 @@ def aligned_zeros(nbytes: int, align: int = ALIGN) -> np.ndarray:
 
 
 def _pages(nbytes: int) -> np.ndarray:
-    """Return zero bytes straight from the system: they go back whole and never fragment the heap."""
+    """Return zero bytes straight from the system: they go back whole and leave no holes."""
     if not hasattr(mmap, "MAP_PRIVATE"):
         return np.zeros(nbytes, np.uint8)
     block = mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)

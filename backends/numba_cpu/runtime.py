@@ -62,7 +62,7 @@ class Executable:
 
 
 def load(schedule: Schedule, source: Source) -> Executable:
-    """Return ``schedule`` ready to run: build its program from the emitted text, load its kernels."""
+    """Return ``schedule`` ready to run: its program built from the emitted text, kernels loaded."""
     program = Program(
         threads=schedule.threads,
         arena_bytes=schedule.arena_bytes + ARENA_SLACK,

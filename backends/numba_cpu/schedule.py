@@ -16,7 +16,7 @@ from leptonc.ir.core import Function, Op
 class Scratch:
     """A per-thread scratch area in a record: base address, with the next slot its stride in bytes.
 
-    ``stride`` False asks for the address of thread 0's area, True for the bytes between two threads.
+    ``stride`` False asks for the address of thread 0's area, True for the bytes between threads.
     """
 
     byte_offset: int
@@ -79,8 +79,8 @@ class Schedule:
     """A whole net for one set of sizes.
 
     ``offsets`` places every arena buffer (bytes); ``arena_bytes`` is their extent,
-    ``lower_bound`` the largest live set and ``sum_bytes`` all of them together; ``scratch_bytes`` is
-    per thread.
+    ``lower_bound`` the largest live set and ``sum_bytes`` all of them together; ``scratch_bytes``
+    is per thread.
     """
 
     name: str

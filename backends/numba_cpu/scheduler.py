@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from leptonc.backends.numba_cpu import memory
 from leptonc.backends.numba_cpu.legal import YES, Claim, No
-from leptonc.backends.numba_cpu.lower.table import LOWER, UNITS
 from leptonc.backends.numba_cpu.lower.core import ConstPool, Lowering
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
+from leptonc.backends.numba_cpu.lower.table import LOWER, UNITS
 from leptonc.backends.numba_cpu.schedule import Schedule, Step, TorchStep, UnitInfo
 from leptonc.backends.numba_cpu.views import Buffer, View, dense
 from leptonc.errors import ClaimError

@@ -13,7 +13,7 @@ from leptonc.ir.types import DType, TensorType
 class Buffer:
     """A piece of memory of a schedule.
 
-    ``space`` is ``"arena"`` (planned), ``"input"``/``"output"`` (the caller's, ``index`` counts them)
+    ``space`` is ``"arena"`` (planned), ``"input"`` or ``"output"`` (the caller's, ``index`` counts)
     or ``"const"`` (``index`` into the schedule's constants). ``nbytes`` excludes padding.
     """
 
@@ -33,7 +33,7 @@ class Ref:
 
 @dataclass(frozen=True)
 class View:
-    """A strided tensor: element ``i`` lies ``offset + sum(i * strides)`` elements into the buffer."""
+    """A strided tensor: element ``i`` lies ``offset + sum(i * strides)`` elements in."""
 
     buffer: Buffer
     dtype: DType
@@ -98,7 +98,9 @@ class View:
         n = max(0, -(-(stop - start) // step))
         shape = (*self.shape[:axis], n, *self.shape[axis + 1 :])
         strides = (*self.strides[:axis], self.strides[axis] * step, *self.strides[axis + 1 :])
-        return replace(self, shape=shape, strides=strides, offset=self.offset + start * self.strides[axis])
+        return replace(
+            self, shape=shape, strides=strides, offset=self.offset + start * self.strides[axis]
+        )
 
     def flip(self, axes: Sequence[int]) -> View:
         """Return the view with ``axes`` reversed (negative strides)."""
@@ -109,7 +111,7 @@ class View:
         return replace(self, strides=tuple(strides), offset=offset)
 
     def reshape(self, shape: Sequence[int]) -> View | None:
-        """Return the same elements in row-major order under ``shape``; None if that needs a copy."""
+        """Return the same elements row-major under ``shape``; None if that needs a copy."""
         shape = tuple(shape)
         if self.numel == 0:
             return replace(self, shape=shape, strides=row_major(shape))

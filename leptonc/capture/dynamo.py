@@ -69,10 +69,20 @@ class _Dispatcher:
         self.last: tuple[Any, Callable[..., Sequence[Any]]] | None = None
         self.eager = False
         concrete = tuple(_concrete(x) for x in example)
-        if torch.is_grad_enabled() and any(example[i].requires_grad for i in self.tensors):
-            self._give_up("an input requires a gradient, and leptonc compiles inference")
+        if torch.is_grad_enabled() and (what := self._wants_gradient(example)):
+            self._give_up(
+                f"{what} requires a gradient, and leptonc compiles inference: call model.eval() "
+                "and run it under torch.no_grad()"
+            )
         else:
             self._version(self._key(concrete), concrete)
+
+    def _wants_gradient(self, example: Sequence[Any]) -> str:
+        """Return what results would have to pass gradients to, or ""."""
+        for what, places in (("an input", self.tensors), ("a parameter", self.weights)):
+            if any(example[i].requires_grad for i in places):
+                return what
+        return ""
 
     def __call__(self, *inputs: Any) -> Sequence[Any]:
         """Return the graph's results."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +35,8 @@ def raw_array(const: Const) -> Array:
 def raw_filled(full: Full) -> Array:
     """Return the elements of a ``Full`` of static shape as ``raw_array`` would."""
     shape = [int(d) for d in full.shape]
-    return raw_tensor(torch.full(shape, full.value, dtype=TORCH_DTYPES[full.dtype]))  # type: ignore[arg-type]
+    value: Any = full.value
+    return raw_tensor(torch.full(shape, value, dtype=TORCH_DTYPES[full.dtype]))
 
 
 def raw_tensor(tensor: Tensor) -> Array:
@@ -51,9 +53,9 @@ def tensor_from_raw(array: Array, type_: TensorType) -> Tensor:
 
 
 def tensor_at(address: int, dtype: DType, shape: Sequence[int], strides: Sequence[int]) -> Tensor:
-    """Return the tensor over memory that the caller keeps alive; strides in elements, none negative.
+    """Return the tensor over memory that the caller keeps alive.
 
-    ``address`` is that of element 0.
+    ``address`` is that of element 0; strides are in elements, none negative.
     """
     if math.prod(shape) == 0 or address == 0:
         return torch.empty(tuple(shape), dtype=TORCH_DTYPES[dtype])

@@ -56,7 +56,8 @@ def _iota(k: data.Iota) -> Tensor:
     start: Any = k.start
     step: Any = k.step
     whole = isinstance(start, int) and isinstance(step, int) and not k.dtype.is_float
-    index = torch.arange(k.length, dtype=torch.int64 if whole else torch.float64)  # type: ignore[arg-type]
+    length: Any = k.length  # an int: symbolic sizes are bound before
+    index = torch.arange(length, dtype=torch.int64 if whole else torch.float64)
     return (index * step + start).to(TORCH_DTYPES[k.dtype])
 
 

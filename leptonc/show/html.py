@@ -115,7 +115,8 @@ def _units(rows: Sequence[summary.UnitRow]) -> Iterator[str]:
         "#", "unit", "source", "pattern", "runs", "ops", "work", "moves", "steps", "kernels",
         "why not natively",
     )  # fmt: skip
-    yield _table(heads, (_unit_cells(r, most) for r in rows))
+    shown = len(heads) if any(r.reason for r in rows) else len(heads) - 1
+    yield _table(heads[:shown], (_unit_cells(r, most)[:shown] for r in rows))
 
 
 def _unit_cells(r: summary.UnitRow, most: int) -> list[Cell]:

@@ -27,7 +27,7 @@ tr:last-child td { border-bottom: 0; }
 th { white-space: nowrap; color: var(--soft); font-weight: 600; cursor: pointer; }
 th:after { content: " \\2195"; opacity: .35; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td code { font-size: .82rem; overflow-wrap: anywhere; }
+td code { font-size: .8rem; overflow-wrap: break-word; }
 .native { color: var(--native); }
 .torch, .both, .missed, .opaque { color: var(--torch); font-weight: 600; }
 details { border: 1px solid var(--line); border-radius: .5rem; background: var(--card);

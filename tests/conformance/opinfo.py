@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from leptonc.errors import CaptureError, InputError
 from leptonc.ir.kinds.region import TorchOp
 
 RTOL, ATOL = 1e-4, 1e-5
+OPTIONS: Mapping[str, Any] = {"verify": "off", "cache": False, "threads": 1}
 # What an entry or a sample can come to. The last three must never occur.
 NATIVE = "native"  # some op ran natively, and the result is eager's
 TORCH = "torch"  # right, all through torch
@@ -95,8 +96,11 @@ def samples(op: Any, limit: int | None = None, start: int = 0) -> Iterator[tuple
             yield i, rows[i]
 
 
-def run(entry: str, op: Any, index: int, sample: Any) -> Outcome:
-    """Compile a sample, compare it with eager, and say what became of it."""
+def run(entry: str, op: Any, index: int, sample: Any, **options: Any) -> Outcome:
+    """Compile a sample, compare it with eager, and say what became of it.
+
+    ``options`` are of ``leptonc.compile`` and replace those in ``OPTIONS``.
+    """
     leaves, spec = pytree.tree_flatten(((sample.input, *sample.args), sample.kwargs))
     tensors = tuple(v for v in leaves if isinstance(v, torch.Tensor))
     model = Call(op.op, leaves, spec)
@@ -109,18 +113,24 @@ def run(entry: str, op: Any, index: int, sample: Any) -> Outcome:
     if difference(again, want):
         loose = loose or "random"
     try:
-        return _compiled(Outcome(entry, index, SKIPPED, loose), model, tensors, want)
+        return _compiled(Outcome(entry, index, SKIPPED, loose), model, tensors, want, options)
     except (CaptureError, InputError) as e:
         return Outcome(entry, index, REFUSED, _brief(e))
     except Exception as e:
         return Outcome(entry, index, ERROR, f"{_brief(e)} | {_place(e)}")
 
 
-def _compiled(plan: Outcome, model: Call, tensors: tuple[torch.Tensor, ...], want: Any) -> Outcome:
+def _compiled(
+    plan: Outcome,
+    model: Call,
+    tensors: tuple[torch.Tensor, ...],
+    want: Any,
+    options: Mapping[str, Any],
+) -> Outcome:
     """Return the outcome of a sample; if ``plan`` excuses it, only of types and shapes."""
     before = [t.clone() for t in tensors]
     start = time.perf_counter()
-    net = leptonc.compile(model, tensors, verify="off", cache=False, threads=1)
+    net = leptonc.compile(model, tensors, **{**OPTIONS, **options})
     seconds = time.perf_counter() - start
     function = net.specializations[0].captured.function
     if any(isinstance(o.kind, TorchOp) and not o.kind.pure for o in function.ops):

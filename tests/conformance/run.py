@@ -50,6 +50,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--match", default="", help="only entries whose name contains this")
     p.add_argument("--timeout", type=float, default=120.0, help="seconds for one sample")
     p.add_argument("--json", type=Path, default=Path("opinfo.jsonl"), help="one line a sample")
+    p.add_argument("--verify", default="off", help="as leptonc.compile takes it")
+    p.add_argument("--threads", type=int, default=1, help="as leptonc.compile takes it")
+    p.add_argument("--pipeline", default="O2", help="as leptonc.compile takes it")
     p.add_argument("--resume", action="store_true", help="keep what --json holds, run the rest")
     p.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     p.add_argument("--start", type=int, default=0, help=argparse.SUPPRESS)
@@ -76,7 +79,7 @@ def _sweep(names: list[str], args: argparse.Namespace, out: TextIO) -> Iterator[
     """Yield the outcome of every sample; children that die are replaced behind the culprit."""
     at, start = 0, 0
     while at < len(names):
-        begun: dict[str, Any] = {"entry": names[at], "index": start}
+        begun: dict[str, Any] = {}
         done, why = False, ""
         for line in _lines(names[at:], args, start):
             if line.get("begin"):
@@ -89,6 +92,8 @@ def _sweep(names: list[str], args: argparse.Namespace, out: TextIO) -> Iterator[
                 at = names.index(line["entry"]) if line["entry"] else len(names)
             else:
                 yield _written(line, out)
+        if not (done or begun):
+            raise SystemExit(f"the child process did not come up ({why})")
         if not done:
             row = {"entry": begun["entry"], "index": begun["index"], "status": "crash", "why": why}
             yield _written(row, out)
@@ -113,9 +118,9 @@ def _lines(names: list[str], args: argparse.Namespace, start: int) -> Iterator[d
         "--start",
         str(start),
     ]
+    options = ("verify", "threads", "pipeline", *(["samples"] if args.samples else []))
+    command += [text for name in options for text in (f"--{name}", str(getattr(args, name)))]
     command += ["--json", str(args.json.resolve())]
-    if args.samples is not None:
-        command += ["--samples", str(args.samples)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen([*command, *names], cwd=_ROOT, stdout=subprocess.PIPE, env=env)
     stream = child.stdout
@@ -150,6 +155,7 @@ def _child(args: argparse.Namespace) -> None:
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what operators print is not ours
     known = {(r["entry"], r["index"]) for r in _rows(args.json)}
+    options = {"verify": args.verify, "threads": args.threads, "pipeline": args.pipeline}
     ops, done = database(), 0
     for n, name in enumerate(args.entries):
         start = args.start if n == 0 else 0
@@ -161,7 +167,7 @@ def _child(args: argparse.Namespace) -> None:
                 print(json.dumps({_ENDED: True, "entry": name, "start": index}), file=out)
                 return
             print(json.dumps({"begin": True, "entry": name, "index": index}), file=out)
-            print(json.dumps(asdict(run(name, ops[name], index, sample))), file=out)
+            print(json.dumps(asdict(run(name, ops[name], index, sample, **options))), file=out)
             done += 1
     print(json.dumps({_ENDED: True, "entry": "", "start": 0}), file=out)
 

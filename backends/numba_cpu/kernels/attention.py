@@ -5,8 +5,8 @@ of a head are packed once a thread into the panels of the microkernel. Few query
 skip the packing and read keys and values where they lie.
 
 Work is split over (batch, head, block of ROWS queries); a block is computed the same way whoever
-takes it, so results are bitwise equal for any ``nt``. Addresses are bytes, strides float32 elements;
-the last axis of q, k, v and the output has stride 1.
+takes it, so results are bitwise equal for any ``nt``. Addresses are bytes, strides elements; the
+last axis of q, k, v and the output has stride 1.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from leptonc.backends.numba_cpu.kernels.vec import (
     sti64,
     vadd,
     vexp,
+    vfirst,
     vfma,
     vhmax,
     vload,
@@ -31,7 +32,6 @@ from leptonc.backends.numba_cpu.kernels.vec import (
     vmax,
     vmul,
     vselect,
-    vfirst,
     vsplat,
     vstore,
     vstore_n,
@@ -178,7 +178,7 @@ def _block(args, tables, scores, pitch, keys_packed, values_packed, b, h, s0):
     _rows(q_rows, count, q, arg(args, Q_S))
     _rows(s_rows, count, scores, pitch)
     _rows(o_rows, count, out, arg(args, OUT_S))
-    # Both products run through the one call site: a microkernel is large and compiled per call site.
+    # Both products run through one call site: a microkernel is large and compiled for each.
     for phase in range(2):
         if phase == 1:
             _weigh(args, scores, pitch, b, h, s0, count, keys)

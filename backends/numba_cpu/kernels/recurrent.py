@@ -1,9 +1,10 @@
 """numba_cpu > kernels > recurrent: the time loop of LSTM, GRU and plain RNN layers.
 
-The input's share of the gates (``x W_ih^T + b_ih`` for all steps) is one matrix product made before;
-this kernel adds ``h W_hh^T + b_hh`` step by step and applies the cell. Threads split the batch: each
-walks its own sequences through all steps, so there is nothing to wait for. Gate order is torch's:
-LSTM ``i, f, g, o``; GRU ``r, z, n``. Formulas: torch.nn.LSTM, torch.nn.GRU, torch.nn.RNN.
+The input's share of the gates (``x W_ih^T + b_ih`` for all steps) is one matrix product made
+before; this kernel adds ``h W_hh^T + b_hh`` step by step and applies the cell. Threads split the
+batch: each walks its own sequences through all steps, so there is nothing to wait for. Gate order
+is torch's: LSTM ``i, f, g, o``; GRU ``r, z, n``. Formulas: torch.nn.LSTM, torch.nn.GRU,
+torch.nn.RNN.
 """
 
 from __future__ import annotations

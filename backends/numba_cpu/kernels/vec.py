@@ -290,7 +290,7 @@ vround = _vv(
 # --- functions ------------------------------------------------------------------------------------
 vexp = _vv(vm.exp, 1, "Return ``exp(x)``.")
 vexp_down = _vv(
-    vm.exp_down, 1, "Return ``exp(x)`` for ``x <= 0`` (0 below 1.2e-38): for softmax, cheaper than vexp."
+    vm.exp_down, 1, "Return ``exp(x)`` for ``x <= 0`` (0 below 1.2e-38): cheaper, for softmax."
 )
 vexpm1 = _vv(vm.expm1, 1, "Return ``exp(x) - 1``, accurate near 0.")
 vlog = _vv(vm.log, 1, "Return the natural logarithm.")
@@ -367,11 +367,9 @@ vi_eq = _op(
 )
 vtofloat = _op(vf32, (vi32,), lambda b, x: b.sitofp(x, VF), "Convert int32 to float32.")
 vtoint = _op(
-    vi32,
-    (vf32,),
-    lambda b, x: call(b, f"llvm.fptosi.sat.v{LANES}i32.v{LANES}f32", VI, [x]),
+    vi32, (vf32,), lambda b, x: call(b, f"llvm.fptosi.sat.v{LANES}i32.v{LANES}f32", VI, [x]),
     "Convert to int32 towards 0; saturates, NaN gives 0.",
-)
+)  # fmt: skip
 vbits = _op(vi32, (vf32,), lambda b, x: b.bitcast(x, VI), "Return the bits as int32.")
 vfrombits = _op(vf32, (vi32,), lambda b, x: b.bitcast(x, VF), "Return the float with these bits.")
 

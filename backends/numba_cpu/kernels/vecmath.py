@@ -126,7 +126,7 @@ def _exp(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
 
 
 def exp_down(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
-    """Return ``exp(x)`` for ``x <= 0``: results below the normal range are 0; NaN stays. Inlined."""
+    """Return ``exp(x)`` for ``x <= 0``: below the normal range 0; NaN stays. Inlined."""
     n, em1 = _reduce_exp(b, clamp_low(b, x, fconst(-87.3)))
     scale = _power_of_two(b, n)
     result = fma(b, em1, scale, scale)

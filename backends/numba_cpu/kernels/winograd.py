@@ -10,11 +10,10 @@ addresses of a zero row. A thread transforms a block of tiles into its scratch (
 of the ``P = (m+2)**2`` planes with the packed weights (M) for a block of output channels, and
 transforms back with bias, residual and activation.
 
-Error, ``max |y - exact| / max |exact|``, measured over unit normal data with 16 to 512 channels: at
-most 1e-5 (m = 4) and 1e-6 (m = 2); direct summation gives 1e-6. The a priori bound is epsilon times
-``||BT||**2 ||AT||**2 ||G||**2`` (about 1e4 for m = 4, 30 for m = 2) and is not approached by data
-that was not made for it. A NaN or inf spreads over the tiles that read it; ``precision="strict"``
-uses :mod:`igemm`.
+Error, ``max |y - exact| / max |exact|``, largest of 5 draws of unit normal data at 16 / 512
+channels: 4e-6 / 1.5e-5 (m = 4), 3e-7 / 1e-6 (m = 2), 5e-7 / 2.4e-6 (:mod:`igemm`). The a priori
+bound is epsilon times ``||BT||**2 ||AT||**2 ||G||**2``, 1.3e4 (m = 4) and 20 (m = 2) in 2-norms. A
+NaN or inf spreads over the tiles that read it; ``precision="strict"`` uses :mod:`igemm`.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ def lower(ctx: Lowering, op: Op) -> None:
     q = _unit_stride(ctx, _to_rank4(ctx, ctx.view(op.operands[0]), lead))
     k, v = (_unit_stride(ctx, _keys(ctx, ctx.view(x), op.kind, lead)) for x in op.operands[1:3])
     o = out.reshape((batch, heads, queries, width))
-    if o is None or o.strides[3] != 1 and o.shape[3] != 1:
+    if o is None or (o.strides[3] != 1 and o.shape[3] != 1):
         raise ClaimError("attention: the result's last axis does not lie contiguous")
     keys, depth = k.shape[2], k.shape[3]
     nbytes = kernels.scratch_bytes(queries, keys, depth, width)

@@ -87,7 +87,9 @@ class Lowering:
         elif found is None and (fill := self._full(value)) is not None:
             found = self.views[value] = self._splat_view(fill)
         if found is None:
-            raise ClaimError(f"{value.hint or 'a value'}: {value.type} is read before it is lowered")
+            raise ClaimError(
+                f"{value.hint or 'a value'}: {value.type} is read before it is lowered"
+            )
         return found
 
     def maker(self, value: Value) -> Op | None:
@@ -100,7 +102,7 @@ class Lowering:
         return op.kind.const if op is not None and isinstance(op.kind, Constant) else None
 
     def array(self, value: Value) -> np.ndarray | None:
-        """Return a constant's data in its own dtype (bf16 as f32), row-major; None if it is none."""
+        """Return a constant's data row-major in its dtype (bf16 as f32); None if it is none."""
         const = self.constant(value)
         return None if const is None else meaning.array_of(const)
 
@@ -168,7 +170,7 @@ class Lowering:
         return Scratch(at), Scratch(at, stride=True)
 
     def status(self, message: str) -> Ref:
-        """Return the address of an int64 a kernel sets non-zero to raise ``IndexError(message)``."""
+        """Return the address of an int64; a kernel sets it to raise ``IndexError(message)``."""
         if message not in self.errors:
             self.errors.append(message)
         index = min(self.errors.index(message), STATUS_WORDS - 1)
@@ -199,8 +201,10 @@ class Lowering:
             )
         )
 
-    def torch(self, body: Function, inputs: Sequence[View], results: Sequence[Value], why: str) -> None:
-        """Run ``body`` through torch: operands from ``inputs``, into fresh storage of ``results``."""
+    def torch(
+        self, body: Function, inputs: Sequence[View], results: Sequence[Value], why: str
+    ) -> None:
+        """Run ``body`` through torch on ``inputs``, into fresh storage of ``results``."""
         outs = tuple(self.out(v) for v in results)
         self.steps.append(TorchStep(body, tuple(inputs), outs, self.unit, why, self.note))
 

@@ -1,4 +1,4 @@
-"""Lowering of whole LSTM, GRU and RNN stacks: a product for all inputs, then a walk through time."""
+"""Lowering of LSTM, GRU and RNN stacks: a product for all inputs, then a walk through time."""
 
 from __future__ import annotations
 
@@ -46,7 +46,13 @@ def lower(ctx: Lowering, op: Op) -> None:
             i = layer * directions + d
             part = y.slice(2, d * hidden, (d + 1) * hidden)
             walk = _Walk(ctx, kind, weights[i * per : (i + 1) * per])
-            walk.add(x, [s.slice(0, i, i + 1) for s in first], part, [s.slice(0, i, i + 1) for s in last], d)
+            walk.add(
+                x,
+                [s.slice(0, i, i + 1) for s in first],
+                part,
+                [s.slice(0, i, i + 1) for s in last],
+                d,
+            )
         x = y
 
 

@@ -1,0 +1,58 @@
+"""Faults that the operator database once showed, each as the smallest model that has it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import leptonc
+from leptonc.errors import CaptureError
+
+
+class Fn(torch.nn.Module):
+    """A function as a module in evaluation mode."""
+
+    def __init__(self, fn: Callable[..., Any]) -> None:
+        super().__init__()
+        self.fn = fn
+        self.eval()
+
+    def forward(self, *args: Any) -> Any:
+        return self.fn(*args)
+
+
+def test_a_size_comes_back_as_a_size() -> None:
+    x = torch.randn(2, 3)
+    net = leptonc.compile(Fn(lambda x: {"y": x + 1, "n": (x.shape, 2)}), (x,), cache=False)
+    out = net(x)
+    assert type(out["n"][0]) is torch.Size
+    assert out["n"] == (x.shape, 2)
+    assert torch.equal(out["y"], x + 1)
+
+
+@pytest.mark.parametrize(
+    ("fn", "word"),
+    [
+        (lambda x: x.to_sparse(), "sparse_coo"),
+        (lambda x: x.to_sparse().to_dense(), "sparse_coo"),
+        (lambda x: x.to(torch.uint16).float(), "uint16"),
+        (lambda x: x.to(torch.float8_e4m3fn).float(), "float8_e4m3fn"),
+    ],
+)
+def test_what_leptonc_cannot_store_is_refused_by_name(fn: Callable[..., Any], word: str) -> None:
+    with pytest.raises(CaptureError, match=word):
+        leptonc.compile(Fn(fn), (torch.rand(4, 4),), cache=False)
+
+
+@pytest.mark.parametrize("verify", ["final", "unit", "pass"])
+def test_a_model_that_draws_random_numbers_compiles(verify: str) -> None:
+    x = torch.zeros(64)
+    model = Fn(lambda x: torch.rand_like(x) + 1)
+    net = leptonc.compile(model, (x,), cache=False, verify=verify)
+    y = net(x)
+    assert ((y >= 1) & (y < 2)).all()
+    assert not torch.equal(y, net(x))
+    assert any("random" in r.text for r in net.specializations[0].remarks)
