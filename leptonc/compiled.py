@@ -80,7 +80,8 @@ class Specialization:
         """Return a native program of ``fn``, which is static and partitioned."""
         options = Options(_team(fn, self.threads), self.precision, dict(self.retreat))
         plan = schedule(fn, self.pool, options)
-        return load(plan, emit(plan))
+        # The first program is built from its emitted text; later sizes need not wait for one.
+        return load(plan, None if self.bound else emit(plan))
 
     def forget(self) -> None:
         """Drop every laid-out program (after a unit retreated)."""
@@ -90,6 +91,8 @@ class Specialization:
 
 def _team(fn: Function, threads: int) -> int:
     """Return how many threads a static program is worth."""
+    if threads == 1:
+        return 1
     cost = function_cost(fn)
     return threads if known(cost.flops) + known(cost.bytes) >= TEAM_WORK else 1
 

@@ -85,10 +85,9 @@ def build(
     sizes = meaning.bind_dims(function, [t.shape for t in inputs])
     with _timed(stats, "schedule_s"):
         spec.bind(sizes)
-    if settings.verify != "off" and (drawn := _random_op(captured.function)) is not None:
-        why = "the result is not checked: the model draws random numbers"
-        target = getattr(drawn.kind, "target", drawn.kind.NAME)
-        spec.remarks.append(Remark("check", RemarkKind.MISSED, target, why, drawn.origin))
+    if settings.verify != "off" and (op := _random_op(captured.function)) is not None:
+        text = "the result is not checked: the model draws random numbers"
+        spec.remarks.append(Remark("check", RemarkKind.MISSED, op.kind.NAME, text, op.origin))
     elif settings.verify != "off":
         progress("checking against the model")
         with _timed(stats, "verify_s"):
@@ -199,8 +198,11 @@ def _check_units(
     fn = specialize(spec.function, sizes)
     operands: dict[Op, tuple[Tensor, ...]] = {}
     env: dict[Any, Tensor] = dict(zip(fn.params, inputs, strict=True))
+    own = set(fn.ops)
 
     def observe(op: Op, results: tuple[Tensor, ...]) -> None:
+        if op not in own:
+            return  # inside a unit, whose own operands are what counts
         operands[op] = tuple(env[v] for v in op.operands)
         env.update(zip(op.results, results, strict=True))
 

@@ -143,7 +143,7 @@ class _Folder:
             return "its weight or bias is no constant"
         if isinstance(kind, Linear) and host.operands[0].type.rank != 2:
             return "the norm runs along another axis than the linear layer's inputs"
-        padded = isinstance(kind, ConvTranspose) or (isinstance(kind, Conv) and any(kind.padding))
+        padded = isinstance(kind, ConvTranspose) or (isinstance(kind, Conv) and kind.padded)
         if padded and not is_zero(affine.shift):
             return "padding is zero behind the norm, and would not be before it"
         return None

@@ -169,7 +169,7 @@ def _new_weights(op: Op, new: Rebuild) -> tuple[Const, Const | None] | None:
 def _pointwise(op: Op) -> bool:
     assert isinstance(op.kind, Conv)
     kernel = op.operands[1].type.shape[2:]
-    return all(same_dim(k, 1) for k in kernel) and not any(op.kind.padding) and op.kind.groups == 1
+    return all(same_dim(k, 1) for k in kernel) and not op.kind.padded and op.kind.groups == 1
 
 
 def _work(first: Op, second: Op) -> tuple[int, int]:

@@ -89,6 +89,7 @@ class Context:
         self._io_bytes = memoryview(self._io).cast("B")
         self._arena = aligned_zeros(plan.arena_bytes)
         self._scratch = aligned_zeros(plan.scratch_stride * plan.threads, SCRATCH_ALIGN)
+        self._starts = {ARENA: self._arena.ctypes.data, SCRATCH: self._scratch.ctypes.data}
         self._team = TEAMS.get(plan.threads) if plan.threads > 1 else None
         alone = native_call(native.RUN_ALONE.address)
         self._native = self._team.run if self._team is not None else alone
@@ -159,12 +160,9 @@ class Context:
 
     def _base(self, slot: Slot) -> int:
         """Return the address of a slot that does not depend on the call."""
-        starts = {
-            ARENA: lambda: self._arena.ctypes.data,
-            SCRATCH: lambda: self._scratch.ctypes.data,
-            CONST: lambda: self._plan.constants[slot.key].ctypes.data,
-        }
-        return starts[slot.space]() + slot.offset
+        if slot.space == CONST:
+            return self._plan.constants[slot.key].ctypes.data + slot.offset
+        return self._starts[slot.space] + slot.offset
 
     def _now(self, slots: tuple[Slot, ...]) -> tuple[int, ...]:
         """Return the addresses of ``slots`` in the current call."""

@@ -1,4 +1,4 @@
-"""From emitted source to something that runs: the callable a compiled model holds for its sizes."""
+"""From a schedule to something that runs: the callable a compiled model holds for its sizes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from leptonc import meaning
-from leptonc.backends.numba_cpu.emit import Source
+from leptonc.backends.numba_cpu.assemble import assemble
+from leptonc.backends.numba_cpu.emit import Source, emit
 from leptonc.backends.numba_cpu.executor import Program
 from leptonc.backends.numba_cpu.kernels.base import Kernel
 from leptonc.backends.numba_cpu.lower.core import STATUS_WORDS
@@ -29,7 +30,6 @@ class Executable:
     """
 
     schedule: Schedule
-    source: Source
     program: Program
 
     def __call__(self, *addresses: int) -> None:
@@ -40,6 +40,11 @@ class Executable:
                 self._run(*addresses)
         else:
             self._run(*addresses)
+
+    @cached_property
+    def source(self) -> Source:
+        """The emitted module."""
+        return emit(self.schedule)
 
     @cached_property
     def mixed(self) -> bool:
@@ -61,8 +66,11 @@ class Executable:
             raise IndexError(self.schedule.errors[int(np.flatnonzero(status)[0])])
 
 
-def load(schedule: Schedule, source: Source) -> Executable:
-    """Return ``schedule`` ready to run: its program built from the emitted text, kernels loaded."""
+def load(schedule: Schedule, source: Source | None = None) -> Executable:
+    """Return ``schedule`` ready to run: kernels loaded, its program built from the emitted text.
+
+    Without a text the program is assembled straight from the schedule, which gives the same steps.
+    """
     program = Program(
         threads=schedule.threads,
         arena_bytes=schedule.arena_bytes + ARENA_SLACK,
@@ -70,14 +78,22 @@ def load(schedule: Schedule, source: Source) -> Executable:
         inputs=len(schedule.inputs),
         outputs=len(schedule.outputs) + bool(schedule.errors),
     )
+    if source is None:
+        assemble(schedule, program, torch_call)
+    else:
+        _build(schedule, source, program)
+    program.compile()
+    return Executable(schedule, program)
+
+
+def _build(schedule: Schedule, source: Source, program: Program) -> None:
+    """Run the emitted text."""
     steps = [s for s in schedule.steps if isinstance(s, Step)]
     used = [k for s in steps for k in (s.kernel, *s.slots) if isinstance(k, Kernel)]
     kernels = {k.name: k for k in used}
     namespace: dict[str, Callable[..., None]] = {}
     exec(compile(source.text, f"<schedule of {schedule.name}>", "exec"), namespace)  # our own text
     namespace["build"](program, kernels, lambda n: torch_call(source.torch_steps[n]))
-    program.compile()
-    return Executable(schedule, source, program)
 
 
 def torch_call(step: TorchStep) -> Callable[[Sequence[int], Sequence[int]], None]:

@@ -18,6 +18,9 @@ _CONV_TRANSPOSE = {1: torch.conv_transpose1d, 2: torch.conv_transpose2d, 3: torc
 
 def _conv(k: contract.Conv, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
     convolve = _CONV[len(k.stride)]
+    if k.after != k.padding:
+        x = F.pad(x, [n for p in zip(k.padding[::-1], k.after[::-1], strict=True) for n in p])
+        return convolve(x, w, b, list(k.stride), 0, list(k.dilation), k.groups)
     return convolve(x, w, b, list(k.stride), list(k.padding), list(k.dilation), k.groups)
 
 

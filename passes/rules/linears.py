@@ -7,10 +7,10 @@ from leptonc.ir.dims import same_dim
 from leptonc.ir.kinds.binary import Add
 from leptonc.ir.kinds.contract import Conv, ConvTranspose, Linear, Matmul
 from leptonc.ir.kinds.data import Constant
-from leptonc.ir.kinds.shape import Reshape, Transpose
+from leptonc.ir.kinds.shape import Pad, Reshape, Transpose
 from leptonc.passes.rules.build import is_float
-from leptonc.rewrite.pattern import Node, Var
-from leptonc.rewrite.rule import Exactness, Match, Rule
+from leptonc.rewrite.pattern import Node, Opt, Var
+from leptonc.rewrite.rule import Exactness, Match, Rule, Skip
 
 REASSOC = Exactness.REASSOC
 X, W, B = Var("x", is_float), Var("w"), Var("b")
@@ -50,6 +50,20 @@ def _conv_bias(m: Match, b: Builder) -> Value | None:
     return b(kind, m["x"], m["w"], b(Reshape((out[1],)), m["b"]))
 
 
+def _conv_pad(m: Match, b: Builder) -> Value | Skip | None:
+    """Let the convolution supply the zeros."""
+    pad, conv = m.kind("pad", Pad), m.kind("conv", Conv)
+    if pad.mode != "constant" or pad.value != 0:
+        return Skip("the padding is not zero")
+    if any((*pad.low[:2], *pad.high[:2])) or min((*pad.low, *pad.high)) < 0:
+        return Skip("the padding is not around the image alone")
+    low = tuple(p + q for p, q in zip(conv.padding, pad.low[2:], strict=True))
+    high = tuple(p + q for p, q in zip(conv.after, pad.high[2:], strict=True))
+    kind = Conv(conv.stride, low, conv.dilation, conv.groups, high if high != low else ())
+    bias = m.get("b")
+    return b(kind, m["x"], m["w"], *(() if bias is None else (bias,)))
+
+
 _WEIGHT = Node(Constant, (), "w")
 RULES: tuple[Rule, ...] = (
     Rule("linear-transposed", "matmul(x, w^T) = linear(x, w)", REASSOC,
@@ -65,6 +79,11 @@ RULES: tuple[Rule, ...] = (
                 "b": ("f32[4,1,1]", "f32[1,4,1,1]"),
                 "conv": (Conv((1, 1), (0, 0), (1, 1)),
                          ConvTranspose((1, 1), (0, 0), (0, 0), (1, 1)))}),
+    Rule("conv-pad", "conv(pad(x), w, b) = conv{padding + pad}(x, w, b)", REASSOC,
+         Node(Conv, (Node(Pad, (X,), "pad", once=True), W, Opt(B)), "conv"), _conv_pad,
+         hints={"x": ("f32[2,3,5,5]",) * 2, "w": ("f32[4,3,2,2]",) * 2, "b": ("f32[4]",) * 2,
+                "pad": (Pad((0, 0, 1, 0), (0, 0, 0, 2)), Pad((0, 0, 1, 1), (0, 0, 1, 1))),
+                "conv": (Conv((2, 1), (0, 0), (1, 1)), Conv((1, 1), (1, 0), (1, 1)))}),
 )  # fmt: skip
 
 # Its instances need a constant, which the text form names by hash only: tested by hand.

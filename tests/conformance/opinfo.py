@@ -17,7 +17,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 import leptonc
-from leptonc.errors import CaptureError, InputError
+from leptonc.errors import CaptureError, CheckError, InputError
 from leptonc.ir.kinds.region import TorchOp
 
 RTOL, ATOL = 1e-4, 1e-5
@@ -116,6 +116,8 @@ def run(entry: str, op: Any, index: int, sample: Any, **options: Any) -> Outcome
         return _compiled(Outcome(entry, index, SKIPPED, loose), model, tensors, want, options)
     except (CaptureError, InputError) as e:
         return Outcome(entry, index, REFUSED, _brief(e))
+    except CheckError as e:
+        return Outcome(entry, index, SKIPPED if loose else ERROR, _brief(e))
     except Exception as e:
         return Outcome(entry, index, ERROR, f"{_brief(e)} | {_place(e)}")
 

@@ -55,4 +55,13 @@ def test_a_model_that_draws_random_numbers_compiles(verify: str) -> None:
     y = net(x)
     assert ((y >= 1) & (y < 2)).all()
     assert not torch.equal(y, net(x))
-    assert any("random" in r.text for r in net.specializations[0].remarks)
+    assert any("random" in r.reason for r in net.specializations[0].remarks)
+
+
+def test_units_are_checked_one_by_one() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 5), torch.nn.GELU(), torch.nn.Linear(5, 3))
+    x = torch.randn(2, 4)
+    net = leptonc.compile(model.eval(), (x,), cache=False, verify="unit")
+    with torch.no_grad():
+        torch.testing.assert_close(net(x), model(x))
+    assert not net.specializations[0].retreat

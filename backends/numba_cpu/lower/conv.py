@@ -70,7 +70,7 @@ def _inner_channels(ctx: Lowering, x: View) -> View:
 def _shape(k: Conv, x: View, w: Sequence[int], out: View) -> ConvShape:
     return ConvShape(
         x.shape[0], x.shape[1], x.shape[2:], w[0], tuple(w[2:]), k.stride, k.padding, k.dilation,
-        k.groups, out.shape[2:],
+        k.groups, out.shape[2:], k.after,
     )  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def _igemm(job: _Job) -> None:
     factor = _wider_groups(job)
     job = replace(job, shape=replace(job.shape, groups=job.shape.groups // factor))
     s = job.shape
-    pads = [(p, p) for p in s.padding]
+    pads = list(zip(s.padding, s.after or s.padding, strict=True))
     plan = igemm_plan.conv(
         s.batch, s.channels, s.size, s.out_channels, s.kernel, stride=s.stride, padding=pads,
         dilation=s.dilation, groups=s.groups,
@@ -192,7 +192,7 @@ def _padded_lines(job: _Job, plan: ConvPlan) -> tuple[ConvPlan, View]:
     """Append the copy of an image to padded lines; return the plan that reads them."""
     s, x = job.shape, job.x
     (height, width), c, left = s.size, s.channels, s.padding[-1]
-    wide = width + 2 * left
+    wide = width + left + (s.after or s.padding)[-1]
     lines = job.ctx.temp(DType.F32, (s.batch * height, wide, c))
     n, ch, h, w = x.strides
     slots: list[Slot] = [

@@ -33,6 +33,7 @@ class ConvShape:
     dilation: tuple[int, ...]
     groups: int
     out: tuple[int, ...]
+    after: tuple[int, ...] = ()  # zeros behind each axis; as ``padding`` if empty
 
 
 def choose(shape: ConvShape, precision: str) -> Algorithm:
@@ -57,6 +58,7 @@ def _winograd_fits(s: ConvShape) -> bool:
         s.kernel == (3, 3)
         and s.stride == s.dilation == (1, 1)
         and s.groups == 1
+        and max(*s.padding, *s.after) <= 2
         and min(s.channels, s.out_channels) >= LANES
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from leptonc.backends.numba_cpu.kernels import igemm_plan
@@ -55,7 +55,7 @@ def emit(
     """
     scratch, stride = ctx.scratch(int(call.scratch_bytes))
     code, p0, p1 = finish.act
-    values: dict[str, Any] = {f.name: getattr(call, f.name) for f in fields(call)}
+    values: dict[str, Any] = dict(vars(call))  # in the order of its fields
     values |= {"a": a.ref, "b": b, "bias": finish.bias, "out": out.ref, "act": code, "act_p0": p0}
     values |= {"act_p1": p1, "res_mode": finish.mode, "scratch": scratch, "scratch_bytes": stride}
     values["res"] = 0 if finish.res is None else finish.res.ref

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from leptonc.ir.core import Kind, Types, kind
-from leptonc.ir.dims import same_dim
+from leptonc.ir.dims import as_dim, same_dim
 from leptonc.ir.kinds.base import (
     FLOATS,
     NUMBERS,
@@ -55,16 +55,29 @@ class Matmul(Kind):
 
 @kind
 class Conv(Kind):
-    """Convolution over 1 to 3 spatial axes, zero padding on both sides.
+    """Convolution over 1 to 3 spatial axes, with zeros around.
 
     ``x: T[b,c,*in], w: T[n,c/groups,*kernel], bias: T[n]`` (optional) -> ``T[b,n,*out]``.
+    ``padding`` counts the zeros before each axis, and those behind it unless ``padding_after``
+    does.
     """
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
     dilation: tuple[int, ...]
     groups: int = 1
+    padding_after: tuple[int, ...] = ()
     NAME: ClassVar[str] = "conv"
+
+    @property
+    def after(self) -> tuple[int, ...]:
+        """Zeros behind each spatial axis."""
+        return self.padding_after or self.padding
+
+    @property
+    def padded(self) -> bool:
+        """Whether there are any zeros around."""
+        return any((*self.padding, *self.after))
 
     def infer(self, args: Types) -> Types:
         """Return ``T[b,n,*out]``. Raises InferError."""
@@ -72,17 +85,18 @@ class Conv(Kind):
         accept(self, x, NUMBERS)
         dtype, rank = same_dtype(self, args), x.rank - 2
         need(1 <= rank <= 3 and w.rank == x.rank, self, f"ranks of {x} and {w}")
-        sizes = {len(self.stride), len(self.padding), len(self.dilation)}
+        sizes = {len(self.stride), len(self.padding), len(self.dilation), len(self.after)}
         need(sizes == {rank}, self, f"stride, padding, dilation need {rank} entries each")
         fits = same_dim(x.shape[1], w.shape[1] * self.groups)
         need(fits, self, f"{x} does not fit weight {w} in {self.groups} groups")
         need(not b or b[0].shape == (w.shape[0],), self, "bias does not fit the weight")
         out = tuple(
-            window(n, int(k), s, p, d, ceil=False)
-            for n, k, s, p, d in zip(
-                x.shape[2:], w.shape[2:], self.stride, self.padding, self.dilation, strict=True
+            window(as_dim(n + p + q), int(k), s, 0, d, ceil=False)
+            for n, k, s, p, q, d in zip(
+                x.shape[2:], w.shape[2:], self.stride, self.padding, self.after, self.dilation,
+                strict=True,
             )
-        )
+        )  # fmt: skip
         need(all(not isinstance(d, int) or d >= 1 for d in out), self, f"kernel exceeds {x}")
         n = w.shape[0]
         even = not isinstance(n, int) or n % self.groups == 0
