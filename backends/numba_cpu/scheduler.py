@@ -59,7 +59,7 @@ def schedule(fn: Function, pool: ConstPool, options: Options) -> Schedule:
         if ctx.view(v).buffer is not view.buffer:
             copy_view(ctx, ctx.view(v), view)
     plan, offsets = _place(ctx.steps)
-    return Schedule(
+    made = Schedule(
         name=fn.name,
         steps=tuple(ctx.steps),
         units=units,
@@ -74,6 +74,8 @@ def schedule(fn: Function, pool: ConstPool, options: Options) -> Schedule:
         threads=options.threads,
         errors=tuple(ctx.errors),
     )
+    pool.trim()
+    return made
 
 
 def _lower_unit(

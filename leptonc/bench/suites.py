@@ -133,7 +133,8 @@ SUITES: Mapping[str, tuple[Net, ...]] = {
                        "regnet_y_400mf", "convnext_tiny", "mnasnet1_0")),
         _vision("inception_v3", 299),
     ),
-    "encoder": (*map(_minilm_at, (16, 128, 384)), _vision("vit_b_16")),
+    "encoder": (*map(_minilm_at, (16, 128, 384)), _vision("vit_b_16"), _vision("swin_t"),
+                _vision("maxvit_t")),
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from leptonc.errors import CaptureError
 # (pattern in the error's class and text, what happened, what to change), first match wins.
 _ADVICE: tuple[tuple[str, str, str], ...] = (
     (
-        r"DataDependent|DynamicOutputShape|data-dependent|Could not (guard|extract)",
+        r"DataDependent|DynamicOutputShape|data-dependent|Could not (guard|extract)|[Uu]nbacked",
         "the model branches, loops or sizes a tensor on the values of a tensor",
         "write the branch with torch.where, or move it out of the "
         'model; torch.compile(model, backend="leptonc") splits the model there by itself',

@@ -7,6 +7,7 @@ call (cloned inside: some operators write to them); everything else of the call 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -21,6 +22,7 @@ from leptonc.errors import CaptureError, CheckError, InputError
 from leptonc.ir.kinds.region import TorchOp
 
 RTOL, ATOL = 1e-4, 1e-5
+SPECIAL = (math.nan, math.inf, -math.inf, -0.0, 1e-40, 3e38, -1e4)
 OPTIONS: Mapping[str, Any] = {"verify": "off", "cache": False, "threads": 1}
 # What an entry or a sample can come to. The last three must never occur.
 NATIVE = "native"  # some op ran natively, and the result is eager's
@@ -67,8 +69,8 @@ class Call(torch.nn.Module):
         return self.op(*args, **kwargs)
 
 
-def database() -> dict[str, Any]:
-    """Return the entries with float32 samples by full name (variants are entries too)."""
+def database(dtype: torch.dtype = torch.float32) -> dict[str, Any]:
+    """Return the entries with samples of ``dtype`` by full name (variants are entries too)."""
     for name in ("nms", "qnms"):  # a torchvision built for another torch breaks the database
         lib = torch.library.Library("torchvision", "FRAGMENT")
         with contextlib.suppress(RuntimeError):
@@ -77,29 +79,39 @@ def database() -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for op in op_db:
-        if torch.float32 in op.dtypes:
+        if dtype in op.dtypes:
             variant = f".{op.variant_test_name}" if op.variant_test_name else ""
             found[f"{op.name}{variant}"] = op
     return found
 
 
-def samples(op: Any, limit: int | None = None, start: int = 0) -> Iterator[tuple[int, Any]]:
-    """Yield (index, sample) of an entry's float32 samples, the same ones in every process.
+def samples(
+    op: Any, limit: int | None = None, start: int = 0, dtype: torch.dtype = torch.float32
+) -> Iterator[tuple[int, Any]]:
+    """Yield (index, sample) of an entry's samples, the same ones in every process.
 
     At most ``limit`` of them, spread evenly from the first on, and none before index ``start``.
     """
     torch.manual_seed(0)
-    rows = list(op.sample_inputs("cpu", torch.float32))
+    rows = list(op.sample_inputs("cpu", dtype))
     count = len(rows) if limit is None else min(limit, len(rows))
     for i in (n * len(rows) // count for n in range(count)):
         if i >= start:
             yield i, rows[i]
 
 
-def run(entry: str, op: Any, index: int, sample: Any, **options: Any) -> Outcome:
+def run(
+    entry: str, op: Any, index: int, sample: Any, special: bool = False, **options: Any
+) -> Outcome:
     """Compile a sample, compare it with eager, and say what became of it.
 
-    ``options`` are of ``leptonc.compile`` and replace those in ``OPTIONS``.
+    Args:
+        entry: name of the operator.
+        op: its entry.
+        index: number of the sample.
+        sample: the call.
+        special: also call the compiled model with every value of ``SPECIAL`` put in.
+        options: of ``leptonc.compile``; they replace those in ``OPTIONS``.
     """
     leaves, spec = pytree.tree_flatten(((sample.input, *sample.args), sample.kwargs))
     tensors = tuple(v for v in leaves if isinstance(v, torch.Tensor))
@@ -113,7 +125,10 @@ def run(entry: str, op: Any, index: int, sample: Any, **options: Any) -> Outcome
     if difference(again, want):
         loose = loose or "random"
     try:
-        return _compiled(Outcome(entry, index, SKIPPED, loose), model, tensors, want, options)
+        plan = Outcome(entry, index, SKIPPED, loose)
+        done, net = _compiled(plan, model, tensors, want, options)
+        why = _special_difference(net, model, tensors) if special and done.status == NATIVE else ""
+        return replace(done, status=WRONG, why=why) if why else done
     except (CaptureError, InputError) as e:
         return Outcome(entry, index, REFUSED, _brief(e))
     except CheckError as e:
@@ -128,8 +143,11 @@ def _compiled(
     tensors: tuple[torch.Tensor, ...],
     want: Any,
     options: Mapping[str, Any],
-) -> Outcome:
-    """Return the outcome of a sample; if ``plan`` excuses it, only of types and shapes."""
+) -> tuple[Outcome, Any]:
+    """Return the outcome of a sample and the compiled model.
+
+    If ``plan`` excuses the sample, the result is held to types and shapes only.
+    """
     before = [t.clone() for t in tensors]
     start = time.perf_counter()
     net = leptonc.compile(model, tensors, **{**OPTIONS, **options})
@@ -145,10 +163,25 @@ def _compiled(
     faults.append(difference(tensors, tuple(before)) and "it changed its own inputs")
     why = next((f for f in faults if f), "")
     status = WRONG if why else SKIPPED if plan.why else NATIVE if native else TORCH
-    return replace(
-        plan, status=status, why=why or plan.why, native_ops=native, torch_ops=through,
-        compile_s=seconds,
-    )  # fmt: skip
+    made = replace(plan, status=status, why=why or plan.why, compile_s=seconds)
+    return replace(made, native_ops=native, torch_ops=through), net
+
+
+def _special_difference(net: Any, model: Call, tensors: tuple[torch.Tensor, ...]) -> str:
+    """Return how results differ once a special value stands at every third place of the inputs."""
+    for value in SPECIAL:
+        poisoned = tuple(t.clone() for t in tensors)
+        for t in poisoned:
+            if t.is_floating_point():
+                t.view(-1)[::3] = value
+        try:
+            with torch.no_grad():
+                want = model(*poisoned)
+        except Exception:
+            continue  # eager refuses it; what the values may be was not compiled in
+        if why := difference(net(*poisoned), want):
+            return f"with {value}: {why}"
+    return ""
 
 
 def difference(got: Any, want: Any, *, values: bool = True) -> str:
@@ -168,12 +201,19 @@ def _leaf_difference(x: Any, y: Any, values: bool) -> str:
     if not values:
         same = (x.dtype, x.shape) == (y.dtype, y.shape)
         return "" if same else f"{x.dtype} {x.shape}, not {y.dtype} {y.shape}"
-    rtol, atol = (RTOL, ATOL) if y.is_floating_point() or y.is_complex() else (0, 0)
+    rtol, atol = _tolerance(y.dtype)
     try:
         torch.testing.assert_close(x, y, rtol=rtol, atol=atol, equal_nan=True)
     except Exception as e:
         return " ".join(str(e).split())[:300]
     return ""
+
+
+def _tolerance(dtype: torch.dtype) -> tuple[float, float]:
+    if not (dtype.is_floating_point or dtype.is_complex):
+        return 0.0, 0.0
+    eps = torch.finfo(dtype).eps  # a few roundings where a type is coarser than float32
+    return max(RTOL, 4 * eps), max(ATOL, 4 * eps)
 
 
 def _brief(e: BaseException) -> str:

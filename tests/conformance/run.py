@@ -53,6 +53,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     p.add_argument("--verify", default="off", help="as leptonc.compile takes it")
     p.add_argument("--threads", type=int, default=1, help="as leptonc.compile takes it")
     p.add_argument("--pipeline", default="O2", help="as leptonc.compile takes it")
+    p.add_argument("--dtype", default="float32", help="of the samples, as torch names it")
+    p.add_argument("--special", action="store_true", help="also with NaN, infinities, -0.0 ...")
     p.add_argument("--resume", action="store_true", help="keep what --json holds, run the rest")
     p.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     p.add_argument("--start", type=int, default=0, help=argparse.SUPPRESS)
@@ -61,9 +63,11 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _entries(args: argparse.Namespace) -> list[str]:
+    import torch
+
     from tests.conformance.opinfo import database
 
-    names = args.entries or [n for n in database() if args.match in n]
+    names = args.entries or [n for n in database(getattr(torch, args.dtype)) if args.match in n]
     part, parts = map(int, args.shard.split("/"))
     return names[part::parts]
 
@@ -118,8 +122,9 @@ def _lines(names: list[str], args: argparse.Namespace, start: int) -> Iterator[d
         "--start",
         str(start),
     ]
-    options = ("verify", "threads", "pipeline", *(["samples"] if args.samples else []))
+    options = ("verify", "threads", "pipeline", "dtype", *(["samples"] if args.samples else []))
     command += [text for name in options for text in (f"--{name}", str(getattr(args, name)))]
+    command += ["--special"] * args.special
     command += ["--json", str(args.json.resolve())]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     child = subprocess.Popen([*command, *names], cwd=_ROOT, stdout=subprocess.PIPE, env=env)
@@ -156,11 +161,13 @@ def _child(args: argparse.Namespace) -> None:
     os.dup2(2, 1)  # what operators print is not ours
     known = {(r["entry"], r["index"]) for r in _rows(args.json)}
     options = {"verify": args.verify, "threads": args.threads, "pipeline": args.pipeline}
-    ops, done = database(), 0
+    options |= {"special": args.special}
+    dtype = getattr(torch, args.dtype)
+    ops, done = database(dtype), 0
     for n, name in enumerate(args.entries):
         start = args.start if n == 0 else 0
         print(json.dumps({"begin": True, "entry": name, "index": start}), file=out)
-        for index, sample in samples(ops[name], args.samples, start):
+        for index, sample in samples(ops[name], args.samples, start, dtype):
             if (name, index) in known:
                 continue
             if done >= _CHUNK:

@@ -10,7 +10,13 @@ from conformance import opinfo
 
 STRIDE = 6  # every sixth entry with its first sample: about 110 compiles
 # Samples (entry, index) that were wrong, failed or crashed once, whatever the stride.
-REGRESSIONS: tuple[tuple[str, int], ...] = ()
+REGRESSIONS: tuple[tuple[str, int], ...] = (
+    ("broadcast_shapes", 2),  # a torch.Size came back as a tuple
+    ("chalf", 0),  # a dtype that no type of the IR stands for
+    ("hash_tensor", 0),
+    ("to_sparse", 0),  # not refused before it ran
+)
+pytestmark = [pytest.mark.numba, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +29,6 @@ def _report(bad: list[opinfo.Outcome]) -> str:
     return "\n".join(f"{o.status}: {o.entry}[{o.index}] {o.why}" for o in bad)
 
 
-@pytest.mark.numba
 def test_a_part_of_the_operators(operators: dict[str, object]) -> None:
     found: list[opinfo.Outcome] = []
     for name in list(operators)[::STRIDE]:
@@ -35,17 +40,15 @@ def test_a_part_of_the_operators(operators: dict[str, object]) -> None:
     assert counts[opinfo.NATIVE] >= len(found) // 3, counts
 
 
-@pytest.mark.numba
 @pytest.mark.parametrize(("name", "index"), REGRESSIONS)
 def test_once_wrong(operators: dict[str, object], name: str, index: int) -> None:
     op = operators[name]
-    ((at, sample),) = opinfo.samples(op, index + 1, index)
+    at, sample = next(opinfo.samples(op, start=index))
     outcome = opinfo.run(name, op, at, sample)
     assert outcome.status not in opinfo.BAD, _report([outcome])
 
 
 @pytest.mark.slow
-@pytest.mark.numba
 def test_every_sample_of_every_operator(tmp_path: Path) -> None:
     from tests.conformance.run import main
 

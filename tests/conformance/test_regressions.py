@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import leptonc
+from leptonc import compiler
 from leptonc.errors import CaptureError
 
 
@@ -65,3 +66,24 @@ def test_units_are_checked_one_by_one() -> None:
     with torch.no_grad():
         torch.testing.assert_close(net(x), model(x))
     assert not net.specializations[0].retreat
+
+
+def test_a_unit_that_computes_wrongly_retreats_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = compiler.run_program
+
+    def faulty(program: Any, *args: Any) -> list[torch.Tensor]:
+        wrong = any(u.native_ops for u in program.schedule.units)
+        return [r + wrong for r in run(program, *args)]
+
+    monkeypatch.setattr(compiler, "run_program", faulty)
+    x = torch.rand(4, 4) + 1
+    net = leptonc.compile(Fn(lambda x: torch.special.bessel_j0(x).sin() + x), (x,), cache=False)
+    assert net.specializations[0].retreat
+    assert net.stats["ops_native"] == 0
+    torch.testing.assert_close(net(x), torch.special.bessel_j0(x).sin() + x)
+
+
+def test_sizes_that_depend_on_values_are_explained() -> None:
+    x = torch.tensor([3, 1])
+    with pytest.raises(CaptureError, match="values of a tensor"):
+        leptonc.compile(Fn(lambda x: torch.arange(8).narrow(0, x[0], 2)), (x,), cache=False)

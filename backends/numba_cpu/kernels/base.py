@@ -25,8 +25,6 @@ from typing import overload
 
 import numba
 import numpy as np
-from numba.core import sigutils
-from numba.core.ccallback import CFunc
 
 from leptonc.backends.numba_cpu.kernels.machine_code import (
     CodeFile,
@@ -35,13 +33,17 @@ from leptonc.backends.numba_cpu.kernels.machine_code import (
     kernel_dir,
     lanes,
 )
+from leptonc.backends.numba_cpu.kernels.toolchain import (
+    KernelPipeline,
+    ObjectCode,
+    compile_object,
+)
 from leptonc.errors import TargetError
 
 __all__ = ["Kernel", "KernelError", "inline_njit", "kernel", "lanes", "make_kernel", "record"]
 
 SIGNATURE = "void(int64,int64,int64)"
 _PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
-_OPTIONS = {"nopython": True, "error_model": "numpy", "boundscheck": False, "_nrt": False}
 
 
 class KernelError(TargetError):
@@ -75,7 +77,7 @@ class Kernel:
         self._contract = contract
         self._signature = signature
         self._lock = threading.Lock()
-        self._native: CFunc | NativeCode | None = None
+        self._native: NativeCode | None = None
         self._call: Callable | None = None
 
     @property
@@ -83,37 +85,38 @@ class Kernel:
         """Address of the native function; compiles it when it is asked for the first time."""
         return (self._native or self.compile()).address
 
-    def compile(self) -> CFunc | NativeCode:
+    def compile(self) -> NativeCode:
         """Compile or load the kernel unless that is done; safe to call from several threads."""
         with self._lock:
             if self._native is None:
                 begin = time.perf_counter()
                 self._native = self._build()
-                self.from_cache = isinstance(self._native, NativeCode)
                 self.compile_seconds = time.perf_counter() - begin
             return self._native
 
-    def _build(self) -> CFunc | NativeCode:
+    def _build(self) -> NativeCode:
         """Return the machine code, from disk when it is there."""
         directory = kernel_dir()
         if directory is None:
-            return self._compile()
+            made = self._object()
+            self.from_cache = False
+            return NativeCode(made.symbol, made.code)
         key = f"{self.module}.{self.name}{'+contract' * self._contract}{self._signature}"
         file = CodeFile(directory, key, code_digest(self.fn))
         stored = file.load()
+        self.from_cache = stored is not None
         if stored is not None:
             return stored
-        native = self._compile()
-        file.save(native)
-        return native
+        made = self._object()
+        # Code with addresses of this process is useless elsewhere.
+        if made.portable:
+            file.save(made.symbol, made.code)
+        return NativeCode(made.symbol, made.code)
 
-    def _compile(self) -> CFunc:
-        """Return the function compiled by numba."""
-        options = dict(_OPTIONS, fastmath={"contract"}) if self._contract else dict(_OPTIONS)
-        signature = sigutils.normalize_signature(self._signature)
-        native = CFunc(_renamed(self.fn, self.name), signature, locals={}, options=options)
-        native.compile()
-        return native
+    def _object(self) -> ObjectCode:
+        """Return the function compiled."""
+        fastmath = {"contract"} if self._contract else set[str]()
+        return compile_object(_renamed(self.fn, self.name), self._signature, fastmath)
 
     def __call__(self, args: np.ndarray | int, tid: int = 0, nt: int = 1) -> None:
         """Run thread ``tid`` of ``nt`` natively (tests, tuning); programs use the address."""
@@ -204,7 +207,14 @@ def inline_njit(fn: types.FunctionType | None = None, **options):
     """
     if fn is None:
         return lambda f: inline_njit(f, **options)
-    chosen = {"nogil": True, "error_model": "numpy", **options}
+    chosen = {
+        "nogil": True,
+        "error_model": "numpy",
+        "no_cpython_wrapper": True,
+        "no_cfunc_wrapper": True,
+        "pipeline_class": KernelPipeline,
+        **options,
+    }
     named = _renamed(fn, f"{fn.__qualname__}_{code_digest(fn)[:8]}") if fn.__closure__ else fn
     return numba.njit(**chosen)(named)
 

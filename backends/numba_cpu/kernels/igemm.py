@@ -20,7 +20,6 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, fields
 
-import numba
 import numpy as np
 from llvmlite import ir
 from numba.core import types
@@ -143,7 +142,7 @@ def scratch_bytes(row_block: int, tap_block: int) -> int:
 ) = range(len(fields(IGemm)))  # fmt: skip
 
 # What calls the microkernels is inlined by numba: each separate function would compile them again.
-_inlined = numba.njit(inline="always")
+_inlined = inline_njit
 
 _INF = float("inf")
 _NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)

@@ -25,7 +25,6 @@ import llvmlite
 import llvmlite.binding as llvm
 import numba
 from numba.core import registry
-from numba.core.ccallback import CFunc
 from numba.core.codegen import get_host_cpu_features
 from numba.core.dispatcher import Dispatcher
 from numba.core.extending import _Intrinsic
@@ -191,16 +190,9 @@ class CodeFile:
         except RuntimeError:  # LLVM cannot read it although the digest fits
             return None
 
-    def save(self, native: CFunc) -> None:
+    def save(self, symbol: str, code: bytes) -> None:
         """Store what was compiled; where that fails, the next process compiles again."""
-        library = native._library
-        # Code with addresses of this process, or that needs numba's runtime, is useless elsewhere.
-        if library.has_dynamic_globals or library._reload_init:
-            return
-        code = library.serialize_using_object_code()[2][0]
-        if b"NRT_" in code:
-            return
-        body = native.native_name.encode() + b"\0" + code
+        body = symbol.encode() + b"\0" + code
         temporary = None
         try:
             handle, temporary = tempfile.mkstemp(dir=self.path.parent, suffix=".tmp")

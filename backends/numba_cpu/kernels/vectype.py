@@ -165,7 +165,7 @@ def shared_function(
     fn = module.globals.get(name)
     if fn is None:
         fn = ir.Function(module, ir.FunctionType(result, params), name)
-        fn.linkage = "internal"
+        fn.linkage = "linkonce_odr"  # one copy, however many helpers bring it
         fn.attributes.add("nounwind")
         fn.attributes.add("alwaysinline" if inline else "noinline")
         builder = ir.IRBuilder(fn.append_basic_block("entry"))

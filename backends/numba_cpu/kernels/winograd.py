@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from leptonc.backends.numba_cpu.kernels.activation import vact
@@ -124,7 +123,7 @@ def transform_weights(weight: np.ndarray, m: int) -> np.ndarray:
 
 # Inlined before typing: a function that holds a tile would be compiled once by itself and once more
 # in each of its callers.
-_inlined = numba.njit(inline="always")
+_inlined = inline_njit
 _LATE, _TIMES = int(Res.AFTER), int(Res.TIMES)
 
 

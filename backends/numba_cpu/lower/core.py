@@ -49,6 +49,16 @@ class ConstPool:
             self.owners.append(owner)
         return self.buffers[at]
 
+    def trim(self) -> None:
+        """Forget the latest arrays that belong to no constant of the model but to one set of sizes.
+
+        A schedule keeps its own; the pool would grow with every size it ever saw.
+        """
+        while self.owners and self.owners[-1] is None:
+            self.known.popitem()  # the latest
+            for column in (self.arrays, self.buffers, self.owners):
+                column.pop()
+
 
 def aligned(array: np.ndarray) -> np.ndarray:
     """Return ``array`` contiguous at a 64-byte boundary with a vector's slack behind it."""

@@ -1,0 +1,143 @@
+"""numba_cpu > kernels > toolchain: from a Python function to object code, optimized exactly once.
+
+numba would optimize and assemble every helper by itself, then again inside each of its callers, and
+would wrap it for Python. Here helpers stay plain LLVM modules: a kernel links all it needs into one
+module in which only its entry is visible, and that is optimized and assembled. Measured, this
+halves the time a kernel takes. numba's own pipeline does the rest.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import types
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite.binding import Linkage
+from numba import _dynfunc
+from numba.core import compiler, registry, sigutils, typed_passes, untyped_passes
+from numba.core.codegen import CPUCodeLibrary
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.compiler_machinery import register_pass
+from numba.core.typed_passes import NativeLowering
+
+
+class _Library(CPUCodeLibrary):
+    """LLVM code of one function and of what it calls: linked, neither optimized nor assembled."""
+
+    def _optimize_functions(self, ll_module: Any) -> None:
+        ll_module.data_layout = self._codegen._data_layout
+
+    def finalize(self) -> None:
+        """Link the helpers in; each of them carries its own already."""
+        self._raise_if_finalized()
+        for library in dict.fromkeys(self._linking_libraries):
+            self._reload_init.update(library._reload_init)
+            self._final_module.link_in(library._get_module_for_linking(), preserve=True)
+        self._finalized = True
+
+    def get_function_names(self) -> list[str]:
+        """Return the names of all functions that are defined here."""
+        return [fn.name for fn in self._final_module.functions if not fn.is_declaration]
+
+
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _Lowering(NativeLowering):
+    """Lowers into a :class:`_Library`; what numba sees as the function cannot be called."""
+
+    _name = "leptonc_lowering"
+
+    def run_pass(self, state: Any) -> bool:
+        """Lower the typed function."""
+        state.library = _Library(state.targetctx.codegen(), state.func_id.func_qualname)
+        state.library.enable_object_caching()
+        wanted, state.flags.no_compile = state.flags.no_compile, True
+        super().run_pass(state)
+        state.flags.no_compile = wanted
+        if not wanted:
+            fndesc, env = state.cr.fndesc, state.cr.env
+            cfunc = _dynfunc.make_function(
+                fndesc.lookup_module(), fndesc.qualname, "", _REFUSE, env, (state.library,)
+            )
+            state.targetctx.insert_user_function(cfunc, fndesc, [state.library])
+            state.cr = state.cr._replace(cfunc=cfunc)
+        return True
+
+
+@ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+def _refuse(_self: object, _args: object, _kwargs: object) -> object:
+    raise NotImplementedError("a device function exists inside kernels only")
+
+
+_REFUSE = ctypes.cast(_refuse, ctypes.c_void_p).value
+
+
+# Array expressions, ``with``, nested functions, ``raise``, ``literally``: kernels have none.
+_IDLE = (
+    untyped_passes.WithLifting,
+    untyped_passes.InlineClosureLikes,
+    untyped_passes.RewriteDynamicRaises,
+    untyped_passes.MakeFunctionToJitFunction,
+    untyped_passes.FindLiterallyCalls,
+    untyped_passes.LiteralUnroll,
+    untyped_passes.LiteralPropagationSubPipelinePass,
+    typed_passes.InlineOverloads,
+    typed_passes.NopythonRewrites,
+    typed_passes.NoPythonSupportedFeatureValidation,
+    typed_passes.DumpParforDiagnostics,
+)
+
+
+class KernelPipeline(compiler.Compiler):
+    """numba's pipeline for kernels and their helpers."""
+
+    def define_pipelines(self) -> list[Any]:
+        """Return numba's passes without those that kernels give nothing to do."""
+        (pipeline,) = super().define_pipelines()
+        pipeline.passes = [
+            (_Lowering if step is NativeLowering else step, why)
+            for step, why in pipeline.passes
+            if step not in _IDLE
+        ]
+        pipeline.finalize()
+        return [pipeline]
+
+
+@dataclass(frozen=True)
+class ObjectCode:
+    """Object code for this machine; ``portable`` unless it holds addresses of this process."""
+
+    symbol: str
+    code: bytes
+    portable: bool
+
+
+@global_compiler_lock
+def compile_object(fn: types.FunctionType, signature: str, fastmath: set[str]) -> ObjectCode:
+    """Return ``fn`` compiled as a C function of ``signature``, e.g. ``"void(int64)"``."""
+    args, result = sigutils.normalize_signature(signature)
+    target = registry.cpu_target
+    flags = compiler.Flags()
+    options = {
+        "nopython": True, "error_model": "numpy", "boundscheck": False, "_nrt": False,
+        "no_cpython_wrapper": True, "fastmath": fastmath,
+    }  # fmt: skip
+    target.options.parse_as_flags(flags, options)
+    flags.no_compile = True
+    compiled = compiler.compile_extra(
+        target.typing_context, target.target_context, fn, args, result, flags, {},
+        pipeline_class=KernelPipeline,
+    )  # fmt: skip
+    library, symbol = compiled.library, compiled.fndesc.llvm_cfunc_wrapper_name
+    library.finalize()
+    module, codegen = library._final_module, library._codegen
+    for f in module.functions:
+        if not f.is_declaration and f.name != symbol:
+            f.linkage = Linkage.internal
+    passes, builder = codegen._module_pass_manager()
+    passes.run(module, builder)
+    library._verify_declare_only_symbols()
+    library._finalize_dynamic_globals()  # those that are still there
+    code = codegen._tm.emit_object(module)
+    fixed = library._dynamic_globals or library._reload_init or b"NRT_" in code
+    return ObjectCode(symbol, code, not fixed)

