@@ -2,7 +2,7 @@
 
 An entry holds the optimized IR as text, the packed constants in the order lowering asks for them,
 and one probe: inputs and the results they gave. A loaded program must repeat the probe's results
-bit for bit; anything else counts as a miss. Constants that only kernels read (packed) are not
+bit for bit; anything else counts as a miss. Large constants that only kernels read (packed) are not
 stored a second time; a program with symbolic sizes stores them, as other sizes may pack anew.
 """
 
@@ -11,8 +11,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels.machine_code import fingerprint
+from leptonc.backends.numba_cpu.lower.core import ALIGN, aligned
 from leptonc.backends.numba_cpu.schedule import TorchStep
 from leptonc.capture import Captured
 from leptonc.compiled import Specialization, output_types, run_program
@@ -33,12 +34,8 @@ from leptonc.ir.text import constants, dump, parse
 from leptonc.ir.types import parse_type
 from leptonc.runtime.cache import CompileCache, Entry, cache_key
 
-
-@dataclass(frozen=True)
-class Ghost:
-    """Payload of a constant whose bytes exist only packed; asking for them is an error."""
-
-    digest: str
+# Lowering may look at the elements of constants up to this size (masks, divisors, index tables).
+_SMALL = 16 << 10  # bytes
 
 
 def key_of(captured: Captured, parts: Sequence[object]) -> str:
@@ -51,8 +48,11 @@ def key_of(captured: Captured, parts: Sequence[object]) -> str:
 def _sources() -> str:
     """Return a hash of leptonc's own code: a changed pass or lowering makes every entry a miss."""
     sha = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.rglob("*.py")):
-        sha.update(path.name.encode() + path.read_bytes())
+    # In a checkout some packages are links, which ``rglob`` does not follow.
+    walk = os.walk(Path(__file__).parent, followlinks=True)
+    for path in sorted(Path(d, name) for d, _, names in walk for name in names):
+        if path.suffix == ".py":
+            sha.update(path.name.encode() + path.read_bytes())
     return sha.hexdigest()
 
 
@@ -64,6 +64,8 @@ def save(cache: CompileCache, key: str, spec: Specialization, inputs: Sequence[T
     arrays = {f"pack{i}": a for i, a in enumerate(spec.pool.arrays)}
     for i, t in enumerate((*inputs, *results)):
         arrays[f"probe{i}"] = meaning.raw_tensor(t)
+    # Kernels may load a vector beyond an array: no pack is the last in its file.
+    arrays["~"] = np.zeros(2 * ALIGN, np.uint8)
     for const in _needed(spec, program.schedule.steps, store):
         arrays[f"const{_name(const)}"] = meaning.raw_array(const)
     head = {
@@ -103,11 +105,15 @@ def _needed(
     """Return the constants whose plain bytes a loaded program may read."""
     if spec.function.dims:
         return list(store.values())
-    found: dict[str, Const] = {}
+    found = {c.digest: c for c in store.values() if _nbytes(c) <= _SMALL}
     for step in steps:
         if isinstance(step, TorchStep):
             found.update({c.digest: c for c in constants(step.body).values()})
     return list(found.values())
+
+
+def _nbytes(const: Const) -> int:
+    return int(const.type.numel) * const.type.dtype.nbytes
 
 
 def _revive(entry: Entry, captured: Captured, made: Mapping[str, Any]) -> Specialization:
@@ -116,12 +122,14 @@ def _revive(entry: Entry, captured: Captured, made: Mapping[str, Any]) -> Specia
     for name, text in head["types"].items():
         type_ = parse_type(text)
         raw = entry.arrays.get(f"const{name}")
-        payload = Ghost(name) if raw is None else meaning.tensor_from_raw(raw, type_)
+        payload = meaning.stand_in(type_) if raw is None else meaning.tensor_from_raw(raw, type_)
         store.items_[name] = Const(type_, payload, lambda _, name=name: name)
     fn: Function = parse(entry.texts["program.lir"], store)
     spec = Specialization(captured=captured, function=fn, remarks=[], **made)
     spec.retreat.update(head["retreat"])
-    spec.pool.stored.extend(entry.arrays[f"pack{i}"] for i in range(head["packs"]))
+    # Mapped, not read: pages come in as kernels touch them. Few sizes are no multiple of 64 bytes.
+    packs = (entry.arrays[f"pack{i}"] for i in range(head["packs"]))
+    spec.pool.stored.extend(a if a.ctypes.data % ALIGN == 0 else aligned(a) for a in packs)
     return spec
 
 

@@ -86,7 +86,7 @@ class Context:
         self._plan = plan
         self._io = np.zeros(max(plan.addresses, 1), np.int64)
         self._pack = struct.Struct(f"={plan.addresses}q").pack_into
-        self._io_bytes = memoryview(self._io).cast("B")
+        self._io_bytes = self._io.data.cast("B")
         self._arena = aligned_zeros(plan.arena_bytes)
         self._scratch = aligned_zeros(plan.scratch_stride * plan.threads, SCRATCH_ALIGN)
         self._starts = {ARENA: self._arena.ctypes.data, SCRATCH: self._scratch.ctypes.data}
@@ -95,8 +95,8 @@ class Context:
         self._native = self._team.run if self._team is not None else alone
         self._keep: list[np.ndarray] = []
         self._parts = tuple(self._part(group) for group in _segments(plan.steps))
-        single = len(self._parts) == 1 and isinstance(self._parts[0], int)
-        self._only = self._parts[0] if single else None
+        first = self._parts[0] if len(self._parts) == 1 else None
+        self._only = first if isinstance(first, int) else None
 
     def run(self, *addresses: int) -> None:
         """Run the program with these input and output addresses.
@@ -116,13 +116,11 @@ class Context:
             if isinstance(part, int):
                 self._native(part)
             else:
-                part()
+                part.call(self._now(part.inputs), self._now(part.outputs))
 
-    def _part(self, group: list[Step] | TorchStep) -> int | Callable[[], None]:
-        """Return a segment's address, or what to call for a Python step."""
-        if isinstance(group, TorchStep):
-            return lambda: group.call(self._now(group.inputs), self._now(group.outputs))
-        return self._segment(group)
+    def _part(self, group: list[Step] | TorchStep) -> int | TorchStep:
+        """Return a segment's address, or the Python step."""
+        return group if isinstance(group, TorchStep) else self._segment(group)
 
     def _segment(self, steps: list[Step]) -> int:
         """Lay out one native segment (see :mod:`native`) and return its address."""
@@ -167,7 +165,7 @@ class Context:
     def _now(self, slots: tuple[Slot, ...]) -> tuple[int, ...]:
         """Return the addresses of ``slots`` in the current call."""
         return tuple(
-            int(self._io[slot.key]) + slot.offset if slot.space == IO else self._base(slot)
+            int(self._io[int(slot.key)]) + slot.offset if slot.space == IO else self._base(slot)
             for slot in slots
         )
 

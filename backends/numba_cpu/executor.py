@@ -20,6 +20,7 @@ was asked for from ``base + tid * stride``, within one step.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
@@ -82,7 +83,8 @@ class Program:
         named = constants if isinstance(constants, Mapping) else dict(enumerate(constants))
         self._constants = {name: aligned(array) for name, array in named.items()}
         cores = max(2, usable_cores())
-        self._pool = ProgramPool(self._context, max_contexts or (1 if threads > 1 else cores))
+        limit = max_contexts or (1 if threads > 1 else cores)
+        self._pool = ProgramPool(_weakly(self), limit)
 
     def arena(self, offset: int) -> Slot:
         """Return the address of byte ``offset`` of the arena."""
@@ -182,6 +184,21 @@ class Program:
     def contexts(self) -> int:
         """Number of contexts (arena and records) that exist now."""
         return self._pool.size
+
+
+def _weakly(program: Program) -> Callable[[], Context]:
+    """Return what makes contexts of ``program`` without keeping it alive.
+
+    A program that is dropped frees its arenas at once, not when Python looks for cycles.
+    """
+    held = weakref.ref(program)
+
+    def make() -> Context:
+        found = held()
+        assert found is not None  # who asks is running it
+        return found._context()
+
+    return make
 
 
 class ProgramPool:

@@ -19,6 +19,11 @@ _ADVICE: tuple[tuple[str, str, str], ...] = (
         'model; torch.compile(model, backend="leptonc") splits the model there by itself',
     ),
     (
+        r"specialized it to be a constant \(1\)",
+        "the example is of size 1 along a dynamic axis, and the model treats 1 apart",
+        "compile with an example of size 2 or more along that axis",
+    ),
+    (
         r"Constraints violated|ConstraintViolation|specialized|not in range|were marked dynamic",
         "a size that was declared dynamic is fixed by the model, or tied to another size",
         "declare it as the message suggests, leave it out of `dynamic`, or use "

@@ -3,7 +3,9 @@
 from leptonc.meaning.constants import (
     IR_DTYPES,
     TORCH_DTYPES,
+    all_finite,
     const_of,
+    scaled_rows,
     tensor_of,
     type_of,
 )
@@ -13,6 +15,7 @@ from leptonc.meaning.memory import (
     raw_array,
     raw_filled,
     raw_tensor,
+    stand_in,
     tensor_at,
     tensor_from_raw,
 )
@@ -21,6 +24,7 @@ __all__ = [
     "IR_DTYPES",
     "MEANING",
     "TORCH_DTYPES",
+    "all_finite",
     "apply",
     "array_of",
     "bind_dims",
@@ -30,6 +34,8 @@ __all__ = [
     "raw_filled",
     "raw_tensor",
     "run",
+    "scaled_rows",
+    "stand_in",
     "tensor_at",
     "tensor_from_raw",
     "tensor_of",

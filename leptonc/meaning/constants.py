@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, cast
@@ -35,6 +36,9 @@ IR_DTYPES: Mapping[torch.dtype, DType] = MappingProxyType({t: d for d, t in TORC
 """torch dtype -> IR dtype; a dtype that is not a key is ``DType.OTHER``."""
 
 
+_BLOCK = 1 << 15  # elements worked on at a time: float64 copies of them stay in the cache
+
+
 def type_of(tensor: Tensor) -> TensorType:
     """Return the (row-major) IR type of a concrete tensor."""
     return TensorType(IR_DTYPES.get(tensor.dtype, DType.OTHER), tuple(tensor.shape))
@@ -52,6 +56,24 @@ def tensor_of(const: Const) -> Tensor:
     if not isinstance(payload, Tensor):
         raise TypeError(f"constant of {const.type} holds {type(payload).__name__}, not a tensor")
     return payload
+
+
+def scaled_rows(const: Const, factor: Const, dtype: DType) -> Const:
+    """Return ``const: [n, ...]`` times ``factor: f64[n]``, in float64, rounded once."""
+    tensor, column = tensor_of(const), tensor_of(factor).reshape(-1, 1)
+    rows = tensor.reshape(len(tensor), -1)
+    out = torch.empty(rows.shape, dtype=TORCH_DTYPES[dtype])
+    step = max(1, _BLOCK // max(1, rows.shape[1]))
+    for i in range(0, len(rows), step):
+        out[i : i + step] = rows[i : i + step].double() * column[i : i + step]
+    return const_of(out.reshape(tensor.shape))
+
+
+def all_finite(const: Const) -> bool:
+    """Return whether no element is infinite or NaN."""
+    tensor = tensor_of(const)
+    # The extremes carry every NaN and infinity: cheaper than a test per element.
+    return not tensor.numel() or all(math.isfinite(v) for v in torch.aminmax(tensor))
 
 
 def _digest(payload: object) -> str:

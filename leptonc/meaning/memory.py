@@ -24,7 +24,18 @@ _HALF = (torch.bfloat16, torch.float16)
 def array_of(const: Const) -> Array:
     """Return a constant's values row-major; bf16 and f16 as float32. Do not write to it."""
     tensor = tensor_of(const)
-    return (tensor.float() if tensor.dtype in _HALF else tensor).contiguous().numpy()
+    tensor = tensor.float() if tensor.dtype in _HALF else tensor
+    return (tensor if _is_stand_in(tensor) else tensor.contiguous()).numpy()
+
+
+def stand_in(type_: TensorType) -> Tensor:
+    """Return zeros of static ``type_`` that take one element of memory: a shape without data."""
+    shape = [int(d) for d in type_.shape]
+    return torch.zeros((), dtype=TORCH_DTYPES[type_.dtype]).expand(shape)
+
+
+def _is_stand_in(tensor: Tensor) -> bool:
+    return tensor.numel() > 1 and not any(tensor.stride())
 
 
 def raw_array(const: Const) -> Array:

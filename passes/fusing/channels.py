@@ -10,11 +10,11 @@ from leptonc.ir.constants import Const
 from leptonc.ir.core import Kind, Value
 from leptonc.ir.kinds.binary import Add, Div, Eq, Mul, Sub
 from leptonc.ir.kinds.contract import ConvTranspose
-from leptonc.ir.kinds.data import Constant, Full
+from leptonc.ir.kinds.data import Full
 from leptonc.ir.kinds.norm import BatchNorm
-from leptonc.ir.kinds.reduce import All, Amax, Amin, Sum
+from leptonc.ir.kinds.reduce import All, Sum
 from leptonc.ir.kinds.shape import Reshape
-from leptonc.ir.kinds.unary import IsFinite, Sqrt
+from leptonc.ir.kinds.unary import Sqrt
 from leptonc.ir.types import DType
 from leptonc.passes.fusing.rebuild import Arithmetic, sizes
 
@@ -68,18 +68,16 @@ def scaled_outputs(
 ) -> tuple[Const, Const]:
     """Return weight and bias of a contraction followed by ``affine`` on its output channels."""
     b = Arithmetic("scaled")
-    shape = sizes(w)
-    if isinstance(kind, ConvTranspose):  # [c, n/groups, *kernel]: groups lie along axis 0
-        g = kind.groups
-        split = (g, shape[0] // g, *shape[1:])
-        scale = b.load(affine.scale, g, 1, shape[1], *(1,) * (len(shape) - 2))
-        weight = b(Reshape(shape), b(Mul(), b.load(w, *split), scale))
-    else:
-        scale = b.load(affine.scale, shape[0], *(1,) * (len(shape) - 1))
-        weight = b(Mul(), b.load(w), scale)
     shift = b.load(affine.shift)
     if bias is not None:
         shift = b(Add(), b(Mul(), b.load(bias), b.load(affine.scale)), shift)
+    if not isinstance(kind, ConvTranspose):
+        (moved,) = b.rounded(dtype, shift)
+        return meaning.scaled_rows(w, affine.scale, dtype), moved
+    shape = sizes(w)  # [c, n/groups, *kernel]: groups lie along axis 0
+    g = kind.groups
+    scale = b.load(affine.scale, g, 1, shape[1], *(1,) * (len(shape) - 2))
+    weight = b(Reshape(shape), b(Mul(), b.load(w, g, shape[0] // g, *shape[1:]), scale))
     made = b.rounded(dtype, weight, shift)
     return made[0], made[1]
 
@@ -115,12 +113,7 @@ def scaled_inputs(
 
 def all_finite(*consts: Const) -> bool:
     """Return whether no element is infinite or NaN."""
-    b = Arithmetic("finite")
-    # The extremes carry every NaN and infinity: two reductions cost less than a test per element.
-    full = [c for c in consts if _count(c)]
-    extremes = [b(end(_axes(c)), b(Constant(c))) for c in full for end in (Amin, Amax)]
-    tests = [b(IsFinite(), v) for v in extremes]
-    return all(_truth(c) for c in meaning.fold(b.finish(*tests)))
+    return all(map(meaning.all_finite, consts))
 
 
 def is_zero(const: Const) -> bool:

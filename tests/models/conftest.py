@@ -1,4 +1,4 @@
-"""Networks from other packages: transformers imports torchvision, which may need its ops declared."""
+"""Networks from other packages; transformers imports torchvision, whose ops may be missing."""
 
 from __future__ import annotations
 

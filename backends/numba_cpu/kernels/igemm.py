@@ -141,9 +141,6 @@ def scratch_bytes(row_block: int, tap_block: int) -> int:
     ACT, ACT_P0, ACT_P1, SCRATCH, SCRATCH_BYTES, ROW_BLOCK, TAP_BLOCK, DEPTH_BLOCK,
 ) = range(len(fields(IGemm)))  # fmt: skip
 
-# What calls the microkernels is inlined by numba: each separate function would compile them again.
-_inlined = inline_njit
-
 _INF = float("inf")
 _NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
 _BEFORE, _TIMES = int(Res.BEFORE), int(Res.TIMES)
@@ -263,7 +260,7 @@ def _late(args):
     return MULTIPLY_RES if mode == _TIMES else ADD_RES
 
 
-@_inlined
+@inline_njit
 def _panel(args, tables, step, count, taps, depth, offset, b, column, bias, first, last):
     """Compute one panel of columns for a block of rows; ``tables``: output, residual, A rows."""
     width, late = arg(args, COLUMNS) - column, _late(args)
@@ -284,7 +281,7 @@ def _panel(args, tables, step, count, taps, depth, offset, b, column, bias, firs
             )  # fmt: skip
 
 
-@_inlined
+@inline_njit
 def _block(args, tables, m0, count, panel0, panel1, a, b, bias, out, res):
     """Compute the rows ``m0 .. m0 + count`` of panels ``panel0 .. panel1`` of one outer index."""
     taps, depth, step = arg(args, TAPS), arg(args, DEPTH), 8 * (arg(args, ROW_BLOCK) + ROWS)

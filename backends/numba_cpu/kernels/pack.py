@@ -7,6 +7,9 @@ Constant weights are packed once with numpy; :data:`pack_b` packs run-time matri
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 from numba.core import types
 from numba.extending import intrinsic
@@ -27,6 +30,8 @@ from leptonc.backends.numba_cpu.kernels.vec import (
 )
 from leptonc.backends.numba_cpu.kernels.vectype import i64, load_vec, pointer, shuffle, vf32
 
+CACHE_LINE = 64  # bytes; also the widest vector register
+
 
 def panel_count(columns: int) -> int:
     """Return the number of panels that hold ``columns`` columns."""
@@ -38,14 +43,31 @@ def packed_size(columns: int, depth: int) -> int:
     return panel_count(columns) * depth * PANEL
 
 
-def pack_matrix(b: np.ndarray) -> np.ndarray:
-    """Return ``b: [..., k, n]`` as panels ``f32[..., ceil(n / PANEL), k, PANEL]``."""
-    *outer, k, n = b.shape
-    count = panel_count(n)
-    padded = np.zeros((*outer, k, count * PANEL), np.float32)
-    padded[..., :n] = b
-    panels = np.moveaxis(padded.reshape(*outer, k, count, PANEL), -2, -3)
-    return np.ascontiguousarray(panels)
+def aligned_empty(shape: Sequence[int], dtype: type[np.generic] = np.float32) -> np.ndarray:
+    """Return a new array at a cache line, with a vector's room behind it."""
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(nbytes + 2 * CACHE_LINE, np.uint8)
+    at = -raw.ctypes.data % CACHE_LINE
+    raw[at + nbytes :] = 0
+    return raw[at : at + nbytes].view(dtype).reshape(shape)
+
+
+def pack_matrix(b: np.ndarray, depth_axes: int = 1) -> np.ndarray:
+    """Return ``b: [..., *k, n]`` as panels ``f32[..., ceil(n / PANEL), prod(k), PANEL]``.
+
+    ``depth_axes`` is the number of axes ``k``. A panel at a time stays in the cache, whatever the
+    strides of ``b`` are.
+    """
+    n, split = b.shape[-1], b.ndim - 1 - depth_axes
+    outer, depth, count = b.shape[:split], b.shape[split:-1], panel_count(n)
+    panels = aligned_empty((*outer, count, *depth, PANEL))
+    if n % PANEL:
+        panels[(*[slice(None)] * split, -1)] = 0.0
+    for index in np.ndindex(*outer):
+        for p in range(count):
+            part = b[index][..., p * PANEL : (p + 1) * PANEL]
+            panels[(*index, p)][..., : part.shape[-1]] = part
+    return panels.reshape(*outer, count, math.prod(depth), PANEL)
 
 
 def pack_linear(weight: np.ndarray) -> np.ndarray:
@@ -64,7 +86,7 @@ def pack_conv(weight: np.ndarray, groups: int = 1) -> np.ndarray:
     out, inner, *kernel_size = weight.shape
     taps = int(np.prod(kernel_size))
     w = weight.reshape(groups, out // groups, inner, taps)
-    return pack_matrix(w.transpose(0, 3, 2, 1).reshape(groups, taps * inner, out // groups))
+    return pack_matrix(w.transpose(0, 3, 2, 1), depth_axes=2)
 
 
 def pack_conv_taps(weight: np.ndarray, taps: list[tuple[int, ...]], groups: int = 1) -> np.ndarray:

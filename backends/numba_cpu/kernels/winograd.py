@@ -26,7 +26,7 @@ from leptonc.backends.numba_cpu.kernels.activation import vact
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.igemm import Res
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, run_tile
-from leptonc.backends.numba_cpu.kernels.pack import pack_matrix
+from leptonc.backends.numba_cpu.kernels.pack import aligned_empty
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -114,16 +114,19 @@ def transform_weights(weight: np.ndarray, m: int) -> np.ndarray:
 
     Computed in float64 and rounded once.
     """
-    g = _G[m]
-    planes = np.einsum("ia,ncab,jb->ijcn", g, weight.astype(np.float64), g, optimize=True)
-    return pack_matrix(planes.reshape(-1, weight.shape[0]).astype(np.float32))
+    out, inner = weight.shape[:2]
+    both = np.kron(_G[m], _G[m])  # of a flattened 3x3 kernel
+    panels = aligned_empty((-(-out // PANEL), len(both), inner, PANEL))
+    panels[-1] = 0.0
+    for p, panel in enumerate(panels):
+        some = weight[p * PANEL : (p + 1) * PANEL].reshape(-1, inner, 9)
+        taps = np.ascontiguousarray(some.transpose(2, 1, 0), dtype=np.float64)
+        panel[..., : len(some)] = (both @ taps.reshape(9, -1)).reshape(-1, inner, len(some))
+    return panels.reshape(len(panels), -1, PANEL)
 
 
 # --- the kernel ---------------------------------------------------------------------------------
 
-# Inlined before typing: a function that holds a tile would be compiled once by itself and once more
-# in each of its callers.
-_inlined = inline_njit
 _LATE, _TIMES = int(Res.AFTER), int(Res.TIMES)
 
 
@@ -184,7 +187,7 @@ def _read_tile(args, table, tile, dst, plane):
         transform_input(m, table, at, dst + at, plane)
 
 
-@_inlined
+@inline_njit
 def _finish(args, patch, image, y, x, n0, width):
     """Write one vector of channels of one tile: bias, residual, activation, what exists."""
     m = arg(args, M)
@@ -221,7 +224,7 @@ def _write_tile(args, patch, tile, src, plane, n0, n1):
         _finish(args, patch, image, y, x, c, n1 - c)
 
 
-@_inlined
+@inline_njit
 def _multiply(planes, rows, out_rows, count, depth, v_plane, m_plane, weights, panels):
     """Multiply every plane of V with ``panels`` panels of weights into M; all steps in bytes."""
     inf = np.float32(np.inf)
@@ -235,7 +238,7 @@ def _multiply(planes, rows, out_rows, count, depth, v_plane, m_plane, weights, p
                          out_rows + 8 * i, column, PANEL, 0, 0, -inf, inf)  # fmt: skip
 
 
-@_inlined
+@inline_njit
 def _run_block(args, base, t0, count, panel0, panel1):
     """Compute tiles ``t0 .. t0 + count`` of panels ``panel0 .. panel1``; scratch at ``base``."""
     depth, block = arg(args, CHANNELS), arg(args, TILE_BLOCK)

@@ -8,6 +8,7 @@ from leptonc.backends.numba_cpu.kernels import attention as kernels
 from leptonc.backends.numba_cpu.legal import YES, Claim, No
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.shape import contiguous
+from leptonc.backends.numba_cpu.schedule import Slot
 from leptonc.backends.numba_cpu.views import View
 from leptonc.errors import ClaimError
 from leptonc.ir.core import Op
@@ -75,7 +76,7 @@ def _unit_stride(ctx: Lowering, view: View) -> View:
 
 def _mask(
     ctx: Lowering, op: Op, lead: tuple[int, ...], rows: tuple[int, int]
-) -> tuple[tuple[object, ...], tuple[View, ...]]:
+) -> tuple[tuple[Slot, ...], tuple[View, ...]]:
     """Return the record's mask slots and the views it reads."""
     if len(op.operands) == 3:
         return (0, kernels.NO_MASK, 0, 0, 0, 0), ()

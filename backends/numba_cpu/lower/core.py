@@ -14,6 +14,7 @@ import numpy as np
 
 from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.kernels.pack import aligned_empty
 from leptonc.backends.numba_cpu.schedule import Scratch, Slot, Step, TorchStep
 from leptonc.backends.numba_cpu.views import Buffer, Ref, View, dense, ordered, row_major
 from leptonc.errors import ClaimError
@@ -62,12 +63,20 @@ class ConstPool:
 
 def aligned(array: np.ndarray) -> np.ndarray:
     """Return ``array`` contiguous at a 64-byte boundary with a vector's slack behind it."""
-    array = np.ascontiguousarray(array)
-    raw = np.zeros(array.nbytes + 2 * ALIGN, np.uint8)
-    at = -raw.ctypes.data % ALIGN
-    out = raw[at : at + array.nbytes].view(array.dtype).reshape(array.shape)
+    if _has_room(array):
+        return array
+    out = aligned_empty(array.shape, array.dtype.type)
     out[...] = array
     return out
+
+
+def _has_room(array: np.ndarray) -> bool:
+    """Return whether :func:`aligned_empty` made ``array``."""
+    base = array.base
+    if not isinstance(base, np.ndarray) or base.dtype != np.uint8 or not array.flags.c_contiguous:
+        return False
+    start, end = array.ctypes.data, array.ctypes.data + array.nbytes
+    return start % ALIGN == 0 and base.ctypes.data + base.nbytes - end >= ALIGN
 
 
 @dataclass

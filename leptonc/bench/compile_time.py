@@ -1,0 +1,104 @@
+"""Compile time, cold and from the cache: ``python -m leptonc.bench.compile_time NET...``.
+
+Each figure comes from a process of its own with a cache directory of its own: the first process
+finds it empty, the second finds what the first left. Seconds of the wall clock and, in brackets, of
+the processor: on a busy machine only the latter can be compared.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, fields
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from leptonc.api import compile as compile_model
+from leptonc.backends.numba_cpu.kernels.base import KERNELS
+from leptonc.bench import vision
+
+DEFAULT = ("resnet50", "resnet18", "alexnet", "mobilenet_v2", "vit_b_16")
+TIMEOUT_S = 900
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one compile; ``own`` is ``total`` without capture, all but ``cpu`` wall clock."""
+
+    cpu: float
+    total: float
+    capture: float
+    passes: float
+    schedule: float
+    verify: float
+    store: float
+    own: float
+    kernels: float
+    compiled: int
+
+    def cell(self, name: str) -> str:
+        """Return a field as a table prints it."""
+        if name == "total":
+            return f"{self.total:.1f} ({self.cpu:.1f})"
+        value = getattr(self, name)
+        return str(value) if isinstance(value, int) else f"{value:.2f}"
+
+
+def measure(net: str) -> Times:
+    """Return the times of compiling ``net`` in this process, which should have done nothing yet."""
+    torch.manual_seed(0)
+    model, x = vision.make(net).eval(), torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        model(x)  # what torch itself sets up at a first call is no compile time
+    wall, cpu = time.perf_counter(), time.process_time()
+    stats = compile_model(model, x).stats
+    cpu, total = time.process_time() - cpu, time.perf_counter() - wall
+    stage = {
+        n: stats.get(f"{n}_s", 0.0) for n in ("capture", "passes", "schedule", "verify", "store")
+    }
+    made = [k for k in KERNELS if k.from_cache is False]
+    return Times(
+        cpu=cpu,
+        total=total,
+        own=total - stage["capture"],
+        kernels=sum(k.compile_seconds for k in KERNELS),
+        compiled=len(made),
+        **stage,
+    )
+
+
+def elsewhere(net: str, cache_dir: str) -> Times:
+    """Return what :func:`measure` gives in a new process that caches in ``cache_dir``."""
+    setting = f"LEPTONC_CACHE_DIR={cache_dir}"
+    command = ["env", setting, sys.executable, "-m", __spec__.name, "--measure", net]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=TIMEOUT_S)
+    return Times(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def table(nets: tuple[str, ...]) -> Table:
+    """Return cold and warm times of ``nets``."""
+    shown = [f.name for f in fields(Times) if f.name != "cpu"]
+    made = Table("net", "cache", *shown, title="compile time in s: wall clock (processor)")
+    for net in nets:
+        with tempfile.TemporaryDirectory() as cache_dir:
+            for state in ("empty", "full"):
+                times = elsewhere(net, cache_dir)
+                made.add_row(net, state, *map(times.cell, shown))
+    return made
+
+
+def main(arguments: list[str]) -> None:
+    """Measure one net for another process, or print the table."""
+    if arguments[:1] == ["--measure"]:
+        print(json.dumps(asdict(measure(arguments[1]))))
+        return
+    Console(width=140).print(table(tuple(arguments) or DEFAULT))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
