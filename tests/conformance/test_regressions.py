@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from conformance import opinfo
 
 import leptonc
 from leptonc import compiler
@@ -87,3 +88,13 @@ def test_sizes_that_depend_on_values_are_explained() -> None:
     x = torch.tensor([3, 1])
     with pytest.raises(CaptureError, match="values of a tensor"):
         leptonc.compile(Fn(lambda x: torch.arange(8).narrow(0, x[0], 2)), (x,), cache=False)
+
+
+def test_the_harness_tells_rounding_from_faults() -> None:
+    x = torch.tensor([1000.0, 1e-3])
+    want, model = x + 1e-5, Fn(lambda x: x)
+    near, far = want - 1.5e-5, want + 1e-2
+    assert not opinfo._further(x, want, model, (x,), "fault")
+    assert not opinfo._further(near, want, model, (x,), "fault")
+    assert opinfo._further(far, want, model, (x,), "fault")
+    assert opinfo._further(want[:1], want, model, (x,), "fault")
