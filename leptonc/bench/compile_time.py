@@ -18,7 +18,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from leptonc.api import compile as compile_model
+import leptonc
 from leptonc.backends.numba_cpu.kernels.base import KERNELS
 from leptonc.bench import vision
 
@@ -56,7 +56,7 @@ def measure(net: str) -> Times:
     with torch.no_grad():
         model(x)  # what torch itself sets up at a first call is no compile time
     wall, cpu = time.perf_counter(), time.process_time()
-    stats = compile_model(model, x).stats
+    stats = leptonc.compile(model, x).stats
     cpu, total = time.process_time() - cpu, time.perf_counter() - wall
     stage = {
         n: stats.get(f"{n}_s", 0.0) for n in ("capture", "passes", "schedule", "verify", "store")
