@@ -250,7 +250,7 @@ class _Libraries:
             if self._depth == 1:
                 self._before = torch.get_num_threads() if torch else 0
                 self._limiter = contextlib.ExitStack()
-                limit = _controller().limit(limits=threads, user_api="blas")
+                limit = _controller(len(sys.modules)).limit(limits=threads, user_api="blas")
                 self._limiter.enter_context(limit)
             if torch and torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
@@ -267,9 +267,12 @@ class _Libraries:
                 self._limiter.close()
 
 
-@functools.cache
-def _controller() -> ThreadpoolController:
-    """Return the libraries loaded so far; finding them takes milliseconds."""
+@functools.lru_cache(maxsize=1)
+def _controller(modules: int) -> ThreadpoolController:
+    """Return the libraries loaded so far; finding them takes milliseconds.
+
+    ``modules`` is the number of imported modules: an import may have brought another library.
+    """
     return ThreadpoolController()
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from threadpoolctl import threadpool_info
+from threadpoolctl import ThreadpoolController, threadpool_info
 
+from leptonc.runtime import governor as governor_module
 from leptonc.runtime.governor import Governor, Quota, decide, library_threads, read_quota
 
 V2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -172,6 +175,21 @@ def test_libraries_are_limited_and_restored() -> None:
             assert torch.get_num_threads() == 1
         assert torch.get_num_threads() == 1
     assert (torch.get_num_threads(), blas_threads()) == before
+
+
+def test_a_library_that_came_later_is_limited_too(monkeypatch) -> None:
+    found = []
+    made = lambda: found.append(1) or ThreadpoolController()  # noqa: E731
+    monkeypatch.setattr(governor_module, "ThreadpoolController", made)
+    governor_module._controller.cache_clear()
+    with library_threads(1):
+        pass
+    monkeypatch.setitem(sys.modules, "a_module_with_a_library", types.ModuleType("late"))
+    with library_threads(1):
+        pass
+    with library_threads(1):
+        pass
+    assert len(found) == 2
 
 
 def test_libraries_are_restored_after_an_error() -> None:
