@@ -213,7 +213,7 @@ def _module(where: str, name: str) -> Any:
     """Return the imported module; what it raises while it is imported is told as such."""
     try:
         if name.partition(".")[0] == "torchvision":
-            importlib.import_module("leptonc.bench.vision").models()
+            importlib.import_module("leptonc.bench.vision").beside("torchvision.models")
         return importlib.import_module(name)
     except Exception as e:
         raise LeptoncError(f"cannot import {where!r}: {type(e).__name__}: {e}") from e

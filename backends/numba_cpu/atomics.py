@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import sys
+import time
 from collections.abc import Callable
 
 from llvmlite import ir
@@ -41,6 +42,7 @@ HAS_FUTEX = (
 )
 
 
+HAS_CLOCK = hasattr(time, "CLOCK_MONOTONIC") and hasattr(ctypes.CDLL(None), "clock_gettime")
 HAS_CORE_NUMBER = hasattr(ctypes.CDLL(None), "sched_getcpu")
 
 
@@ -128,6 +130,15 @@ def _wake(b: ir.IRBuilder, address: ir.Value) -> None:
         _futex(b, address, _FUTEX_WAKE, ir.Constant(_I64, _EVERYONE))
 
 
+def _stamp(b: ir.IRBuilder, address: ir.Value) -> None:
+    """Call clock_gettime(monotonic, address), which stores seconds and nanoseconds."""
+    if not HAS_CLOCK:
+        return
+    i32 = ir.IntType(32)
+    kind = ir.FunctionType(i32, [i32, _I64])
+    _extern(b, "clock_gettime", kind, ir.Constant(i32, time.CLOCK_MONOTONIC), address)
+
+
 def _core_number(b: ir.IRBuilder, otherwise: ir.Value) -> ir.Value:
     if not HAS_CORE_NUMBER:
         return otherwise
@@ -154,6 +165,8 @@ store = _binary(_void, lambda b, a, x: b.store(x, _pointer(b, a)) and None)
 invoke = _invoke()
 # Returns the number of the core that runs this, or the operand where nobody can tell.
 core_number = _unary(_i64, _core_number)
+# Stores the monotonic clock as two words, seconds and nanoseconds (nothing where there is none).
+stamp = _unary(_void, _stamp)
 # Tells the core that this is a spin loop.
 pause = _nullary(_pause)
 # Lets another thread have the core.

@@ -7,6 +7,7 @@ What an :class:`~leptonc.backends.numba_cpu.executor.Program` describes becomes 
 from __future__ import annotations
 
 import struct
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -94,7 +95,9 @@ class Context:
         alone = native_call(native.RUN_ALONE.address)
         self._native = self._team.run if self._team is not None else alone
         self._keep: list[np.ndarray] = []
-        self._parts = tuple(self._part(group) for group in _segments(plan.steps))
+        groups = _segments(plan.steps)
+        self._parts = tuple(self._part(group) for group in groups)
+        self._counts = tuple(len(g) if isinstance(g, list) else 0 for g in groups)
         first = self._parts[0] if len(self._parts) == 1 else None
         self._only = first if isinstance(first, int) else None
 
@@ -117,6 +120,44 @@ class Context:
                 self._native(part)
             else:
                 part.call(self._now(part.inputs), self._now(part.outputs))
+
+    def timed(self, *addresses: int) -> np.ndarray:
+        """Run the program once and return when each thread began and had finished each step.
+
+        Returns:
+            i64[steps, threads, 2] in nanoseconds of the monotonic clock. A thread that had nothing
+            to do in a step shows the moment it passed by; Python steps belong to thread 0, the
+            others hold zeros there.
+
+        Raises:
+            TargetError: the number of addresses is wrong.
+        """
+        threads = self._plan.threads
+        clocks = [np.zeros((threads, n, 2, 2), np.int64) for n in self._counts]
+        found: list[np.ndarray] = []
+        for part, clock in zip(self._parts, clocks, strict=True):
+            if isinstance(part, int):
+                array_at(part + 8 * native.CLOCK, (1,), "int64")[0] = clock.ctypes.data
+        try:
+            self._pack(self._io_bytes, 0, *addresses)
+            for part, clock in zip(self._parts, clocks, strict=True):
+                if isinstance(part, int):
+                    self._native(part)
+                    found.append((clock[..., 0] * 10**9 + clock[..., 1]).transpose(1, 0, 2))
+                else:
+                    begin = time.monotonic_ns()
+                    part.call(self._now(part.inputs), self._now(part.outputs))
+                    times = np.zeros((1, threads, 2), np.int64)
+                    times[0, 0] = begin, time.monotonic_ns()
+                    found.append(times)
+        except struct.error:
+            expected = self._plan.addresses
+            raise TargetError(f"expected {expected} addresses, got {addresses}") from None
+        finally:
+            for part in self._parts:
+                if isinstance(part, int):
+                    array_at(part + 8 * native.CLOCK, (1,), "int64")[0] = 0
+        return np.concatenate(found) if found else np.zeros((0, threads, 2), np.int64)
 
     def _part(self, group: list[Step] | TorchStep) -> int | TorchStep:
         """Return a segment's address, or the Python step."""

@@ -160,6 +160,14 @@ class Program:
         finally:
             pool.release(context)
 
+    def timed(self, *addresses: int) -> np.ndarray:
+        """Run once; return i64[steps, threads, 2], see :meth:`Context.timed`."""
+        context = self._pool.acquire()
+        try:
+            return context.timed(*addresses)
+        finally:
+            self._pool.release(context)
+
     def _context(self) -> Context:
         """Return the program's tables in memory of their own."""
         plan = Plan(

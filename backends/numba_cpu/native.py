@@ -4,7 +4,8 @@ Everything is an ``int64`` word in memory that :mod:`executor` and :mod:`pool` a
 
 Segment (one stretch of steps without Python in between), words:
 ``0`` steps address, ``1`` number of steps, ``2`` threads, ``3`` patches address, ``4`` number of
-patches, ``5`` address of the input and output addresses, ``6`` team address.
+patches, ``5`` address of the input and output addresses, ``6`` team address, ``7`` address of the
+clock's words or 0: per thread and step when it began and when it had finished, two words each.
 Step: kernel address, record address, flags. Patch: slot address, index, byte offset:
 ``*slot = io[index] + offset``.
 
@@ -25,6 +26,7 @@ from leptonc.backends.numba_cpu.atomics import (
     invoke,
     load,
     pause,
+    stamp,
     store,
     wait_while,
     wake_all,
@@ -34,7 +36,9 @@ from leptonc.backends.numba_cpu.kernels.base import inline_njit, make_kernel
 
 SERIAL, NO_BARRIER = 1, 2
 SEGMENT_WORDS = 8
+CLOCK = 7  # word of a segment
 STEP_WORDS = PATCH_WORDS = 3
+CLOCK_WORDS = 4  # of one thread and one step
 
 # Byte offsets in the team block: words that different threads write lie 128 bytes apart, because
 # processors fetch cache lines in pairs.
@@ -123,15 +127,29 @@ def _choose_spin(team, nt):
 
 
 @inline_njit
+def _clock(segment, tid):
+    """Return where this thread notes its times, or 0 if nobody wants them."""
+    words = load(segment + 56)
+    if words == 0:
+        return 0
+    return words + 32 * load(segment + 8) * tid
+
+
+@inline_njit
 def _share(segment, tid, team):
     """Run this thread's share of every step, meeting the others at the barriers."""
     step, count, nt = load(segment), load(segment + 8), load(segment + 16)
-    for _ in range(count):
+    clock = _clock(segment, tid)
+    for i in range(count):
         kernel, args, flags = load(step), load(step + 8), load(step + 16)
+        if clock:
+            stamp(clock + 32 * i)
         if flags & SERIAL == 0:
             invoke(kernel, args, tid, nt)
         elif tid == 0:
             invoke(kernel, args, 0, 1)
+        if clock:
+            stamp(clock + 32 * i + 16)
         if flags & NO_BARRIER == 0:
             _barrier(team, nt)
         step += 24
@@ -141,13 +159,18 @@ def _run_alone(segment, tid, nt):
     """Run a segment on the calling thread, one share after another: the same bits as a team."""
     _patch(segment)
     step, count, threads = load(segment), load(segment + 8), load(segment + 16)
-    for _ in range(count):
+    clock = _clock(segment, 0)
+    for i in range(count):
         kernel, args, flags = load(step), load(step + 8), load(step + 16)
+        if clock:
+            stamp(clock + 32 * i)
         shares = threads
         if flags & SERIAL:
             shares = 1
         for share in range(shares):
             invoke(kernel, args, share, shares)
+        if clock:
+            stamp(clock + 32 * i + 16)
         step += 24
 
 

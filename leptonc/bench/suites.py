@@ -34,6 +34,20 @@ class Net:
         return not self.needs or importlib.util.find_spec(self.needs) is not None
 
 
+class Cell(nn.Module):
+    """One step of an LSTM with its classifier, the state handed in and out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(64, 128)
+        self.head = nn.Linear(128, 10)
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return scores f32[n,10] and the next ``h``, ``c``: f32[n,128] for ``x``: f32[n,64]."""
+        h, c = self.cell(x, (h, c))
+        return self.head(h), h, c
+
+
 class Recurrent(nn.Module):
     """A two-layer LSTM over a sequence, and a classifier on its last state."""
 
@@ -99,15 +113,28 @@ class Hidden(nn.Module):
         return self.inner(input_ids=ids, attention_mask=mask).last_hidden_state
 
 
-def _minilm() -> nn.Module:
-    """BERT of MiniLM's size: transformers' own if it is installed, else ours."""
+def _bert(layers: int, width: int, heads: int) -> nn.Module:
+    """BERT of these sizes: transformers' own if it is installed, else ours."""
     if importlib.util.find_spec("transformers") is None:
-        return Encoder(layers=6, width=384, heads=12)
-    transformers = importlib.import_module("transformers")
+        return Encoder(layers=layers, width=width, heads=heads)
+    transformers = vision.beside("transformers")
     config = transformers.BertConfig(
-        hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
     )
     return Hidden(transformers.BertModel(config, add_pooling_layer=False))
+
+
+def _distilbert() -> nn.Module:
+    transformers = vision.beside("transformers")
+    return Hidden(transformers.DistilBertModel(transformers.DistilBertConfig()))
+
+
+def _efficientnet_lite0() -> nn.Module:
+    family = importlib.import_module("efficientnet_lite_pytorch").EfficientNet
+    return family.from_name("efficientnet-lite0")
 
 
 def _vision(name: str, size: int = 224) -> Net:
@@ -115,26 +142,50 @@ def _vision(name: str, size: int = 224) -> Net:
     return Net(name, make, _normal(3, size, size), needs="torchvision")
 
 
-def _minilm_at(length: int) -> Net:
-    return Net(f"minilm_{length}", _minilm, _tokens(length))
+def _state(batch: int) -> tuple[Tensor, ...]:
+    """Return the input f32[n,64] and the state f32[n,128], twice, of one step of an LSTM."""
+    return tuple(_normal(k)(batch)[0] for k in (64, 128, 128))
+
+
+_ENCODERS: Mapping[str, tuple[Callable[[], nn.Module], str]] = {
+    "minilm": (functools.partial(_bert, 6, 384, 12), ""),
+    "bert_base": (functools.partial(_bert, 12, 768, 12), ""),
+    "distilbert": (_distilbert, "transformers"),
+}
+
+
+def _encoders() -> tuple[Net, ...]:
+    """Return each text encoder at three lengths."""
+    return tuple(
+        Net(f"{name}_{t}", make, _tokens(t), needs)
+        for name, (make, needs) in _ENCODERS.items()
+        for t in (16, 128, 384)
+    )
 
 
 SUITES: Mapping[str, tuple[Net, ...]] = {
     "tiny": (
         Net("mlp", _mlp, _normal(64)),
         Net("conv3", _conv3, _normal(3, 32, 32)),
-        Net("lstm", Recurrent, _normal(16, 32)),
+        Net("lstm_cell", Cell, _state),
         Net("mnist_net", _mnist_net, _normal(1, 28, 28), needs="ccexam"),
     ),
     "cnn": (
-        *map(_vision, ("resnet18", "resnet50", "mobilenet_v2", "mobilenet_v3_large",
-                       "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x1_0",
-                       "efficientnet_b0", "densenet121", "googlenet", "vgg11", "alexnet",
-                       "regnet_y_400mf", "convnext_tiny", "mnasnet1_0")),
+        *map(_vision, ("resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0")),
+        Net("efficientnet_lite0", _efficientnet_lite0, _normal(3, 224, 224),
+            needs="efficientnet_lite_pytorch"),
+        *map(_vision, ("vgg16", "densenet121")),
         _vision("inception_v3", 299),
+        _vision("convnext_tiny"),
     ),
-    "encoder": (*map(_minilm_at, (16, 128, 384)), _vision("vit_b_16"), _vision("swin_t"),
-                _vision("maxvit_t")),
+    "encoder": (*_encoders(), _vision("vit_b_16")),
+    # What else people run; no target is set for these.
+    "zoo": (
+        Net("lstm", Recurrent, _normal(16, 32)),
+        *map(_vision, ("mobilenet_v3_large", "mobilenet_v3_small", "squeezenet1_1",
+                       "shufflenet_v2_x1_0", "googlenet", "vgg11", "alexnet", "regnet_y_400mf",
+                       "mnasnet1_0", "swin_t", "maxvit_t")),
+    ),
 }  # fmt: skip
 
 

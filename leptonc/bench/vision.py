@@ -28,18 +28,20 @@ def _declared() -> Any:
 
 
 @functools.cache
-def models() -> Any:
-    """Return the module ``torchvision.models``. Raises ImportError if it is not installed."""
+def beside(module: str) -> Any:
+    """Return a module that imports torchvision. Raises ImportError if it is not installed."""
     try:
-        return importlib.import_module("torchvision.models")
+        importlib.import_module("torchvision")
+    except ImportError:
+        pass
     except RuntimeError as e:
         if "does not exist" not in str(e):
             raise
-    _declared()
-    return importlib.import_module("torchvision.models")
+        _declared()
+    return importlib.import_module(module)
 
 
 def make(name: str) -> nn.Module:
     """Return torchvision's network ``name`` with random weights."""
     extra = {"init_weights": False} if name in _NO_ARGUMENT_FOR_LOGITS else {}
-    return models().get_model(name, weights=None, **extra)
+    return beside("torchvision.models").get_model(name, weights=None, **extra)

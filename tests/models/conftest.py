@@ -11,7 +11,7 @@ import torch
 from leptonc.bench import vision
 
 with contextlib.suppress(ImportError):
-    vision.models()
+    vision.beside("torchvision.models")
 
 
 @pytest.fixture(autouse=True)

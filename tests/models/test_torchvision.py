@@ -29,7 +29,7 @@ CASES += [pytest.param(n, s, id=n, marks=pytest.mark.slow) for n, s in REST.item
 def _made(name: str) -> torch.nn.Module:
     """Return the network with drawn weights; what torchvision leaves at zero is drawn too."""
     torch.manual_seed(0)
-    models = vision.models()
+    models = vision.beside("torchvision.models")
     place, _, maker = name.rpartition(".")
     options = {"weights_backbone": None} if place else {}
     if name in ("googlenet", "inception_v3"):

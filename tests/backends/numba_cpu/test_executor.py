@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leptonc.backends.numba_cpu.atomics import HAS_FUTEX, load, pause, store
+from leptonc.backends.numba_cpu.atomics import HAS_CLOCK, HAS_FUTEX, load, pause, store
 from leptonc.backends.numba_cpu.executor import Program, aligned, array_at
 from leptonc.backends.numba_cpu.kernels.base import kernel, slot_bits
 from leptonc.backends.numba_cpu.native import NOTHING
@@ -205,6 +205,29 @@ def test_python_steps_between_native_ones() -> None:
         x, y = np.arange(N), words()
         p.run(x.ctypes.data, y.ctypes.data)
         np.testing.assert_array_equal(y, 2 * (3 * 2 * 3 * np.roll(x, -1) + 5))
+
+
+@pytest.mark.skipif(not HAS_CLOCK, reason="no clock that native code can read")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_timed_run_tells_when_each_step_ran(threads: int) -> None:
+    y, z = words(4), words(4)
+    p = Program(threads=threads, outputs=2)
+    p.step(slow_first, p.output(0), 4, 7, 200_000)
+    p.torch_step(lambda i, o: time.sleep(0.002), [p.output(0)], [p.output(1)])
+    p.step(slow_first, p.output(1), 4, 9, 0)
+    began = time.monotonic_ns()
+    times = p.timed(y.ctypes.data, z.ctypes.data)
+    ended = time.monotonic_ns()
+    assert times.shape == (3, threads, 2)
+    assert y.tolist() == [7] * 4 and z.tolist() == [9] * 4
+    first = times[:, 0]  # thread 0 does its share of every step, one after another
+    assert began <= first[0, 0] and first[-1, 1] <= ended
+    assert (np.diff(first.reshape(-1)) >= 0).all()
+    slow, python, quick = first[:, 1] - first[:, 0]
+    assert python >= 2_000_000 and slow > quick
+    before = times.copy()
+    p.run(y.ctypes.data, z.ctypes.data)  # an ordinary run notes no times
+    assert (times == before).all()
 
 
 def test_a_failing_python_step_leaves_the_program_usable() -> None:
