@@ -72,6 +72,7 @@ class UnitInfo:
     native_ops: int
     torch_ops: int
     reason: str = ""
+    parts: int = 1  # of the batch, one after another
 
 
 @dataclass(frozen=True)

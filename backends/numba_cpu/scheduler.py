@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from leptonc.backends.numba_cpu import memory
+from leptonc.backends.numba_cpu import batch, memory
 from leptonc.backends.numba_cpu.legal import YES, Claim, No
 from leptonc.backends.numba_cpu.lower.core import ConstPool, Lowering
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
@@ -16,6 +16,7 @@ from leptonc.errors import ClaimError
 from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.data import Constant, Full
 from leptonc.ir.kinds.region import TorchOp, Unit
+from leptonc.runtime.caches import Caches, read_caches
 
 FREE = (Constant, Full)  # ops of a body that never run: they are data
 
@@ -24,12 +25,14 @@ FREE = (Constant, Full)  # ops of a body that never run: they are data
 class Options:
     """What steers lowering besides the program itself.
 
-    ``retreat`` maps the name of a unit to the reason why it must run through torch.
+    ``retreat`` maps the name of a unit to the reason why it must run through torch; ``caches`` are
+    the machine's unless given.
     """
 
     threads: int = 1
     precision: str = "fp32"
     retreat: Mapping[str, str] | None = None
+    caches: Caches | None = None
 
 
 def schedule(fn: Function, pool: ConstPool, options: Options) -> Schedule:
@@ -53,7 +56,11 @@ def schedule(fn: Function, pool: ConstPool, options: Options) -> Schedule:
             direct.setdefault(v, view)
     ctx.data.update({op.result: op for op in fn.ops if isinstance(op.kind, FREE)})
     todo = [op for op in fn.ops if not isinstance(op.kind, FREE)]
-    units = tuple(_lower_unit(ctx, i, op, direct, options) for i, op in enumerate(todo))
+    fixed = {op.kind.name for op in todo if isinstance(op.kind, Unit) and _why_torch(op, options)}
+    units: list[UnitInfo] = []
+    for stretch in batch.plan(todo, fn.returns, options.caches or read_caches(), fixed):
+        lower = _lower_whole if stretch.parts == 1 else _lower_parts
+        units.extend(lower(ctx, todo, stretch, direct, options))
     ctx.makers = ctx.data
     for v, view in zip(fn.returns, outputs, strict=True):
         if ctx.view(v).buffer is not view.buffer:
@@ -62,7 +69,7 @@ def schedule(fn: Function, pool: ConstPool, options: Options) -> Schedule:
     made = Schedule(
         name=fn.name,
         steps=tuple(ctx.steps),
-        units=units,
+        units=tuple(units),
         inputs=inputs,
         outputs=outputs,
         consts=tuple(pool.arrays),
@@ -76,6 +83,61 @@ def schedule(fn: Function, pool: ConstPool, options: Options) -> Schedule:
     )
     pool.trim()
     return made
+
+
+def _lower_whole(
+    ctx: Lowering,
+    todo: Sequence[Op],
+    stretch: batch.Stretch,
+    direct: Mapping[Value, View],
+    options: Options,
+) -> list[UnitInfo]:
+    """Lower units one after another."""
+    span = range(stretch.first, stretch.stop)
+    return [_lower_unit(ctx, i, todo[i], direct, options) for i in span]
+
+
+def _lower_parts(
+    ctx: Lowering,
+    todo: Sequence[Op],
+    stretch: batch.Stretch,
+    direct: Mapping[Value, View],
+    options: Options,
+) -> list[UnitInfo]:
+    """Lower all units for the first part of the leading axis, then all for the next, and so on.
+
+    What is read behind the stretch is stored whole, each part writing its slice.
+    """
+    span = range(stretch.first, stretch.stop)
+    inside = {id(todo[i]) for i in span}
+    made = [v for i in span for v in todo[i].results]
+    later = {v for op in todo if id(op) not in inside for v in op.operands}
+    whole = {v: direct.get(v) or ctx.new(v) for v in made if v in later or v in direct}
+    infos: list[UnitInfo] = []
+    for index in range(stretch.parts):
+        part: dict[Value, View] = {}  # of this part, by the whole value
+        infos = []
+        for i, unit in zip(span, stretch.units, strict=True):
+            operands = zip(unit.whole.operands, unit.op.operands, unit.sliced, strict=True)
+            for v, small, sliced in operands:
+                if sliced:
+                    ctx.views[small] = part.get(v) or _slice_of(ctx.view(v), index, stretch.parts)
+            pairs = list(zip(unit.whole.results, unit.op.results, strict=True))
+            targets = {
+                small: _slice_of(whole[v], index, stretch.parts) for v, small in pairs if v in whole
+            }
+            infos.append(_lower_unit(ctx, i, unit.op, targets, options))
+            for v, small in pairs:
+                part[v] = ctx.view(small)
+                if small in targets and part[v] != targets[small]:
+                    copy_view(ctx, part[v], targets[small])
+    ctx.views.update(whole)
+    return [replace(info, op=todo[i], parts=stretch.parts) for i, info in zip(span, infos)]
+
+
+def _slice_of(view: View, index: int, parts: int) -> View:
+    size = view.shape[0] // parts
+    return view.slice(0, index * size, (index + 1) * size)
 
 
 def _lower_unit(
@@ -94,7 +156,7 @@ def _lower_unit(
     }
     for inner, outer in zip(body.params, op.operands, strict=True):
         ctx.views[inner] = ctx.view(outer)
-    why = (options.retreat or {}).get(unit.name) or refusal(body)
+    why = _why_torch(op, options)
     count = sum(not isinstance(o.kind, FREE) for o in body.ops)
     mark = len(ctx.steps)
     if why:
@@ -112,6 +174,13 @@ def _lower_unit(
         ctx.views.pop(v, None)
     native = 0 if why else count
     return UnitInfo(op, unit.name, unit.pattern, native, count - native, why or "")
+
+
+def _why_torch(op: Op, options: Options) -> str:
+    """Return why a unit must run through torch, "" if it need not."""
+    unit = op.kind
+    assert isinstance(unit, Unit)
+    return (options.retreat or {}).get(unit.name) or refusal(unit.body)
 
 
 def _through_torch(ctx: Lowering, body: Function, why: str) -> None:

@@ -151,13 +151,14 @@ class Lowering:
 
     def out(self, value: Value) -> View:
         """Return fresh storage for ``value`` in its layout: the caller's if it is returned."""
-        view = self.outputs.get(value)
-        if view is None:
-            shape = tuple(int(d) for d in value.type.shape)
-            order = value.type.layout or tuple(range(len(shape)))
-            view = self.temp(value.type.dtype, shape, ordered(shape, order), value.hint)
-        self.views[value] = view
+        view = self.views[value] = self.outputs.get(value) or self.new(value)
         return view
+
+    def new(self, value: Value) -> View:
+        """Return fresh arena storage that fits ``value`` in its layout."""
+        shape = tuple(int(d) for d in value.type.shape)
+        order = value.type.layout or tuple(range(len(shape)))
+        return self.temp(value.type.dtype, shape, ordered(shape, order), value.hint)
 
     def alias(self, value: Value, view: View) -> None:
         """Say that ``value`` is ``view``: no data moves."""
