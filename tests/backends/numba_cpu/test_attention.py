@@ -88,6 +88,36 @@ def test_nan_stays_in_its_row() -> None:
     check_op(Attention(0.5), q, k, v, rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("queries", [2, 20])
+def test_nan_among_lost_scores_is_not_forgotten(queries: int) -> None:
+    """The rest of the row is -inf: only the NaN tells it from a row that is masked out."""
+    q, k, v = (torch.randn(1, 2, n, 8) for n in (queries, 37, 37))
+    mask = torch.full((queries, 37), float("-inf"))
+    mask[1, 5] = float("nan")
+    check_op(Attention(0.5), q, k, v, mask, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("scale", [-0.7, 0.0])
+@pytest.mark.parametrize("form", ["none", "bool"])
+def test_scale_that_is_not_positive(scale: float, form: str) -> None:
+    check_op(Attention(scale), *_case((2, 3), (17, 45, 19, 33), form, 1, 5), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("dropped", [0, 1, 40])
+def test_padding_of_keys(dropped: int) -> None:
+    """One bool row for all queries of a batch, the form in which tokenizers pad."""
+    q, k, v = (torch.randn(2, 3, 41, 32) for _ in range(3))
+    keep = torch.ones(2, 1, 1, 41, dtype=torch.bool)
+    keep[1, ..., 41 - dropped :] = False
+    check_op(Attention(0.2), q, k, v, keep.expand(2, 1, 41, 41), rtol=2e-5, atol=2e-6)
+
+
+def test_scores_far_apart() -> None:
+    """Weights that underflow are 0 and large scores do not overflow."""
+    q, k, v = (torch.randn(1, 2, 30, 16) for _ in range(3))
+    check_op(Attention(30.0), q, k, v, rtol=2e-4, atol=2e-5)
+
+
 def test_heads_that_lie_interleaved() -> None:
     """The layout that ``[b,t,h*d]`` projections give: no copy, strides only."""
     layout = (0, 2, 1, 3)
