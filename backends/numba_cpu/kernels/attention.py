@@ -55,10 +55,12 @@ from leptonc.backends.numba_cpu.kernels.vectype import I8, pointer, vmask
 (
     BATCH, HEADS, QUERIES, KEYS, DEPTH, WIDTH, GROUP,
     Q, Q_B, Q_H, Q_S, K, K_B, K_H, K_T, V, V_B, V_H, V_T, OUT, OUT_B, OUT_H, OUT_S,
-    MASK, MASK_KIND, MASK_B, MASK_H, MASK_S, MASK_T, SCALE, CAUSAL, SCRATCH, SCRATCH_BYTES,
-) = range(33)  # fmt: skip
+    MASK, MASK_KIND, MASK_B, MASK_H, MASK_S, MASK_T, SCALE, CAUSAL, NAN_ROWS,
+    SCRATCH, SCRATCH_BYTES,
+) = range(34)  # fmt: skip
 """Record: sizes (``GROUP`` query heads share a key head), addresses and strides, mask kind
-(0 none, 1 bool kept where true, 2 float added), scale (float64 bits), causal flag, scratch."""
+(0 none, 1 bool kept where true, 2 float added), scale (float64 bits), causal flag, whether rows
+that are masked out wholly give NaN instead of 0, scratch."""
 
 NO_MASK, BOOL_MASK, FLOAT_MASK = 0, 1, 2
 FEW = 4  # up to this many queries, packing keys and values costs more than it saves
@@ -200,13 +202,13 @@ def _weights(row, keys, high, slope):
 
 
 @inline_njit
-def _lost(row, keys, masked):
+def _lost(row, keys, zeros):
     """Return the factor of a row without a largest score: its weights become 0.
 
-    Masked out wholly it gives zeros, as torch's kernel does; a NaN among the scores, or scores of
-    -inf that no mask made, give NaN.
+    ``zeros``: a row that is masked out wholly gives 0. A NaN among the scores, or scores of -inf
+    that no mask made, give NaN.
     """
-    bad = not masked and keys > 0
+    bad = not zeros and keys > 0
     for t in range(keys):
         x = ldf(row, t)
         bad = bad or x != x
@@ -238,7 +240,7 @@ def _weigh(args, scores, pitch, factors, b, h, s0, count, keys):
                     vstore(row, t, vmul(vload(row, t), vsplat(scale)))
         high = _top(row, seen)
         if high == -_INF:
-            factor = _lost(row, seen, masked)
+            factor = _lost(row, seen, masked and arg(args, NAN_ROWS) == 0)
         else:
             factor = _ONE / _weights(row, seen, high, slope)
         stf(factors, i, factor)

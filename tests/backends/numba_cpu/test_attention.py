@@ -74,12 +74,14 @@ def test_matches_torch(
 
 @pytest.mark.parametrize("queries", [1, 4, 5, 30])
 @pytest.mark.parametrize("form", ["bool", "float"])
-def test_rows_masked_out_wholly(form: str, queries: int) -> None:
+@pytest.mark.parametrize("nan_rows", [False, True])
+def test_rows_masked_out_wholly(form: str, queries: int, nan_rows: bool) -> None:
     q, k, v = (torch.randn(2, 3, n, 8) for n in (queries, 19, 19))
     keep = torch.rand(2, 1, queries, 19) > 0.5
     keep[0, 0, 0] = False
     mask = keep if form == "bool" else torch.zeros(keep.shape).masked_fill(~keep, float("-inf"))
-    check_op(Attention(0.3), q, k, v, mask, rtol=2e-5, atol=2e-6)
+    kind = Attention(0.3, nan_rows=nan_rows)
+    check_op(kind, q, k, v, mask, rtol=2e-5, atol=2e-6)
 
 
 def test_nan_stays_in_its_row() -> None:
