@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
