@@ -34,8 +34,13 @@ from leptonc.backends.numba_cpu.kernels.tile_finish import (
     NO_RES,
     finish_tile,
 )
-from leptonc.backends.numba_cpu.kernels.vec import arg, argf, ldi64
+from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, argf, ldi64, sti64, vload_n, vstore_n
 from leptonc.backends.numba_cpu.kernels.vectype import I64, i64, pointer, shared_function
+
+LINE = 64  # bytes of a cache line
+SET_BYTES = 4096  # addresses this far apart meet in one set of the first-level cache (64 sets)
+FEWEST_WAYS = 8  # of a set: fewer are rare
+COPY_PANELS = 3  # a block of A that serves fewer panels is not worth a copy
 
 
 class Res(enum.IntEnum):
@@ -70,6 +75,8 @@ class IGemm:
         row_block: rows handled together, a multiple of ROWS. tap_block, depth_block: blocks of the
             sum;
             ``depth_block`` may be less than ``depth`` only if ``tap_block`` is 1.
+        pitch: 0, or the floats from row to row of a block of A that is copied before it is used
+            (see :func:`copy_pitch`), at least ``depth_block``.
     """
 
     outer0: int
@@ -120,6 +127,7 @@ class IGemm:
     row_block: int
     tap_block: int
     depth_block: int
+    pitch: int
 
     def record(self) -> np.ndarray:
         """Return the int64 record."""
@@ -128,9 +136,27 @@ class IGemm:
         return record(*(float(v) if name in floats else int(v) for name, v in values))
 
 
-def scratch_bytes(row_block: int, tap_block: int) -> int:
-    """Return the bytes of tables one thread needs (a multiple of 64)."""
+def table_bytes(row_block: int, tap_block: int) -> int:
+    """Return the bytes of a thread's tables of row addresses (a multiple of 64)."""
     return -(-8 * (row_block + ROWS) * (tap_block + 2) // 64) * 64
+
+
+def scratch_bytes(row_block: int, tap_block: int, pitch: int = 0) -> int:
+    """Return the bytes of scratch one thread needs: tables, and the copied block of A."""
+    return table_bytes(row_block, tap_block) + 4 * row_block * tap_block * pitch
+
+
+def copy_pitch(row_step: int, depth_block: int) -> int:
+    """Return the ``pitch`` that a block of A rows ``row_step`` floats apart needs, 0 for none.
+
+    The lines of rows that lie a multiple of a page apart meet in one set of the first-level cache.
+    If a tile has more rows than the set has ways, each of its loads misses: such rows are copied to
+    places an odd number of cache lines apart.
+    """
+    if row_step == 0 or 4 * row_step % SET_BYTES or ROWS <= FEWEST_WAYS:
+        return 0
+    lines = -(-4 * depth_block // LINE)
+    return (lines + 1 - lines % 2) * LINE // 4
 
 
 (
@@ -139,6 +165,7 @@ def scratch_bytes(row_block: int, tap_block: int) -> int:
     B, B_O0, B_O1, BIAS, BIAS_O1,
     OUT, OUT_O0, OUT_O1, OUT_Z, OUT_Y, OUT_X, RES, RES_O0, RES_O1, RES_Z, RES_Y, RES_X, RES_MODE,
     ACT, ACT_P0, ACT_P1, SCRATCH, SCRATCH_BYTES, ROW_BLOCK, TAP_BLOCK, DEPTH_BLOCK,
+    PITCH,
 ) = range(len(fields(IGemm)))  # fmt: skip
 
 _INF = float("inf")
@@ -238,6 +265,18 @@ def _input_rows(args, table, m0, count, base, tap):
 
 
 @inline_njit
+def _copy_rows(table, count, depth, offset, to, pitch):
+    """Copy ``depth`` floats from byte ``offset`` of each row; let the table show the copies."""
+    for i in range(count):
+        row = ldi64(table, i) + offset
+        for k in range(0, depth, LANES):
+            vstore_n(to, k, vload_n(row, k, depth - k), depth - k)
+        sti64(table, i, to)
+        to += 4 * pitch
+    _fill(table, count, ROWS, ldi64(table, count - 1), 0)
+
+
+@inline_njit
 def _bounds(args, last):
     """Return the clamp that the tile applies itself, and whether ``finish_tile`` has work left."""
     act = arg(args, ACT)
@@ -292,19 +331,26 @@ def _block(args, tables, m0, count, panel0, panel1, a, b, bias, out, res):
         _affine_rows(tables + step, m0, count, rows_y, rows_x, res,
                      arg(args, RES_Z), arg(args, RES_Y), arg(args, RES_X))  # fmt: skip
     tap_block, depth_block = arg(args, TAP_BLOCK), arg(args, DEPTH_BLOCK)
+    pitch = arg(args, PITCH) if panel1 - panel0 >= COPY_PANELS else 0
+    copies = tables + ((step * (arg(args, TAP_BLOCK) + 2) + LINE - 1) // LINE) * LINE
     for tap0 in range(0, taps, tap_block):
         some_taps = min(tap_block, taps - tap0)
-        for t in range(some_taps):
-            _input_rows(args, tables + (2 + t) * step, m0, count, a, tap0 + t)
         k0 = 0
         while True:
             some_depth = min(depth_block, depth - k0)
+            if k0 == 0 or pitch != 0:
+                for t in range(some_taps):
+                    table = tables + (2 + t) * step
+                    _input_rows(args, table, m0, count, a, tap0 + t)
+                    if pitch != 0:
+                        to = copies + 4 * t * arg(args, ROW_BLOCK) * pitch
+                        _copy_rows(table, count, some_depth, 4 * k0, to, pitch)
             first = tap0 == 0 and k0 == 0
             last = tap0 + some_taps >= taps and k0 + some_depth >= depth
             for p in range(panel0, panel1):
                 panel = b + 4 * PANEL * ((p * taps + tap0) * depth + k0)
-                _panel(args, tables, step, count, some_taps, some_depth, k0, panel, p * PANEL,
-                       bias, first, last)  # fmt: skip
+                _panel(args, tables, step, count, some_taps, some_depth, 0 if pitch != 0 else k0,
+                       panel, p * PANEL, bias, first, last)  # fmt: skip
             k0 += some_depth
             if k0 >= depth:
                 break
