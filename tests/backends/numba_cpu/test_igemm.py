@@ -26,7 +26,14 @@ from leptonc.backends.numba_cpu.kernels.igemm import (
     igemm,
     scratch_bytes,
 )
-from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
+from leptonc.backends.numba_cpu.kernels.microkernel import (
+    HALF_HEIGHTS,
+    HEIGHTS,
+    PANEL,
+    ROWS,
+    tile_rows,
+)
+from leptonc.backends.numba_cpu.kernels.vectype import LANES
 
 pytestmark = pytest.mark.numba
 
@@ -274,6 +281,35 @@ def test_rows_a_page_apart_are_copied_where_a_tile_outgrows_the_ways(floats):
         assert call.pitch >= call.depth_block
     for other in (floats - 1, floats + 512, 0):
         assert igemm_plan.spread_rows(replace(call, a_x=other)).pitch == 0
+
+
+@pytest.mark.parametrize("width", [1, LANES, LANES + 1, PANEL])
+@pytest.mark.parametrize("rows", range(1, 5 * ROWS + 2))
+def test_tiles_share_rows_evenly_and_end_with_them(rows, width):
+    heights = HEIGHTS if width > LANES else HALF_HEIGHTS
+    left, work = rows, 0
+    while left:
+        some = tile_rows.py_func(left, width)
+        assert some in heights or some == left
+        work += min(h for h in heights if h >= some)
+        left -= some
+    if heights == HEIGHTS and rows > ROWS + 1:
+        assert work <= 1.1 * rows
+
+
+@pytest.mark.parametrize("nt", [1, 2, 3, 5])
+@pytest.mark.parametrize("k", [0, 1, 7, 8, 9, 31, 1500])
+@pytest.mark.parametrize("n", [1, LANES, LANES + 1, 3 * PANEL + 2])
+def test_one_row(n, k, nt):
+    a, w, b = draw(1, k), draw(n, k, seed=1), draw(n, seed=2)
+    res, out = draw(1, n, seed=3), np.full((1, n + 1), 7, np.float32)
+    call = replace(igemm_plan.linear(1, k, n, out_row=n + 1), act=Act.RELU)
+    launch(call, nt, a=a, b=pack.pack_linear(w), bias=b, res=res, out=out)
+    assert_close(out[:, :n], np.maximum(a.astype(np.float64) @ w.T + b + res, 0), k)
+    assert (out[:, n:] == 7).all()
+    alone = np.empty((1, n), np.float32)
+    launch(igemm_plan.linear(1, k, n), 1, a=a, b=pack.pack_linear(w), bias=b, res=res, out=alone)
+    np.testing.assert_array_equal(out[:, :n], np.maximum(alone, 0))
 
 
 def test_special_values_spread_as_in_ieee():
