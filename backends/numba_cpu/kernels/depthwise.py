@@ -15,7 +15,14 @@ import numpy as np
 
 from leptonc.backends.numba_cpu.kernels.activation import Act, vact
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
-from leptonc.backends.numba_cpu.kernels.depthwise_tile import ANY, COLUMNS, FAST, FRAME, run_tiles
+from leptonc.backends.numba_cpu.kernels.depthwise_tile import (
+    ANY,
+    COLUMNS,
+    FAST,
+    FRAME,
+    PLACES,
+    run_tiles,
+)
 from leptonc.backends.numba_cpu.kernels.igemm import Res
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
@@ -70,8 +77,8 @@ def pack_weights(weight: np.ndarray) -> np.ndarray:
 
 
 def scratch_bytes(kernel_z: int, kernel_y: int) -> int:
-    """Return the bytes one thread needs: frame, spare vector, table of a window's lines."""
-    return -(-(_TABLE + 16 * max(1, kernel_z * kernel_y)) // 64) * 64
+    """Return the bytes one thread needs: frame, spare vector, tables of a window's lines."""
+    return -(-(_TABLE + 8 * (2 + PLACES) * max(1, kernel_z * kernel_y)) // 64) * 64
 
 
 _SPARE = -(-8 * len(FRAME) // 64) * 64  # bytes into the scratch
@@ -173,6 +180,7 @@ def _frame(args, frame, low, high):
         frame + _TABLE, 4 * arg(args, X_X), tap, arg(args, IN_W), arg(args, STRIDE_X),
         arg(args, DILATION_X), arg(args, KERNEL_X), arg(args, BIAS), 4 * arg(args, OUT_X),
         arg(args, WEIGHTS) + taps * tap, frame + _SPARE,
+        frame + _TABLE + 16 * max(1, arg(args, KERNEL_Z) * arg(args, KERNEL_Y)),
     )  # fmt: skip
     for i, value in enumerate(values):
         sti64(frame, i, value)

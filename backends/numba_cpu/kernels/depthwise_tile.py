@@ -37,13 +37,15 @@ COLUMNS = 7  # outputs of one tile: widths of 224 / 2**k divide into it
 FAST = ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1))  # (columns of the kernel, stride) with own tiles
 FRAME = (
     "table", "pixel", "tap", "in_w", "stride", "dilation", "taps", "bias", "out_step", "zero",
-    "spare", "low", "high",
+    "spare", "places", "low", "high",
 )  # fmt: skip
 """Slots of the frame. ``table``: address of ``(input line, weights)`` addresses of the window's
 lines. ``pixel``, ``tap``, ``out_step``: bytes between pixels, taps and outputs. ``in_w``: pixels
 of a line. ``stride``, ``dilation``: pixels. ``taps``: columns of the kernel. ``bias``: address.
-``zero``: address of a vector of zeros. ``spare``: address of a vector that nobody reads. ``low``,
-``high``: the clamp, float32."""
+``zero``: address of as many zeros as there are channels, rounded up to vectors. ``spare``: address
+of a vector that nobody reads. ``places``: of PLACES slots for each line of the window, to be
+overwritten. ``low``, ``high``: the clamp, float32."""
+PLACES = max((COLUMNS - 1) * stride + width for width, stride in FAST)
 ANY = len(FAST)  # the code of the tile for all other kernels
 _FLOATS = ("low", "high")
 _WHOLE_ONLY = LANES != 16  # AVX-512 masks for free; elsewhere the last vector is computed apart
@@ -128,6 +130,14 @@ class _Tiles:
         else:
             masked_store(b, value, pointer(b, address), mask)
 
+    def some(self, values: list[ir.Value], at: ir.Value, mask: ir.Value | None) -> None:
+        """Store those of a tile's outputs that exist, ``at`` bytes into the channels."""
+        b, t = self.b, self.t
+        for j, v in enumerate(values):
+            out = b.add(b.add(t.out, b.mul(self.at["out_step"], i64(j))), at)
+            exists = b.icmp_signed("<", i64(j), t.count)
+            self.store(v, b.select(exists, out, self.at["spare"]), mask)
+
     def sums(self, here: ir.Value, mask: ir.Value | None, line: Callable) -> list[ir.Value]:
         """Return the sums of one tile: bias, then ``line(x, w, sums)`` over the lines.
 
@@ -157,11 +167,12 @@ class _Tiles:
                     new[j] = fma(b, v, factors[k], new[j])
         return new
 
-    def guarded(self, x: ir.Value, position: ir.Value) -> ir.Value:
+    def guarded(self, x: ir.Value, position: ir.Value, zero: ir.Value | None = None) -> ir.Value:
         """Return the address of pixel ``position`` of the line at ``x``, or of zeros outside."""
+        zero = self.at["zero"] if zero is None else zero
         b = self.b
         inside = b.icmp_unsigned("<", position, self.at["in_w"])
-        return b.select(inside, b.add(x, b.mul(position, self.at["pixel"])), self.at["zero"])
+        return b.select(inside, b.add(x, b.mul(position, self.at["pixel"])), zero)
 
 
 def _inside(width: int, stride: int, b: ir.IRBuilder, *args: ir.Value) -> None:
@@ -193,34 +204,41 @@ def _inside(width: int, stride: int, b: ir.IRBuilder, *args: ir.Value) -> None:
     s.loop(t.count, [], tile)
 
 
-def _one_tile(s: _Tiles, masked: bool, line: Callable) -> None:
-    """Compute one tile of ``count`` outputs; ``line(mask)`` gives the function of one line."""
-    b, t = s.b, s.t
+def _over_ends(width: int, stride: int, b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Compute one tile of ``count`` outputs whose windows may leave the line.
+
+    The addresses of its inputs are chosen once for all vectors of channels.
+    """
+    s, span = _Tiles(b, args), (COLUMNS - 1) * stride + width
+
+    def choose(i, _):
+        x = b.load(pointer(b, s.at["table"], b.shl(i, i64(1)), 8), align=8, typ=I64)
+        at = b.mul(i, i64(span))
+        for p in range(span):
+            address = s.guarded(x, b.add(s.t.start, i64(p)))
+            b.store(address, pointer(b, s.at["places"], b.add(at, i64(p)), 8), align=8)
+        return []
+
+    s.loop(s.t.lines, [], choose)
 
     def vector(at, mask):
-        sums = s.sums(b.add(t.at, at), mask, line(mask))
-        for j, v in enumerate(sums):
-            out = b.add(b.add(t.out, b.mul(s.at["out_step"], i64(j))), at)
-            exists = b.icmp_signed("<", i64(j), t.count)
-            s.store(v, b.select(exists, out, s.at["spare"]), mask)
+        here = b.add(s.t.at, at)
 
-    s.vectors(masked, vector)
+        def line(i, sums):
+            places = pointer(b, s.at["places"], b.mul(i, i64(span)), 8)
+            entry = b.add(b.shl(i, i64(1)), i64(1))
+            w = b.load(pointer(b, s.at["table"], entry, 8), align=8, typ=I64)
 
-
-def _over_ends(width: int, stride: int, b: ir.IRBuilder, *args: ir.Value) -> None:
-    """Compute one tile of ``count`` outputs whose windows may leave the line."""
-    s = _Tiles(b, args)
-
-    def line(mask):
-        def one(x, w, sums):
             def column(p):
-                return s.load(s.guarded(x, b.add(s.t.start, i64(p))), mask)
+                place = b.gep(places, [i64(p)], source_etype=I64)
+                return s.load(b.add(b.load(place, align=8, typ=I64), here), mask)
 
-            return s.products(width, stride, w, sums, column)
+            return s.products(width, stride, b.add(w, here), sums, column)
 
-        return one
+        start = s.load(b.add(s.at["bias"], here), mask)
+        s.some(s.loop(s.t.lines, [start] * COLUMNS, line), at, mask)
 
-    _one_tile(s, not _WHOLE_ONLY, line)
+    s.vectors(not _WHOLE_ONLY, vector)
 
 
 def _any(b: ir.IRBuilder, *args: ir.Value) -> None:
@@ -243,7 +261,7 @@ def _any(b: ir.IRBuilder, *args: ir.Value) -> None:
 
         return one
 
-    _one_tile(s, True, line)
+    s.vectors(True, lambda at, mask: s.some(s.sums(b.add(s.t.at, at), mask, line(mask)), at, mask))
 
 
 def _call(b: ir.IRBuilder, name: str, emit: Callable, args: list[ir.Value]) -> None:
