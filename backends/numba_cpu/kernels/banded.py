@@ -9,6 +9,8 @@ the same numbers as without bands: the bits are the same for any band and any nu
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 from leptonc.backends.numba_cpu.atomics import invoke
 from leptonc.backends.numba_cpu.kernels import depthwise as dw
 from leptonc.backends.numba_cpu.kernels import igemm as ig
@@ -30,7 +32,7 @@ reads and writes, multiples of LANES. ``work``: the thread's scratch from there 
     EXPAND, DEPTHWISE, PROJECT, BAND, INNER_LINE, OUTER_LINE, SCRATCH, SCRATCH_BYTES, WORK,
 ) = range(len(NAMES))  # fmt: skip
 HEAD = len(NAMES)
-_IGEMM, _DEPTHWISE = ig.DEPTH_BLOCK + 1, len(dw.NAMES)  # words of the records
+_IGEMM, _DEPTHWISE = len(fields(ig.IGemm)), len(dw.NAMES)  # words of the records
 _RECORDS = -(-8 * (2 * _IGEMM + _DEPTHWISE) // 64) * 64
 
 

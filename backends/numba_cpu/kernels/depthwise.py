@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from leptonc.backends.numba_cpu.kernels.activation import Act, vact
+from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.depthwise_tile import (
     ANY,
@@ -24,6 +24,13 @@ from leptonc.backends.numba_cpu.kernels.depthwise_tile import (
     run_tiles,
 )
 from leptonc.backends.numba_cpu.kernels.igemm import Res
+from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
+from leptonc.backends.numba_cpu.kernels.tile_finish import (
+    ADD_RES,
+    MULTIPLY_RES,
+    NO_RES,
+    finish_tile,
+)
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -32,9 +39,7 @@ from leptonc.backends.numba_cpu.kernels.vec import (
     sti64,
     vadd,
     vload_n,
-    vmul,
     vstore_n,
-    vzero,
 )
 
 NAMES = (
@@ -77,19 +82,20 @@ def pack_weights(weight: np.ndarray) -> np.ndarray:
 
 
 def scratch_bytes(kernel_z: int, kernel_y: int) -> int:
-    """Return the bytes one thread needs: frame, spare vector, tables of a window's lines."""
+    """Return the bytes one thread needs: frame, spare vector, row addresses, window's lines."""
     return -(-(_TABLE + 8 * (2 + PLACES) * max(1, kernel_z * kernel_y)) // 64) * 64
 
 
 _SPARE = -(-8 * len(FRAME) // 64) * 64  # bytes into the scratch
-_TABLE = _SPARE + 4 * LANES
+_ROWS = _SPARE + 4 * LANES
+_TABLE = _ROWS + 16 * ROWS
 
 
 # --- the kernel ---------------------------------------------------------------------------------
 
 _INF = float("inf")
 _NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
-_BEFORE, _AFTER, _TIMES = int(Res.BEFORE), int(Res.AFTER), int(Res.TIMES)
+_BEFORE, _TIMES = int(Res.BEFORE), int(Res.TIMES)
 
 
 @inline_njit
@@ -140,25 +146,25 @@ def _bounds(args):
 
 
 @inline_njit
-def _finish(args, out, res, count, channels):
+def _finish(args, tables, out, res, count, channels):
     """Apply residual and activation to ``count`` outputs, which are in the cache still."""
-    mode, code = arg(args, RES_MODE), arg(args, ACT)
-    p0, p1 = argf(args, ACT_P0), argf(args, ACT_P1)
-    out_x, res_x = arg(args, OUT_X), arg(args, RES_X)
-    for j in range(count):
-        for c in range(0, channels, LANES):
-            v = vload_n(out, j * out_x + c, channels - c)
-            r = vzero()
-            if res != 0:
-                r = vload_n(res, j * res_x + c, channels - c)
-                if mode == _BEFORE:
-                    v = vadd(v, r)
-            v = vact(code, v, p0, p1)
-            if res != 0 and mode == _AFTER:
-                v = vadd(v, r)
-            if res != 0 and mode == _TIMES:
-                v = vmul(v, r)
-            vstore_n(out, j * out_x + c, v, channels - c)
+    mode, late = arg(args, RES_MODE), NO_RES
+    if res != 0 and mode == _BEFORE:
+        for j in range(count):
+            for c in range(0, channels, LANES):
+                at = j * arg(args, OUT_X) + c
+                r = vload_n(res, j * arg(args, RES_X) + c, channels - c)
+                vstore_n(out, at, vadd(vload_n(out, at, channels - c), r), channels - c)
+    elif res != 0:
+        late = MULTIPLY_RES if mode == _TIMES else ADD_RES
+    for j in range(0, count, ROWS):
+        some = min(ROWS, count - j)
+        for i in range(some):
+            sti64(tables, i, out + 4 * (j + i) * arg(args, OUT_X))
+            sti64(tables, ROWS + i, res + 4 * (j + i) * arg(args, RES_X))
+        for c in range(0, channels, PANEL):
+            finish_tile(arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1), late, tables,
+                        tables + 8 * ROWS, some, 4 * c, channels - c)  # fmt: skip
 
 
 @inline_njit
@@ -256,7 +262,7 @@ def _strip(args, frame, code, tiles, line, c0, channels, unfinished):
         if res != 0:
             at = image * arg(args, RES_B) + z * arg(args, RES_Z) + y * arg(args, RES_Y) + c0
             res = res + 4 * at
-        _finish(args, out, res, arg(args, OUT_W), channels)
+        _finish(args, frame + _ROWS, out, res, arg(args, OUT_W), channels)
 
 
 @kernel
