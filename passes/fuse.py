@@ -90,8 +90,9 @@ def _contractions(groups: _Groups, trace: Trace) -> None:
 
 
 def _bands(groups: _Groups, trace: Trace) -> None:
+    quotient = groups.quotient
     for window in windows(groups.fn):
-        chains = around(window, groups.fn, lambda op: groups.quotient.ops(groups.quotient.group(op)))
+        chains = around(window, groups.fn, lambda op: quotient.ops(quotient.group(op)))
         if isinstance(chains, str):
             trace.missed(window, chains)
         elif not groups.take([op for chain in chains for op in chain], "banded"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from leptonc.ir.core import Function, Op
+from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.contract import Conv
 from leptonc.ir.types import DType
 
@@ -40,7 +40,9 @@ def around(window: Op, fn: Function, chain_of: Callable[[Op], Chain]) -> list[Ch
     middle = chain_of(window)
     if not all(isinstance(d, int) for op in (middle[0], middle[-1]) for d in _shape(op)):
         return "the sizes of its images are not known: no bands"
-    if window.result.type.dtype is not DType.F32 or window.kind.dilation[0] != 1:  # pyright: ignore[reportAttributeAccessIssue]
+    kind = window.kind
+    assert isinstance(kind, Conv)
+    if window.result.type.dtype is not DType.F32 or kind.dilation[0] != 1:
         return "bands are for float32 without dilation"
     before, after = _before(window, fn, chain_of), _after(middle, fn)
     between = 0
@@ -64,9 +66,8 @@ def _shape(op: Op) -> Sequence[object]:
     return (*op.operands[0].type.shape, *op.result.type.shape)
 
 
-def _nbytes(value: object) -> int:
-    shape = value.type.shape  # pyright: ignore[reportAttributeAccessIssue]
-    return 4 * math.prod(int(d) for d in shape)
+def _nbytes(value: Value) -> int:
+    return 4 * math.prod(int(d) for d in value.type.shape)
 
 
 def _lines_bytes(window: Op) -> int:
