@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from leptonc import compiler
+from leptonc.backends.numba_cpu.runtime import ahead
 from leptonc.capture.failure import refuse_training
 from leptonc.capture.frontend import capture as capture_model
 from leptonc.compiled import CompiledModel, Specialization
 from leptonc.errors import LeptoncError, PipelineError, TargetError
 from leptonc.ir.core import Function
 from leptonc.passes import pipeline as passes_of
+from leptonc.runtime.garbage import paused
 from leptonc.runtime.governor import Governor
 from leptonc.show.progress import Progress
 from leptonc.show.report import describe
@@ -67,7 +69,7 @@ def compile(
     stats: dict[str, Any] = {"governor": str(decision)}
 
     def make(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Specialization:
-        with Progress(f"compiling {name}") as progress, torch.no_grad():
+        with Progress(f"compiling {name}") as progress, torch.no_grad(), paused(), ahead():
             start = time.perf_counter()
             progress("capturing")
             captured = capture_model(model, args, kwargs, dynamic=dynamic)
