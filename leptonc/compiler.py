@@ -51,12 +51,15 @@ def build(
     settings: Settings,
     inputs: Sequence[Tensor],
     eager: Callable[[], Sequence[Tensor]],
+    again: Callable[[], Captured],
     stats: dict[str, Any],
     progress: Progress,
 ) -> Specialization:
     """Return ``captured`` optimized, scheduled for ``inputs`` and checked as ``settings`` ask.
 
-    ``eager`` gives the model's own results on ``inputs``. Figures go to ``stats``.
+    ``eager`` gives the model's own results on ``inputs``, ``again`` captures it once more. Figures
+    go to ``stats``. A static program keeps no weights but the packed ones: the constants of
+    ``captured`` are released.
 
     Raises:
         CheckError: the result is wrong and no retreat of units to torch repairs it.
@@ -67,7 +70,7 @@ def build(
     if settings.cache and settings.verify in ("final", "off"):
         with _timed(stats, "lookup_s"):
             key = stored.key_of(captured, (settings.pipeline, *made.values()))
-            replay = functools.cache(lambda: tuple(_optimized(captured, settings, ())[1].steps))
+            replay = functools.cache(lambda: tuple(_optimized(again(), settings, ())[1].steps))
             spec = stored.load(cache, key, captured, inputs, stages=replay, **made)
         if spec is not None:
             return _finished(spec, inputs, stats, cached=True)
@@ -108,8 +111,14 @@ def build(
 def _finished(
     spec: Specialization, inputs: Sequence[Tensor], stats: dict[str, Any], *, cached: bool
 ) -> Specialization:
+    program = spec.bind(meaning.bind_dims(spec.function, [t.shape for t in inputs]))
     stats["cached"] = cached
-    stats.update(figures(spec.bind(meaning.bind_dims(spec.function, [t.shape for t in inputs]))))
+    stats.update(figures(program))
+    if not spec.function.dims:
+        replayed = () if cached else spec.stages()
+        functions = [spec.captured.function, spec.function]
+        functions += [f for step in replayed for f in (step.before, step.after)]
+        stored.release(functions, program.schedule.steps)
     return spec
 
 

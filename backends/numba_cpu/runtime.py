@@ -15,8 +15,8 @@ from leptonc.backends.numba_cpu import native
 from leptonc.backends.numba_cpu.assemble import assemble
 from leptonc.backends.numba_cpu.emit import Source, emit
 from leptonc.backends.numba_cpu.executor import Program
+from leptonc.backends.numba_cpu.kernels.ahead import HELPERS, compile_all
 from leptonc.backends.numba_cpu.kernels.base import Kernel
-from leptonc.backends.numba_cpu.kernels.helpers import HELPERS, compile_all
 from leptonc.backends.numba_cpu.kernels.igemm import igemm
 from leptonc.backends.numba_cpu.lower.core import STATUS_WORDS
 from leptonc.backends.numba_cpu.schedule import Schedule, Step, TorchStep

@@ -11,9 +11,9 @@ import time
 import pytest
 
 from leptonc.backends.numba_cpu import native
-from leptonc.backends.numba_cpu.kernels import helpers
+from leptonc.backends.numba_cpu.kernels import ahead
+from leptonc.backends.numba_cpu.kernels.ahead import HELPERS, compile_all
 from leptonc.backends.numba_cpu.kernels.base import Kernel
-from leptonc.backends.numba_cpu.kernels.helpers import HELPERS, compile_all
 from leptonc.backends.numba_cpu.kernels.machine_code import CodeFile, kernel_dir
 
 pytestmark = [
@@ -26,7 +26,7 @@ SMALL = (native.RUN_ALONE, native.NOTHING, native.PAUSES, native.STOP_TEAM)
 @pytest.fixture
 def empty(tmp_path, monkeypatch):
     monkeypatch.setenv("LEPTONC_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(helpers, "_count", lambda: 1)
+    monkeypatch.setattr(ahead, "_count", lambda: 1)
     return tmp_path
 
 
@@ -56,12 +56,12 @@ def test_a_helper_stores_what_it_is_asked_for_and_ends_with_the_session(empty):
 
 def test_few_missing_kernels_start_no_helper(empty):
     with HELPERS.session():
-        HELPERS.ask([fresh(k) for k in SMALL[: helpers.MIN_KERNELS - 1]])
+        HELPERS.ask([fresh(k) for k in SMALL[: ahead.MIN_KERNELS - 1]])
         assert HELPERS._running == []
 
 
 def test_all_kernels_are_compiled_whatever_becomes_of_the_helper(empty, monkeypatch):
-    monkeypatch.setattr(helpers, "_ENTRY", "raise SystemExit(1)")
+    monkeypatch.setattr(ahead, "_ENTRY", "raise SystemExit(1)")
     kernels = [fresh(k) for k in SMALL]
     compile_all(kernels)
     assert all(k.address for k in kernels)
@@ -71,7 +71,7 @@ def test_all_kernels_are_compiled_whatever_becomes_of_the_helper(empty, monkeypa
 @pytest.mark.parametrize("executable", ["", "/bin/uwsgi", "/nowhere/python3"])
 def test_what_is_no_python_is_not_started(empty, monkeypatch, executable):
     monkeypatch.setattr(sys, "executable", executable)
-    assert helpers._start() is None
+    assert ahead._start() is None
 
 
 def test_a_kernel_that_another_process_compiles_is_left_to_it(empty):
@@ -115,11 +115,11 @@ def test_a_helper_ends_when_its_parent_does(empty):
     code = textwrap.dedent("""
         import os
         from leptonc.backends.numba_cpu import native
-        from leptonc.backends.numba_cpu.kernels import helpers
-        helpers._count = lambda: 1
-        with helpers.HELPERS.session():
-            helpers.HELPERS.ask((native.RUN_ALONE, native.NOTHING, native.PAUSES))
-            print(helpers.HELPERS._running[0].pid, flush=True)
+        from leptonc.backends.numba_cpu.kernels import ahead
+        ahead._count = lambda: 1
+        with ahead.HELPERS.session():
+            ahead.HELPERS.ask((native.RUN_ALONE, native.NOTHING, native.PAUSES))
+            print(ahead.HELPERS._running[0].pid, flush=True)
             os.kill(os.getpid(), 9)
     """)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

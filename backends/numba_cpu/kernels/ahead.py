@@ -1,4 +1,4 @@
-"""numba_cpu > kernels > helpers: processes that compile kernels while this one does other work.
+"""numba_cpu > kernels > ahead: processes that compile kernels while this one does other work.
 
 Most of a kernel's compile time is numba's Python, so threads cannot share it. A helper is a new
 interpreter that reads names of kernels from its standard input and leaves their machine code in the
