@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,12 +12,15 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from leptonc import compiler
+from leptonc.backends.numba_cpu.runtime import ahead
+from leptonc.capture import Captured
 from leptonc.capture.failure import refuse_training
 from leptonc.capture.frontend import capture as capture_model
 from leptonc.compiled import CompiledModel, Specialization
 from leptonc.errors import LeptoncError, PipelineError, TargetError
 from leptonc.ir.core import Function
 from leptonc.passes import pipeline as passes_of
+from leptonc.runtime.garbage import paused
 from leptonc.runtime.governor import Governor
 from leptonc.show.progress import Progress
 from leptonc.show.report import describe
@@ -65,9 +69,11 @@ def compile(
     refuse_training(model)
     name = _name(model)
     stats: dict[str, Any] = {"governor": str(decision)}
+    once = example_inputs is not None and dynamic != "auto"
+    held = weakref.ref(model)
 
     def make(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Specialization:
-        with Progress(f"compiling {name}") as progress, torch.no_grad():
+        with Progress(f"compiling {name}") as progress, torch.no_grad(), paused(), ahead():
             start = time.perf_counter()
             progress("capturing")
             captured = capture_model(model, args, kwargs, dynamic=dynamic)
@@ -78,7 +84,15 @@ def compile(
             def eager() -> Sequence[Tensor]:
                 return compiler.returns_of(captured, _callable(model)(*args, **kwargs))
 
-            spec = compiler.build(captured, settings, inputs, eager, stats, progress)
+            def again() -> Captured:
+                if (alive := held()) is None:
+                    raise LeptoncError(
+                        f"{name} came from the compile cache and the model is gone: its passes "
+                        "cannot be replayed. Keep the model, or compile with cache=False"
+                    )
+                return capture_model(alive, args, kwargs, dynamic=dynamic)
+
+            spec = compiler.build(captured, settings, inputs, eager, again, stats, progress)
             stats["total_s"] = time.perf_counter() - start
             stats["specializations"] = stats.get("specializations", 0) + 1
             return spec
@@ -86,12 +100,14 @@ def compile(
     net = CompiledModel(
         name,
         make,
-        respecialize=example_inputs is None or dynamic == "auto",
+        respecialize=not once,
         describe=describe,
     )
     net.stats = stats
     if example_inputs is not None:
         net.specialize(*_arguments(example_inputs))
+    if once:
+        net.close()
     return net
 
 

@@ -160,7 +160,7 @@ class CompiledModel:
         self, name: str, make: Specialize, *, respecialize: bool, describe: Callable[..., str]
     ) -> None:
         self.name = name
-        self._make = make
+        self._make: Specialize | None = make
         self._respecialize = respecialize
         self._describe = describe
         self._specializations: list[Specialization] = []
@@ -212,9 +212,15 @@ class CompiledModel:
 
     def specialize(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Specialization:
         """Compile for the signature of these arguments, which no specialization takes yet."""
+        if self._make is None:
+            raise InputError(f"{self.name} was compiled for one signature and takes no other")
         spec = self._make(args, kwargs)
         self._specializations.append(spec)
         return spec
+
+    def close(self) -> None:
+        """Compile for no further signature: the model may go, and its weights with it."""
+        self._make = None
 
     def _remember(
         self, spec: Specialization, program: Executable, args: tuple[Any, ...], flat: list[Tensor]

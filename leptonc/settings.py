@@ -35,6 +35,7 @@ class Settings:
         spin_us: how long an idle worker spins before it blocks, in microseconds
             (``LEPTONC_SPIN_US``).
         cache_enabled: whether caches on disk are used at all (``LEPTONC_CACHE=0`` turns them off).
+        helpers: most processes that help to compile kernels (``LEPTONC_HELPERS``; 0: none).
     """
 
     cache_dir: Path
@@ -43,6 +44,7 @@ class Settings:
     lanes: int | None = None
     spin_us: int = 75
     cache_enabled: bool = True
+    helpers: int = 3
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -62,6 +64,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         lanes=lanes,
         spin_us=_int(env, "LEPTONC_SPIN_US", low=0, default=75),
         cache_enabled=env.get("LEPTONC_CACHE", "1").strip().lower() not in NO,
+        helpers=_int(env, "LEPTONC_HELPERS", low=0, default=3),
     )
 
 

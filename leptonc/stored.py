@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,25 @@ def _name(const: Const) -> str:
     return literal(const)[len("const<sha256:") : -1]
 
 
+def release(functions: Sequence[Function], steps: Sequence[Any]) -> None:
+    """Let the constants of static ``functions`` go that no step of their program reads itself."""
+    kept = {c.digest for c in _read(steps)}
+    for fn in functions:
+        for const in _every(fn):
+            if _nbytes(const) > _SMALL and const.digest not in kept:
+                const.release(meaning.stand_in(const.type))
+
+
+def _every(fn: Function) -> Iterator[Const]:
+    """Yield the constants of ``fn``, equal ones too."""
+    for op in fn.ops:
+        for value in op.kind.attributes.values():
+            if isinstance(value, Const):
+                yield value
+            elif isinstance(value, Function):
+                yield from _every(value)
+
+
 def _needed(
     spec: Specialization, steps: Sequence[Any], store: Mapping[str, Const]
 ) -> Sequence[Const]:
@@ -106,10 +125,15 @@ def _needed(
     if spec.function.dims:
         return list(store.values())
     found = {c.digest: c for c in store.values() if _nbytes(c) <= _SMALL}
+    found.update({c.digest: c for c in _read(steps)})
+    return list(found.values())
+
+
+def _read(steps: Sequence[Any]) -> Iterator[Const]:
+    """Yield the constants of the steps that run through torch."""
     for step in steps:
         if isinstance(step, TorchStep):
-            found.update({c.digest: c for c in constants(step.body).values()})
-    return list(found.values())
+            yield from constants(step.body).values()
 
 
 def _nbytes(const: Const) -> int:

@@ -16,8 +16,9 @@ COLOURS: Mapping[str, str] = {
     "inductor": "#0072b2",
     "onnxruntime": "#009e73",
     "openvino": "#cc79a7",
+    "ncnn": "#e69f00",
 }
-_BAR = 0.19
+_BAR = 0.16
 _ROW_INCHES = 0.55
 
 
