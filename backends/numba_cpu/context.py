@@ -81,7 +81,14 @@ class Context:
 
     Args:
         plan: the program.
+
+    Attributes:
+        whole: how to run a program that is one native segment without :meth:`run`'s checks:
+            ``pack, words, call, segment`` for ``pack(words, 0, *addresses); call(segment)``. None
+            if there are Python steps.
     """
+
+    whole: tuple[Callable[..., None], memoryview, Callable[[int], None], int] | None = None
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -98,8 +105,9 @@ class Context:
         groups = _segments(plan.steps)
         self._parts = tuple(self._part(group) for group in groups)
         self._counts = tuple(len(g) if isinstance(g, list) else 0 for g in groups)
-        first = self._parts[0] if len(self._parts) == 1 else None
-        self._only = first if isinstance(first, int) else None
+        parts = self._parts
+        if len(parts) == 1 and isinstance(parts[0], int):
+            self.whole = self._pack, self._io_bytes, self._native, parts[0]
 
     def run(self, *addresses: int) -> None:
         """Run the program with these input and output addresses.
@@ -112,9 +120,6 @@ class Context:
         except struct.error:
             expected = self._plan.addresses
             raise TargetError(f"expected {expected} addresses, got {addresses}") from None
-        if self._only is not None:
-            self._native(self._only)
-            return
         for part in self._parts:
             if isinstance(part, int):
                 self._native(part)

@@ -33,7 +33,8 @@ BARRIER_YIELDS = 500
 CROWDED_SPIN_US = 1.0
 _EXIT_WAIT_S = 1.0
 
-native_call = ctypes.CFUNCTYPE(None, ctypes.c_int64)
+# Addresses go as void pointers: ctypes converts those faster than integers.
+native_call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def aligned_zeros(nbytes: int, align: int = ALIGN) -> np.ndarray:
