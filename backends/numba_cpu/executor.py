@@ -134,10 +134,10 @@ class Program:
         Args:
             kernel: what to call.
             slots: the record.
-            serial: only thread 0 runs it, as the only one (``nt = 1``).
-            barrier: whether all threads wait for each other behind it; False only if the next
-                step reads nothing that another thread writes in this one, and writes nothing that
-                another thread reads or writes in this one.
+            serial: one thread runs all of it (``nt = 1``).
+            barrier: whether the next step waits for this one to end; False only if that may run
+                at the same time: neither of them, nor of the steps before this one without a
+                barrier, reads or writes what another one writes.
         """
         flags = native.SERIAL * serial | native.NO_BARRIER * (not barrier)
         self.steps.append(Step(kernel, slots, flags))

@@ -29,6 +29,7 @@ LARGE = 2**20  # bytes from which a block is mapped, not taken from the heap
 HUGE = 2**22  # bytes from which huge pages are worth asking for
 BARRIER_SPIN_US = 50.0
 BARRIER_YIELDS = 500
+STEAL_SPIN_US = 1.0  # how long a thread may be late before others do its share
 # With more threads than cores, whoever spins keeps the awaited thread from running.
 CROWDED_SPIN_US = 1.0
 _EXIT_WAIT_S = 1.0
@@ -86,7 +87,7 @@ class Team:
     def __init__(self, nt: int) -> None:
         self.nt = nt
         self.lock = threading.Lock()
-        self._words = aligned_zeros(native.CORES + native.CORE_BYTES * nt, 128).view(np.int64)
+        self._words = aligned_zeros(native.team_bytes(nt), native.LINE).view(np.int64)
         self.address = self._words.ctypes.data
         self._threads: list[threading.Thread] = []
         self._call = native_call(native.RUN_TEAM.address)
@@ -112,8 +113,10 @@ class Team:
         idle = CROWDED_SPIN_US if crowded else read_settings().spin_us
         words = self._words
         words[:] = 0
-        words[native.CORES // 8 :] = -1
+        words[native.NOW // 8] = 1
+        words[native.CORES // 8 :][: self.nt * native.LINE // 8] = -1
         words[native.SPIN // 8] = int(barrier * rate)
+        words[native.STEAL // 8] = int(STEAL_SPIN_US * rate)
         words[native.YIELDS // 8] = BARRIER_YIELDS
         words[native.IDLE // 8] = int(idle * rate)
         native.WORK.compile()
