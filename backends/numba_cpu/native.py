@@ -9,9 +9,9 @@ thread's share of one step, or some serial steps one after another.
 Segment, words: ``0`` phases address, ``1`` number of phases, ``2`` steps address, ``3`` patches
 address, ``4`` number of patches, ``5`` address of the input and output addresses, ``6`` team
 address, ``7`` address of the clock's words or 0: per thread and step when it began and when it had
-finished, two words each, ``8`` number of steps, ``9`` threads. Phase: address of its tasks, their number. Task:
-address of its first step, number of steps, share, number of shares. Step: kernel address, record
-address. Patch: slot address, index, byte offset: ``*slot = io[index] + offset``.
+finished, two words each, ``8`` number of steps, ``9`` threads. Phase: address of its tasks, their
+number. Task: address of its first step, number of steps, share, number of shares. Step: kernel
+address, record address. Patch: slot address, index, byte offset: ``*slot = io[index] + offset``.
 
 Team, words cache lines apart. ``NOW``: number of the phase being run, counted since the team
 exists, and in the bits from ``TASKS`` on how many tasks it has (0 between segments). Whoever is
@@ -49,6 +49,7 @@ CLOCK_WORDS = 4  # of one thread and one step
 SERIAL, NO_BARRIER = 1, 2  # flags of a step, see Program.step
 TASKS = 48  # bits of NOW below the number of tasks
 NUMBER = (1 << TASKS) - 1
+HURRY = 16  # phases that go without the others once these were late
 SLOTS = 4  # the most tasks of a phase, for each thread of the team
 
 # Byte offsets in the team block: words that different threads write lie 128 bytes apart, because
@@ -178,7 +179,7 @@ def _take_others(team, tid, nt, now):
 @inline_njit
 def _serve(team, tid, nt, end):
     """Take part in phases until the ``end``-th begins or, for end 0, between segments."""
-    patience = load(team + STEAL)
+    hurry = 0  # phases to go without waiting for others to begin
     while True:
         now = atomic_load(team + NOW)
         tasks = now >> TASKS
@@ -187,18 +188,20 @@ def _serve(team, tid, nt, end):
         for slot in range(tid, tasks, nt):
             _take(team, tid, nt, slot, now)
         # Most of the time the others have begun theirs: looking would only slow them down.
-        spins = patience
-        if tasks > nt:
+        spins = load(team + STEAL)
+        if tasks > nt or hurry > 0:
             spins = 0
+            hurry -= 1
         while spins > 0 and atomic_load(team + NOW) == now:
             pause()
             spins -= 1
         if atomic_load(team + NOW) != now:
             continue
         if _take_others(team, tid, nt, now):
-            patience = 0
+            if hurry <= 0:
+                hurry = HURRY
             continue
-        patience = load(team + STEAL)
+        hurry = 0
         _await(team + NOW, now, team + SLEEPERS, load(team + SPIN_NOW), load(team + YIELDS))
 
 

@@ -1,9 +1,9 @@
 """numba_cpu > pool: worker threads that wait inside native code, one team for each thread count.
 
 A team of ``nt`` threads is the caller and ``nt - 1`` Python daemon threads, parked in one native
-function without the interpreter lock. After work they spin for some microseconds, so that the next
-call finds them awake, then they block and cost nothing. Teams start when they are first used, end
-at exit, and a forked child starts its own.
+function without the interpreter lock. The caller never waits for a worker to come. After work they
+spin for some microseconds, so that the next call finds them awake, then they block and cost
+nothing. Teams start when they are first used, end at exit, and a forked child starts its own.
 """
 
 from __future__ import annotations
@@ -107,6 +107,20 @@ class Team:
         """Start the workers; False if that is impossible now (interpreter exit, thread limit)."""
         if self._closed:
             return False
+        self._prepare()
+        native.WORK.compile()
+        self._started = True
+        try:
+            for tid in range(1, self.nt):
+                self._hire(tid)
+        except RuntimeError:
+            self._leave()
+            self._closed = True
+            return False
+        return True
+
+    def _prepare(self) -> None:
+        """Fill in the team's words."""
         crowded = self.nt > usable_cores()
         rate = pauses_per_us()
         barrier = CROWDED_SPIN_US if crowded else BARRIER_SPIN_US
@@ -119,23 +133,17 @@ class Team:
         words[native.STEAL // 8] = int(STEAL_SPIN_US * rate)
         words[native.YIELDS // 8] = BARRIER_YIELDS
         words[native.IDLE // 8] = int(idle * rate)
-        native.WORK.compile()
-        self._started = True
-        for tid in range(1, self.nt):
-            thread = threading.Thread(
-                target=native.WORK,
-                args=(self.address, tid, self.nt),
-                name=f"leptonc-{self.nt}.{tid}",
-                daemon=True,
-            )
-            try:
-                thread.start()
-            except RuntimeError:
-                self._leave()
-                self._closed = True
-                return False
-            self._threads.append(thread)
-        return True
+
+    def _hire(self, tid: int) -> None:
+        """Start worker ``tid``. Raises RuntimeError if there can be no more threads."""
+        thread = threading.Thread(
+            target=native.WORK,
+            args=(self.address, tid, self.nt),
+            name=f"leptonc-{self.nt}.{tid}",
+            daemon=True,
+        )
+        thread.start()
+        self._threads.append(thread)
 
     def _leave(self) -> None:
         """Send the workers home and wait for them; the lock is held or nobody else is left."""
