@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import LeafSpec
 
 from leptonc import meaning
 from leptonc.backends.numba_cpu.emit import emit
@@ -26,6 +25,7 @@ from leptonc.ir.core import Function
 from leptonc.ir.specialize import specialize
 from leptonc.pipeline import Step
 from leptonc.rewrite.trace import Remark
+from leptonc.road import Road, make_road
 
 MAX_BINDINGS = 16  # programs kept for different sizes of one specialization
 MAX_ARENAS = 256 * 2**20  # bytes of arena that they may hold together (the latest may be larger)
@@ -54,12 +54,13 @@ class Specialization:
     bindings: OrderedDict[tuple[int, ...], Executable] = field(
         default_factory=OrderedDict[tuple[int, ...], Executable]
     )
+    roads: dict[tuple[int, ...], Road] = field(default_factory=dict[tuple[int, ...], Road])
     lock: threading.Lock = field(default_factory=threading.Lock)
     bound: int = 0  # how many programs were laid out so far
 
     def bind(self, sizes: Sizes) -> Executable:
         """Return the program for ``sizes``; the least recently used ones are dropped."""
-        key = tuple(sizes[d.name] for d in self.function.dims)
+        key = self._key(sizes)
         with self.lock:
             found = self.bindings.get(key)
             if found is None:
@@ -69,11 +70,26 @@ class Specialization:
             self.bindings.move_to_end(key)
             return found
 
+    def road(self, sizes: Sizes, program: Executable, args: tuple[Any, ...]) -> Road | None:
+        """Return the straight road of calls like this one if there is one."""
+        key = self._key(sizes)
+        with self.lock:
+            if key not in self.roads and key in self.bindings:
+                types, run = output_types(program), program.straight
+                made = make_road(self.captured, args, types, run, program)
+                if made is not None:
+                    self.roads[key] = made
+            return self.roads.get(key)
+
+    def _key(self, sizes: Sizes) -> tuple[int, ...]:
+        return tuple(sizes[d.name] for d in self.function.dims)
+
     def _drop_oldest(self) -> None:
         """Drop the programs used longest ago while there are too many or they are too large."""
         held = sum(b.schedule.arena_bytes for b in self.bindings.values())
         while len(self.bindings) > 1 and (len(self.bindings) > MAX_BINDINGS or held > MAX_ARENAS):
-            _, oldest = self.bindings.popitem(last=False)
+            key, oldest = self.bindings.popitem(last=False)
+            self.roads.pop(key, None)
             held -= oldest.schedule.arena_bytes
 
     def build(self, fn: Function) -> Executable:
@@ -87,6 +103,7 @@ class Specialization:
         """Drop every laid-out program (after a unit retreated)."""
         with self.lock:
             self.bindings.clear()
+            self.roads.clear()
 
 
 def _team(fn: Function, threads: int) -> int:
@@ -111,40 +128,6 @@ def output_types(program: Executable) -> tuple[tuple[tuple[int, ...], Any], ...]
     return tuple((v.shape, meaning.TORCH_DTYPES[v.dtype]) for v in program.schedule.outputs)
 
 
-def _fast_road(program: Executable, inputs: Sequence[Tensor]) -> Callable[..., Tensor | None]:
-    """Return the straight road for one signature: plain contiguous CPU tensors in, one tensor out.
-
-    It returns None for arguments of another signature. Small nets spend as long here as in their
-    kernels, hence a closure over plain locals and nothing looked up twice.
-    """
-    wanted = tuple((tuple(t.shape), t.dtype) for t in inputs)
-    count = len(wanted)
-    ((shape, dtype),) = output_types(program)
-    run = program.straight
-    empty, plain = torch.empty, Tensor
-
-    def call(args: tuple[Any, ...]) -> Tensor | None:
-        if len(args) != count:
-            return None
-        addresses: list[int] = []
-        for t, (want, kind) in zip(args, wanted):
-            if (
-                type(t) is not plain
-                or t.shape != want
-                or t.dtype is not kind
-                or t.requires_grad
-                or not t.is_contiguous()
-                or not t.is_cpu
-            ):
-                return None
-            addresses.append(t.data_ptr())
-        out = empty(shape, dtype=dtype)
-        run(*addresses, out.data_ptr())
-        return out
-
-    return call
-
-
 Specialize = Callable[[tuple[Any, ...], dict[str, Any]], Specialization]
 
 
@@ -164,7 +147,7 @@ class CompiledModel:
         self._respecialize = respecialize
         self._describe = describe
         self._specializations: list[Specialization] = []
-        self._fast: Callable[..., Tensor | None] | None = None
+        self._road: Road | None = None  # of the latest signature that has one
         self._lock = threading.Lock()
         self.stats: dict[str, Any] = {}
 
@@ -177,9 +160,9 @@ class CompiledModel:
             InputError: an argument that does not fit: its name, what was expected and got.
             IndexError: an index out of range, as in eager.
         """
-        fast = self._fast
-        if fast is not None and not kwargs:
-            out = fast(args)
+        road = self._road
+        if road is not None and not kwargs:
+            out = road(args)
             if out is not None:
                 return out
         return self._general(args, kwargs)
@@ -188,8 +171,8 @@ class CompiledModel:
         spec, leaves, tensors, sizes = self._select(args, kwargs)
         program = spec.bind(sizes)
         results = run_program(program, [_plain(t) for t in tensors], output_types(program))
-        if not kwargs:
-            self._remember(spec, program, args, tensors)
+        if not kwargs and (road := spec.road(sizes, program, args)) is not None:
+            self._road = road
         return spec.captured.restore(results, leaves, sizes)
 
     def _select(
@@ -221,17 +204,6 @@ class CompiledModel:
     def close(self) -> None:
         """Compile for no further signature: the model may go, and its weights with it."""
         self._make = None
-
-    def _remember(
-        self, spec: Specialization, program: Executable, args: tuple[Any, ...], flat: list[Tensor]
-    ) -> None:
-        """Take the straight road next time if this signature has one."""
-        same = len(args) == len(flat) and all(a is b for a, b in zip(args, flat, strict=True))
-        outputs, single = spec.captured.outputs, isinstance(spec.captured.out_spec, LeafSpec)
-        plain = single and len(outputs) == 1 and outputs[0].result == 0
-        if not same or not plain or any(type(a) is not Tensor for a in args):
-            return
-        self._fast = _fast_road(program, flat)
 
     # -- looking ----------------------------------------------------------------------------------
 

@@ -60,7 +60,7 @@ class Executable:
     @property
     def straight(self) -> Callable[..., None]:
         """What to call with the addresses, without the detours that this program does not need."""
-        return self if self.mixed or self.schedule.errors else self.program.run
+        return self if self.mixed or self.schedule.errors else self.program.straight
 
     def _run(self, *addresses: int) -> None:
         if not self.schedule.errors:
