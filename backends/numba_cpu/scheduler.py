@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from leptonc.backends.numba_cpu import memory
+from leptonc.backends.numba_cpu.joined import joined
 from leptonc.backends.numba_cpu.legal import YES, Claim, No
 from leptonc.backends.numba_cpu.lower.core import ConstPool, Lowering
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
@@ -51,6 +52,7 @@ def schedule(fn: Function, pool: ConstPool, options: Options) -> Schedule:
     for v, view in zip(fn.returns, outputs, strict=True):
         if v in made and v.type.layout is None:
             direct.setdefault(v, view)
+    direct.update(joined(ctx, fn, direct))
     ctx.data.update({op.result: op for op in fn.ops if isinstance(op.kind, FREE)})
     todo = [op for op in fn.ops if not isinstance(op.kind, FREE)]
     units = tuple(_lower_unit(ctx, i, op, direct, options) for i, op in enumerate(todo))

@@ -172,7 +172,9 @@ def _concat(ctx: Lowering, op: Op) -> None:
     out, axis, at = ctx.out(op.result), op.kind.axis, 0
     for v in op.operands:
         x = ctx.view(v)
-        copy_view(ctx, x, out.slice(axis, at, at + x.shape[axis]))
+        part = out.slice(axis, at, at + x.shape[axis])
+        if not x.is_same(part):  # written in place by its maker, see ``joined``
+            copy_view(ctx, x, part)
         at += x.shape[axis]
 
 
