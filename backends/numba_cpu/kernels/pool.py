@@ -109,62 +109,53 @@ def _reductions(merge, start):
     return block, vector
 
 
-_sum_block, _sum_vector = _reductions(vadd, 0.0)
+_sum_block, _sum_vector = _reductions(vadd, -0.0)  # adding to -0.0 keeps every bit
 _max_block, _max_vector = _reductions(vmax, float("-inf"))
 
 
-def _squares(merge, mean):
-    """Return ``(fours, nines)``: pixels of whole windows of 2 x 2 and 3 x 3 positions.
-
-    They compute ``count`` pixels of ``n`` channels, ``out_x`` and ``next_x`` bytes apart. They
-    merge in the order of ``_reductions``: a window gives the same bits by either way.
-    """
-
-    @inline_njit
-    def fours(out, out_x, by, x, step_y, step_x, next_x, count, n):
-        whole = n - n % LANES
-        for _ in range(count):
-            a, b = x, x + step_x
-            c, d = a + step_y, b + step_y
-            for i in range(0, whole, LANES):
-                v = merge(merge(vload(a, i), vload(b, i)), merge(vload(c, i), vload(d, i)))
-                vstore(out, i, vmul(v, by) if mean else v)
-            if whole < n:
-                i, m = whole, n - whole
-                p = merge(vload_n(a, i, m), vload_n(b, i, m))
-                v = merge(p, merge(vload_n(c, i, m), vload_n(d, i, m)))
-                vstore_n(out, i, vmul(v, by) if mean else v, m)
-            out += out_x
-            x += next_x
-
-    @inline_njit
-    def nines(out, out_x, by, x, step_y, step_x, next_x, count, n):
-        whole = n - n % LANES
-        for _ in range(count):
-            a, b, c = x, x + step_x, x + 2 * step_x
-            d, e, f = a + step_y, b + step_y, c + step_y
-            g, h, k = d + step_y, e + step_y, f + step_y
-            for i in range(0, whole, LANES):
-                p = merge(merge(vload(a, i), vload(b, i)), vload(c, i))
-                q = merge(merge(vload(d, i), vload(e, i)), vload(f, i))
-                r = merge(merge(vload(g, i), vload(h, i)), vload(k, i))
-                v = merge(merge(p, q), r)
-                vstore(out, i, vmul(v, by) if mean else v)
-            if whole < n:
-                i, m = whole, n - whole
-                p = merge(merge(vload_n(a, i, m), vload_n(b, i, m)), vload_n(c, i, m))
-                q = merge(merge(vload_n(d, i, m), vload_n(e, i, m)), vload_n(f, i, m))
-                r = merge(merge(vload_n(g, i, m), vload_n(h, i, m)), vload_n(k, i, m))
-                v = merge(merge(p, q), r)
-                vstore_n(out, i, vmul(v, by) if mean else v, m)
-            out += out_x
-            x += next_x
-
-    return fours, nines
+# Whole windows of 2 x 2 and 3 x 3 positions: ``count`` pixels of ``n`` >= LANES channels, ``out_x``
+# and ``next_x`` bytes apart. The last vector of a pixel overlaps the one before it: it writes the
+# same values again. They merge in the order of ``_reductions``, for the same bits by either way.
 
 
-_sum_fours, _sum_nines = _squares(vadd, True)
-_max_fours, _max_nines = _squares(vmax, False)
+@inline_njit
+def _fours(mean, out, out_x, by, x, step_y, step_x, next_x, count, n):
+    for _ in range(count):
+        for start in range(0, n, LANES):
+            i = min(start, n - LANES)
+            at = x + 4 * i
+            a, b = vload(at, 0), vload(at + step_x, 0)
+            at += step_y
+            c, d = vload(at, 0), vload(at + step_x, 0)
+            if mean:
+                v = vmul(vadd(vadd(a, b), vadd(c, d)), by)
+            else:
+                v = vmax(vmax(a, b), vmax(c, d))
+            vstore(out, i, v)
+        out += out_x
+        x += next_x
+
+
+@inline_njit
+def _nines(mean, out, out_x, by, x, step_y, step_x, next_x, count, n):
+    for _ in range(count):
+        for start in range(0, n, LANES):
+            i = min(start, n - LANES)
+            at = x + 4 * i
+            a, b, c = vload(at, 0), vload(at + step_x, 0), vload(at + 2 * step_x, 0)
+            at += step_y
+            d, e, f = vload(at, 0), vload(at + step_x, 0), vload(at + 2 * step_x, 0)
+            at += step_y
+            g, h, k = vload(at, 0), vload(at + step_x, 0), vload(at + 2 * step_x, 0)
+            if mean:
+                p, q, r = vadd(vadd(a, b), c), vadd(vadd(d, e), f), vadd(vadd(g, h), k)
+                v = vmul(vadd(vadd(p, q), r), by)
+            else:
+                p, q, r = vmax(vmax(a, b), c), vmax(vmax(d, e), f), vmax(vmax(g, h), k)
+                v = vmax(vmax(p, q), r)
+            vstore(out, i, v)
+        out += out_x
+        x += next_x
 
 
 @_inlined
@@ -199,29 +190,6 @@ def _pixel(out, mean, wide, by, x, step_z, step_y, step_x, n_z, n_y, n_x):
 
 
 @inline_njit
-def _inside(args, square):
-    """Return the output columns ``first .. last`` with a whole window of ``square`` columns."""
-    stride, pad = arg(args, STRIDE_X), arg(args, PAD_X)
-    first = (pad + stride - 1) // stride
-    last = (arg(args, IN_W) + pad - square) // stride + 1
-    return first, max(first, min(last, arg(args, OUT_W)))
-
-
-@inline_njit
-def _squares_of(out, out_x, mean, wide, by, x, step_y, step_x, next_x, count, square):
-    """Write ``count`` pixels of whole windows of ``square`` x ``square`` positions."""
-    if square == 2:
-        if mean:
-            _sum_fours(out, out_x, by, x, step_y, step_x, next_x, count, wide)
-        else:
-            _max_fours(out, out_x, by, x, step_y, step_x, next_x, count, wide)
-    elif mean:
-        _sum_nines(out, out_x, by, x, step_y, step_x, next_x, count, wide)
-    else:
-        _max_nines(out, out_x, by, x, step_y, step_x, next_x, count, wide)
-
-
-@inline_njit
 def _line(args, image, z, y, c, wide):
     """Compute one line of output pixels for ``wide`` channels from ``c``."""
     z0, n_z, depth = _window(args, 0, z)
@@ -237,8 +205,11 @@ def _line(args, image, z, y, c, wide):
     mean, include, divisor = arg(args, MEAN) != 0, arg(args, INCLUDE_PAD), arg(args, DIVISOR)
     end, square = arg(args, OUT_W), arg(args, KERNEL_X)
     first, last = end, end
-    if n_z == 1 and n_y == square and (square == 2 or square == 3) and arg(args, DILATION_X) == 1:
-        first, last = _inside(args, square)
+    whole = n_z == 1 and n_y == square and wide >= LANES and arg(args, DILATION_X) == 1
+    if whole and (square == 2 or square == 3):
+        stride, pad = arg(args, STRIDE_X), arg(args, PAD_X)
+        first = (pad + stride - 1) // stride
+        last = min((arg(args, IN_W) + pad - square) // stride + 1, end)
     x = 0
     while x < end:
         x0, n_x, width = _window(args, 2, x)
@@ -247,8 +218,11 @@ def _line(args, image, z, y, c, wide):
             count = depth * height * width
         by, start = vsplat(1.0 / count), base + x0 * pixel
         if x == first and first < last:
-            _squares_of(out + x * out_x, out_x, mean, wide, by, start, step_y, step_x,
-                        pixel * arg(args, STRIDE_X), last - x, square)  # fmt: skip
+            to, next_x = out + x * out_x, pixel * arg(args, STRIDE_X)
+            if square == 2:
+                _fours(mean, to, out_x, by, start, step_y, step_x, next_x, last - x, wide)
+            else:
+                _nines(mean, to, out_x, by, start, step_y, step_x, next_x, last - x, wide)
             x = last
         else:
             _pixel(out + x * out_x, mean, wide, by, start, step_z, step_y, step_x, n_z, n_y, n_x)
