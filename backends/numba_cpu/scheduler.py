@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from leptonc.backends.numba_cpu import batch, memory
+from leptonc.backends.numba_cpu.joined import joined
 from leptonc.backends.numba_cpu.legal import YES, Claim, No
 from leptonc.backends.numba_cpu.lower.core import ConstPool, Lowering
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
@@ -58,7 +59,10 @@ def schedule(fn: Function, pool: ConstPool, options: Options) -> Schedule:
     todo = [op for op in fn.ops if not isinstance(op.kind, FREE)]
     fixed = {op.kind.name for op in todo if isinstance(op.kind, Unit) and _why_torch(op, options)}
     units: list[UnitInfo] = []
-    for stretch in batch.plan(todo, fn.returns, options.caches or read_caches(), fixed):
+    stretches = batch.plan(todo, fn.returns, options.caches or read_caches(), fixed)
+    uncut = [op for s in stretches if s.parts == 1 for op in todo[s.first : s.stop]]
+    direct.update(joined(ctx, uncut, fn.producer, direct))
+    for stretch in stretches:
         lower = _lower_whole if stretch.parts == 1 else _lower_parts
         units.extend(lower(ctx, todo, stretch, direct, options))
     ctx.makers = ctx.data
@@ -114,23 +118,18 @@ def _lower_parts(
     later = {v for op in todo if id(op) not in inside for v in op.operands}
     whole = {v: direct.get(v) or ctx.new(v) for v in made if v in later or v in direct}
     infos: list[UnitInfo] = []
+    ops, small = stretch.part_ops()
+    producer = {r: op for op in ops for r in op.results}
     for index in range(stretch.parts):
-        part: dict[Value, View] = {}  # of this part, by the whole value
-        infos = []
-        for i, unit in zip(span, stretch.units, strict=True):
-            operands = zip(unit.whole.operands, unit.op.operands, unit.sliced, strict=True)
-            for v, small, sliced in operands:
-                if sliced:
-                    ctx.views[small] = part.get(v) or _slice_of(ctx.view(v), index, stretch.parts)
-            pairs = list(zip(unit.whole.results, unit.op.results, strict=True))
-            targets = {
-                small: _slice_of(whole[v], index, stretch.parts) for v, small in pairs if v in whole
-            }
-            infos.append(_lower_unit(ctx, i, unit.op, targets, options))
-            for v, small in pairs:
-                part[v] = ctx.view(small)
-                if small in targets and part[v] != targets[small]:
-                    copy_view(ctx, part[v], targets[small])
+        targets = {small[v]: _slice_of(w, index, stretch.parts) for v, w in whole.items()}
+        places = {**targets, **joined(ctx, ops, producer, targets)}
+        for v, piece in small.items():
+            if piece not in producer:
+                ctx.views[piece] = _slice_of(ctx.view(v), index, stretch.parts)
+        infos = [_lower_unit(ctx, i, op, places, options) for i, op in zip(span, ops, strict=True)]
+        for piece, target in targets.items():
+            if not ctx.view(piece).is_same(target):
+                copy_view(ctx, ctx.view(piece), target)
     ctx.views.update(whole)
     return [replace(info, op=todo[i], parts=stretch.parts) for i, info in zip(span, infos)]
 

@@ -28,8 +28,7 @@ from leptonc.errors import ClaimError
 from leptonc.ir.core import Kind, Op, Value
 from leptonc.ir.kinds.contract import Conv, ConvTranspose
 from leptonc.ir.types import DType
-
-FEW_CHANNELS = 8  # up to here the taps of a kernel line are merged into one long row
+from leptonc.passes.fusing.policy import FEW_CHANNELS
 
 
 @dataclass(frozen=True)
