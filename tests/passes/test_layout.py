@@ -115,6 +115,29 @@ def test_flatten_of_a_map_copies_and_of_a_pixel_does_not() -> None:
     assert any("reshape" in r.reason for r in trace.remarks)
 
 
+def test_flatten_for_linear_layers_reorders_their_weights() -> None:
+    b = Net()
+    y = b.conv(b.input(2, 3, 4, 5), 6)
+    flat = b(Reshape((2, 120)), y)
+    before = b.finish(b.linear(flat, 7), b.linear(flat, 3))
+    after = LAYOUT(before)
+    assert relayouts(before) == relayouts(after) == 0
+    assert LAYOUT(after) is after
+    verify(after)
+    args = inputs(before)
+    for x, y in zip(meaning.run(before, *args), meaning.run(after, *args), strict=True):
+        torch.testing.assert_close(y, x, rtol=1e-4, atol=1e-4)
+
+
+def test_flatten_for_others_copies() -> None:
+    b = Net()
+    flat = b(Reshape((2, 120)), b.conv(b.input(2, 3, 4, 5), 6))
+    before = b.finish(b.linear(flat, 7), b(Relu(), flat))
+    after = LAYOUT(before)
+    assert relayouts(after) == 1
+    assert_same_bits(before, after)
+
+
 def test_channel_shuffle_copies_once_and_stays_channels_last() -> None:
     b = Net()
     y = b(Reshape((1, 2, 3, 4, 4)), b.conv(b.input(1, 2, 4, 4), 6))

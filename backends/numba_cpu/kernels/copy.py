@@ -13,8 +13,8 @@ Record, 64-bit words (strides in bytes)::
     14.. outer sizes, src strides, dst strides [n_outer each]
 
 ``copy_rows`` takes ``cols`` in bytes. ``copy_tiles`` wants src contiguous along rows, dst along
-columns; tiles are square (``EDGE``, or ``SMALL`` where a side is short), and two or three dense rows
-or columns are interleaved.
+columns; tiles are square (``EDGE``, or ``SMALL`` where a side is short), and two or three dense
+rows or columns are interleaved.
 """
 
 from __future__ import annotations
@@ -204,6 +204,20 @@ def _braids(size: int, count: int):
     return zipped, unzipped
 
 
+def _elements(size: int):
+    """Return the loop over single elements of a block."""
+    load, store = _ACCESS[size]
+
+    @inline_njit
+    def elements(src, dst, row, rows, col, cols, src_step, dst_step):
+        for r in range(row, row + rows):
+            s, d = src + r * size, dst + r * dst_step
+            for c in range(col, col + cols):
+                store(d, c, load(s + c * src_step, 0))
+
+    return elements
+
+
 def _squares(size: int, edge: int):
     """Return the loop over square tiles of a block."""
     tile = _tile(size, edge)
@@ -223,8 +237,7 @@ def _squares(size: int, edge: int):
 
 def _make_tiles(size: int) -> Kernel:
     """Return the kernel that transposes: src contiguous along rows, dst along columns."""
-    load, store = _ACCESS[size]
-    edge = EDGE[size]
+    edge, elements = EDGE[size], _elements(size)
     large, small = _squares(size, edge), _squares(size, SMALL)
     (zip2, unzip2), (zip3, unzip3) = _braids(size, 2), _braids(size, 3)
 
@@ -251,10 +264,7 @@ def _make_tiles(size: int) -> Kernel:
             elif unzips:
                 unzip3(src, dst, col, cols, all_cols, dst_step)
             else:
-                for r in range(row, row + rows):
-                    s, d = src + r * size, dst + r * dst_step
-                    for c in range(col, col + cols):
-                        store(d, c, load(s + c * src_step, 0))
+                elements(src, dst, row, rows, col, cols, src_step, dst_step)
 
     return make_kernel(body, "copy_tiles", (size,))
 

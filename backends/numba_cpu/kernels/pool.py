@@ -127,10 +127,7 @@ def _fours(mean, out, out_x, by, x, step_y, step_x, next_x, count, n):
             a, b = vload(at, 0), vload(at + step_x, 0)
             at += step_y
             c, d = vload(at, 0), vload(at + step_x, 0)
-            if mean:
-                v = vmul(vadd(vadd(a, b), vadd(c, d)), by)
-            else:
-                v = vmax(vmax(a, b), vmax(c, d))
+            v = vmul(vadd(vadd(a, b), vadd(c, d)), by) if mean else vmax(vmax(a, b), vmax(c, d))
             vstore(out, i, v)
         out += out_x
         x += next_x
