@@ -73,12 +73,16 @@ def padded(channels: int) -> int:
 
 
 def pack_weights(weight: np.ndarray) -> np.ndarray:
-    """Return ``f32[taps + 1, padded(c)]`` of ``weight: [c, 1, *kernel]``; the last tap is zero."""
-    channels = weight.shape[0]
-    taps = weight.reshape(channels, -1)
-    out = np.zeros((taps.shape[1] + 1, padded(channels)), np.float32)
-    out[:-1, :channels] = taps.T
-    return out
+    """Return ``weight: [c, 1, *kernel]`` as ``f32[vectors, taps, LANES]`` and a vector of zeros.
+
+    All in one array: the taps of a vector of channels follow each other, since they are read
+    together; behind them stand ``padded(c)`` zeros.
+    """
+    channels, wide = weight.shape[0], padded(weight.shape[0])
+    taps = np.zeros((wide, weight[0].size), np.float32)
+    taps[:channels] = weight.reshape(channels, -1)
+    by_vector = taps.reshape(wide // LANES, LANES, -1).transpose(0, 2, 1)
+    return np.concatenate([by_vector.reshape(-1), np.zeros(wide, np.float32)])
 
 
 def scratch_bytes(kernel_z: int, kernel_y: int) -> int:
@@ -113,7 +117,7 @@ def _lines(args, table, image, z, y):
     y0 = y * arg(args, STRIDE_Y) - arg(args, PAD_Y)
     step_z, step_y = arg(args, DILATION_Z), arg(args, DILATION_Y)
     height, width = arg(args, KERNEL_Y), arg(args, KERNEL_X)
-    size = 4 * width * ((arg(args, CHANNELS) + LANES - 1) // LANES * LANES)
+    size = 4 * LANES * width
     z_first, z_last = _taps(z0, arg(args, IN_D), arg(args, KERNEL_Z), step_z)
     y_first, y_last = _taps(y0, arg(args, IN_H), height, step_y)
     n = 0
@@ -181,11 +185,11 @@ def _code(args):
 def _frame(args, frame, low, high):
     """Write the frame of the tiles."""
     taps = arg(args, KERNEL_Z) * arg(args, KERNEL_Y) * arg(args, KERNEL_X)
-    tap = 4 * ((arg(args, CHANNELS) + LANES - 1) // LANES * LANES)
+    zeros = 4 * taps * ((arg(args, CHANNELS) + LANES - 1) // LANES * LANES)
     values = (
-        frame + _TABLE, 4 * arg(args, X_X), tap, arg(args, IN_W), arg(args, STRIDE_X),
+        frame + _TABLE, 4 * arg(args, X_X), taps, arg(args, IN_W), arg(args, STRIDE_X),
         arg(args, DILATION_X), arg(args, KERNEL_X), arg(args, BIAS), 4 * arg(args, OUT_X),
-        arg(args, WEIGHTS) + taps * tap, frame + _SPARE,
+        arg(args, WEIGHTS) + zeros, frame + _SPARE,
         frame + _TABLE + 16 * max(1, arg(args, KERNEL_Z) * arg(args, KERNEL_Y)),
     )  # fmt: skip
     for i, value in enumerate(values):

@@ -36,15 +36,15 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
 COLUMNS = 7  # outputs of one tile: widths of 224 / 2**k divide into it
 FAST = ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1))  # (columns of the kernel, stride) with own tiles
 FRAME = (
-    "table", "pixel", "tap", "in_w", "stride", "dilation", "taps", "bias", "out_step", "zero",
-    "spare", "places", "low", "high",
+    "table", "pixel", "window_taps", "in_w", "stride", "dilation", "taps", "bias", "out_step",
+    "zero", "spare", "places", "low", "high",
 )  # fmt: skip
 """Slots of the frame. ``table``: address of ``(input line, weights)`` addresses of the window's
-lines. ``pixel``, ``tap``, ``out_step``: bytes between pixels, taps and outputs. ``in_w``: pixels
-of a line. ``stride``, ``dilation``: pixels. ``taps``: columns of the kernel. ``bias``: address.
-``zero``: address of as many zeros as there are channels, rounded up to vectors. ``spare``: address
-of a vector that nobody reads. ``places``: of PLACES slots for each line of the window, to be
-overwritten. ``low``, ``high``: the clamp, float32."""
+lines. ``pixel``, ``out_step``: bytes between pixels and outputs. ``window_taps``: of all lines.
+``in_w``: pixels of a line. ``stride``, ``dilation``: pixels. ``taps``: columns of the kernel.
+``bias``: address. ``zero``: address of as many zeros as there are channels, rounded up to vectors.
+``spare``: address of a vector that nobody reads. ``places``: of PLACES slots for each line of the
+window, to be overwritten. ``low``, ``high``: the clamp, float32."""
 PLACES = max((COLUMNS - 1) * stride + width for width, stride in FAST)
 ANY = len(FAST)  # the code of the tile for all other kernels
 _FLOATS = ("low", "high")
@@ -148,17 +148,19 @@ class _Tiles:
         def one(i, sums):
             entry = b.add(self.at["table"], b.shl(i, i64(4)))
             x, w = (b.load(pointer(b, entry, i64(k), 8), align=8, typ=I64) for k in range(2))
-            return line(b.add(x, here), b.add(w, here), sums)
+            return line(b.add(x, here), self.weights(w, here), sums)
 
         start = self.load(b.add(self.at["bias"], here), mask)
         return self.loop(t.lines, [start] * COLUMNS, one)
 
+    def weights(self, w: ir.Value, here: ir.Value) -> ir.Value:
+        """Return the address of a line's taps for the vector ``here`` bytes into the channels."""
+        return self.b.add(w, self.b.mul(here, self.at["window_taps"]))
+
     def products(self, width: int, stride: int, w: ir.Value, sums: list[ir.Value], column):
         """Return ``sums`` with one line added, ``column(p)`` being its input column ``p``."""
         b, new = self.b, list(sums)
-        factors = [
-            load_vec(b, pointer(b, b.add(w, b.mul(self.at["tap"], i64(k))))) for k in range(width)
-        ]
+        factors = [load_vec(b, pointer(b, b.add(w, i64(4 * LANES * k)))) for k in range(width)]
         for p in range((COLUMNS - 1) * stride + width):
             v = column(p)
             for k in range(width):
@@ -233,7 +235,7 @@ def _over_ends(width: int, stride: int, b: ir.IRBuilder, *args: ir.Value) -> Non
                 place = b.gep(places, [i64(p)], source_etype=I64)
                 return s.load(b.add(b.load(place, align=8, typ=I64), here), mask)
 
-            return s.products(width, stride, b.add(w, here), sums, column)
+            return s.products(width, stride, s.weights(w, here), sums, column)
 
         start = s.load(b.add(s.at["bias"], here), mask)
         s.some(s.loop(s.t.lines, [start] * COLUMNS, line), at, mask)
@@ -248,7 +250,7 @@ def _any(b: ir.IRBuilder, *args: ir.Value) -> None:
     def line(mask):
         def one(x, w, sums):
             def tap(k, sums):
-                factor = load_vec(b, pointer(b, b.add(w, b.mul(k, s.at["tap"]))))
+                factor = load_vec(b, pointer(b, b.add(w, b.mul(k, i64(4 * LANES)))))
                 position = b.add(s.t.start, b.mul(k, s.at["dilation"]))
                 new = []
                 for total in sums:
