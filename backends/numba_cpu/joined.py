@@ -64,7 +64,8 @@ def joined(
         at = 0
         for part, size in zip(join.parts, join.sizes, strict=True):
             free = part is not None and part not in places and part not in fixed
-            if part is not None and free and _writes_anywhere(producer.get(part), part, join.result):
+            maker = producer.get(part) if part is not None else None
+            if part is not None and free and _writes_anywhere(maker, part, join.result):
                 places[part] = view.slice(join.axis, at, at + size)
             at += size
     return places

@@ -128,6 +128,10 @@ def _tile(size: int, edge: int):
     return tile
 
 
+# ``transpose_tile(src, src_step, dst, dst_step)``: LANES x LANES floats.
+transpose_tile = _tile(4, LANES)
+
+
 def _transposed(b: ir.IRBuilder, rows: list[ir.Value]) -> list[ir.Value]:
     """Return the transpose of a square of vectors: exchange ever larger off-diagonal blocks."""
     rows, bit, edge = list(rows), 1, len(rows)
