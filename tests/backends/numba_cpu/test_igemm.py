@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -251,7 +252,7 @@ def test_a_copied_block_of_rows_gives_the_same_bits(m, k, depth_block, panels):
     outs = [np.full((m, n), np.nan, np.float32) for _ in range(2)]
     for one, out in zip((call, copied), outs, strict=True):
         launch(one, 2, a=a, b=pack.pack_linear(w), out=out)
-    np.testing.assert_array_equal(*outs)
+    np.testing.assert_array_equal(outs[0], outs[1])
     assert_close(outs[1], a[:, :k].astype(np.float64) @ w.T, k)
 
 
@@ -268,7 +269,7 @@ def test_copied_rows_of_a_convolution_include_the_zero_row():
         launch(replace(plan.call, **changes), 2, a=x, b=pack.pack_conv(w), out=out,
                tap_table=plan.tap_table, zero_row=np.zeros(channels, np.float32))  # fmt: skip
         outs.append(out)
-    np.testing.assert_array_equal(*outs)
+    np.testing.assert_array_equal(outs[0], outs[1])
 
 
 @pytest.mark.parametrize("floats", [1024, 2048, 3072])
@@ -287,9 +288,10 @@ def test_rows_a_page_apart_are_copied_where_a_tile_outgrows_the_ways(floats):
 @pytest.mark.parametrize("rows", range(1, 5 * ROWS + 2))
 def test_tiles_share_rows_evenly_and_end_with_them(rows, width):
     heights = HEIGHTS if width > LANES else HALF_HEIGHTS
+    plain = cast(Any, tile_rows).py_func
     left, work = rows, 0
     while left:
-        some = tile_rows.py_func(left, width)
+        some = plain(left, width)
         assert some in heights or some == left
         work += min(h for h in heights if h >= some)
         left -= some
