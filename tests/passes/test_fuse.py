@@ -152,8 +152,9 @@ def test_resnet_units() -> None:
 
 
 def test_gate_units() -> None:
+    """The projection is added, row-major, to the image as the caller gives it: by itself."""
     after, _ = fused(Layout()(squeeze_excite()))
-    assert [p for p, _ in units(after)] == ["contract"] * 4
+    assert [p for p, _ in units(after)] == ["contract"] * 3
 
 
 def test_activation_then_residual() -> None:
