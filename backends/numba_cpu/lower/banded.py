@@ -102,6 +102,12 @@ def _is_pointwise(step: Step | None) -> bool:
     return all(s[i] == 1 for i in plain) and s[ig.TAP_TABLE] == 0
 
 
+def _ints(step: Step, slots: Sequence[int]) -> list[int]:
+    """Return slots of a record that hold sizes."""
+    values = [step.slots[i] for i in slots]
+    return [int(v) for v in values if isinstance(v, int)]
+
+
 def _one_step(ctx: Lowering, steps: Sequence[Step | TorchStep]) -> Step | None:
     """Return the steps of a chain as one banded step; None if they are of another form."""
     chain = _chain(steps)
@@ -113,17 +119,18 @@ def _one_step(ctx: Lowering, steps: Sequence[Step | TorchStep]) -> Step | None:
     pixels = [w[dw.X_X]] * (chain.expand is not None) + [w[dw.OUT_X]] * (chain.project is not None)
     if any(step != w[dw.CHANNELS] for step in pixels):
         return None
-    sizes = [int(w[i]) for i in (dw.CHANNELS, dw.IN_W, dw.OUT_W, dw.KERNEL_Y, dw.STRIDE_Y)]  # pyright: ignore[reportArgumentType]
-    channels, in_w, out_w, kernel_y, stride_y = sizes
+    channels, in_w, out_w, kernel_y, stride_y, batch, out_h = _ints(
+        chain.window,
+        (dw.CHANNELS, dw.IN_W, dw.OUT_W, dw.KERNEL_Y, dw.STRIDE_Y, dw.BATCH, dw.OUT_H),
+    )
     inner = 0 if chain.expand is None else -(-channels * in_w // LANES) * LANES
     outer = 0 if chain.project is None else -(-channels * out_w // LANES) * LANES
     fixed, each = (kernel_y - stride_y) * inner, stride_y * inner + outer
     band = max(1, (CACHE_BYTES // 4 - fixed) // each)
-    band = min(band, -(-int(w[dw.BATCH]) * int(w[dw.OUT_H]) // ctx.threads))  # pyright: ignore[reportArgumentType]
+    band = min(band, -(-batch * out_h // ctx.threads))
     work = ctx.scratch_bytes
     lines = kb.inner_lines(band, kernel_y, stride_y)
-    scratch, stride = ctx.scratch(kb.work_bytes(lines * inner, band * outer), work)
-    del scratch
+    _, stride = ctx.scratch(kb.work_bytes(lines * inner, band * outer), work)
     base, _ = ctx.scratch(0)
     values: dict[str, Slot] = {
         "expand": 0 if chain.expand is None else ig.igemm, "depthwise": dw.depthwise,
