@@ -31,11 +31,14 @@ def check() -> None:
 def draw(figures: Mapping[str, Any], path: Path) -> None:
     """Draw the figures of ``record.plain`` into ``path``, a panel for each thread count.
 
+    Rows of batch 1 are drawn; the others only where there is none.
+
     Raises:
         LeptoncError: matplotlib is not installed, or there is no row to draw.
     """
     check()
-    rows = [r for r in figures["rows"] if "min_ms" in r["contestants"].get("eager", {})]
+    timed = [r for r in figures["rows"] if "min_ms" in r["contestants"].get("eager", {})]
+    rows = [r for r in timed if r["batch"] == 1] or timed
     if not rows:
         raise LeptoncError("no row with eager's time: nothing to draw")
     figure_class = importlib.import_module("matplotlib.figure").Figure

@@ -14,7 +14,6 @@ import ctypes
 import gc
 import importlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -115,11 +114,9 @@ def _net(name: str) -> suites.Net:
 
 def _elsewhere(*arguments: str, cache: Path) -> str:
     """Return what this module prints in a new process, or raise with its last line."""
-    environment = {**os.environ, "LEPTONC_CACHE_DIR": str(cache)}
-    command = [sys.executable, "-m", "leptonc.bench.memory", *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=TIMEOUT_S, env=environment
-    )
+    setting = f"LEPTONC_CACHE_DIR={cache}"
+    command = ["env", setting, sys.executable, "-m", "leptonc.bench.memory", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
     if done.returncode:
         raise RuntimeError((done.stderr.strip().splitlines() or ["no message"])[-1])
     return (done.stdout.strip().splitlines() or [""])[-1]
