@@ -1,19 +1,23 @@
 """numba_cpu > kernels > winograd: 3x3 convolution with stride 1 by F(4x4,3x3) and F(2x2,3x3).
 
-Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2015): an output tile of
-``m x m`` is ``AT [sum_c (G g GT) * (BT d B)] A`` over input tiles of ``m+2 x m+2``; ``(m+2)**2``
-matrix products replace nine times ``m**2``: 4 times (m = 4) or 2.25 times (m = 2) less
-multiplication. The points are 0, +-1, +-2, infinity.
+Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), the matrices of
+:mod:`winograd_points`: ``P = (m + 2)**2`` matrix products replace nine times ``m**2``, which is 4
+times (m = 4) or 2.25 times (m = 2) less multiplication. (m = 6 was 2 to 7 % faster than m = 4 on
+images from 56x56 up: not worth its errors.)
 
-The image is channels-last (channel stride 1) and is not padded: tiles at a border read the
-addresses of a zero row. A thread transforms a block of tiles into its scratch (V), multiplies each
-of the ``P = (m+2)**2`` planes with the packed weights (M) for a block of output channels, and
-transforms back with bias, residual and activation.
+The image is channels-last (channel stride 1) and is not padded: tiles at a border are copied into a
+patch with zeros. A thread transforms a block of tiles into its scratch (V), multiplies each of the
+``P`` planes with the packed weights (M) for a block of output channels, and transforms back with
+bias, residual and activation.
 
-Error, ``max |y - exact| / max |exact|``, largest of 5 draws of unit normal data at 16 / 512
-channels: 4e-6 / 1.5e-5 (m = 4), 3e-7 / 1e-6 (m = 2), 5e-7 / 2.4e-6 (:mod:`igemm`). The a priori
-bound is epsilon times ``||BT||**2 ||AT||**2 ||G||**2``, 1.3e4 (m = 4) and 20 (m = 2) in 2-norms. A
-NaN or inf spreads over the tiles that read it; ``precision="strict"`` uses :mod:`igemm`.
+Memory of a thread: a patch ``[P, LANES]``; V ``[group][P][vector of channels][ROWS][LANES]``, with
+one vector more per plane lest planes share cache sets; M ``[group][vector of columns][P][ROWS]
+[LANES]``; tables of addresses.
+
+Error: every output is within :func:`winograd_points.error_bound`. Measured, ``max |y - exact| / max
+|exact|``, largest of 5 draws of unit normal data at 16 / 512 channels: 4e-6 / 1.5e-5 (m = 4), 3e-7
+/ 1e-6 (m = 2), 5e-7 / 2.4e-6 (:mod:`igemm`). A NaN or inf spreads over the tiles that read it;
+``precision="strict"`` uses :mod:`igemm`.
 """
 
 from __future__ import annotations
@@ -59,18 +63,17 @@ NAMES = (
     "pad_y", "pad_x",
     "out_h", "out_w", "out", "out_b", "out_y", "out_x", "weights", "bias",
     "res", "res_b", "res_y", "res_x", "res_mode", "act", "act_p0", "act_p1",
-    "zero_row", "tile_block", "panel_block", "scratch", "scratch_bytes",
+    "tile_block", "panel_block", "scratch", "scratch_bytes",
 )  # fmt: skip
 """Slots of the record, in order: the tile's size ``m``, 2 or 4; addresses (bytes; ``bias``, ``res``
-or 0), strides (elements, of image, line and pixel), sizes. ``zero_row``: ``channels`` zeros;
-``channels`` is at least LANES. ``res_mode`` is a ``Res``, ``act`` an ``Act``. ``weights`` are
-:func:`transform_weights`. The blocks come from :func:`blocking`."""
+or 0), strides (elements, of image, line and pixel), sizes. ``res_mode`` is a ``Res``, ``act``
+an ``Act``. ``weights`` are :func:`transform_weights`. The blocks come from :func:`blocking`."""
 
 (
     M, X, X_B, X_Y, X_X, BATCH, IN_H, IN_W, CHANNELS, COLUMNS, PAD_Y, PAD_X,
     OUT_H, OUT_W, OUT, OUT_B, OUT_Y, OUT_X, WEIGHTS, BIAS,
     RES, RES_B, RES_Y, RES_X, RES_MODE, ACT, ACT_P0, ACT_P1,
-    ZERO_ROW, TILE_BLOCK, PANEL_BLOCK, SCRATCH, SCRATCH_BYTES,
+    TILE_BLOCK, PANEL_BLOCK, SCRATCH, SCRATCH_BYTES,
 ) = range(len(NAMES))  # fmt: skip
 
 
@@ -270,8 +273,8 @@ def _write_tile(args, patch, tile, src, step, n0, n1):
 
 @inline_njit
 def _tables(args, table, t0, count, size):
-    """Write the addresses of tiles: of the next ``count`` tiles' inputs, of this block's outputs."""
-    m, following = arg(args, M), t0 + arg(args, TILE_BLOCK)
+    """Write the addresses of the inputs of ``count`` tiles of the next block, of these' outputs."""
+    following = t0 + arg(args, TILE_BLOCK)
     for t in range(count):
         image, y, x = _place(args, t0 + t)
         at = image * arg(args, OUT_B) + y * arg(args, OUT_Y) + x * arg(args, OUT_X)
@@ -320,8 +323,16 @@ def _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_g
             out = m_base + VECTORS * p * column + plane * ROWS * _BYTES
             for g in range(groups):
                 advance = 4 * UNROLL * PANEL if g == 0 else 0
-                multiply_tile(min(rows, count - g * rows), v + g * v_group + plane * v_plane, b,
-                              out + g * m_group, column, vectors, ahead, advance)
+                multiply_tile(
+                    min(rows, count - g * rows),
+                    v + g * v_group + plane * v_plane,
+                    b,
+                    out + g * m_group,
+                    column,
+                    vectors,
+                    ahead,
+                    advance,
+                )
             done += fetch * count * m
             while done >= products:
                 done -= products

@@ -21,7 +21,6 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     I64,
     LANES,
     PTR,
-    VF,
     call,
     fconst,
     fma,
@@ -71,12 +70,13 @@ def _counted(b: ir.IRBuilder, count, starts, body) -> list[ir.Value]:
     k, *carried = (b.phi(v.type) for v in (i64(0), *starts))
     laters = body(carried)
     following = b.add(k, i64(1))
-    for phi, first, later in zip([k, *carried], [i64(0), *starts], [following, *laters], strict=True):
+    firsts, laters = [i64(0), *starts], [following, *laters]
+    for phi, first, later in zip([k, *carried], firsts, laters, strict=True):
         phi.add_incoming(first, entry)
         phi.add_incoming(later, b.block)
     b.cbranch(b.icmp_signed("<", following, count), loop, end)
     b.position_at_end(end)
-    return laters
+    return laters[1:]
 
 
 def _tile(height: int, b: ir.IRBuilder, a, panel, out, out_step, vectors, ahead, advance) -> None:
@@ -132,14 +132,10 @@ def _choice(b: ir.IRBuilder, count: ir.Value, *args: ir.Value) -> None:
 def multiply_tile(typingctx, count, a, panel, out, out_step, vectors, ahead, advance):
     """Multiply ``count`` rows of A with a panel of B; a tile taller than that may run.
 
-    Args:
-        count: rows, 1 to ROWS.
-        a: address of ``f32[vectors, ROWS, LANES]``, vector-aligned or not.
-        panel: address of ``f32[vectors * LANES, PANEL]``.
-        out: address of ``f32[ROWS, LANES]``, the first vector of columns.
-        out_step: bytes from there to the next vector of columns.
-        vectors: vectors of channels, at least 1.
-        ahead: address of what to prefetch, ``advance`` bytes for every UNROLL channels.
+    ``count``: rows, 1 to ROWS. ``a``: address of ``f32[vectors, ROWS, LANES]``. ``panel``: address
+    of ``f32[vectors * LANES, PANEL]``. ``out``: address of ``f32[ROWS, LANES]``, the first vector
+    of columns; ``out_step``: bytes from there to the next. ``vectors``: vectors of channels, at
+    least 1. ``ahead``: address of what to prefetch, ``advance`` bytes every UNROLL channels.
     """
 
     def build(context, builder, sig, args):

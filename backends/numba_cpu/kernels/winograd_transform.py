@@ -62,9 +62,7 @@ def _input_parts(m: int) -> list[tuple[tuple[int, ...], Callable[..., list[ir.Va
         even, odd = (_chain(b, scales, [d(k) for k in range(s, n - 1, 2)]) for s in (2, 1))
         return [_add_times(b, sign * pairs[i], odd, even) for sign in (1.0, -1.0)]
 
-    middle = [
-        ((2 * i + 1, 2 * i + 2), functools.partial(pair, i)) for i in range(len(pairs))
-    ]
+    middle = [((2 * i + 1, 2 * i + 2), functools.partial(pair, i)) for i in range(len(pairs))]
     ends = [((k,), functools.partial(end, k and 1)) for k in (0, n - 1)]
     return [ends[0], *middle, ends[1]]
 
@@ -97,9 +95,13 @@ def _two_passes(b: ir.IRBuilder, n: int, parts, load, store) -> None:
         for r, row in enumerate(rows):
             line: dict[int, ir.Value] = {}
             for places, along in parts:
-                values = along(b, lambda j, r=r: columns[j][r])
+                values = along(b, functools.partial(_entry, columns, r))
                 line.update(zip(places, values, strict=True))
             store(row, [line[j] for j in sorted(line)])
+
+
+def _entry(columns: list[list[ir.Value]], r: int, j: int) -> ir.Value:
+    return columns[j][r]
 
 
 def _column(load: Callable[[int, int], ir.Value], j: int, i: int) -> ir.Value:
@@ -227,7 +229,7 @@ def _call(name: str, params: list[ir.Type], emit):
 def transform_input(typingctx, m, src, y_step, x_step, dst, step, count, dst_step):
     """Write ``BT d B`` of one tile, ``count`` (at least 1) vectors of channels.
 
-    ``m``: 2, 4 or 6. ``src``: the address of pixel (0, 0), ``y_step`` and ``x_step`` the bytes from
+    ``m``: 2 or 4. ``src``: the address of pixel (0, 0), ``y_step`` and ``x_step`` the bytes from
     line to line and from pixel to pixel. ``dst``: where plane 0 goes, ``step`` the bytes from plane
     to plane, ``dst_step`` from vector to vector.
     """
@@ -240,7 +242,7 @@ def transform_output(
 ):
     """Write ``AT M A`` plus bias and residual, within bounds: ``count`` vectors of one tile.
 
-    ``m``: 2, 4 or 6. ``src``: the address of plane 0, the planes ROWS vectors apart; ``step``: the
+    ``m``: 2 or 4. ``src``: the address of plane 0, the planes ROWS vectors apart; ``step``: the
     bytes from vector to vector. ``dst``, ``res``: addresses of the first pixel, their ``_y`` and
     ``_x`` the bytes from line to line and pixel to pixel; ``bias``: address; ``res`` and ``bias``
     may be 0. ``low``, ``high``: float32 bounds of the result.

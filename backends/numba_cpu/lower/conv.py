@@ -238,7 +238,7 @@ def _winograd(m: int) -> Callable[[_Job], None]:
             "in_h": s.size[0], "in_w": s.size[1], "channels": s.channels, "columns": s.out_channels,
             "pad_y": s.padding[0], "pad_x": s.padding[1], "out_h": s.out[0], "out_w": s.out[1],
             "out": out.ref, "out_b": out.strides[0], "out_y": out_y, "out_x": out_x,
-            "weights": weights, "bias": job.end.bias, "zero_row": zeros(ctx, s.channels),
+            "weights": weights, "bias": job.end.bias,
             "tile_block": blocks.tile_block, "panel_block": blocks.panel_block,
             "scratch": scratch, "scratch_bytes": stride, **_finish_values(job.end, 2),
         }  # fmt: skip
