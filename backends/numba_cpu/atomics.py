@@ -118,10 +118,6 @@ def _pause(b: ir.IRBuilder) -> None:
     _extern(b, name, kind, *(ir.Constant(i32, x) for x in operands))
 
 
-def _yield(b: ir.IRBuilder) -> None:
-    _extern(b, "sched_yield", ir.FunctionType(ir.IntType(32), []))
-
-
 def _futex(b: ir.IRBuilder, address: ir.Value, operation: int, value: ir.Value) -> None:
     """Call futex(address, operation, value, no timeout); only the low half of the word counts."""
     kind = ir.FunctionType(_I64, [_I64], var_arg=True)
@@ -185,8 +181,6 @@ core_number = _unary(_i64, _core_number)
 stamp = _unary(_void, _stamp)
 # Tells the core that this is a spin loop.
 pause = _nullary(_pause)
-# Lets another thread have the core.
-yield_core = _nullary(_yield)
 # Sleeps until woken, unless the word has changed already; may return early, so callers loop.
 wait_while = _binary(_void, _wait)
 wake_all = _unary(_void, _wake)

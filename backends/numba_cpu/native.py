@@ -16,7 +16,7 @@ address, record address. Patch: slot address, index, byte offset: ``*slot = io[i
 Team, words cache lines apart. ``NOW``: number of the phase being run, counted since the team
 exists, and in the bits from ``TASKS`` on how many tasks it has (0 between segments). Whoever is
 there takes tasks of it: thread ``t`` first those numbered ``t``, ``t + nt`` ..., then what is
-left. Slot ``i`` from ``CLAIMS`` on is the latest phase whose task ``i`` was taken, ``DONE`` counts
+left. Claim ``i`` is the number of the latest phase whose task ``i`` was taken, ``DONE`` counts
 the finished ones, and who finishes the last one begins the next phase. So nobody waits for a
 thread that has no core, unless that thread has taken a task; and one that comes late finds out
 from ``NOW`` where the others are. Such a thread must not look at a segment, which may be gone,
@@ -38,7 +38,6 @@ from leptonc.backends.numba_cpu.atomics import (
     store,
     wait_while,
     wake_all,
-    yield_core,
 )
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, make_kernel
 
@@ -57,8 +56,8 @@ SLOTS = 4  # the most tasks of a phase, for each thread of the team
 NOW, TABLE, PHASE, LAST, STEPS, COUNT, CLOCK_AT = 0, 8, 16, 24, 32, 40, 48
 DONE, SLEEPERS = 128, 256
 # Set when the team starts, except SPIN_NOW: SPIN, or 0 while spinning would be in the way.
-STOP, SPIN, YIELDS, IDLE, STEAL, SPIN_NOW = 384, 392, 400, 408, 416, 424
-# Two words for each thread: the core it was last seen on. Then the claims.
+STOP, SPIN, IDLE, STEAL, SPIN_NOW = 384, 392, 400, 408, 416
+# A line for each thread: the core it was last seen on. Behind them a line for each claim.
 CORES, LINE = 512, 128
 
 
@@ -106,16 +105,16 @@ def _run_alone(segment, tid, nt):
 
 
 @inline_njit
-def _await(word, seen, sleepers, spins, yields):
-    """Wait until ``word`` differs from ``seen``: spin, then give the core away, then sleep."""
+def _await(word, seen, sleepers, spins):
+    """Wait until ``word`` differs from ``seen``: spin, then sleep.
+
+    Giving the core away in between would cost a whole time slice where others want it, and a
+    sleeper that is woken gets the core sooner.
+    """
     for _ in range(spins):
         if atomic_load(word) != seen:
             return
         pause()
-    for _ in range(yields):
-        if atomic_load(word) != seen:
-            return
-        yield_core()
     # A sleeper says what it waits on before it looks at the word, a waker changes the word before
     # it looks who sleeps: one of the two always sees the other.
     while atomic_load(word) == seen:
@@ -202,7 +201,7 @@ def _serve(team, tid, nt, end):
                 hurry = HURRY
             continue
         hurry = 0
-        _await(team + NOW, now, team + SLEEPERS, load(team + SPIN_NOW), load(team + YIELDS))
+        _await(team + NOW, now, team + SLEEPERS, load(team + SPIN_NOW))
 
 
 @inline_njit
@@ -254,7 +253,7 @@ def _work(team, tid, nt):
             spins = load(team + IDLE)
             if _show_core(team, tid) == atomic_load(team + CORES):
                 spins = 0
-            _await(team + NOW, now, team + SLEEPERS, spins, 0)
+            _await(team + NOW, now, team + SLEEPERS, spins)
 
 
 def _stop(team, tid, nt):

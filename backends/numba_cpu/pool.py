@@ -27,8 +27,7 @@ from leptonc.settings import read_settings
 ALIGN = 64
 LARGE = 2**20  # bytes from which a block is mapped, not taken from the heap
 HUGE = 2**22  # bytes from which huge pages are worth asking for
-BARRIER_SPIN_US = 50.0
-BARRIER_YIELDS = 500
+BARRIER_SPIN_US = 200.0
 STEAL_SPIN_US = 1.0  # how long a thread may be late before others do its share
 # With more threads than cores, whoever spins keeps the awaited thread from running.
 CROWDED_SPIN_US = 1.0
@@ -131,7 +130,6 @@ class Team:
         words[native.CORES // 8 :][: self.nt * native.LINE // 8] = -1
         words[native.SPIN // 8] = int(barrier * rate)
         words[native.STEAL // 8] = int(STEAL_SPIN_US * rate)
-        words[native.YIELDS // 8] = BARRIER_YIELDS
         words[native.IDLE // 8] = int(idle * rate)
 
     def _hire(self, tid: int) -> None:
