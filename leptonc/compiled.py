@@ -26,6 +26,7 @@ from leptonc.ir.core import Function
 from leptonc.ir.specialize import specialize
 from leptonc.pipeline import Step
 from leptonc.rewrite.trace import Remark
+from leptonc.show.profile import Profile, profile
 
 MAX_BINDINGS = 16  # programs kept for different sizes of one specialization
 MAX_ARENAS = 256 * 2**20  # bytes of arena that they may hold together (the latest may be larger)
@@ -256,6 +257,17 @@ class CompiledModel:
     def source(self) -> str:
         """The emitted Python module of the schedule that ran last."""
         return self._program().source.text
+
+    def profile(self, *args: Any, **kwargs: Any) -> Profile:
+        """Return where the time goes on these arguments, unit by unit and thread by thread.
+
+        The program of their sizes runs for about a second, a clock read around every step.
+
+        Raises:
+            InputError: an argument that does not fit, as in a call.
+        """
+        spec, _, tensors, sizes = self._select(args, kwargs)
+        return profile(self.name, spec.bind(sizes), [_plain(t) for t in tensors])
 
     def report(self, remarks: bool = False) -> str:
         """Return a text report: what runs natively, time, memory, and with ``remarks`` why not."""
