@@ -35,6 +35,7 @@ Inputs = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="at most this many threads")]
 Pipeline = Annotated[str, typer.Option(help="O0 to O3, or a pipeline string")]
+Tune = Annotated[bool | None, typer.Option(help="time the ways to compute a unit")]
 Precision = Annotated[str, typer.Option(help="strict, fp32 or fast")]
 _INPUT = re.compile(r"(\d+(?:x\d+)*|scalar)(?::(\w+))?")
 
@@ -75,19 +76,23 @@ def compile(
     verify: Annotated[str, typer.Option(help="off, final, unit or pass")] = "final",
     precision: Precision = "fp32",
     remarks: Annotated[bool, typer.Option(help="say why rewrites were refused")] = False,
+    explain: Annotated[bool, typer.Option(help="say how each unit is computed, and why")] = False,
     source: Annotated[bool, typer.Option(help="print the emitted schedule")] = False,
     html: Annotated[Path | None, typer.Option(help="write the HTML report to this file")] = None,
     cache: Annotated[bool, typer.Option(help="use the compile cache")] = True,
+    tune: Tune = None,
 ) -> None:
     """Compile a model, check it against eager and print the report."""
     _writable("--html", html)
     made, inputs = _model(model), _inputs(input)
     net = importlib.import_module("leptonc").compile(
         made, inputs, target=target, pipeline=pipeline, threads=threads,
-        verify=verify, precision=precision, cache=cache,
+        verify=verify, precision=precision, cache=cache, tune=tune,
     )  # fmt: skip
     console = Console()
     console.print(net.report(remarks=remarks), highlight=False, markup=False, soft_wrap=True)
+    if explain:
+        console.print(net.explain(), highlight=False, markup=False, soft_wrap=True)
     if source:
         console.print(Syntax(net.source, "python", word_wrap=True))
     if html is not None:

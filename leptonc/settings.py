@@ -35,6 +35,8 @@ class Settings:
         spin_us: how long an idle worker spins before it blocks, in microseconds
             (``LEPTONC_SPIN_US``).
         cache_enabled: whether caches on disk are used at all (``LEPTONC_CACHE=0`` turns them off).
+        tune: whether a compile times alternatives (``LEPTONC_TUNE=0`` trusts the cost model).
+        tune_ms: how long it may do so, in milliseconds (``LEPTONC_TUNE_MS``).
     """
 
     cache_dir: Path
@@ -43,6 +45,8 @@ class Settings:
     lanes: int | None = None
     spin_us: int = 75
     cache_enabled: bool = True
+    tune: bool = True
+    tune_ms: int = 1000
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
@@ -62,6 +66,8 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         lanes=lanes,
         spin_us=_int(env, "LEPTONC_SPIN_US", low=0, default=75),
         cache_enabled=env.get("LEPTONC_CACHE", "1").strip().lower() not in NO,
+        tune=env.get("LEPTONC_TUNE", "1").strip().lower() not in NO,
+        tune_ms=_int(env, "LEPTONC_TUNE_MS", low=0, default=1000),
     )
 
 

@@ -122,8 +122,10 @@ def test_a_mistake_ends_the_process_without_a_traceback() -> None:
 @pytest.mark.numba
 def test_compile_writes_a_report(net: str, tmp_path: Path) -> None:
     html = tmp_path / "report.html"
-    text = run("compile", f"{net}:Net", "--input", "2x4", "--html", str(html), "--source")
+    text = run("compile", f"{net}:Net", "--input", "2x4", "--html", str(html), "--source",
+               "--explain", "--no-tune")  # fmt: skip
     assert "100.0 % native" in text and "def build" in text
+    assert "ways to compute its units" in text and "nothing to choose: 1 unit" in text
     assert html.read_text().startswith("<!doctype html>")
 
 
