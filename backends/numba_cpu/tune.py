@@ -95,7 +95,6 @@ def tune(
     (compiling kernels apart, which happens once per machine) are answered by the model. Weights
     packed for the winners are handed to ``pool``.
     """
-    prepare = prepare or functools.partial(_prepare, options)
     found = questions(fn, options)
     answers: dict[str, Answer] = {}
     todo: list[Open] = []
@@ -109,9 +108,11 @@ def tune(
         else:
             answers[q.key] = choices.estimate(q, choices.NO_RIVAL)
     end, new = clock() + budget_s, dict[str, Answer]()
+    if todo and prepare is None:
+        prepare = functools.partial(_prepare, options, _memory())
     for item in sorted(todo, key=lambda o: -o.worth):
         q = item.question
-        if clock() >= end:
+        if prepare is None or clock() >= end:
             new[q.key] = choices.estimate(q, choices.NO_TIME)
             continue
         races = {c: prepare(item.op, q, c) for c in choices.contenders(q)}
@@ -164,7 +165,9 @@ def _processor() -> str:
 # --- programs of one unit ------------------------------------------------------------------------
 
 
-def _prepare(options: Options, op: Op, question: Question, candidate: str) -> Race:
+def _prepare(
+    options: Options, sweep: np.ndarray, op: Op, question: Question, candidate: str
+) -> Race:
     """Return the program of ``op`` alone, computed by ``candidate``."""
     alone = Function(op.kind.NAME, tuple(dict.fromkeys(op.operands)), (op,), op.results)
     forced = {question.key: Answer(candidate, "timed")}
@@ -172,14 +175,14 @@ def _prepare(options: Options, op: Op, question: Question, candidate: str) -> Ra
     plan = schedule(alone, pool, replace(options, answers=forced, as_laid_out=True))
     random = np.random.default_rng(0)
     inputs = [aligned(_values(random, v)) for v in alone.params]
-    program = _swept(plan)
+    program = _swept(plan, sweep)
     first = len(program.steps) - len(plan.steps)
     arrays = {key: pool.arrays[i] for key, i in pool.known.items()}
     compile_s = program.compile()
     return Race(_runner(program, plan, inputs, first), arrays, compile_s)
 
 
-def _swept(plan: Schedule) -> Program:
+def _swept(plan: Schedule, sweep: np.ndarray) -> Program:
     """Return the program of ``plan`` behind steps that sweep the caches and read all but weights.
 
     So threads are awake and start together, weights are in no cache, inputs in the nearest. In a
@@ -190,14 +193,14 @@ def _swept(plan: Schedule) -> Program:
         arena_bytes=plan.arena_bytes + ARENA_SLACK,
         constants={
             **{str(i): a for i, a in enumerate(plan.consts)},
-            "sweep": _memory(),
+            "sweep": sweep,
             "sums": np.zeros(plan.threads * LANES, np.float32),
         },
         inputs=len(plan.inputs),
         outputs=len(plan.outputs) + bool(plan.errors),
     )
     sums = program.const("sums")
-    program.step(read_all, program.const("sweep"), SWEEP_BYTES // _GROUP, sums)
+    program.step(read_all, program.const("sweep"), sweep.nbytes // _GROUP, sums)
     scratch, stride = program.scratch(plan.scratch_bytes)
     program.step(read_all, scratch, plan.threads * stride // _GROUP, sums)
     for i, view in enumerate(plan.outputs):
@@ -234,7 +237,6 @@ def _values(random: np.random.Generator, value: Value) -> np.ndarray:
     return np.zeros(int(nbytes([value])), np.uint8)
 
 
-@functools.cache
 def _memory() -> np.ndarray:
     """Return the array that sweeps the caches."""
-    return np.ones(SWEEP_BYTES // 4, np.float32)
+    return aligned(np.ones(SWEEP_BYTES // 4, np.float32))  # aligned: programs need no copy of it

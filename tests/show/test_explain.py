@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from show.plans import EVIL, function, schedule
+
 from leptonc.backends.numba_cpu.lower.choices import MEASURED, Answer, Decision, Question, estimate
 from leptonc.passes import pipeline
 from leptonc.pipeline import PassManager
 from leptonc.show.explain import explain
-from show.plans import EVIL, function, schedule
 
 TWO = Question("conv 3x3: igemm, winograd2", {"igemm": 4000.0, "winograd2": 3000.0})
 ONE = Question("conv 1x1: igemm", {"igemm": 5.0})

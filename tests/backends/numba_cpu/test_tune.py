@@ -183,7 +183,7 @@ def test_a_candidate_runs_alone_with_the_layout_it_has_in_the_network(candidate:
     fn = program()
     item = module.questions(fn, OPTIONS)[1]
     assert candidate in item.question.costs
-    made = module._prepare(OPTIONS, item.op, item.question, candidate)
+    made = module._prepare(OPTIONS, np.ones(4096, np.float32), item.op, item.question, candidate)
     assert 0.0 < made.run() < 10.0 and 0.0 < made.run() < 10.0
     alone = Function("conv", tuple(dict.fromkeys(item.op.operands)), (item.op,), item.op.results)
     forced = {item.question.key: Answer(candidate, "timed")}
@@ -204,7 +204,7 @@ def test_a_compiled_net_keeps_its_choices_and_explains_them(
     monkeypatch.setenv("LEPTONC_CACHE_DIR", str(tmp_path))
     forced_open(monkeypatch)
     timer = Timer(SECONDS)
-    monkeypatch.setattr(module, "_prepare", lambda _, *rest: timer.prepare(*rest))
+    monkeypatch.setattr(module, "_prepare", lambda _, sweep, *rest: timer.prepare(*rest))
     model, x = convolutions(), torch.randn(1, 64, 12, 12)
     net = leptonc.compile(model, x, threads=1, tune=True)
     text = explain(net.schedule, cycles_per_us=1000.0)
