@@ -36,7 +36,7 @@ from leptonc.ir.kinds.region import Unit
 from leptonc.ir.types import DType
 from leptonc.runtime.choices import Book, Measured
 
-SWEEP_BYTES = 64 << 20  # read before each run: more than most last-level caches
+SWEEP_BYTES = 128 << 20  # read before each run: caches that resist streaming keep part of less
 _GROUP = 32 * LANES  # bytes that the sweeping kernel takes at a time
 FEWEST, USUAL, MOST = 3, 5, 12  # counted runs of a candidate
 Clock = Callable[[], float]
