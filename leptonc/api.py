@@ -22,6 +22,7 @@ from leptonc.ir.core import Function
 from leptonc.passes import pipeline as passes_of
 from leptonc.runtime.garbage import paused
 from leptonc.runtime.governor import Governor
+from leptonc.settings import read_settings
 from leptonc.show.progress import Progress
 from leptonc.show.report import describe
 
@@ -41,6 +42,7 @@ def compile(
     verify: str = "final",
     threads: int | None = None,
     cache: bool = True,
+    tune: bool | None = None,
 ) -> CompiledModel:
     """Return ``model`` compiled; call the result as you would call the model.
 
@@ -60,6 +62,9 @@ def compile(
             pass, ``"off"`` nothing.
         threads: at most this many; default what affinity and CPU quota allow.
         cache: whether results are kept on disk for the next process.
+        tune: whether units that can be computed in several ways are timed (once per machine and
+            sizes, at most a second a compile); False trusts the cost model. Default: the
+            environment's, else True. Ways differ in rounding, hence machines may in the last bits.
 
     Raises:
         LeptoncError: an argument that leptonc cannot take; the text says what to do.
@@ -69,7 +74,9 @@ def compile(
     _one_of("verify", verify, compiler.VERIFY)
     passes_of(pipeline)
     decision = Governor(threads).decision
-    settings = compiler.Settings(pipeline, precision, verify, decision.cores, cache)
+    settings = compiler.Settings(
+        pipeline, precision, verify, decision.cores, cache, _tuning_seconds(tune)
+    )
     refuse_training(model)
     name = _name(model)
     stats: dict[str, Any] = {"governor": str(decision)}
@@ -123,6 +130,12 @@ def compile_graph(module: Any, tensors: Sequence[Tensor], dynamic: Dynamic = Non
 def optimize(fn: Function, pipeline: str = "O2") -> Function:
     """Return ``fn`` after the passes of a pipeline string. Raises PipelineError."""
     return compiler.optimize(fn, pipeline)
+
+
+def _tuning_seconds(tune: bool | None) -> float:
+    """Return how long a compile may time alternatives."""
+    asked = read_settings()
+    return asked.tune_ms / 1e3 if (asked.tune if tune is None else tune) else 0.0
 
 
 def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

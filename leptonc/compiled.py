@@ -14,6 +14,7 @@ from torch import Tensor
 
 from leptonc import meaning
 from leptonc.backends.numba_cpu.emit import emit
+from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.core import ConstPool
 from leptonc.backends.numba_cpu.runtime import Executable, load
 from leptonc.backends.numba_cpu.schedule import Schedule
@@ -26,6 +27,8 @@ from leptonc.ir.specialize import specialize
 from leptonc.pipeline import Step
 from leptonc.rewrite.trace import Remark
 from leptonc.road import Road, make_road
+from leptonc.show.explain import explain
+from leptonc.show.profile import Profile, profile
 
 MAX_BINDINGS = 16  # programs kept for different sizes of one specialization
 MAX_ARENAS = 256 * 2**20  # bytes of arena that they may hold together (the latest may be larger)
@@ -51,6 +54,7 @@ class Specialization:
     precision: str
     pool: ConstPool = field(default_factory=ConstPool)
     retreat: dict[str, str] = field(default_factory=dict[str, str])
+    answers: dict[str, Answer] = field(default_factory=dict[str, Answer])
     bindings: OrderedDict[tuple[int, ...], Executable] = field(
         default_factory=OrderedDict[tuple[int, ...], Executable]
     )
@@ -94,10 +98,14 @@ class Specialization:
 
     def build(self, fn: Function) -> Executable:
         """Return a native program of ``fn``, which is static and partitioned."""
-        options = Options(_team(fn, self.threads), self.precision, dict(self.retreat))
-        plan = schedule(fn, self.pool, options)
+        plan = schedule(fn, self.pool, self.options(fn))
         # The first program is built from its emitted text; later sizes need not wait for one.
         return load(plan, None if self.bound else emit(plan))
+
+    def options(self, fn: Function) -> Options:
+        """Return what steers the lowering of ``fn``, which is static."""
+        team = _team(fn, self.threads)
+        return Options(team, self.precision, dict(self.retreat), self.answers)
 
     def forget(self) -> None:
         """Drop every laid-out program (after a unit retreated)."""
@@ -235,9 +243,24 @@ class CompiledModel:
         """The emitted Python module of the schedule that ran last."""
         return self._program().source.text
 
+    def profile(self, *args: Any, **kwargs: Any) -> Profile:
+        """Return where the time goes on these arguments, unit by unit and thread by thread.
+
+        The program of their sizes runs for about a second, a clock read around every step.
+
+        Raises:
+            InputError: an argument that does not fit, as in a call.
+        """
+        spec, _, tensors, sizes = self._select(args, kwargs)
+        return profile(self.name, spec.bind(sizes), [_plain(t) for t in tensors])
+
     def report(self, remarks: bool = False) -> str:
         """Return a text report: what runs natively, time, memory, and with ``remarks`` why not."""
         return self._describe(self, remarks=remarks)
+
+    def explain(self) -> str:
+        """Return, unit by unit, which ways there were to compute it, their times, and why one."""
+        return explain(self._program().schedule)
 
     def _first(self) -> Specialization:
         if not self._specializations:

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from leptonc import check, meaning, stored
 from leptonc.backends.numba_cpu.runtime import Executable
+from leptonc.backends.numba_cpu.tune import machine, tune
 from leptonc.capture import Captured
 from leptonc.capture.shim import boxed
 from leptonc.compiled import Specialization, output_types, run_program
@@ -25,6 +26,7 @@ from leptonc.passes import pipeline as passes_of
 from leptonc.pipeline import Instrument, OracleCheck, PassManager, Recorder
 from leptonc.rewrite.trace import Remark, RemarkKind
 from leptonc.runtime.cache import CompileCache
+from leptonc.runtime.choices import book
 
 VERIFY = ("off", "final", "unit", "pass")
 Progress = Callable[[str], None]
@@ -39,6 +41,7 @@ class Settings:
     verify: str = "final"
     threads: int = 1
     cache: bool = True
+    tune_s: float = 0.0  # seconds for timing alternatives; 0 trusts the cost model
 
 
 def optimize(fn: Function, pipeline: str, instruments: Sequence[Instrument] = ()) -> Function:
@@ -69,7 +72,7 @@ def build(
     key = ""
     if settings.cache and settings.verify in ("final", "off"):
         with _timed(stats, "lookup_s"):
-            key = stored.key_of(captured, (settings.pipeline, *made.values()))
+            key = stored.key_of(captured, (settings.pipeline, *made.values(), settings.tune_s > 0))
             replay = functools.cache(lambda: tuple(_optimized(again(), settings, ())[1].steps))
             spec = stored.load(cache, key, captured, inputs, stages=replay, **made)
         if spec is not None:
@@ -84,10 +87,15 @@ def build(
         remarks=[*captured.remarks, *recorder.remarks],
         **made,
     )
-    progress("scheduling and compiling kernels")
     sizes = meaning.bind_dims(function, [t.shape for t in inputs])
+    if settings.tune_s > 0:
+        progress("timing alternatives")
+        with _timed(stats, "tune_s"):
+            _tune(spec, sizes, settings, cache)
+    progress("scheduling and compiling kernels")
     with _timed(stats, "schedule_s"):
         spec.bind(sizes)
+    spec.pool.spare.clear()
     if settings.verify != "off" and (op := _random_op(captured.function)) is not None:
         text = "the result is not checked: the model draws random numbers"
         spec.remarks.append(Remark("check", RemarkKind.MISSED, op.kind.NAME, text, op.origin))
@@ -106,6 +114,16 @@ def build(
         with _timed(stats, "store_s"):
             stored.save(cache, key, spec, inputs)
     return _finished(spec, inputs, stats, cached=False)
+
+
+def _tune(
+    spec: Specialization, sizes: Mapping[str, int], settings: Settings, cache: CompileCache
+) -> None:
+    """Answer the questions of the program for ``sizes`` by timing candidates."""
+    fn = specialize(spec.function, sizes)
+    options = spec.options(fn)
+    kept = book(cache.root if cache.enabled else None, machine(options.threads))
+    spec.answers.update(tune(fn, spec.pool, options, kept, settings.tune_s))
 
 
 def _finished(

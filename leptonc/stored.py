@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels.machine_code import fingerprint
+from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.core import ALIGN, aligned
 from leptonc.backends.numba_cpu.schedule import TorchStep
 from leptonc.capture import Captured
@@ -72,6 +74,7 @@ def save(cache: CompileCache, key: str, spec: Specialization, inputs: Sequence[T
         "retreat": spec.retreat,
         "types": {_name(c): str(c.type) for c in store.values()},
         "packs": len(spec.pool.arrays),
+        "answers": {k: asdict(a) for k, a in spec.answers.items()},
     }
     texts = {
         "program.lir": dump(spec.function),
@@ -151,6 +154,7 @@ def _revive(entry: Entry, captured: Captured, made: Mapping[str, Any]) -> Specia
     fn: Function = parse(entry.texts["program.lir"], store)
     spec = Specialization(captured=captured, function=fn, remarks=[], **made)
     spec.retreat.update(head["retreat"])
+    spec.answers.update({k: Answer(**a) for k, a in head["answers"].items()})
     # Mapped, not read: pages come in as kernels touch them. Few sizes are no multiple of 64 bytes.
     packs = (entry.arrays[f"pack{i}"] for i in range(head["packs"]))
     spec.pool.stored.extend(a if a.ctypes.data % ALIGN == 0 else aligned(a) for a in packs)

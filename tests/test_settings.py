@@ -23,9 +23,11 @@ def test_everything_set() -> None:
             "LEPTONC_LANES": "8",
             "LEPTONC_SPIN_US": "0",
             "LEPTONC_CACHE": "off",
+            "LEPTONC_TUNE": "no",
+            "LEPTONC_TUNE_MS": "250",
         }
     )
-    assert found == Settings(Path("/c"), 5, 2, 8, 0, False)
+    assert found == Settings(Path("/c"), 5, 2, 8, 0, False, False, 250)
 
 
 def test_xdg() -> None:

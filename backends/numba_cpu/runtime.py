@@ -40,12 +40,18 @@ class Executable:
 
     def __call__(self, *addresses: int) -> None:
         """Run once."""
-        if self.mixed:
-            # Torch's own threads must not be more than the program may use.
-            with library_threads(self.schedule.threads):
-                self._run(*addresses)
-        else:
-            self._run(*addresses)
+        self._guarded(self.program.run, addresses)
+
+    def timed(self, *addresses: int) -> np.ndarray:
+        """Run once; return when each thread began and ended each step (``Program.timed``)."""
+        return self._guarded(self.program.timed, addresses)
+
+    def _guarded(self, run: Callable[..., Any], addresses: Sequence[int]) -> Any:
+        if not self.mixed:
+            return self._checked(run, addresses)
+        # Torch's own threads must not be more than the program may use.
+        with library_threads(self.schedule.threads):
+            return self._checked(run, addresses)
 
     @cached_property
     def source(self) -> Source:
@@ -62,14 +68,15 @@ class Executable:
         """What to call with the addresses, without the detours that this program does not need."""
         return self if self.mixed or self.schedule.errors else self.program.straight
 
-    def _run(self, *addresses: int) -> None:
+    def _checked(self, run: Callable[..., Any], addresses: Sequence[int]) -> Any:
+        """Return what ``run`` returns; raise what its kernels reported."""
         if not self.schedule.errors:
-            self.program.run(*addresses)
-            return
+            return run(*addresses)
         status = np.zeros(STATUS_WORDS, np.int64)
-        self.program.run(*addresses, status.ctypes.data)
+        result = run(*addresses, status.ctypes.data)
         if status.any():
             raise IndexError(self.schedule.errors[int(np.flatnonzero(status)[0])])
+        return result
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from leptonc.backends.numba_cpu.kernels.igemm_plan import ConvPlan
 from leptonc.backends.numba_cpu.kernels.pack import pack_conv, pack_conv_taps, pad_image
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.legal import ClaimFn
-from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm, ConvShape, choose
+from leptonc.backends.numba_cpu.lower import questions
+from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm, ConvShape
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import Epilogue, finish, target, zeros
 from leptonc.backends.numba_cpu.lower.product import Finish, emit, pack_at_run_time
@@ -74,7 +75,7 @@ def _shape(k: Conv, x: View, w: Sequence[int], out: View) -> ConvShape:
 
 
 def lower_conv(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> None:
-    """Lower a convolution by the algorithm that :func:`choose` gives."""
+    """Lower a convolution by the algorithm that was measured or is estimated to be fastest."""
     assert isinstance(op.kind, Conv)
     x = as_dtype(ctx, ctx.view(op.operands[0]), DType.F32)
     order = channels_last(x.rank)
@@ -83,7 +84,9 @@ def lower_conv(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> None
     shape = _shape(op.kind, x, [int(d) for d in op.operands[1].type.shape], out)
     job = _Job(ctx, op, shape, x, out, end)
     constant = ctx.array(job.weight) is not None
-    algorithm = choose(shape, ctx.precision) if constant else Algorithm.IGEMM
+    algorithm = Algorithm.IGEMM
+    if constant:
+        algorithm = Algorithm(ctx.decide(questions.conv(shape, ctx.precision)))
     if out.numel:
         _LOWER[algorithm](job)
     done()

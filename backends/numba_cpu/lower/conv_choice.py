@@ -37,20 +37,25 @@ class ConvShape:
 
 
 def choose(shape: ConvShape, precision: str) -> Algorithm:
-    """Return the fastest algorithm for constant weights.
+    """Return the algorithm that :func:`costs` thinks fastest."""
+    found = costs(shape, precision)
+    return min(found, key=lambda a: found[a])
+
+
+def costs(shape: ConvShape, precision: str) -> dict[Algorithm, float]:
+    """Return the algorithms for constant weights with their estimated cycles of one core.
 
     ``precision="strict"`` forbids Winograd, whose rounding errors are larger (see :mod:`winograd`).
     """
     if shape.groups == shape.channels == shape.out_channels and shape.channels > 1:
-        return Algorithm.DEPTHWISE
+        return {Algorithm.DEPTHWISE: 0.0}  # nothing to compare it with
     if not _winograd_fits(shape) or precision == "strict":
-        return Algorithm.IGEMM
-    costs = {
+        return {Algorithm.IGEMM: igemm_cost(shape)}
+    return {
         Algorithm.IGEMM: igemm_cost(shape),
         Algorithm.WINOGRAD_2: winograd_cost(shape, 2),
         Algorithm.WINOGRAD_4: winograd_cost(shape, 4),
     }
-    return min(costs, key=lambda a: costs[a])
 
 
 def _winograd_fits(s: ConvShape) -> bool:
