@@ -63,7 +63,8 @@ def prepare(
 def _convert(model: nn.Module, inputs: Sequence[Tensor], folder: Path) -> None:
     """Write ``net.ncnn.param`` and ``net.ncnn.bin``. Raises Unsupported."""
     script, pnnx = folder / "net.pt", importlib.import_module("pnnx")
-    torch.jit.trace(model, tuple(inputs), check_trace=False).save(str(script))
+    traced: Any = torch.jit.trace(model, tuple(inputs), check_trace=False)
+    traced.save(str(script))
     shapes = ",".join(f"[{','.join(map(str, t.shape))}]f32" for t in inputs)
     command = [pnnx.EXEC_PATH, script.name, f"inputshape={shapes}", "fp16=0"]
     done = subprocess.run(
