@@ -98,7 +98,7 @@ def schedule(fn: Function, pool: ConstPool, options: Options) -> Schedule:
 
 
 def lowered_ops(fn: Function, options: Options) -> list[Op]:
-    """Return the units that a schedule of ``fn`` lowers; those of a part of the batch count once."""
+    """Return the units that a schedule lowers; those of a part of the batch count once."""
     todo, stretches = _stretches(fn, options)
     found: list[Op] = []
     for s in stretches:
@@ -197,7 +197,8 @@ def _lower_unit(
         ctx.views.pop(v, None)
     native = 0 if why else count
     decided = tuple(ctx.decisions)
-    return UnitInfo(op, unit.name, unit.pattern, native, count - native, why or "", decided)
+    native_torch = native, count - native
+    return UnitInfo(op, unit.name, unit.pattern, *native_torch, why or "", decisions=decided)
 
 
 def _why_torch(op: Op, options: Options) -> str:
