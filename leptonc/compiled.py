@@ -105,7 +105,7 @@ class Specialization:
     def options(self, fn: Function) -> Options:
         """Return what steers the lowering of ``fn``, which is static."""
         team = _team(fn, self.threads)
-        return Options(team, self.precision, dict(self.retreat), self.answers)
+        return Options(team, self.precision, dict(self.retreat), answers=self.answers)
 
     def forget(self) -> None:
         """Drop every laid-out program (after a unit retreated)."""
