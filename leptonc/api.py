@@ -108,12 +108,7 @@ def compile(
             stats["specializations"] = stats.get("specializations", 0) + 1
             return spec
 
-    net = CompiledModel(
-        name,
-        make,
-        respecialize=not once,
-        describe=describe,
-    )
+    net = CompiledModel(name, make, respecialize=not once, describe=describe)
     net.stats = stats
     if example_inputs is not None:
         net.specialize(*_arguments(example_inputs))

@@ -23,8 +23,10 @@ def by_weights(op: Op, fn: Function, order: Order) -> bool:
     It flattens each channels-last image of a batch, which would take a copy, and nothing but linear
     layers with constant weights reads the result.
     """
+    if not isinstance(op.kind, Reshape):
+        return False
     x, to = op.operands[0].type, op.result.type
-    if not isinstance(op.kind, Reshape) or to.rank != 2 or not 3 <= x.rank <= 5:
+    if to.rank != 2 or not 3 <= x.rank <= 5:
         return False
     flattens = same_dim(x.shape[0], to.shape[0]) and all(isinstance(d, int) for d in x.shape[1:])
     if not flattens or order != channels_last(x.rank):

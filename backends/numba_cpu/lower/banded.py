@@ -123,6 +123,9 @@ def _one_step(ctx: Lowering, steps: Sequence[Step | TorchStep]) -> Step | None:
         chain.window,
         (dw.CHANNELS, dw.IN_W, dw.OUT_W, dw.KERNEL_Y, dw.STRIDE_Y, dw.BATCH, dw.OUT_H),
     )
+    # A product of one row adds up in another order than one of many: a band must not be one.
+    if 1 in [in_w] * (chain.expand is not None) + [out_w] * (chain.project is not None):
+        return None
     inner = 0 if chain.expand is None else -(-channels * in_w // LANES) * LANES
     outer = 0 if chain.project is None else -(-channels * out_w // LANES) * LANES
     fixed, each = (kernel_y - stride_y) * inner, stride_y * inner + outer

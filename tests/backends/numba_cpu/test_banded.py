@@ -94,7 +94,10 @@ def test_bands_give_the_bits_of_separate_steps(
     finally:
         lowering.CACHE_BYTES = before
     (got,) = run(x)
-    assert [s.kernel for s in run.ctx.steps if isinstance(s, Step)] == [banded]
+    out_w = want.shape[-1]
+    one_row = 1 in ([size[1]] if "e" in form else []) + ([out_w] if "p" in form else [])
+    kernels = [s.kernel for s in run.ctx.steps if isinstance(s, Step)]
+    assert (kernels == [banded]) is not one_row
     assert torch.equal(got.view(torch.int32), want.view(torch.int32))
 
 
