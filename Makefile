@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 export HYPOTHESIS_PROFILE ?= ci
 
 # What `make bench-readme` measures; e.g. make bench-readme BENCH='--suite tiny --threads 1'
-BENCH ?= --suite tiny,cnn,encoder --threads 1,2 --peers all
+BENCH ?= --suite tiny,cnn,encoder --threads 1,2 --batch 1,8 --seconds 2 --peers all
 
 .PHONY: install demo test test-deep bench bench-readme lint clean
 
@@ -42,7 +42,7 @@ bench: $(PEERS)
 # Measures, then rewrites the table of the README and its picture from the figures.
 bench-readme: $(PEERS)
 	$(BIN)/leptonc bench $(BENCH) --json docs/speed.json
-	$(BIN)/python -m leptonc.bench.readme docs/speed.json README.md docs/speed.png
+	$(BIN)/python -m leptonc.bench.readme docs/speed.json README.md docs/speed.png docs/speed.md
 
 lint: install
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,13 +12,17 @@ from torch import Tensor
 from torch.export import ExportedProgram
 
 from leptonc import compiler
+from leptonc.backends.numba_cpu.runtime import ahead
+from leptonc.capture import Captured
 from leptonc.capture.failure import refuse_training
 from leptonc.capture.frontend import capture as capture_model
 from leptonc.compiled import CompiledModel, Specialization
 from leptonc.errors import LeptoncError, PipelineError, TargetError
 from leptonc.ir.core import Function
 from leptonc.passes import pipeline as passes_of
+from leptonc.runtime.garbage import paused
 from leptonc.runtime.governor import Governor
+from leptonc.settings import read_settings
 from leptonc.show.progress import Progress
 from leptonc.show.report import describe
 
@@ -37,6 +42,7 @@ def compile(
     verify: str = "final",
     threads: int | None = None,
     cache: bool = True,
+    tune: bool | None = None,
 ) -> CompiledModel:
     """Return ``model`` compiled; call the result as you would call the model.
 
@@ -47,11 +53,18 @@ def compile(
         target: where it will run; ``"cpu"``.
         dynamic: sizes that may change, ``{"x": {0: Dim("batch", max=64)}}``, or ``"auto"``.
         pipeline: passes, ``"O0"`` to ``"O3"`` or a pipeline string.
-        precision: ``"strict"`` (no Winograd), ``"fp32"``, ``"fast"``.
+        precision: which algorithms may run. ``"strict"``: plain sums, no Winograd.
+            ``"fp32"``: also Winograd convolution F(2x2, 3x3) and F(4x4, 3x3), whose error bounds
+            are 64/9 and 256 times that of the sum for equally large weights and data; the
+            errors measured are at most 8 times as large. ``"fast"``: the same at present. With
+            ``verify`` the result may be 8, 32 or 64 times as far from float64 as eager.
         verify: ``"final"`` checks the whole net once, ``"unit"`` every unit, ``"pass"`` also every
             pass, ``"off"`` nothing.
         threads: at most this many; default what affinity and CPU quota allow.
         cache: whether results are kept on disk for the next process.
+        tune: whether units that can be computed in several ways are timed (once per machine and
+            sizes, at most a second a compile); False trusts the cost model. Default: the
+            environment's, else True. Ways differ in rounding, hence machines may in the last bits.
 
     Raises:
         LeptoncError: an argument that leptonc cannot take; the text says what to do.
@@ -61,13 +74,17 @@ def compile(
     _one_of("verify", verify, compiler.VERIFY)
     passes_of(pipeline)
     decision = Governor(threads).decision
-    settings = compiler.Settings(pipeline, precision, verify, decision.cores, cache)
+    settings = compiler.Settings(
+        pipeline, precision, verify, decision.cores, cache, _tuning_seconds(tune)
+    )
     refuse_training(model)
     name = _name(model)
     stats: dict[str, Any] = {"governor": str(decision)}
+    once = example_inputs is not None and dynamic != "auto"
+    held = weakref.ref(model)
 
     def make(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Specialization:
-        with Progress(f"compiling {name}") as progress, torch.no_grad():
+        with Progress(f"compiling {name}") as progress, torch.no_grad(), paused(), ahead():
             start = time.perf_counter()
             progress("capturing")
             captured = capture_model(model, args, kwargs, dynamic=dynamic)
@@ -78,20 +95,25 @@ def compile(
             def eager() -> Sequence[Tensor]:
                 return compiler.returns_of(captured, _callable(model)(*args, **kwargs))
 
-            spec = compiler.build(captured, settings, inputs, eager, stats, progress)
+            def again() -> Captured:
+                if (alive := held()) is None:
+                    raise LeptoncError(
+                        f"{name} came from the compile cache and the model is gone: its passes "
+                        "cannot be replayed. Keep the model, or compile with cache=False"
+                    )
+                return capture_model(alive, args, kwargs, dynamic=dynamic)
+
+            spec = compiler.build(captured, settings, inputs, eager, again, stats, progress)
             stats["total_s"] = time.perf_counter() - start
             stats["specializations"] = stats.get("specializations", 0) + 1
             return spec
 
-    net = CompiledModel(
-        name,
-        make,
-        respecialize=example_inputs is None or dynamic == "auto",
-        describe=describe,
-    )
+    net = CompiledModel(name, make, respecialize=not once, describe=describe)
     net.stats = stats
     if example_inputs is not None:
         net.specialize(*_arguments(example_inputs))
+    if once:
+        net.close()
     return net
 
 
@@ -103,6 +125,12 @@ def compile_graph(module: Any, tensors: Sequence[Tensor], dynamic: Dynamic = Non
 def optimize(fn: Function, pipeline: str = "O2") -> Function:
     """Return ``fn`` after the passes of a pipeline string. Raises PipelineError."""
     return compiler.optimize(fn, pipeline)
+
+
+def _tuning_seconds(tune: bool | None) -> float:
+    """Return how long a compile may time alternatives."""
+    asked = read_settings()
+    return asked.tune_ms / 1e3 if (asked.tune if tune is None else tune) else 0.0
 
 
 def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -2,11 +2,12 @@
 
 The reference is the captured program in float64. Eager's own distance from it (the spread) says
 what float32 costs on this net and these inputs; a compiled result may be a fixed factor further.
+A result next to eager's passes whatever the spread is, without float64 (:func:`surely_within`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,16 +74,44 @@ def reference(fn: Function, inputs: Sequence[Tensor], precision: str) -> Referen
     return Reference(tuple(inputs), exact, plain, FACTORS[precision])
 
 
+def surely_within(eager: Sequence[Tensor], got: Sequence[Tensor], precision: str) -> bool:
+    """Return whether ``got`` is so near to ``eager`` that the reference cannot find it wrong.
+
+    Let s be the spread, L eager's largest element, F the factor, r = _ROUNDINGS * eps, and
+    m = (1 - r) r L. The tolerance is F max(s, r times the exact result's largest element, which is
+    L - s or more). A distance d <= (F - 1) m from eager suffices: the error is at most d + s; where
+    s >= m that is at most F s; where s < m it is at most F m, and L - s >= (1 - r) L makes the
+    tolerance at least F m. Integers must be equal; what is not finite is left to the reference.
+    """
+    pairs = zip(eager, got, strict=True)
+    return all(_surely(e, g, FACTORS[precision]) for e, g in pairs)
+
+
+def _surely(eager: Tensor, got: Tensor, factor: float) -> bool:
+    if eager.shape != got.shape or eager.dtype is not got.dtype or eager.is_complex():
+        return False
+    if not eager.is_floating_point():
+        return torch.equal(eager, got)
+    if eager.numel() == 0:
+        return True
+    largest = float(eager.abs().max())
+    if not largest < float("inf"):
+        return False
+    r = _ROUNDINGS * torch.finfo(eager.dtype).eps
+    distance = float((eager.double() - got.double()).abs().max())
+    return distance <= (factor - 1) * (1 - r) * r * largest
+
+
 def model_reference(
-    fn: Function, inputs: Sequence[Tensor], eager: Callable[[], Sequence[Tensor]], precision: str
+    fn: Function, inputs: Sequence[Tensor], found: Sequence[Tensor], precision: str
 ) -> Reference:
-    """Return the reference of a captured model, held to the model's own eager results.
+    """Return the reference of a captured model, held to the model's own eager results ``found``.
 
     Raises:
         CheckError: the captured program does not compute what the model does.
     """
     exact = meaning.run(fn, *inputs, precision="f64")
-    found = tuple(eager())
+    found = tuple(found)
     ref = Reference(tuple(inputs), exact, found, FACTORS[precision])
     if all(_close_enough(e, f) for e, f in zip(exact, found, strict=True)):
         return ref

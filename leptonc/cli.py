@@ -1,4 +1,4 @@
-"""The ``leptonc`` command: compile, ir, passes, doctor, bench."""
+"""The ``leptonc`` command: compile, profile, ir, passes, doctor, bench."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ Inputs = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(min=1, help="at most this many threads")]
 Pipeline = Annotated[str, typer.Option(help="O0 to O3, or a pipeline string")]
+Tune = Annotated[bool | None, typer.Option(help="time the ways to compute a unit")]
+Precision = Annotated[str, typer.Option(help="strict, fp32 or fast")]
 _INPUT = re.compile(r"(\d+(?:x\d+)*|scalar)(?::(\w+))?")
 
 
@@ -72,28 +74,60 @@ def compile(
     pipeline: Pipeline = "O2",
     threads: Threads = None,
     verify: Annotated[str, typer.Option(help="off, final, unit or pass")] = "final",
-    precision: Annotated[str, typer.Option(help="strict, fp32 or fast")] = "fp32",
+    precision: Precision = "fp32",
     remarks: Annotated[bool, typer.Option(help="say why rewrites were refused")] = False,
+    explain: Annotated[bool, typer.Option(help="say how each unit is computed, and why")] = False,
     source: Annotated[bool, typer.Option(help="print the emitted schedule")] = False,
     html: Annotated[Path | None, typer.Option(help="write the HTML report to this file")] = None,
     cache: Annotated[bool, typer.Option(help="use the compile cache")] = True,
+    tune: Tune = None,
 ) -> None:
     """Compile a model, check it against eager and print the report."""
-    if html is not None and not html.resolve().parent.is_dir():
-        raise LeptoncError(f"--html {html}: there is no directory {html.resolve().parent}")
+    _writable("--html", html)
     made, inputs = _model(model), _inputs(input)
     net = importlib.import_module("leptonc").compile(
         made, inputs, target=target, pipeline=pipeline, threads=threads,
-        verify=verify, precision=precision, cache=cache,
+        verify=verify, precision=precision, cache=cache, tune=tune,
     )  # fmt: skip
     console = Console()
     console.print(net.report(remarks=remarks), highlight=False, markup=False, soft_wrap=True)
+    if explain:
+        console.print(net.explain(), highlight=False, markup=False, soft_wrap=True)
     if source:
         console.print(Syntax(net.source, "python", word_wrap=True))
     if html is not None:
         page = importlib.import_module("leptonc.show.html").page(net)
         html.write_text(page, encoding="utf-8")
         console.print(f"report: {html}", highlight=False)
+
+
+@app.command()
+def profile(
+    model: Model,
+    input: Inputs = None,
+    pipeline: Pipeline = "O2",
+    threads: Threads = None,
+    precision: Precision = "fp32",
+    json: Annotated[Path | None, typer.Option(help="write all figures to this file")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="write the timeline to this file, for ui.perfetto.dev")
+    ] = None,
+) -> None:
+    """Measure where a compiled model's time goes, unit by unit and thread by thread."""
+    _writable("--json", json)
+    _writable("--trace", trace)
+    made, inputs = _model(model), _inputs(input)
+    net = importlib.import_module("leptonc").compile(
+        made, inputs, pipeline=pipeline, threads=threads, precision=precision
+    )
+    found = net.profile(*inputs)
+    console = _wide()
+    console.print(found, highlight=False)
+    if json is not None:
+        json.write_text(found.to_json(), encoding="utf-8")
+    if trace is not None:
+        found.chrome_trace(trace)
+        console.print(f"trace: {trace} (open it in ui.perfetto.dev)", highlight=False)
 
 
 @app.command()
@@ -165,6 +199,12 @@ def bench(
         api.compile, suite.split(","), _numbers("--threads", threads), _numbers("--batch", batch),
         peers, only.split(",") if only else None, seconds, json, chart,
     )  # fmt: skip
+
+
+def _writable(option: str, path: Path | None) -> None:
+    """Raise before a long computation if its result could not be written."""
+    if path is not None and not path.resolve().parent.is_dir():
+        raise LeptoncError(f"{option} {path}: there is no directory {path.resolve().parent}")
 
 
 def _wide() -> Console:
@@ -279,3 +319,7 @@ def _inputs(specs: list[str] | None) -> tuple[Any, ...]:
         else:
             made.append(torch.randint(0, 2, shape, generator=generator).to(dtype))
     return tuple(made)
+
+
+if __name__ == "__main__":
+    main()

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import LeafSpec
 
 from leptonc import meaning
 from leptonc.backends.numba_cpu.emit import emit
+from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.core import ConstPool
 from leptonc.backends.numba_cpu.runtime import Executable, load
 from leptonc.backends.numba_cpu.schedule import Schedule
@@ -26,6 +26,9 @@ from leptonc.ir.core import Function
 from leptonc.ir.specialize import specialize
 from leptonc.pipeline import Step
 from leptonc.rewrite.trace import Remark
+from leptonc.road import Road, make_road
+from leptonc.show.explain import explain
+from leptonc.show.profile import Profile, profile
 
 MAX_BINDINGS = 16  # programs kept for different sizes of one specialization
 MAX_ARENAS = 256 * 2**20  # bytes of arena that they may hold together (the latest may be larger)
@@ -51,15 +54,17 @@ class Specialization:
     precision: str
     pool: ConstPool = field(default_factory=ConstPool)
     retreat: dict[str, str] = field(default_factory=dict[str, str])
+    answers: dict[str, Answer] = field(default_factory=dict[str, Answer])
     bindings: OrderedDict[tuple[int, ...], Executable] = field(
         default_factory=OrderedDict[tuple[int, ...], Executable]
     )
+    roads: dict[tuple[int, ...], Road] = field(default_factory=dict[tuple[int, ...], Road])
     lock: threading.Lock = field(default_factory=threading.Lock)
     bound: int = 0  # how many programs were laid out so far
 
     def bind(self, sizes: Sizes) -> Executable:
         """Return the program for ``sizes``; the least recently used ones are dropped."""
-        key = tuple(sizes[d.name] for d in self.function.dims)
+        key = self._key(sizes)
         with self.lock:
             found = self.bindings.get(key)
             if found is None:
@@ -69,24 +74,44 @@ class Specialization:
             self.bindings.move_to_end(key)
             return found
 
+    def road(self, sizes: Sizes, program: Executable, args: tuple[Any, ...]) -> Road | None:
+        """Return the straight road of calls like this one if there is one."""
+        key = self._key(sizes)
+        with self.lock:
+            if key not in self.roads and key in self.bindings:
+                types, run = output_types(program), program.straight
+                made = make_road(self.captured, args, types, run, program)
+                if made is not None:
+                    self.roads[key] = made
+            return self.roads.get(key)
+
+    def _key(self, sizes: Sizes) -> tuple[int, ...]:
+        return tuple(sizes[d.name] for d in self.function.dims)
+
     def _drop_oldest(self) -> None:
         """Drop the programs used longest ago while there are too many or they are too large."""
         held = sum(b.schedule.arena_bytes for b in self.bindings.values())
         while len(self.bindings) > 1 and (len(self.bindings) > MAX_BINDINGS or held > MAX_ARENAS):
-            _, oldest = self.bindings.popitem(last=False)
+            key, oldest = self.bindings.popitem(last=False)
+            self.roads.pop(key, None)
             held -= oldest.schedule.arena_bytes
 
     def build(self, fn: Function) -> Executable:
         """Return a native program of ``fn``, which is static and partitioned."""
-        options = Options(_team(fn, self.threads), self.precision, dict(self.retreat))
-        plan = schedule(fn, self.pool, options)
+        plan = schedule(fn, self.pool, self.options(fn))
         # The first program is built from its emitted text; later sizes need not wait for one.
         return load(plan, None if self.bound else emit(plan))
+
+    def options(self, fn: Function) -> Options:
+        """Return what steers the lowering of ``fn``, which is static."""
+        team = _team(fn, self.threads)
+        return Options(team, self.precision, dict(self.retreat), answers=self.answers)
 
     def forget(self) -> None:
         """Drop every laid-out program (after a unit retreated)."""
         with self.lock:
             self.bindings.clear()
+            self.roads.clear()
 
 
 def _team(fn: Function, threads: int) -> int:
@@ -111,40 +136,6 @@ def output_types(program: Executable) -> tuple[tuple[tuple[int, ...], Any], ...]
     return tuple((v.shape, meaning.TORCH_DTYPES[v.dtype]) for v in program.schedule.outputs)
 
 
-def _fast_road(program: Executable, inputs: Sequence[Tensor]) -> Callable[..., Tensor | None]:
-    """Return the straight road for one signature: plain contiguous CPU tensors in, one tensor out.
-
-    It returns None for arguments of another signature. Small nets spend as long here as in their
-    kernels, hence a closure over plain locals and nothing looked up twice.
-    """
-    wanted = tuple((tuple(t.shape), t.dtype) for t in inputs)
-    count = len(wanted)
-    ((shape, dtype),) = output_types(program)
-    run = program.straight
-    empty, plain = torch.empty, Tensor
-
-    def call(args: tuple[Any, ...]) -> Tensor | None:
-        if len(args) != count:
-            return None
-        addresses: list[int] = []
-        for t, (want, kind) in zip(args, wanted):
-            if (
-                type(t) is not plain
-                or t.shape != want
-                or t.dtype is not kind
-                or t.requires_grad
-                or not t.is_contiguous()
-                or not t.is_cpu
-            ):
-                return None
-            addresses.append(t.data_ptr())
-        out = empty(shape, dtype=dtype)
-        run(*addresses, out.data_ptr())
-        return out
-
-    return call
-
-
 Specialize = Callable[[tuple[Any, ...], dict[str, Any]], Specialization]
 
 
@@ -160,11 +151,11 @@ class CompiledModel:
         self, name: str, make: Specialize, *, respecialize: bool, describe: Callable[..., str]
     ) -> None:
         self.name = name
-        self._make = make
+        self._make: Specialize | None = make
         self._respecialize = respecialize
         self._describe = describe
         self._specializations: list[Specialization] = []
-        self._fast: Callable[..., Tensor | None] | None = None
+        self._road: Road | None = None  # of the latest signature that has one
         self._lock = threading.Lock()
         self.stats: dict[str, Any] = {}
 
@@ -177,9 +168,9 @@ class CompiledModel:
             InputError: an argument that does not fit: its name, what was expected and got.
             IndexError: an index out of range, as in eager.
         """
-        fast = self._fast
-        if fast is not None and not kwargs:
-            out = fast(args)
+        road = self._road
+        if road is not None and not kwargs:
+            out = road(args)
             if out is not None:
                 return out
         return self._general(args, kwargs)
@@ -188,8 +179,8 @@ class CompiledModel:
         spec, leaves, tensors, sizes = self._select(args, kwargs)
         program = spec.bind(sizes)
         results = run_program(program, [_plain(t) for t in tensors], output_types(program))
-        if not kwargs:
-            self._remember(spec, program, args, tensors)
+        if not kwargs and (road := spec.road(sizes, program, args)) is not None:
+            self._road = road
         return spec.captured.restore(results, leaves, sizes)
 
     def _select(
@@ -212,20 +203,15 @@ class CompiledModel:
 
     def specialize(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Specialization:
         """Compile for the signature of these arguments, which no specialization takes yet."""
+        if self._make is None:
+            raise InputError(f"{self.name} was compiled for one signature and takes no other")
         spec = self._make(args, kwargs)
         self._specializations.append(spec)
         return spec
 
-    def _remember(
-        self, spec: Specialization, program: Executable, args: tuple[Any, ...], flat: list[Tensor]
-    ) -> None:
-        """Take the straight road next time if this signature has one."""
-        same = len(args) == len(flat) and all(a is b for a, b in zip(args, flat, strict=True))
-        outputs, single = spec.captured.outputs, isinstance(spec.captured.out_spec, LeafSpec)
-        plain = single and len(outputs) == 1 and outputs[0].result == 0
-        if not same or not plain or any(type(a) is not Tensor for a in args):
-            return
-        self._fast = _fast_road(program, flat)
+    def close(self) -> None:
+        """Compile for no further signature: the model may go, and its weights with it."""
+        self._make = None
 
     # -- looking ----------------------------------------------------------------------------------
 
@@ -257,9 +243,24 @@ class CompiledModel:
         """The emitted Python module of the schedule that ran last."""
         return self._program().source.text
 
+    def profile(self, *args: Any, **kwargs: Any) -> Profile:
+        """Return where the time goes on these arguments, unit by unit and thread by thread.
+
+        The program of their sizes runs for about a second, a clock read around every step.
+
+        Raises:
+            InputError: an argument that does not fit, as in a call.
+        """
+        spec, _, tensors, sizes = self._select(args, kwargs)
+        return profile(self.name, spec.bind(sizes), [_plain(t) for t in tensors])
+
     def report(self, remarks: bool = False) -> str:
         """Return a text report: what runs natively, time, memory, and with ``remarks`` why not."""
         return self._describe(self, remarks=remarks)
+
+    def explain(self) -> str:
+        """Return, unit by unit, which ways there were to compute it, their times, and why one."""
+        return explain(self._program().schedule)
 
     def _first(self) -> Specialization:
         if not self._specializations:

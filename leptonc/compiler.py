@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from leptonc import check, meaning, stored
 from leptonc.backends.numba_cpu.runtime import Executable
+from leptonc.backends.numba_cpu.tune import machine, tune
 from leptonc.capture import Captured
 from leptonc.capture.shim import boxed
 from leptonc.compiled import Specialization, output_types, run_program
@@ -25,6 +26,7 @@ from leptonc.passes import pipeline as passes_of
 from leptonc.pipeline import Instrument, OracleCheck, PassManager, Recorder
 from leptonc.rewrite.trace import Remark, RemarkKind
 from leptonc.runtime.cache import CompileCache
+from leptonc.runtime.choices import book
 
 VERIFY = ("off", "final", "unit", "pass")
 Progress = Callable[[str], None]
@@ -39,6 +41,7 @@ class Settings:
     verify: str = "final"
     threads: int = 1
     cache: bool = True
+    tune_s: float = 0.0  # seconds for timing alternatives; 0 trusts the cost model
 
 
 def optimize(fn: Function, pipeline: str, instruments: Sequence[Instrument] = ()) -> Function:
@@ -51,12 +54,15 @@ def build(
     settings: Settings,
     inputs: Sequence[Tensor],
     eager: Callable[[], Sequence[Tensor]],
+    again: Callable[[], Captured],
     stats: dict[str, Any],
     progress: Progress,
 ) -> Specialization:
     """Return ``captured`` optimized, scheduled for ``inputs`` and checked as ``settings`` ask.
 
-    ``eager`` gives the model's own results on ``inputs``. Figures go to ``stats``.
+    ``eager`` gives the model's own results on ``inputs``, ``again`` captures it once more. Figures
+    go to ``stats``. A static program keeps no weights but the packed ones: the constants of
+    ``captured`` are released.
 
     Raises:
         CheckError: the result is wrong and no retreat of units to torch repairs it.
@@ -66,8 +72,8 @@ def build(
     key = ""
     if settings.cache and settings.verify in ("final", "off"):
         with _timed(stats, "lookup_s"):
-            key = stored.key_of(captured, (settings.pipeline, *made.values()))
-            replay = functools.cache(lambda: tuple(_optimized(captured, settings, ())[1].steps))
+            key = stored.key_of(captured, (settings.pipeline, *made.values(), settings.tune_s > 0))
+            replay = functools.cache(lambda: tuple(_optimized(again(), settings, ())[1].steps))
             spec = stored.load(cache, key, captured, inputs, stages=replay, **made)
         if spec is not None:
             return _finished(spec, inputs, stats, cached=True)
@@ -81,20 +87,28 @@ def build(
         remarks=[*captured.remarks, *recorder.remarks],
         **made,
     )
-    progress("scheduling and compiling kernels")
     sizes = meaning.bind_dims(function, [t.shape for t in inputs])
+    if settings.tune_s > 0:
+        progress("timing alternatives")
+        with _timed(stats, "tune_s"):
+            _tune(spec, sizes, settings, cache)
+    progress("scheduling and compiling kernels")
     with _timed(stats, "schedule_s"):
         spec.bind(sizes)
+    spec.pool.spare.clear()
     if settings.verify != "off" and (op := _random_op(captured.function)) is not None:
         text = "the result is not checked: the model draws random numbers"
         spec.remarks.append(Remark("check", RemarkKind.MISSED, op.kind.NAME, text, op.origin))
     elif settings.verify != "off":
         progress("checking against the model")
         with _timed(stats, "verify_s"):
-            ref = check.model_reference(captured.function, inputs, eager, settings.precision)
+            found = tuple(eager())
             if settings.verify == "unit":
                 _check_units(spec, sizes, inputs)
-            _check_final(spec, sizes, ref)
+            if not check.surely_within(found, _results(spec, sizes, inputs), settings.precision):
+                fn = captured.function
+                ref = check.model_reference(fn, inputs, found, settings.precision)
+                _check_final(spec, sizes, ref)
     if key:
         progress("writing the cache")
         with _timed(stats, "store_s"):
@@ -102,11 +116,27 @@ def build(
     return _finished(spec, inputs, stats, cached=False)
 
 
+def _tune(
+    spec: Specialization, sizes: Mapping[str, int], settings: Settings, cache: CompileCache
+) -> None:
+    """Answer the questions of the program for ``sizes`` by timing candidates."""
+    fn = specialize(spec.function, sizes)
+    options = spec.options(fn)
+    kept = book(cache.root if cache.enabled else None, machine(options.threads))
+    spec.answers.update(tune(fn, spec.pool, options, kept, settings.tune_s))
+
+
 def _finished(
     spec: Specialization, inputs: Sequence[Tensor], stats: dict[str, Any], *, cached: bool
 ) -> Specialization:
+    program = spec.bind(meaning.bind_dims(spec.function, [t.shape for t in inputs]))
     stats["cached"] = cached
-    stats.update(figures(spec.bind(meaning.bind_dims(spec.function, [t.shape for t in inputs]))))
+    stats.update(figures(program))
+    if not spec.function.dims:
+        replayed = () if cached else spec.stages()
+        functions = [spec.captured.function, spec.function]
+        functions += [f for step in replayed for f in (step.before, step.after)]
+        stored.release(functions, program.schedule.steps)
     return spec
 
 
@@ -187,8 +217,14 @@ def _check_final(spec: Specialization, sizes: Mapping[str, int], ref: check.Refe
 def _whole(
     spec: Specialization, sizes: Mapping[str, int], ref: check.Reference
 ) -> check.Difference | None:
+    return ref.worst(_results(spec, sizes, ref.inputs))
+
+
+def _results(
+    spec: Specialization, sizes: Mapping[str, int], inputs: Sequence[Tensor]
+) -> Sequence[Tensor]:
     program = spec.bind(sizes)
-    return ref.worst(run_program(program, ref.inputs, output_types(program)))
+    return run_program(program, inputs, output_types(program))
 
 
 def _check_units(

@@ -12,7 +12,8 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels.machine_code import fingerprint
+from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.core import ALIGN, aligned
 from leptonc.backends.numba_cpu.schedule import TorchStep
 from leptonc.capture import Captured
@@ -72,6 +74,7 @@ def save(cache: CompileCache, key: str, spec: Specialization, inputs: Sequence[T
         "retreat": spec.retreat,
         "types": {_name(c): str(c.type) for c in store.values()},
         "packs": len(spec.pool.arrays),
+        "answers": {k: asdict(a) for k, a in spec.answers.items()},
     }
     texts = {
         "program.lir": dump(spec.function),
@@ -99,6 +102,25 @@ def _name(const: Const) -> str:
     return literal(const)[len("const<sha256:") : -1]
 
 
+def release(functions: Sequence[Function], steps: Sequence[Any]) -> None:
+    """Let the constants of static ``functions`` go that no step of their program reads itself."""
+    kept = {c.digest for c in _read(steps)}
+    for fn in functions:
+        for const in _every(fn):
+            if _nbytes(const) > _SMALL and const.digest not in kept:
+                const.release(meaning.stand_in(const.type))
+
+
+def _every(fn: Function) -> Iterator[Const]:
+    """Yield the constants of ``fn``, equal ones too."""
+    for op in fn.ops:
+        for value in op.kind.attributes.values():
+            if isinstance(value, Const):
+                yield value
+            elif isinstance(value, Function):
+                yield from _every(value)
+
+
 def _needed(
     spec: Specialization, steps: Sequence[Any], store: Mapping[str, Const]
 ) -> Sequence[Const]:
@@ -106,10 +128,15 @@ def _needed(
     if spec.function.dims:
         return list(store.values())
     found = {c.digest: c for c in store.values() if _nbytes(c) <= _SMALL}
+    found.update({c.digest: c for c in _read(steps)})
+    return list(found.values())
+
+
+def _read(steps: Sequence[Any]) -> Iterator[Const]:
+    """Yield the constants of the steps that run through torch."""
     for step in steps:
         if isinstance(step, TorchStep):
-            found.update({c.digest: c for c in constants(step.body).values()})
-    return list(found.values())
+            yield from constants(step.body).values()
 
 
 def _nbytes(const: Const) -> int:
@@ -127,6 +154,7 @@ def _revive(entry: Entry, captured: Captured, made: Mapping[str, Any]) -> Specia
     fn: Function = parse(entry.texts["program.lir"], store)
     spec = Specialization(captured=captured, function=fn, remarks=[], **made)
     spec.retreat.update(head["retreat"])
+    spec.answers.update({k: Answer(**a) for k, a in head["answers"].items()})
     # Mapped, not read: pages come in as kernels touch them. Few sizes are no multiple of 64 bytes.
     packs = (entry.arrays[f"pack{i}"] for i in range(head["packs"]))
     spec.pool.stored.extend(a if a.ctypes.data % ALIGN == 0 else aligned(a) for a in packs)

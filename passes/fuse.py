@@ -1,7 +1,8 @@
 """``fuse``: put ops that should run as one into compute units.
 
-Three patterns, in this order: ``contract`` (a linear, convolution or matmul with its epilogue),
-``norm`` (a residual add and the norm that reads it), ``chain`` (elementwise ops over one shape).
+Four patterns, in this order: ``contract`` (a linear, convolution or matmul with its epilogue),
+``banded`` (a depthwise convolution and the 1x1 convolutions around it), ``norm`` (a residual add
+and the norm that reads it), ``chain`` (elementwise ops over one shape).
 Each op is in at most one unit; what is in none is left to ``partition``.
 """
 
@@ -15,6 +16,7 @@ from leptonc.ir.core import Function, Op
 from leptonc.ir.kinds.binary import Add
 from leptonc.ir.kinds.norm import LayerNorm, RmsNorm
 from leptonc.passes.fusing.axes import same_memory
+from leptonc.passes.fusing.bands import around, windows
 from leptonc.passes.fusing.bias import fold_bias
 from leptonc.passes.fusing.chain import grow_chains
 from leptonc.passes.fusing.contract import find_chain, roots
@@ -36,6 +38,7 @@ class Fuse(Pass):
         biased = fold_bias(fn, trace)
         groups = _Groups(biased, Quotient(biased))
         _contractions(groups, trace)
+        _bands(groups, trace)
         _norms(groups, trace)
         for g in grow_chains(biased, groups.quotient, groups.taken, self.max_ops, trace):
             groups.pattern[g] = "chain"
@@ -84,6 +87,16 @@ def _contractions(groups: _Groups, trace: Trace) -> None:
         ops = find_chain(root, groups.fn, groups.taken, trace)
         if len(ops) > 1 and not groups.take(ops, "contract"):
             trace.missed(root, "its epilogue would close a cycle")
+
+
+def _bands(groups: _Groups, trace: Trace) -> None:
+    quotient = groups.quotient
+    for window in windows(groups.fn):
+        chains = around(window, groups.fn, lambda op: quotient.ops(quotient.group(op)))
+        if isinstance(chains, str):
+            trace.missed(window, chains)
+        elif not groups.take([op for chain in chains for op in chain], "banded"):
+            trace.missed(window, "another op lies between it and the convolutions around it")
 
 
 def _norms(groups: _Groups, trace: Trace) -> None:

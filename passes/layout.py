@@ -2,7 +2,8 @@
 
 Convolutions and their kin work on channels-last images; everything else takes what it gets where it
 can. A transpose, and a reshape that keeps axes together, then moves no data: its result is merely
-laid out otherwise. Where an order must change, a ``relayout`` op says so.
+laid out otherwise. Where an order must change, a ``relayout`` op says so. An image flattened for
+linear layers stays as it lies: their weights change order.
 
 The pass goes once through the ops. Elementwise ops with operands in different orders take the order
 that moves the fewest bytes, counting the move their result would need later.
@@ -16,9 +17,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from leptonc.ir.core import Function, Op, Value
-from leptonc.ir.kinds.shape import Relayout
+from leptonc.ir.dims import Shape
+from leptonc.ir.kinds.data import Constant
+from leptonc.ir.kinds.shape import Relayout, Transpose
 from leptonc.ir.types import TensorType
 from leptonc.passes.fusing.axes import Order, as_layout, channels_last, order_of, same_order
+from leptonc.passes.fusing.bias import const_in
+from leptonc.passes.fusing.flatten import by_weights, channels_inside
 from leptonc.passes.fusing.policy import CHANNELS_LAST, Policy, policy_of
 from leptonc.passes.fusing.units import SOURCES, without_dead_sources
 from leptonc.pipeline import Pass
@@ -56,6 +61,7 @@ class _Sweep:
         self.now: dict[Value, Value] = {p: p for p in fn.params}
         self.versions: dict[Value, list[Value]] = {p: [p] for p in fn.params}
         self.wish = _wishes(fn)
+        self.flattened: dict[Value, Shape] = {}  # images that lie there with channels innermost
 
     # ----- values -----
 
@@ -107,6 +113,11 @@ class _Sweep:
         if isinstance(op.kind, Relayout):
             self.relayout(op, op.kind)
             return
+        if op.operands and by_weights(op, self.fn, self.order(op.operands[0])):
+            self.flatten(op)
+            return
+        if op.operands and op.operands[0] in self.flattened:
+            op = self.reordered(op)
         policy = policy_of(op)
         plan = policy(op, self.view(op))
         operands = tuple(
@@ -122,6 +133,30 @@ class _Sweep:
         shared = self.versions[source]
         shared.append(made)
         self.versions[made] = shared
+
+    def flatten(self, op: Op) -> None:
+        """Flatten an image as it lies; the weights of the linear layers that read it follow."""
+        x = self.now[op.operands[0]]
+        perm = channels_last(x.type.rank)
+        shape = tuple(x.type.shape[p] for p in perm)
+        turned = Value(TensorType(x.type.dtype, shape), x.hint)
+        flat = Value(op.result.type, op.result.hint)
+        self.ops.append(Op(Transpose(perm), (x,), (turned,), op.origin))
+        self.ops.append(Op(op.kind, (turned,), (flat,), op.origin))
+        self.trace.note(op, "the weights of its readers change order instead")
+        self.now[op.result], self.versions[flat] = flat, [flat]
+        self.flattened[op.result] = x.type.shape
+
+    def reordered(self, op: Op) -> Op:
+        """Return a linear layer with its weight in the order of the image flattened for it."""
+        x, w, *rest = op.operands
+        const = const_in(w, self.fn)
+        assert const is not None  # by_weights saw it
+        made = channels_inside(const, self.flattened[x])
+        weight = Value(made.type, w.hint)
+        self.ops.append(Op(Constant(made), (), (weight,), op.origin))
+        self.now[weight], self.versions[weight] = weight, [weight]
+        return Op(op.kind, (x, weight, *rest), op.results, op.origin)
 
     def view(self, op: Op) -> View:
         """Return what a policy may know of the operands' orders and the results' readers."""

@@ -23,9 +23,22 @@ def test_everything_set() -> None:
             "LEPTONC_LANES": "8",
             "LEPTONC_SPIN_US": "0",
             "LEPTONC_CACHE": "off",
+            "LEPTONC_HELPERS": "1",
+            "LEPTONC_TUNE": "no",
+            "LEPTONC_TUNE_MS": "250",
         }
     )
-    assert found == Settings(Path("/c"), 5, 2, 8, 0, False)
+    assert found == Settings(
+        cache_dir=Path("/c"),
+        cache_bytes=5,
+        num_threads=2,
+        lanes=8,
+        spin_us=0,
+        cache_enabled=False,
+        helpers=1,
+        tune=False,
+        tune_ms=250,
+    )
 
 
 def test_xdg() -> None:

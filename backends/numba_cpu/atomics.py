@@ -88,8 +88,22 @@ def _binary(result: types.Type, build: Callable):
     return intrinsic(lambda ctx, a, x: (result(_i64, _i64), code))
 
 
+def _ternary(result: types.Type, build: Callable):
+    """Return an intrinsic on three int64."""
+
+    def code(context, builder, sig, args):
+        return _value(context, build(builder, *args))
+
+    return intrinsic(lambda ctx, a, x, y: (result(_i64, _i64, _i64), code))
+
+
 def _store(b: ir.IRBuilder, address: ir.Value, value: ir.Value) -> None:
     b.store_atomic(value, _pointer(b, address), "seq_cst", _WORD)
+
+
+def _compare_and_swap(b: ir.IRBuilder, address: ir.Value, old: ir.Value, new: ir.Value) -> ir.Value:
+    pair = b.cmpxchg(_pointer(b, address), old, new, "seq_cst", "seq_cst")
+    return b.extract_value(pair, 0)
 
 
 def _call(b: ir.IRBuilder, fn: ir.Value, *args: ir.Value) -> None:
@@ -102,10 +116,6 @@ def _pause(b: ir.IRBuilder) -> None:
     i32 = ir.IntType(32)
     kind = ir.FunctionType(_VOID, [i32] * len(operands))
     _extern(b, name, kind, *(ir.Constant(i32, x) for x in operands))
-
-
-def _yield(b: ir.IRBuilder) -> None:
-    _extern(b, "sched_yield", ir.FunctionType(ir.IntType(32), []))
 
 
 def _futex(b: ir.IRBuilder, address: ir.Value, operation: int, value: ir.Value) -> None:
@@ -160,6 +170,8 @@ atomic_load = _unary(_i64, lambda b, a: b.load_atomic(_pointer(b, a), "seq_cst",
 atomic_store = _binary(_void, _store)
 # Adds and returns the old value.
 atomic_add = _binary(_i64, lambda b, a, x: b.atomic_rmw("add", _pointer(b, a), x, "seq_cst"))
+# Replaces the second operand by the third if it is there; returns what was there.
+atomic_cas = _ternary(_i64, _compare_and_swap)
 load = _unary(_i64, lambda b, a: b.load(_pointer(b, a)))
 store = _binary(_void, lambda b, a, x: b.store(x, _pointer(b, a)) and None)
 invoke = _invoke()
@@ -169,8 +181,6 @@ core_number = _unary(_i64, _core_number)
 stamp = _unary(_void, _stamp)
 # Tells the core that this is a spin loop.
 pause = _nullary(_pause)
-# Lets another thread have the core.
-yield_core = _nullary(_yield)
 # Sleeps until woken, unless the word has changed already; may return early, so callers loop.
 wait_while = _binary(_void, _wait)
 wake_all = _unary(_void, _wake)

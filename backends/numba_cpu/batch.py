@@ -35,6 +35,17 @@ class Stretch:
     parts: int
     units: tuple[Part, ...] = ()
 
+    def part_ops(self) -> tuple[list[Op], dict[Value, Value]]:
+        """Return the ops that compute one part, and the part of each value that they cut."""
+        small: dict[Value, Value] = {}
+        ops: list[Op] = []
+        for unit in self.units:
+            reads = zip(unit.whole.operands, unit.op.operands, unit.sliced, strict=True)
+            operands = tuple(small.setdefault(v, p) if cut else v for v, p, cut in reads)
+            small.update(zip(unit.whole.results, unit.op.results, strict=True))
+            ops.append(replace(unit.op, operands=operands))
+        return ops, small
+
 
 def plan(
     ops: Sequence[Op], returns: Collection[Value], caches: Caches, fixed: Collection[str] = ()

@@ -81,7 +81,14 @@ class Context:
 
     Args:
         plan: the program.
+
+    Attributes:
+        whole: how to run a program that is one native segment without :meth:`run`'s checks:
+            ``pack, words, call, segment`` for ``pack(words, 0, *addresses); call(segment)``. None
+            if there are Python steps.
     """
+
+    whole: tuple[Callable[..., None], memoryview, Callable[[int], None], int] | None = None
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -98,8 +105,9 @@ class Context:
         groups = _segments(plan.steps)
         self._parts = tuple(self._part(group) for group in groups)
         self._counts = tuple(len(g) if isinstance(g, list) else 0 for g in groups)
-        first = self._parts[0] if len(self._parts) == 1 else None
-        self._only = first if isinstance(first, int) else None
+        parts = self._parts
+        if len(parts) == 1 and isinstance(parts[0], int):
+            self.whole = self._pack, self._io_bytes, self._native, parts[0]
 
     def run(self, *addresses: int) -> None:
         """Run the program with these input and output addresses.
@@ -112,9 +120,6 @@ class Context:
         except struct.error:
             expected = self._plan.addresses
             raise TargetError(f"expected {expected} addresses, got {addresses}") from None
-        if self._only is not None:
-            self._native(self._only)
-            return
         for part in self._parts:
             if isinstance(part, int):
                 self._native(part)
@@ -143,7 +148,7 @@ class Context:
             for part, clock in zip(self._parts, clocks, strict=True):
                 if isinstance(part, int):
                     self._native(part)
-                    found.append((clock[..., 0] * 10**9 + clock[..., 1]).transpose(1, 0, 2))
+                    found.append(_times(clock))
                 else:
                     begin = time.monotonic_ns()
                     part.call(self._now(part.inputs), self._now(part.outputs))
@@ -171,23 +176,28 @@ class Context:
         records = self._own(layout.records)
         table = np.array(layout.steps, np.int64)
         table[:, 1] = records.ctypes.data + 8 * table[:, 1]
-        # Thread 0 runs serial steps in order; only a step of all threads has to wait for them.
-        serial = table[:, 2] & native.SERIAL != 0
-        table[:-1, 2] |= np.where(serial[:-1] & serial[1:], native.NO_BARRIER, 0)
-        table[-1, 2] &= ~native.NO_BARRIER
+        table = self._own(table)
+        shares = phases(steps, self._plan.threads)
+        tasks = np.array([task for phase in shares for task in phase], np.int64)
+        tasks[:, 0] = table.ctypes.data + 8 * native.STEP_WORDS * tasks[:, 0]
+        tasks = self._own(tasks)
+        counts = np.array([len(phase) for phase in shares], np.int64)
+        starts = tasks.ctypes.data + 8 * native.TASK_WORDS * (np.cumsum(counts) - counts)
         patches = np.array(layout.patches, np.int64).reshape(-1, native.PATCH_WORDS)
         patches[:, 0] = records.ctypes.data + 8 * patches[:, 0]
-        head = np.zeros(native.SEGMENT_WORDS, np.int64)
-        head[:7] = (
-            self._own(table).ctypes.data,
-            len(steps),
-            self._plan.threads,
+        head = (
+            self._own(np.stack([starts, counts], 1)).ctypes.data,
+            len(shares),
+            table.ctypes.data,
             self._own(patches).ctypes.data,
             len(patches),
             self._io.ctypes.data,
             self._team.address if self._team is not None else 0,
+            0,
+            len(steps),
+            self._plan.threads,
         )
-        return self._own(head).ctypes.data
+        return self._own(list(head)).ctypes.data
 
     def _own(self, words: np.ndarray | list[int]) -> np.ndarray:
         """Return an aligned copy that lives as long as the context."""
@@ -211,17 +221,26 @@ class Context:
         )
 
 
+def _times(clock: np.ndarray) -> np.ndarray:
+    """Return i64[steps, threads, 2] of one segment; who had no share of a step passed it by."""
+    times = (clock[..., 0] * 10**9 + clock[..., 1]).transpose(1, 0, 2)
+    began = times[times > 0].min(initial=np.iinfo(np.int64).max)
+    passed = np.maximum.accumulate(np.maximum(times[..., 1], began), 0)
+    earlier = np.concatenate([np.full_like(passed[:1], began), passed[:-1]])
+    return np.where(times > 0, times, earlier[..., None])
+
+
 @dataclass
 class _Layout:
     """Records, step table and patches of a segment, with word indices instead of addresses."""
 
     records: list[int] = field(default_factory=list)
-    steps: list[tuple[int, int, int]] = field(default_factory=list)
+    steps: list[tuple[int, int]] = field(default_factory=list)
     patches: list[tuple[int, int, int]] = field(default_factory=list)
 
     def add(self, step: Step, base: Callable[[Slot], int]) -> None:
         """Append one step."""
-        self.steps.append((step.kernel.address, len(self.records), step.flags))
+        self.steps.append((step.kernel.address, len(self.records)))
         for slot in step.slots:
             if not isinstance(slot, Slot):
                 self.records.append(slot_bits(slot))
@@ -231,6 +250,32 @@ class _Layout:
             self.records.append(0 if slot.space == IO else base(slot))
         # Every record starts at a cache line: threads read records while others are patched.
         self.records.extend([0] * (-len(self.records) % (ALIGN // 8)))
+
+
+Task = tuple[int, int, int, int]  # first step, number of steps, share, number of shares
+
+
+def phases(steps: Sequence[Step], threads: int) -> list[list[Task]]:
+    """Return the tasks of each phase of a segment (see :mod:`native`).
+
+    A step without a barrier shares its phase with the next one. Serial steps one after another
+    are one task: whoever takes the first does the others.
+    """
+    found: list[list[Task]] = []
+    before = native.SERIAL  # flags of the step before, none of which joins the first one
+    for i, step in enumerate(steps):
+        shares = 1 if step.flags & native.SERIAL else threads
+        made = [(i, 1, share, shares) for share in range(shares)]
+        room = native.SLOTS * threads - (len(found[-1]) if found else 0)
+        if found and before & native.NO_BARRIER and len(made) <= room:
+            found[-1].extend(made)
+        elif found and before == step.flags == native.SERIAL and len(found[-1]) == 1:
+            ((first, count, _, _),) = found[-1]
+            found[-1] = [(first, count + 1, 0, 1)]
+        else:
+            found.append(made)
+        before = step.flags
+    return found
 
 
 def aligned(array: np.ndarray) -> np.ndarray:

@@ -2,24 +2,32 @@
 
 Everything is an ``int64`` word in memory that :mod:`executor` and :mod:`pool` allocate.
 
-Segment (one stretch of steps without Python in between), words:
-``0`` steps address, ``1`` number of steps, ``2`` threads, ``3`` patches address, ``4`` number of
-patches, ``5`` address of the input and output addresses, ``6`` team address, ``7`` address of the
-clock's words or 0: per thread and step when it began and when it had finished, two words each.
-Step: kernel address, record address, flags. Patch: slot address, index, byte offset:
-``*slot = io[index] + offset``.
+A *segment* is a stretch of steps without Python in between; its steps are grouped into *phases*,
+and a phase consists of *tasks*, which may run in any order and at the same time. A task is one
+thread's share of one step, or some serial steps one after another.
 
-Team, words cache lines apart: ``EPOCH`` (incremented to start work), ``SLEEPERS`` (workers
-blocked on it), ``COUNT`` and ``GENERATION`` (the barrier), ``BLOCKED`` (threads blocked there),
-``SEGMENT`` (what to run), ``STOP``, ``SPIN``, ``YIELDS``, ``IDLE`` (iterations before the next
-stage of waiting), ``NOW`` (``SPIN``, or 0 while spinning would be in the way), and from ``CORES``
-on the core that each thread was last seen on.
+Segment, words: ``0`` phases address, ``1`` number of phases, ``2`` steps address, ``3`` patches
+address, ``4`` number of patches, ``5`` address of the input and output addresses, ``6`` team
+address, ``7`` address of the clock's words or 0: per thread and step when it began and when it had
+finished, two words each, ``8`` number of steps, ``9`` threads. Phase: address of its tasks, their
+number. Task: address of its first step, number of steps, share, number of shares. Step: kernel
+address, record address. Patch: slot address, index, byte offset: ``*slot = io[index] + offset``.
+
+Team, words cache lines apart. ``NOW``: number of the phase being run, counted since the team
+exists, and in the bits from ``TASKS`` on how many tasks it has (0 between segments). Whoever is
+there takes tasks of it: thread ``t`` first those numbered ``t``, ``t + nt`` ..., then what is
+left. Claim ``i`` is the number of the latest phase whose task ``i`` was taken, ``DONE`` counts
+the finished ones, and who finishes the last one begins the next phase. So nobody waits for a
+thread that has no core, unless that thread has taken a task; and one that comes late finds out
+from ``NOW`` where the others are. Such a thread must not look at a segment, which may be gone,
+before a claim has succeeded: then the phase cannot end without it.
 """
 
 from __future__ import annotations
 
 from leptonc.backends.numba_cpu.atomics import (
     atomic_add,
+    atomic_cas,
     atomic_load,
     atomic_store,
     core_number,
@@ -30,21 +38,32 @@ from leptonc.backends.numba_cpu.atomics import (
     store,
     wait_while,
     wake_all,
-    yield_core,
 )
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, make_kernel
 
-SERIAL, NO_BARRIER = 1, 2
-SEGMENT_WORDS = 8
+SEGMENT_WORDS = 10
 CLOCK = 7  # word of a segment
-STEP_WORDS = PATCH_WORDS = 3
+PHASE_WORDS, TASK_WORDS, STEP_WORDS, PATCH_WORDS = 2, 4, 2, 3
 CLOCK_WORDS = 4  # of one thread and one step
+SERIAL, NO_BARRIER = 1, 2  # flags of a step, see Program.step
+TASKS = 48  # bits of NOW below the number of tasks
+NUMBER = (1 << TASKS) - 1
+HURRY = 16  # phases that go without the others once these were late
+SLOTS = 4  # the most tasks of a phase, for each thread of the team
 
 # Byte offsets in the team block: words that different threads write lie 128 bytes apart, because
-# processors fetch cache lines in pairs.
-EPOCH, SLEEPERS, COUNT, GENERATION, BLOCKED = 0, 128, 256, 384, 512
-SEGMENT, STOP, SPIN, YIELDS, IDLE, NOW = 640, 648, 656, 664, 672, 680
-CORES, CORE_BYTES = 768, 128
+# processors fetch cache lines in pairs. What describes the running phase lies together.
+NOW, TABLE, PHASE, LAST, STEPS, COUNT, CLOCK_AT = 0, 8, 16, 24, 32, 40, 48
+DONE, SLEEPERS = 128, 256
+# Set when the team starts, except SPIN_NOW: SPIN, or 0 while spinning would be in the way.
+STOP, SPIN, IDLE, STEAL, SPIN_NOW = 384, 392, 400, 408, 416
+# A line for each thread: the core it was last seen on. Behind them a line for each claim.
+CORES, LINE = 512, 128
+
+
+def team_bytes(nt: int) -> int:
+    """Return the size of the block of a team of ``nt`` threads."""
+    return CORES + LINE * nt * (1 + SLOTS)
 
 
 @inline_njit
@@ -57,56 +76,138 @@ def _patch(segment):
 
 
 @inline_njit
-def _block(word, seen, sleepers):
-    """Sleep until ``word`` differs from ``seen``.
+def _perform(task, steps, clock):
+    """Run a task; ``clock`` is where this thread notes its times, or 0 if nobody wants them."""
+    step, count, share, shares = load(task), load(task + 8), load(task + 16), load(task + 24)
+    for _ in range(count):
+        if clock == 0:
+            invoke(load(step), load(step + 8), share, shares)
+        else:
+            times = clock + 2 * (step - steps)
+            if load(times) == 0:
+                stamp(times)
+            invoke(load(step), load(step + 8), share, shares)
+            stamp(times + 16)
+        step += 16
 
-    The sleeper counts itself before it looks at the word, the waker changes the word before it
-    looks at the count: one of the two always sees the other.
+
+def _run_alone(segment, tid, nt):
+    """Run a segment on the calling thread, one task after another: the same bits as a team."""
+    _patch(segment)
+    phase, count, steps = load(segment), load(segment + 8), load(segment + 16)
+    clock = load(segment + 56)
+    for _ in range(count):
+        task = load(phase)
+        for _ in range(load(phase + 8)):
+            _perform(task, steps, clock)
+            task += 32
+        phase += 16
+
+
+@inline_njit
+def _await(word, seen, sleepers, spins):
+    """Wait until ``word`` differs from ``seen``: spin, then sleep.
+
+    Giving the core away in between would cost a whole time slice where others want it, and a
+    sleeper that is woken gets the core sooner.
     """
-    atomic_add(sleepers, 1)
-    while atomic_load(word) == seen:
-        wait_while(word, seen)
-    atomic_add(sleepers, -1)
-
-
-@inline_njit
-def _wake(word, sleepers):
-    """Wake whoever sleeps on ``word``, which was changed just before."""
-    if atomic_load(sleepers) > 0:
-        wake_all(word)
-
-
-@inline_njit
-def _await(word, seen, sleepers, spins, yields):
-    """Wait until ``word`` differs from ``seen``: spin, then give the core away, then sleep."""
     for _ in range(spins):
         if atomic_load(word) != seen:
             return
         pause()
-    for _ in range(yields):
-        if atomic_load(word) != seen:
-            return
-        yield_core()
-    _block(word, seen, sleepers)
+    # A sleeper says what it waits on before it looks at the word, a waker changes the word before
+    # it looks who sleeps: one of the two always sees the other.
+    while atomic_load(word) == seen:
+        atomic_store(sleepers, seen)
+        if atomic_load(word) == seen:
+            wait_while(word, seen)
 
 
 @inline_njit
-def _barrier(team, nt):
-    """Return when all ``nt`` threads have arrived; what they wrote before is visible after."""
-    generation = atomic_load(team + GENERATION)
-    if atomic_add(team + COUNT, 1) == nt - 1:
-        atomic_store(team + COUNT, 0)
-        atomic_add(team + GENERATION, 1)
-        _wake(team + GENERATION, team + BLOCKED)
-        return
-    spins, yields = load(team + NOW), load(team + YIELDS)
-    _await(team + GENERATION, generation, team + BLOCKED, spins, yields)
+def _wake(word, new, sleepers):
+    """Wake whoever sleeps on ``word``, which was changed to ``new`` just before."""
+    seen = atomic_load(sleepers)
+    if seen != 0:
+        # Who sleeps on the new value or a later one stays noted, and wakes for nothing now.
+        if seen & NUMBER < new & NUMBER:
+            atomic_cas(sleepers, seen, 0)
+        wake_all(word)
+
+
+@inline_njit
+def _begin(team, phase, number):
+    """Begin the phase described at ``phase`` as the ``number``-th, or end the segment."""
+    tasks = 0
+    if phase != load(team + LAST):
+        store(team + PHASE, phase)
+        store(team + TABLE, load(phase))
+        tasks = load(phase + 8)
+    store(team + DONE, 0)
+    new = tasks << TASKS | number
+    atomic_store(team + NOW, new)
+    _wake(team + NOW, new, team + SLEEPERS)
+
+
+@inline_njit
+def _take(team, tid, nt, slot, now):
+    """Run task ``slot`` of the phase ``now`` if nobody has taken it; return whether we did."""
+    number, tasks = now & NUMBER, now >> TASKS
+    claim = team + CORES + LINE * (nt + slot)
+    seen = atomic_load(claim)
+    if seen >= number or atomic_cas(claim, seen, number) != seen:
+        return False
+    clock = load(team + CLOCK_AT)
+    if clock:
+        clock += 32 * load(team + COUNT) * tid
+    _perform(load(team + TABLE) + 32 * slot, load(team + STEPS), clock)
+    if atomic_add(team + DONE, 1) == tasks - 1:
+        _begin(team, load(team + PHASE) + 16, number + 1)
+    return True
+
+
+@inline_njit
+def _take_others(team, tid, nt, now):
+    """Run every task of the phase that nobody has taken; return whether there was one."""
+    took = False
+    for slot in range(now >> TASKS):
+        if _take(team, tid, nt, slot, now):
+            took = True
+    return took
+
+
+@inline_njit
+def _serve(team, tid, nt, end):
+    """Take part in phases until the ``end``-th begins or, for end 0, between segments."""
+    hurry = 0  # phases to go without waiting for others to begin
+    while True:
+        now = atomic_load(team + NOW)
+        tasks = now >> TASKS
+        if now & NUMBER == end or (end == 0 and tasks == 0):
+            return
+        for slot in range(tid, tasks, nt):
+            _take(team, tid, nt, slot, now)
+        # Most of the time the others have begun theirs: looking would only slow them down.
+        spins = load(team + STEAL)
+        if tasks > nt or hurry > 0:
+            spins = 0
+            hurry -= 1
+        while spins > 0 and atomic_load(team + NOW) == now:
+            pause()
+            spins -= 1
+        if atomic_load(team + NOW) != now:
+            continue
+        if _take_others(team, tid, nt, now):
+            if hurry <= 0:
+                hurry = HURRY
+            continue
+        hurry = 0
+        _await(team + NOW, now, team + SLEEPERS, load(team + SPIN_NOW))
 
 
 @inline_njit
 def _show_core(team, tid):
     """Tell the team which core this thread runs on, and return it."""
-    core, place = core_number(tid), team + CORES + CORE_BYTES * tid
+    core, place = core_number(tid), team + CORES + LINE * tid
     if atomic_load(place) != core:
         atomic_store(place, core)
     return core
@@ -114,97 +215,52 @@ def _show_core(team, tid):
 
 @inline_njit
 def _choose_spin(team, nt):
-    """Let threads spin at barriers unless a worker shares our core: it could not run meanwhile.
+    """Let threads spin for a phase to end unless a worker shares our core: it could not run then.
 
     A busy machine's scheduler does put a woken worker beside its waker.
     """
     core, spins = _show_core(team, 0), load(team + SPIN)
     for tid in range(1, nt):
-        if atomic_load(team + CORES + CORE_BYTES * tid) == core:
+        if atomic_load(team + CORES + LINE * tid) == core:
             spins = 0
-    if load(team + NOW) != spins:
-        store(team + NOW, spins)
-
-
-@inline_njit
-def _clock(segment, tid):
-    """Return where this thread notes its times, or 0 if nobody wants them."""
-    words = load(segment + 56)
-    if words == 0:
-        return 0
-    return words + 32 * load(segment + 8) * tid
-
-
-@inline_njit
-def _share(segment, tid, team):
-    """Run this thread's share of every step, meeting the others at the barriers."""
-    step, count, nt = load(segment), load(segment + 8), load(segment + 16)
-    clock = _clock(segment, tid)
-    for i in range(count):
-        kernel, args, flags = load(step), load(step + 8), load(step + 16)
-        if clock:
-            stamp(clock + 32 * i)
-        if flags & SERIAL == 0:
-            invoke(kernel, args, tid, nt)
-        elif tid == 0:
-            invoke(kernel, args, 0, 1)
-        if clock:
-            stamp(clock + 32 * i + 16)
-        if flags & NO_BARRIER == 0:
-            _barrier(team, nt)
-        step += 24
-
-
-def _run_alone(segment, tid, nt):
-    """Run a segment on the calling thread, one share after another: the same bits as a team."""
-    _patch(segment)
-    step, count, threads = load(segment), load(segment + 8), load(segment + 16)
-    clock = _clock(segment, 0)
-    for i in range(count):
-        kernel, args, flags = load(step), load(step + 8), load(step + 16)
-        if clock:
-            stamp(clock + 32 * i)
-        shares = threads
-        if flags & SERIAL:
-            shares = 1
-        for share in range(shares):
-            invoke(kernel, args, share, shares)
-        if clock:
-            stamp(clock + 32 * i + 16)
-        step += 24
+    if load(team + SPIN_NOW) != spins:
+        store(team + SPIN_NOW, spins)
 
 
 def _run_team(segment, tid, nt):
-    """Run a segment as thread 0 of its team; returns when every thread has finished it."""
-    team = load(segment + 48)
+    """Run a segment as thread 0 of its team; returns when every task is finished."""
+    team, threads = load(segment + 48), load(segment + 72)
     _patch(segment)
-    _choose_spin(team, load(segment + 16))
-    store(team + SEGMENT, segment)
-    atomic_add(team + EPOCH, 1)
-    _wake(team + EPOCH, team + SLEEPERS)
-    _share(segment, 0, team)
+    _choose_spin(team, threads)
+    phases, count = load(segment), load(segment + 8)
+    store(team + LAST, phases + 16 * count)
+    store(team + STEPS, load(segment + 16))
+    store(team + CLOCK_AT, load(segment + 56))
+    store(team + COUNT, load(segment + 64))
+    number = (load(team + NOW) & NUMBER) + 1
+    _begin(team, phases, number)
+    _serve(team, 0, threads, number + count)
 
 
 def _work(team, tid, nt):
     """Serve the team as thread ``tid`` until it is stopped."""
-    epoch = 0
     while True:
-        spins = load(team + IDLE)
-        if _show_core(team, tid) == atomic_load(team + CORES):
-            spins = 0
-        _await(team + EPOCH, epoch, team + SLEEPERS, spins, 0)
-        # The last barrier of a segment holds the caller until we are done: no epoch is missed.
-        epoch += 1
+        _serve(team, tid, nt, 0)
+        now = atomic_load(team + NOW)
         if load(team + STOP) != 0:
             return
-        _share(load(team + SEGMENT), tid, team)
+        if now >> TASKS == 0:
+            spins = load(team + IDLE)
+            if _show_core(team, tid) == atomic_load(team + CORES):
+                spins = 0
+            _await(team + NOW, now, team + SLEEPERS, spins)
 
 
 def _stop(team, tid, nt):
     """Tell the team's workers to leave; nobody may be running on it."""
     store(team + STOP, 1)
-    atomic_add(team + EPOCH, 1)
-    wake_all(team + EPOCH)
+    atomic_add(team + NOW, 1)
+    wake_all(team + NOW)
 
 
 def _pauses(count, tid, nt):

@@ -1,9 +1,9 @@
 """numba_cpu > pool: worker threads that wait inside native code, one team for each thread count.
 
 A team of ``nt`` threads is the caller and ``nt - 1`` Python daemon threads, parked in one native
-function without the interpreter lock. After work they spin for some microseconds, so that the next
-call finds them awake, then they block and cost nothing. Teams start when they are first used, end
-at exit, and a forked child starts its own.
+function without the interpreter lock. The caller never waits for a worker to come. After work they
+spin for some microseconds, so that the next call finds them awake, then they block and cost
+nothing. Teams start when they are first used, end at exit, and a forked child starts its own.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ from leptonc.settings import read_settings
 ALIGN = 64
 LARGE = 2**20  # bytes from which a block is mapped, not taken from the heap
 HUGE = 2**22  # bytes from which huge pages are worth asking for
-BARRIER_SPIN_US = 50.0
-BARRIER_YIELDS = 500
+BARRIER_SPIN_US = 200.0
+STEAL_SPIN_US = 1.0  # how long a thread may be late before others do its share
 # With more threads than cores, whoever spins keeps the awaited thread from running.
 CROWDED_SPIN_US = 1.0
 _EXIT_WAIT_S = 1.0
 
-native_call = ctypes.CFUNCTYPE(None, ctypes.c_int64)
+# Addresses go as void pointers: ctypes converts those faster than integers.
+native_call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def aligned_zeros(nbytes: int, align: int = ALIGN) -> np.ndarray:
@@ -85,7 +86,7 @@ class Team:
     def __init__(self, nt: int) -> None:
         self.nt = nt
         self.lock = threading.Lock()
-        self._words = aligned_zeros(native.CORES + native.CORE_BYTES * nt, 128).view(np.int64)
+        self._words = aligned_zeros(native.team_bytes(nt), native.LINE).view(np.int64)
         self.address = self._words.ctypes.data
         self._threads: list[threading.Thread] = []
         self._call = native_call(native.RUN_TEAM.address)
@@ -105,33 +106,42 @@ class Team:
         """Start the workers; False if that is impossible now (interpreter exit, thread limit)."""
         if self._closed:
             return False
+        self._prepare()
+        native.WORK.compile()
+        self._started = True
+        try:
+            for tid in range(1, self.nt):
+                self._hire(tid)
+        except RuntimeError:
+            self._leave()
+            self._closed = True
+            return False
+        return True
+
+    def _prepare(self) -> None:
+        """Fill in the team's words."""
         crowded = self.nt > usable_cores()
         rate = pauses_per_us()
         barrier = CROWDED_SPIN_US if crowded else BARRIER_SPIN_US
         idle = CROWDED_SPIN_US if crowded else read_settings().spin_us
         words = self._words
         words[:] = 0
-        words[native.CORES // 8 :] = -1
+        words[native.NOW // 8] = 1
+        words[native.CORES // 8 :][: self.nt * native.LINE // 8] = -1
         words[native.SPIN // 8] = int(barrier * rate)
-        words[native.YIELDS // 8] = BARRIER_YIELDS
+        words[native.STEAL // 8] = int(STEAL_SPIN_US * rate)
         words[native.IDLE // 8] = int(idle * rate)
-        native.WORK.compile()
-        self._started = True
-        for tid in range(1, self.nt):
-            thread = threading.Thread(
-                target=native.WORK,
-                args=(self.address, tid, self.nt),
-                name=f"leptonc-{self.nt}.{tid}",
-                daemon=True,
-            )
-            try:
-                thread.start()
-            except RuntimeError:
-                self._leave()
-                self._closed = True
-                return False
-            self._threads.append(thread)
-        return True
+
+    def _hire(self, tid: int) -> None:
+        """Start worker ``tid``. Raises RuntimeError if there can be no more threads."""
+        thread = threading.Thread(
+            target=native.WORK,
+            args=(self.address, tid, self.nt),
+            name=f"leptonc-{self.nt}.{tid}",
+            daemon=True,
+        )
+        thread.start()
+        self._threads.append(thread)
 
     def _leave(self) -> None:
         """Send the workers home and wait for them; the lock is held or nobody else is left."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,16 +11,21 @@ from typing import Any
 import numpy as np
 
 from leptonc import meaning
+from leptonc.backends.numba_cpu import native
 from leptonc.backends.numba_cpu.assemble import assemble
 from leptonc.backends.numba_cpu.emit import Source, emit
 from leptonc.backends.numba_cpu.executor import Program
+from leptonc.backends.numba_cpu.kernels.ahead import HELPERS, compile_all
 from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.kernels.igemm import igemm
 from leptonc.backends.numba_cpu.lower.core import STATUS_WORDS
 from leptonc.backends.numba_cpu.schedule import Schedule, Step, TorchStep
 from leptonc.backends.numba_cpu.views import View
 from leptonc.runtime.governor import library_threads
 
 ARENA_SLACK = 256  # bytes behind the last buffer that vector loads may touch
+ALONE = (native.RUN_ALONE, native.PAUSES)  # what runs every program
+TEAM = (native.RUN_TEAM, native.WORK)
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,18 @@ class Executable:
 
     def __call__(self, *addresses: int) -> None:
         """Run once."""
-        if self.mixed:
-            # Torch's own threads must not be more than the program may use.
-            with library_threads(self.schedule.threads):
-                self._run(*addresses)
-        else:
-            self._run(*addresses)
+        self._guarded(self.program.run, addresses)
+
+    def timed(self, *addresses: int) -> np.ndarray:
+        """Run once; return when each thread began and ended each step (``Program.timed``)."""
+        return self._guarded(self.program.timed, addresses)
+
+    def _guarded(self, run: Callable[..., Any], addresses: Sequence[int]) -> Any:
+        if not self.mixed:
+            return self._checked(run, addresses)
+        # Torch's own threads must not be more than the program may use.
+        with library_threads(self.schedule.threads):
+            return self._checked(run, addresses)
 
     @cached_property
     def source(self) -> Source:
@@ -54,16 +66,25 @@ class Executable:
     @property
     def straight(self) -> Callable[..., None]:
         """What to call with the addresses, without the detours that this program does not need."""
-        return self if self.mixed or self.schedule.errors else self.program.run
+        return self if self.mixed or self.schedule.errors else self.program.straight
 
-    def _run(self, *addresses: int) -> None:
+    def _checked(self, run: Callable[..., Any], addresses: Sequence[int]) -> Any:
+        """Return what ``run`` returns; raise what its kernels reported."""
         if not self.schedule.errors:
-            self.program.run(*addresses)
-            return
+            return run(*addresses)
         status = np.zeros(STATUS_WORDS, np.int64)
-        self.program.run(*addresses, status.ctypes.data)
+        result = run(*addresses, status.ctypes.data)
         if status.any():
             raise IndexError(self.schedule.errors[int(np.flatnonzero(status)[0])])
+        return result
+
+
+@contextmanager
+def ahead() -> Iterator[None]:
+    """Let helpers begin with the kernels that nearly every net needs while it is captured."""
+    with HELPERS.session():
+        HELPERS.ask((igemm, *TEAM, *ALONE))
+        yield
 
 
 def load(schedule: Schedule, source: Source | None = None) -> Executable:
@@ -78,22 +99,27 @@ def load(schedule: Schedule, source: Source | None = None) -> Executable:
         inputs=len(schedule.inputs),
         outputs=len(schedule.outputs) + bool(schedule.errors),
     )
+    compile_all(_kernels(schedule))
     if source is None:
         assemble(schedule, program, torch_call)
     else:
         _build(schedule, source, program)
-    program.compile()
     return Executable(schedule, program)
 
 
 def _build(schedule: Schedule, source: Source, program: Program) -> None:
     """Run the emitted text."""
-    steps = [s for s in schedule.steps if isinstance(s, Step)]
-    used = [k for s in steps for k in (s.kernel, *s.slots) if isinstance(k, Kernel)]
-    kernels = {k.name: k for k in used}
+    kernels = {k.name: k for k in _kernels(schedule)}
     namespace: dict[str, Callable[..., None]] = {}
     exec(compile(source.text, f"<schedule of {schedule.name}>", "exec"), namespace)  # our own text
     namespace["build"](program, kernels, lambda n: torch_call(source.torch_steps[n]))
+
+
+def _kernels(schedule: Schedule) -> list[Kernel]:
+    """Return every kernel that runs when the schedule does, once."""
+    steps = [s for s in schedule.steps if isinstance(s, Step)]
+    used = [k for s in steps for k in (s.kernel, *s.slots) if isinstance(k, Kernel)]
+    return list(dict.fromkeys((*used, *ALONE, *(TEAM if schedule.threads > 1 else ()))))
 
 
 def torch_call(step: TorchStep) -> Callable[[Sequence[int], Sequence[int]], None]:

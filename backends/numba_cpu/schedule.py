@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.lower.choices import Decision
 from leptonc.backends.numba_cpu.views import Buffer, Ref, View
 from leptonc.ir.core import Function, Op
 
@@ -64,7 +65,7 @@ class TorchStep:
 
 @dataclass(frozen=True)
 class UnitInfo:
-    """What a report says of one unit: its op, name, how it runs and why not natively."""
+    """What a report says of one unit: op, name, how it runs, why not natively, what it chose."""
 
     op: Op
     name: str
@@ -73,6 +74,7 @@ class UnitInfo:
     torch_ops: int
     reason: str = ""
     parts: int = 1  # of the batch, one after another
+    decisions: tuple[Decision, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from leptonc.backends.numba_cpu import batch, memory
+from leptonc.backends.numba_cpu.joined import joined
 from leptonc.backends.numba_cpu.legal import YES, Claim, No
+from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.core import ConstPool, Lowering
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
 from leptonc.backends.numba_cpu.lower.table import LOWER, UNITS
@@ -16,6 +18,7 @@ from leptonc.errors import ClaimError
 from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.data import Constant, Full
 from leptonc.ir.kinds.region import TorchOp, Unit
+from leptonc.ir.types import TensorType
 from leptonc.runtime.caches import Caches, read_caches
 
 FREE = (Constant, Full)  # ops of a body that never run: they are data
@@ -25,14 +28,22 @@ FREE = (Constant, Full)  # ops of a body that never run: they are data
 class Options:
     """What steers lowering besides the program itself.
 
-    ``retreat`` maps the name of a unit to the reason why it must run through torch; ``caches`` are
-    the machine's unless given.
+    ``retreat`` maps the name of a unit to the reason why it must run through torch, ``answers``
+    the key of a question to its answer; ``caches`` are the machine's unless given. With
+    ``as_laid_out``, inputs and outputs lie in memory as the layouts of their types say, not
+    row-major.
     """
 
     threads: int = 1
     precision: str = "fp32"
     retreat: Mapping[str, str] | None = None
     caches: Caches | None = None
+    answers: Mapping[str, Answer] = field(default_factory=dict[str, Answer])
+    as_laid_out: bool = False
+
+    def outside(self, value: Value) -> TensorType:
+        """Return the type under which the caller hands over an input or output."""
+        return value.type if self.as_laid_out else value.type.logical()
 
 
 def schedule(fn: Function, pool: ConstPool, options: Options) -> Schedule:
@@ -41,24 +52,25 @@ def schedule(fn: Function, pool: ConstPool, options: Options) -> Schedule:
     Raises:
         ClaimError: an op that is no unit.
     """
-    ctx = Lowering(pool, options.threads, options.precision)
+    ctx = Lowering(pool, options.threads, options.precision, answers=options.answers)
     inputs = tuple(
-        dense(Buffer("input", 0, i, v.hint), v.type.logical()) for i, v in enumerate(fn.params)
+        dense(Buffer("input", 0, i, v.hint), options.outside(v)) for i, v in enumerate(fn.params)
     )
     ctx.views.update(zip(fn.params, inputs, strict=True))
     outputs = tuple(
-        dense(Buffer("output", 0, i), v.type.logical()) for i, v in enumerate(fn.returns)
+        dense(Buffer("output", 0, i), options.outside(v)) for i, v in enumerate(fn.returns)
     )
     made = {v for op in fn.ops for v in op.results}
     direct: dict[Value, View] = {}
     for v, view in zip(fn.returns, outputs, strict=True):
-        if v in made and v.type.layout is None:
+        if v in made and options.outside(v).layout == v.type.layout:
             direct.setdefault(v, view)
     ctx.data.update({op.result: op for op in fn.ops if isinstance(op.kind, FREE)})
-    todo = [op for op in fn.ops if not isinstance(op.kind, FREE)]
-    fixed = {op.kind.name for op in todo if isinstance(op.kind, Unit) and _why_torch(op, options)}
+    todo, stretches = _stretches(fn, options)
     units: list[UnitInfo] = []
-    for stretch in batch.plan(todo, fn.returns, options.caches or read_caches(), fixed):
+    uncut = [op for s in stretches if s.parts == 1 for op in todo[s.first : s.stop]]
+    direct.update(joined(ctx, uncut, fn.producer, direct))
+    for stretch in stretches:
         lower = _lower_whole if stretch.parts == 1 else _lower_parts
         units.extend(lower(ctx, todo, stretch, direct, options))
     ctx.makers = ctx.data
@@ -83,6 +95,22 @@ def schedule(fn: Function, pool: ConstPool, options: Options) -> Schedule:
     )
     pool.trim()
     return made
+
+
+def lowered_ops(fn: Function, options: Options) -> list[Op]:
+    """Return the units that a schedule lowers; those of a part of the batch count once."""
+    todo, stretches = _stretches(fn, options)
+    found: list[Op] = []
+    for s in stretches:
+        found.extend(todo[s.first : s.stop] if s.parts == 1 else s.part_ops()[0])
+    return found
+
+
+def _stretches(fn: Function, options: Options) -> tuple[list[Op], list[batch.Stretch]]:
+    """Return the ops that run, and the stretches of the batch that they fall into."""
+    todo = [op for op in fn.ops if not isinstance(op.kind, FREE)]
+    fixed = {op.kind.name for op in todo if isinstance(op.kind, Unit) and _why_torch(op, options)}
+    return todo, batch.plan(todo, fn.returns, options.caches or read_caches(), fixed)
 
 
 def _lower_whole(
@@ -114,23 +142,18 @@ def _lower_parts(
     later = {v for op in todo if id(op) not in inside for v in op.operands}
     whole = {v: direct.get(v) or ctx.new(v) for v in made if v in later or v in direct}
     infos: list[UnitInfo] = []
+    ops, small = stretch.part_ops()
+    producer = {r: op for op in ops for r in op.results}
     for index in range(stretch.parts):
-        part: dict[Value, View] = {}  # of this part, by the whole value
-        infos = []
-        for i, unit in zip(span, stretch.units, strict=True):
-            operands = zip(unit.whole.operands, unit.op.operands, unit.sliced, strict=True)
-            for v, small, sliced in operands:
-                if sliced:
-                    ctx.views[small] = part.get(v) or _slice_of(ctx.view(v), index, stretch.parts)
-            pairs = list(zip(unit.whole.results, unit.op.results, strict=True))
-            targets = {
-                small: _slice_of(whole[v], index, stretch.parts) for v, small in pairs if v in whole
-            }
-            infos.append(_lower_unit(ctx, i, unit.op, targets, options))
-            for v, small in pairs:
-                part[v] = ctx.view(small)
-                if small in targets and part[v] != targets[small]:
-                    copy_view(ctx, part[v], targets[small])
+        targets = {small[v]: _slice_of(w, index, stretch.parts) for v, w in whole.items()}
+        places = {**targets, **joined(ctx, ops, producer, targets)}
+        for v, piece in small.items():
+            if piece not in producer:
+                ctx.views[piece] = _slice_of(ctx.view(v), index, stretch.parts)
+        infos = [_lower_unit(ctx, i, op, places, options) for i, op in zip(span, ops, strict=True)]
+        for piece, target in targets.items():
+            if not ctx.view(piece).is_same(target):
+                copy_view(ctx, ctx.view(piece), target)
     ctx.views.update(whole)
     return [replace(info, op=todo[i], parts=stretch.parts) for i, info in zip(span, infos)]
 
@@ -147,7 +170,7 @@ def _lower_unit(
     if not isinstance(unit, Unit):
         raise ClaimError(f"{unit.NAME} at {op.origin} is outside any unit: run partition first")
     body = unit.body
-    ctx.unit, ctx.note = index, unit.name
+    ctx.unit, ctx.note, ctx.decisions = index, unit.name, []
     ctx.makers = {**ctx.data, **body.producer}
     ctx.outputs = {
         inner: direct[outer]
@@ -165,7 +188,7 @@ def _lower_unit(
         try:
             _lower_body(ctx, unit)
         except ClaimError as e:  # a lowering may still refuse what only sizes and strides show
-            del ctx.steps[mark:]
+            del ctx.steps[mark:], ctx.decisions[:]
             why = str(e)
             _through_torch(ctx, body, why)
     for inner, outer in zip(body.returns, op.results, strict=True):
@@ -173,7 +196,9 @@ def _lower_unit(
     for v in (*body.params, *body.producer):
         ctx.views.pop(v, None)
     native = 0 if why else count
-    return UnitInfo(op, unit.name, unit.pattern, native, count - native, why or "")
+    decided = tuple(ctx.decisions)
+    native_torch = native, count - native
+    return UnitInfo(op, unit.name, unit.pattern, *native_torch, why or "", decisions=decided)
 
 
 def _why_torch(op: Op, options: Options) -> str:

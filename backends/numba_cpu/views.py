@@ -75,6 +75,15 @@ class View:
             step *= self.shape[a]
         return True
 
+    def is_same(self, other: View) -> bool:
+        """Whether the other view has the same elements in the same places."""
+        steps = zip(self.shape, self.strides, other.strides, strict=False)
+        return (
+            self.buffer is other.buffer
+            and (self.dtype, self.shape, self.offset) == (other.dtype, other.shape, other.offset)
+            and all(n == 1 or a == b for n, a, b in steps)
+        )
+
     def moved(
         self, shape: tuple[int, ...], strides: tuple[int, ...], offset: int | None = None
     ) -> View:

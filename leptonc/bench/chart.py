@@ -16,8 +16,9 @@ COLOURS: Mapping[str, str] = {
     "inductor": "#0072b2",
     "onnxruntime": "#009e73",
     "openvino": "#cc79a7",
+    "ncnn": "#e69f00",
 }
-_BAR = 0.19
+_BAR = 0.16
 _ROW_INCHES = 0.55
 
 
@@ -30,11 +31,14 @@ def check() -> None:
 def draw(figures: Mapping[str, Any], path: Path) -> None:
     """Draw the figures of ``record.plain`` into ``path``, a panel for each thread count.
 
+    Rows of batch 1 are drawn; the others only where there is none.
+
     Raises:
         LeptoncError: matplotlib is not installed, or there is no row to draw.
     """
     check()
-    rows = [r for r in figures["rows"] if "min_ms" in r["contestants"].get("eager", {})]
+    timed = [r for r in figures["rows"] if "min_ms" in r["contestants"].get("eager", {})]
+    rows = [r for r in timed if r["batch"] == 1] or timed
     if not rows:
         raise LeptoncError("no row with eager's time: nothing to draw")
     figure_class = importlib.import_module("matplotlib.figure").Figure

@@ -1,12 +1,14 @@
 """Compile time, cold and from the cache: ``python -m leptonc.bench.compile_time NET...``.
 
-Each figure comes from a process of its own with a cache directory of its own: the first process
-finds it empty, the second finds what the first left. Seconds of the wall clock and, in brackets, of
-the processor: on a busy machine only the latter can be compared.
+Each figure comes from a process of its own. "cold" finds an empty cache, "warm" what "cold" left;
+"shared" finds the kernels that the other networks of the table needed, not those of its own.
+Seconds of the wall clock and, in brackets, of the processor without helper processes: on a busy
+machine only the latter can be compared. Imports are not counted.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -20,9 +22,9 @@ from rich.table import Table
 
 import leptonc
 from leptonc.backends.numba_cpu.kernels.base import KERNELS
-from leptonc.bench import vision
+from leptonc.bench import suites
 
-DEFAULT = ("resnet50", "resnet18", "alexnet", "mobilenet_v2", "vit_b_16")
+DEFAULT = ("resnet50", "mobilenet_v2", "minilm_128")
 TIMEOUT_S = 900
 
 
@@ -51,12 +53,14 @@ class Times:
 
 def measure(net: str) -> Times:
     """Return the times of compiling ``net`` in this process, which should have done nothing yet."""
-    torch.manual_seed(0)
-    model, x = vision.make(net).eval(), torch.randn(1, 3, 224, 224)
+    (found,) = suites.pick(tuple(suites.SUITES), [net])
+    model, inputs = suites.build(found), found.inputs(1)
+    for module in ("torch.export._trace", "leptonc.api"):
+        importlib.import_module(module)
     with torch.no_grad():
-        model(x)  # what torch itself sets up at a first call is no compile time
+        model(*inputs)  # what torch itself sets up at a first call is no compile time
     wall, cpu = time.perf_counter(), time.process_time()
-    stats = leptonc.compile(model, x).stats
+    stats = leptonc.compile(model, inputs).stats
     cpu, total = time.process_time() - cpu, time.perf_counter() - wall
     stage = {
         n: stats.get(f"{n}_s", 0.0) for n in ("capture", "passes", "schedule", "verify", "store")
@@ -81,14 +85,18 @@ def elsewhere(net: str, cache_dir: str) -> Times:
 
 
 def table(nets: tuple[str, ...]) -> Table:
-    """Return cold and warm times of ``nets``."""
+    """Return cold, warm and shared times of ``nets``."""
     shown = [f.name for f in fields(Times) if f.name != "cpu"]
     made = Table("net", "cache", *shown, title="compile time in s: wall clock (processor)")
     for net in nets:
         with tempfile.TemporaryDirectory() as cache_dir:
-            for state in ("empty", "full"):
-                times = elsewhere(net, cache_dir)
-                made.add_row(net, state, *map(times.cell, shown))
+            for state in ("cold", "warm"):
+                made.add_row(net, state, *map(elsewhere(net, cache_dir).cell, shown))
+        if len(nets) > 1:
+            with tempfile.TemporaryDirectory() as cache_dir:
+                for other in (n for n in nets if n != net):
+                    elsewhere(other, cache_dir)
+                made.add_row(net, "shared", *map(elsewhere(net, cache_dir).cell, shown))
     return made
 
 

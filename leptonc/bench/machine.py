@@ -15,12 +15,13 @@ from leptonc.runtime.governor import Governor
 
 PACKAGES = (
     "leptonc", "torch", "numba", "llvmlite", "numpy",
-    "onnxruntime", "openvino", "torchvision", "transformers",
+    "onnxruntime", "openvino", "ncnn", "pnnx", "torchvision", "transformers",
 )  # fmt: skip
 _FLAGS: Mapping[str, str] = {
     "eager": "torch.no_grad, set_num_threads",
     "inductor": "torch.compile, freezing=True, dynamic=False",
     "onnxruntime": "intra_op_num_threads, inter_op 1, CPU, from torch.onnx (dynamo)",
+    "ncnn": "fp32 (no fp16, no bf16), Winograd, light mode, converted by pnnx",
     "openvino": "latency hint, 1 stream, f32, from the same ONNX file",
 }
 _WANTED = ("avx512f", "avx512vnni", "avxvnni", "avx2", "fma", "neon")

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leptonc.bench import ncnn_peer
 from leptonc.bench.protocol import Call, Footprint, footprint
 from leptonc.errors import LeptoncError
 
@@ -115,17 +116,24 @@ def _openvino(job: Job) -> Call:
     return call
 
 
+def _ncnn(job: Job) -> Call:
+    with _silent():
+        return ncnn_peer.prepare(job.model, job.inputs, job.threads, job.folder)
+
+
 PEERS: Mapping[str, Callable[[Job], Call]] = {
     "eager": _eager,
     "inductor": _inductor,
     "onnxruntime": _onnxruntime,
     "openvino": _openvino,
+    "ncnn": _ncnn,
 }
 NEEDS_ONNX = ("onnxruntime", "openvino")
 # What must be importable beside torch for a peer to take part.
 _PACKAGES: Mapping[str, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime", "onnx", "onnxscript"),
     "openvino": ("openvino", "onnx", "onnxscript"),
+    "ncnn": ("ncnn", "pnnx"),
 }
 
 

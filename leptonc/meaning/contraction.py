@@ -58,9 +58,13 @@ def _attention(
         keep = torch.ones(q.shape[-2], keys.shape[-2], dtype=torch.bool).tril()
         outside = mask.new_full((), False if mask.dtype is torch.bool else float("-inf"))
         mask, causal = torch.where(keep, mask, outside), False
-    return F.scaled_dot_product_attention(
+    out = F.scaled_dot_product_attention(
         q, keys, v, attn_mask=mask, is_causal=causal, scale=k.scale, enable_gqa=k.gqa
     )
+    if k.nan_rows and mask is not None:
+        lost = mask.logical_not() if mask.dtype is torch.bool else mask == float("-inf")
+        out = out.masked_fill(lost.all(-1, keepdim=True), float("nan"))
+    return out
 
 
 def _batch_norm(

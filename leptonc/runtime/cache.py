@@ -96,6 +96,9 @@ class CompileCache:
         root: the cache root; default: the settings' (``LEPTONC_CACHE_DIR``).
         max_bytes: bound on the total size; default: the settings', 2 GiB.
         enabled: False makes every ``get`` a miss and every ``put`` a no-op.
+
+    Attributes:
+        enabled: as above.
     """
 
     def __init__(
@@ -108,7 +111,7 @@ class CompileCache:
         self.root = Path(root) if root is not None else settings.cache_dir
         bound = settings.cache_bytes if root is None else 2 * GIB
         self.max_bytes = max_bytes if max_bytes is not None else bound
-        self._enabled = settings.cache_enabled if enabled is None else enabled
+        self.enabled = settings.cache_enabled if enabled is None else enabled
         self._home = self.root / "compile"
 
     def get(self, key: str) -> Entry | None:
@@ -179,7 +182,7 @@ class CompileCache:
             shutil.rmtree(self.root / name, ignore_errors=True)
 
     def _usable(self) -> bool:
-        return self._enabled and private_directory(self._home)
+        return self.enabled and private_directory(self._home)
 
     def _path(self, key: str) -> Path:
         if not _KEY.fullmatch(key):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
 from leptonc.errors import InputError
 from leptonc.ir.text import dump
 from leptonc.show import amounts, style, summary
+from leptonc.show.html_table import Cell, table
 
 _HEIGHT = 220  # of the arena's picture; its width is 1000
 _MOST_BUFFERS = 2000
@@ -27,34 +27,6 @@ _PAGE = """<!doctype html>
 </body>
 </html>
 """
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One cell of a table: what it shows, the number it sorts by, and how it looks.
-
-    ``text`` is escaped; ``bar`` (0 to 1) draws a bar behind it.
-    """
-
-    text: str
-    value: float | None = None
-    look: str = ""
-    code: bool = False
-    bar: float = 0.0
-
-    def html(self) -> str:
-        """Return the cell as HTML."""
-        look = f"{self.look} n".strip() if self.value is not None else self.look
-        attributes = f' class="{escape(look)}"' if look else ""
-        if self.value is not None:
-            attributes += f' data-v="{self.value:.6g}"'
-        if self.bar > 0:
-            edge = f"{100 * min(self.bar, 1.0):.1f}%"
-            attributes += (
-                f' style="background: linear-gradient(to left, var(--bar) {edge}, transparent 0)"'
-            )
-        text = escape(self.text)
-        return f"<td{attributes}>{f'<code>{text}</code>' if self.code and text else text}</td>"
 
 
 def page(net: Any) -> str:
@@ -116,7 +88,7 @@ def _units(rows: Sequence[summary.UnitRow]) -> Iterator[str]:
         "why not natively",
     )  # fmt: skip
     shown = len(heads) if any(r.reason for r in rows) else len(heads) - 1
-    yield _table(heads[:shown], (_unit_cells(r, most)[:shown] for r in rows))
+    yield table(heads[:shown], (_unit_cells(r, most)[:shown] for r in rows))
 
 
 def _unit_cells(r: summary.UnitRow, most: int) -> list[Cell]:
@@ -142,7 +114,7 @@ def _stages(stages: Sequence[Any]) -> Iterator[str]:
         return
     longest = max(s.seconds for s in stages) or 1.0
     heads = ("#", "pass", "time", "ops before", "ops after", "what fired")
-    yield _table(heads, (_stage_cells(s, longest) for s in stages))
+    yield table(heads, (_stage_cells(s, longest) for s in stages))
 
 
 def _stage_cells(s: Any, longest: float) -> list[Cell]:
@@ -171,7 +143,7 @@ def _arena(plan: Any) -> Iterator[str]:
         [Cell(name), Cell(amounts.nbytes(size), size, bar=size / most if i < 3 else 0.0)]
         for i, (name, size) in enumerate(figures)
     ]
-    yield _table(("what", "bytes"), rows)
+    yield table(("what", "bytes"), rows)
     found = summary.lives(plan)
     if found and plan.arena_bytes:
         yield (
@@ -203,7 +175,7 @@ def _remarks(rows: Sequence[summary.RemarkRow]) -> Iterator[str]:
     if not rows:
         yield '<p class="soft">None.</p>'
         return
-    yield _table(
+    yield table(
         ("by", "says", "of", "where", "why", "times"),
         (
             [
@@ -216,19 +188,6 @@ def _remarks(rows: Sequence[summary.RemarkRow]) -> Iterator[str]:
             ]
             for r in rows
         ),
-    )
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    body = list(rows)
-    looks = ["n" if c.value is not None else "" for c in body[0]] if body else [""] * len(heads)
-    head = "".join(
-        f'<th class="{look}">{escape(h)}</th>' for h, look in zip(heads, looks, strict=True)
-    )
-    lines = "\n".join(f"<tr>{''.join(c.html() for c in row)}</tr>" for row in body)
-    return (
-        f'<div class="scroll"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>\n{lines}\n</tbody></table></div>"
     )
 
 

@@ -9,7 +9,7 @@ from leptonc.show import amounts, summary
 
 _HEAVIEST = 5  # units listed by their arithmetic
 _NAMED = 4  # units named behind a reason
-_PHASES = ("capture", "load", "passes", "schedule", "verify", "store")
+_PHASES = ("capture", "load", "passes", "tune", "schedule", "verify", "store")
 
 
 def describe(net: Any, remarks: bool = False) -> str:

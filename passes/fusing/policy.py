@@ -43,6 +43,8 @@ from leptonc.passes.fusing.axes import (
     reshaped_order,
 )
 
+FEW_CHANNELS = 8  # an image of up to so many is copied to padded lines before its convolution
+
 Need: TypeAlias = "Order | None"  # an operand's order; None takes what comes
 
 
@@ -115,6 +117,24 @@ def _channels_last(op: Op, sight: Sight) -> Demand:
     return Demand(
         (order, *(_plain(v.type.rank) for v in rest)), tuple(order for _ in op.results)
     )
+
+
+def _image_conv(op: Op, sight: Sight) -> Demand:
+    """Take the image in any order: its own step copies it to padded lines anyway."""
+    del sight
+    rank = op.operands[0].type.rank
+    rest = tuple(_plain(v.type.rank) for v in op.operands[1:])
+    return Demand((None, *rest), (channels_last(rank),))
+
+
+def reads_any_order(op: Op) -> bool:
+    """Return whether ``op`` is a convolution of few channels, dense along its lines."""
+    kind = op.kind
+    if not isinstance(kind, Conv) or kind.groups != 1 or op.operands[0].type.rank != 4:
+        return False
+    channels, width = op.operands[0].type.shape[1], op.operands[1].type.shape[-1]
+    few = isinstance(channels, int) and channels <= FEW_CHANNELS
+    return few and isinstance(width, int) and width > 1 and kind.dilation[-1] == 1
 
 
 def _is_full(t: TensorType, like: TensorType) -> bool:
@@ -234,6 +254,7 @@ def _attention(op: Op, sight: Sight) -> Demand:
 ROW_MAJOR = Policy(_row_major)
 AS_IT_IS = Policy(_as_it_is)
 CHANNELS_LAST = Policy(_channels_last)
+IMAGE_CONV = Policy(_image_conv)
 FOLLOW = Policy(_follow, passes_on=True)
 SAME_AXES = Policy(_same_axes, passes_on=True)
 REDUCE = Policy(_reduce)
@@ -262,6 +283,8 @@ _TABLE: Mapping[type[Kind], Policy] = {
 def policy_of(op: Op) -> Policy:
     """Return the policy of an op. An image kind off images (a pool over ``[c,n]``) is row-major."""
     found = _TABLE.get(type(op.kind))
+    if reads_any_order(op):
+        return IMAGE_CONV
     if found is CHANNELS_LAST:
         return CHANNELS_LAST if _is_image(op) else ROW_MAJOR
     if found is not None:

@@ -1,15 +1,15 @@
 """Attention that models write out by hand, raised to its kind, and its scale and mask tidied.
 
 ``softmax(q k^T * scale + mask) v``: the keys may come transposed in any way, the scale as a factor
-or a divisor, the mask as a sum or as a ``where`` that fills with minus infinity (or near it). The
-one difference: a row whose scores are all minus infinity gives NaN when written out, 0 as an
-attention op. A fill of minus infinity is therefore raised only where a constant shows that no row
-is lost wholly.
+or a divisor, the mask as a sum or as a ``where`` that fills with minus infinity (or near it). A
+row whose scores are all minus infinity gives NaN when written out, but 0 in torch's attention op:
+where a mask may do that, the attention raised has ``nan_rows``.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from leptonc.ir.types import DType
 from leptonc.meaning import array_of
 from leptonc.passes.rules.build import is_bool, is_float, same_shape
 from leptonc.rewrite.pattern import Either, Lit, Node, Opt, Pattern, Var, maybe
-from leptonc.rewrite.rule import Exactness, Match, Rule, Skip
+from leptonc.rewrite.rule import Exactness, Match, Rule
 
 REASSOC = Exactness.REASSOC
 V, MASK, KEEP = Var("v"), Var("mask", is_float), Var("keep", is_bool)
@@ -59,7 +59,7 @@ def _scale(m: Match) -> float | None:
     return scale if math.isfinite(scale) else None
 
 
-def _attend(m: Match, b: Builder, *mask: Value) -> Value | None:
+def _attend(m: Match, b: Builder, *mask: Value, nan_rows: bool = False) -> Value | None:
     scale, scores = _scale(m), m["scores"].type
     if scale is None or m.kind("soft", Softmax).axis != scores.rank - 1:
         return None
@@ -68,7 +68,7 @@ def _attend(m: Match, b: Builder, *mask: Value) -> Value | None:
     kt = m["kt"]
     rank = kt.type.rank
     k = b(Transpose((*range(rank - 2), rank - 1, rank - 2)), kt)
-    return b(Attention(scale), m["q"], k, m["v"], *mask)
+    return b(Attention(scale, nan_rows=nan_rows), m["q"], k, m["v"], *mask)
 
 
 def _plain(m: Match, b: Builder) -> Value | None:
@@ -77,26 +77,30 @@ def _plain(m: Match, b: Builder) -> Value | None:
 
 def _added(m: Match, b: Builder) -> Value | None:
     mask = m["mask"]
-    return _attend(m, b, mask) if mask.type.dtype is m["q"].type.dtype else None
+    if mask.type.dtype is not m["q"].type.dtype:
+        return None
+    return _attend(m, b, mask, nan_rows=not _leaves_some(b.producer.get(mask)))
 
 
 def _added_twice(m: Match, b: Builder) -> Value | None:
     mask, more = m["mask"], m["more"]
     if {mask.type.dtype, more.type.dtype} != {m["q"].type.dtype}:
         return None
-    return _attend(m, b, b(Add(), mask, more))
+    return _attend(m, b, b(Add(), mask, more), nan_rows=True)
 
 
-def _filled(m: Match, b: Builder, fill_where: bool) -> Value | Skip | None:
+def _filled(m: Match, b: Builder, fill_where: bool) -> Value | None:
     fill, dtype = float(m.lit("fill")), m["scores"].type.dtype
     if not fill <= _ABSORBS:
         return None
-    if math.isinf(fill) and not _keeps_some(b.producer.get(m["keep"]), keeps=not fill_where):
-        return Skip("a row may be masked out wholly, which is NaN here and 0 in an attention op")
+    more = "mask" in m.values
+    kept = not more and _keeps_some(b.producer.get(m["keep"]), keeps=not fill_where)
+    nan_rows = not kept if math.isinf(fill) else more
     low, zero = b(Full((), fill, dtype)), b(Full((), 0.0, dtype))
     branches = (low, zero) if fill_where else (zero, low)
     mask = b(Where(), m["keep"], *branches)
-    return _attend(m, b, b(Add(), mask, m["mask"]) if "mask" in m.values else mask)
+    mask = b(Add(), mask, m["mask"]) if more else mask
+    return _attend(m, b, mask, nan_rows=nan_rows)
 
 
 def _keeps_some(op: Op | None, keeps: bool) -> bool:
@@ -107,11 +111,19 @@ def _keeps_some(op: Op | None, keeps: bool) -> bool:
     return bool((array == keeps).any(axis=-1).all()) if array.ndim else False
 
 
+def _leaves_some(op: Op | None) -> bool:
+    """Whether ``op`` is a constant with something above minus infinity in each row."""
+    if op is None or not isinstance(op.kind, Constant):
+        return False
+    array = array_of(op.kind.const)
+    return bool(np.greater(array, -math.inf).any(axis=-1).all()) if array.ndim else False
+
+
 def _scaled_query(m: Match, b: Builder) -> Value | None:
     a, c = m.kind("f", Attention), float(m.lit("c"))
     if not math.isfinite(c):
         return None
-    attention = Attention(a.scale * c, a.causal, a.gqa)
+    attention = replace(a, scale=a.scale * c)
     mask = m.get("mask")
     return b(attention, m["q"], m["k"], m["v"], *(() if mask is None else (mask,)))
 
@@ -133,7 +145,7 @@ def _grouped(m: Match, b: Builder) -> Value | None:
     if m["q"].type.rank != m["k"].type.rank:
         return None
     mask = m.get("mask")
-    grouped = Attention(a.scale, a.causal, gqa=True)
+    grouped = replace(a, gqa=True)
     return b(grouped, m["q"], m["k"], m["v"], *(() if mask is None else (mask,)))
 
 
@@ -154,7 +166,7 @@ def _causal(m: Match, b: Builder) -> Value | None:
     lower = np.tri(s, t, dtype=np.bool_)
     if not np.where(lower, kept, dropped).all():
         return None
-    return b(Attention(a.scale, True, a.gqa), m["q"], m["k"], m["v"])
+    return b(replace(a, causal=True, nan_rows=False), m["q"], m["k"], m["v"])
 
 
 _EXAMPLE = """

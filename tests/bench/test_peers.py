@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from leptonc.bench import peers, protocol, suites
+from leptonc.errors import LeptoncError
 
 
 @pytest.mark.parametrize("name", ["eager", "onnxruntime", "openvino"])
@@ -20,6 +21,21 @@ def test_peer_gives_eagers_result(name: str) -> None:
         assert (job.export.seconds > 0) == (name in peers.NEEDS_ONNX)
         folder = job.folder
     assert not folder.exists()
+
+
+@pytest.mark.skipif(peers.missing("ncnn") is not None, reason="ncnn is not installed")
+def test_ncnn_gives_eagers_result_or_a_reason() -> None:
+    net = suites.pick(["tiny"], ["conv3"])[0]
+    model = suites.build(net)
+    with peers.job("conv3", model, net.inputs(1), 1) as job, torch.no_grad():
+        call = peers.PEERS["ncnn"](job)
+        assert protocol.worst_error(call(), model(*job.inputs)) < 1e-5
+    with (
+        peers.job("conv3", model, net.inputs(2), 1) as job,
+        torch.no_grad(),
+        pytest.raises(LeptoncError, match="one sample"),
+    ):
+        peers.PEERS["ncnn"](job)
 
 
 def test_inductor_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:

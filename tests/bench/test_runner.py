@@ -151,11 +151,22 @@ def test_readme_table_is_rewritten_between_its_markers() -> None:
     before = f"head\n{readme.BEGIN}\nold\n{readme.END}\ntail\n"
     after = readme.rewrite(before, FIGURES, "docs/speed.png")
     assert after.startswith("head\n") and after.endswith("tail\n") and "old" not in after
-    assert "| mlp | 1 | 0.01 | 0.04 | 0.009 | 4.00 | 0.90 [0.80, 1.10] onnxruntime |" in after
+    assert "| mlp | 0.01 | 4.00 | 0.90 [0.80, 1.10] onnxruntime |" in after
+    assert "| tiny | 1 | 1 | 1 | 4.00 | 0.90 | 1 |" in after
     assert "openvino" not in after and "(docs/speed.png)" in after
     assert readme.rewrite(after, FIGURES, "docs/speed.png") == after
     with pytest.raises(LeptoncError, match="bench:begin"):
         readme.rewrite("no markers", FIGURES)
+
+
+def test_the_full_page_has_every_row_and_peer() -> None:
+    (row,) = FIGURES["rows"]
+    more = {**FIGURES, "rows": [row, {**row, "batch": 8, "vs_best": None}]}
+    page = readme.full(more)
+    line = "0.01 | 0.04 | 0.009 | 4.00 | 0.90 [0.80, 1.10] onnxruntime |"
+    assert f"| mlp | 1 | 1 | {line}" in page
+    assert "| mlp | 8 | 1 | 0.01 | 0.04 | 0.009 | 4.00 |  |" in page
+    assert "| mlp | 8 |" not in readme.rewrite(f"{readme.BEGIN}{readme.END}", more)
 
 
 def test_the_readme_has_its_markers() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,7 @@ def test_version() -> None:
         (("compile", "{net}:Net", "--input", "1x4", "--target", "tpu"), "unknown target 'tpu'"),
         (("compile", "{net}:Net", "--input", "1x4", "--verify", "maybe"), "off, final"),
         (("compile", "{net}:Net", "--input", "1x4", "--html", "/no/dir/a.html"), "no directory"),
+        (("profile", "{net}:Net", "--input", "1x4", "--trace", "/no/dir/a.json"), "no directory"),
         (("bench", "--suite", "huge"), "unknown suite 'huge'"),
         (("bench", "--threads", "two"), "--threads two: expected whole numbers"),
         (("bench", "--peers", "tvm"), "unknown peer 'tvm'"),
@@ -120,6 +122,18 @@ def test_a_mistake_ends_the_process_without_a_traceback() -> None:
 @pytest.mark.numba
 def test_compile_writes_a_report(net: str, tmp_path: Path) -> None:
     html = tmp_path / "report.html"
-    text = run("compile", f"{net}:Net", "--input", "2x4", "--html", str(html), "--source")
+    text = run("compile", f"{net}:Net", "--input", "2x4", "--html", str(html), "--source",
+               "--explain", "--no-tune")  # fmt: skip
     assert "100.0 % native" in text and "def build" in text
+    assert "ways to compute its units" in text and "nothing to choose: 1 unit" in text
     assert html.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.numba
+def test_profile_prints_a_table_and_writes_figures(net: str, tmp_path: Path) -> None:
+    figures, timeline = tmp_path / "figures.json", tmp_path / "trace.json"
+    text = run("profile", f"{net}:Net", "--input", "2x4", "--json", str(figures), "--trace",
+               str(timeline))  # fmt: skip
+    assert "of the measured peak" in text and "by kernel" in text and "trace: " in text
+    assert json.loads(figures.read_text())["inputs"] == ["f32[2,4]"]
+    assert {e["ph"] for e in json.loads(timeline.read_text())["traceEvents"]} == {"M", "X"}

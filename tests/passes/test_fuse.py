@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from strategies import functions
 
 from leptonc.ir.core import Builder, Function, Kind, Op, Value
 from leptonc.ir.kinds.binary import Add, Mul
-from leptonc.ir.kinds.contract import Linear, Matmul
+from leptonc.ir.kinds.contract import Conv, Linear, Matmul
 from leptonc.ir.kinds.data import Constant, Full
 from leptonc.ir.kinds.norm import LayerNorm, Softmax
 from leptonc.ir.kinds.pointwise import Clamp, Elu, Gelu
@@ -152,8 +154,9 @@ def test_resnet_units() -> None:
 
 
 def test_gate_units() -> None:
+    """The projection is added, row-major, to the image as the caller gives it: by itself."""
     after, _ = fused(Layout()(squeeze_excite()))
-    assert [p for p, _ in units(after)] == ["contract"] * 4
+    assert [p for p, _ in units(after)] == ["contract"] * 3
 
 
 def test_activation_then_residual() -> None:
@@ -349,3 +352,50 @@ def test_nothing_to_fuse_is_the_same_object() -> None:
     b = Net()
     before = b.finish(b(Mean((1,)), b.input(2, 4)))
     assert FUSE(before) is before
+
+
+# ----- bands --------------------------------------------------------------------------------------
+
+
+def _inverted(size: int, *, reread: bool = False, last: int = 1) -> tuple[Function, list[str]]:
+    """Fuse ``1x1 -> relu -> depthwise -> relu -> 1x1 + x`` on a square image."""
+    b = Builder("inverted")
+    x = b.param(TensorType(DType.F32, (1, 16, size, size)), "x")
+    conv = partial(Conv, (1, 1), dilation=(1, 1))
+
+    def weight(*shape: int) -> Value:
+        return b(Full(shape, 0.5, DType.F32))
+
+    wide = b(Relu(), b(conv(padding=(0, 0), groups=1), x, weight(96, 16, 1, 1)))
+    deep = b(Relu(), b(conv(padding=(1, 1), groups=96), wide, weight(96, 1, 3, 3)))
+    pad = last // 2
+    thin = b(conv(padding=(pad, pad), groups=1), deep, weight(16, 96, last, last))
+    y = b(Add(), thin, x)
+    return fused(b.finish(y, wide) if reread else b.finish(y))
+
+
+def test_an_inverted_residual_on_a_large_image_is_one_unit() -> None:
+    after, missed = _inverted(56)
+    (unit,) = patterns(after)
+    assert unit[0] == "banded"
+    assert sorted(unit[1:]) == sorted(["conv", "relu", "conv", "relu", "conv", "add"])
+    assert not missed
+
+
+def test_what_fits_in_the_cache_is_not_banded() -> None:
+    after, missed = _inverted(14)
+    assert [p[0] for p in patterns(after)] == ["contract"] * 3
+    assert any("stay in the cache anyway" in reason for reason in missed)
+
+
+def test_bands_end_where_somebody_else_reads() -> None:
+    after, _ = _inverted(112, reread=True)
+    assert [p[0] for p in patterns(after)] == ["contract", "banded"]
+    after, _ = _inverted(112, last=3)
+    assert [p[0] for p in patterns(after)] == ["banded", "contract"]
+
+
+def test_a_depthwise_convolution_alone_is_not_banded() -> None:
+    after, missed = _inverted(112, reread=True, last=3)
+    assert "banded" not in [p[0] for p in patterns(after)]
+    assert any("no 1x1 convolution" in reason for reason in missed)

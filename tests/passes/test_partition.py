@@ -101,7 +101,6 @@ def test_whole_pipeline_keeps_blocks(block) -> None:
 def test_resnet_units() -> None:
     after = PARTITION(Fuse()(Layout()(resnet())))
     assert units(after) == [
-        ("relayout", "relayout"),
         ("contract", "conv1+relu"),
         ("max_pool", "max_pool"),
         ("contract", "layer0.conv1+relu"),

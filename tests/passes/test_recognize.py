@@ -56,7 +56,7 @@ def constant(b: Builder, t: torch.Tensor) -> Value:
 
 def agree(before: Function, after: Function, *args: torch.Tensor) -> None:
     for want, got in zip(meaning.run(before, *args), meaning.run(after, *args), strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
 def test_a_product_with_a_constant_matrix_becomes_a_linear() -> None:
@@ -104,13 +104,28 @@ def test_a_mask_that_is_nearly_causal_stays() -> None:
     agree(fn, after, *(torch.randn(2, 6, 8) for _ in range(3)))
 
 
-def test_a_row_that_may_be_lost_wholly_stays_as_it_is() -> None:
+@pytest.mark.parametrize("fill", [-math.inf, None])
+def test_a_row_that_is_lost_wholly_is_nan_as_written_out(fill: float | None) -> None:
     mask = torch.ones(6, 6).bool()
     mask[2] = False
-    trace = Trace("t")
-    fn = attention(mask, -math.inf)
-    assert Recognize().run(fn, trace) is fn
-    assert "masked out wholly" in trace.remarks[0].reason
+    added = torch.zeros(6, 6).masked_fill(~mask, -math.inf)
+    fn = attention(mask if fill is not None else added, fill)
+    after = raised(fn)
+    assert after.ops[-1].kind == Attention(0.3, nan_rows=True)
+    agree(fn, after, *(torch.randn(2, 6, 8) for _ in range(3)))
+
+
+def test_a_mask_that_no_constant_shows_may_lose_rows() -> None:
+    b = Builder("f")
+    q, k, v = (b.param(TensorType(DType.F32, (2, 6, 8)), n) for n in "qkv")
+    mask = b.param(TensorType(DType.F32, (6, 6)), "mask")
+    s = b(Add(), b(Matmul(), q, b(Transpose((0, 2, 1)), k)), mask)
+    fn = b.finish(b(Matmul(), b(Softmax(2), s), v))
+    after = Simplify()(Recognize()(fn))
+    assert after.ops[-1].kind == Attention(1.0, nan_rows=True)
+    lost = torch.randn(6, 6)
+    lost[1] = -math.inf
+    agree(fn, after, *(torch.randn(2, 6, 8) for _ in range(3)), lost)
 
 
 def test_fills_that_scores_could_reach_are_no_masks() -> None:

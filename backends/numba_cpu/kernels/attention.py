@@ -4,6 +4,10 @@ One block's scores stay in this thread's scratch: no S x T matrix is ever in mem
 of a head are packed once a thread into the panels of the microkernel. Few query rows (decoding)
 skip the packing and read keys and values where they lie.
 
+The weights are ``2 ** (c score - c max)`` with ``c = scale log2(e)``: scale and shift take one
+fused operation. They stay unnormalised; the sums divide the outputs, which are fewer. A mask costs
+a pass of its own over the scores, unless it is a bool row that keeps everything.
+
 Work is split over (batch, head, block of ROWS queries); a block is computed the same way whoever
 takes it, so results are bitwise equal for any ``nt``. Addresses are bytes, strides elements; the
 last axis of q, k, v and the output has stride 1.
@@ -11,46 +15,60 @@ last axis of q, k, v and the output has stride 1.
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
+from leptonc.backends.numba_cpu.kernels.copy import transpose_tile
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, run_tile
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
     argf,
     ldf,
+    ldi64,
     ldu8,
     stf,
     sti64,
     vadd,
-    vexp,
+    vatleast,
+    vexp2_down,
     vfirst,
     vfma,
     vhmax,
     vload,
     vload_n,
-    vload_step,
-    vmax,
     vmul,
     vselect,
     vsplat,
     vstore,
     vstore_n,
-    vsub,
     vsum,
     vzero,
 )
+from leptonc.backends.numba_cpu.kernels.vectype import I8, pointer, vmask
 
 (
     BATCH, HEADS, QUERIES, KEYS, DEPTH, WIDTH, GROUP,
     Q, Q_B, Q_H, Q_S, K, K_B, K_H, K_T, V, V_B, V_H, V_T, OUT, OUT_B, OUT_H, OUT_S,
-    MASK, MASK_KIND, MASK_B, MASK_H, MASK_S, MASK_T, SCALE, CAUSAL, SCRATCH, SCRATCH_BYTES,
-) = range(33)  # fmt: skip
+    MASK, MASK_KIND, MASK_B, MASK_H, MASK_S, MASK_T, SCALE, CAUSAL, NAN_ROWS,
+    SCRATCH, SCRATCH_BYTES,
+) = range(34)  # fmt: skip
 """Record: sizes (``GROUP`` query heads share a key head), addresses and strides, mask kind
-(0 none, 1 bool kept where true, 2 float added), scale (float64 bits), causal flag, scratch."""
+(0 none, 1 bool kept where true, 2 float added), scale (float64 bits), causal flag, whether rows
+that are masked out wholly give NaN instead of 0, scratch."""
 
 NO_MASK, BOOL_MASK, FLOAT_MASK = 0, 1, 2
 FEW = 4  # up to this many queries, packing keys and values costs more than it saves
+TABLES = 4  # rows of queries, of scores, of outputs; factors of the rows
 _INF = float("inf")
+_ZERO, _ONE, _NAN = np.float32(0), np.float32(1), np.float32("nan")
+_LOG2_E = np.float32(math.log2(math.e))
+_TRUE = 0x0101010101010101
 
 
 def padded(n: int) -> int:
@@ -60,7 +78,7 @@ def padded(n: int) -> int:
 
 def scratch_bytes(queries: int, keys: int, depth: int, width: int) -> int:
     """Return the bytes one thread needs: row tables, scores, packed keys, packed values."""
-    tables, scores = 8 * 3 * (2 * ROWS), 4 * ROWS * padded(keys)
+    tables, scores = 8 * TABLES * ROWS, 4 * ROWS * padded(keys)
     if queries <= FEW:
         return tables + scores
     return tables + scores + 4 * padded(keys) * depth + 4 * padded(width) * keys
@@ -80,18 +98,22 @@ def _rows(table, count, start, stride):
 
 @inline_njit
 def _pack_keys(dst, src, keys, depth, stride):
-    """Pack ``k: [keys, depth]`` transposed: panel ``p`` holds keys ``p * PANEL ...`` as columns."""
-    for p in range(0, keys, PANEL):
-        for d in range(depth):
-            for j in range(0, PANEL, LANES):
-                left = keys - p - j
-                here, to = src + 4 * ((p + j) * stride + d), p * depth + d * PANEL + j
-                if left >= LANES:
-                    vstore(dst, to, vload_step(here, 0, stride))
-                else:
-                    vstore(dst, to, vzero())
-                    for c in range(left):
-                        stf(dst, to + c, ldf(here, c * stride))
+    """Pack ``k: [keys, depth]`` transposed: panel ``p`` holds keys ``p * PANEL ...`` as columns.
+
+    The last vector with keys is filled up with zeros; a vector of no keys is left as it is.
+    """
+    for t in range(0, keys, LANES):
+        to = t // PANEL * PANEL * depth + t % PANEL
+        left, here = keys - t, src + 4 * t * stride
+        if left >= LANES and depth >= LANES:
+            for d0 in range(0, depth, LANES):
+                d = min(d0, depth - LANES)  # the last square overlaps the one before it
+                transpose_tile(here + 4 * d, 4 * stride, dst + 4 * (to + d * PANEL), 4 * PANEL)
+        else:
+            for d in range(depth):
+                vstore(dst, to + d * PANEL, vzero())
+                for c in range(min(left, LANES)):
+                    stf(dst, to + d * PANEL + c, ldf(here, c * stride + d))
 
 
 @inline_njit
@@ -104,66 +126,126 @@ def _pack_values(dst, src, keys, width, stride):
                 vstore(dst, p * keys + t * PANEL + j, v)
 
 
-@inline_njit
-def _add_mask(args, row, b, h, s, keys):
-    """Add this query's mask row to its scores."""
-    kind, step = arg(args, MASK_KIND), arg(args, MASK_T)
-    at = b * arg(args, MASK_B) + h * arg(args, MASK_H) + s * arg(args, MASK_S)
-    mask = arg(args, MASK)
-    if kind == BOOL_MASK:
-        for t in range(keys):
-            if ldu8(mask, at + t * step) == 0:
-                stf(row, t, -_INF)
-    elif step == 1:
-        for t in range(0, keys, LANES):
-            left = keys - t
-            m = vload_n(mask + 4 * at, t, left)
-            vstore_n(row, t, vadd(vload_n(row, t, left), m), left)
-    else:
-        for t in range(keys):
-            stf(row, t, ldf(row, t) + ldf(mask, at + t * step))
+@intrinsic
+def _bytes_set(typingctx, address, index):
+    """Return the mask of the LANES bytes at ``address + index`` that are not 0."""
+
+    def build(context, b, sig, args):
+        kind = ir.VectorType(I8, LANES)
+        found = b.load(pointer(b, *args, 1), align=1, typ=kind)
+        return b.icmp_unsigned("!=", found, ir.Constant(kind, [0] * LANES))
+
+    return vmask(types.int64, types.int64), build
 
 
 @inline_njit
-def _softmax(row, keys, end):
-    """Turn scores into weights in place; zeros from ``keys`` to ``end``. All -inf gives zeros."""
-    top = vsplat(-_INF)
-    for t in range(0, keys, LANES):
-        left = keys - t
-        x = vload(row, t) if left >= LANES else vselect(vfirst(left), vload(row, t), top)
-        top = vmax(top, x)
-    high = vhmax(top)
-    if high == -_INF:
-        for t in range(0, end, LANES):
-            vstore(row, t, vzero())
-        return
-    shift, total = vsplat(high), vzero()
-    for t in range(0, keys, LANES):
-        left = keys - t
-        e = vexp(vsub(vload(row, t), shift))
-        if left < LANES:
-            e = vselect(vfirst(left), e, vzero())
+def _keeps_all(mask, n):
+    """Return whether ``n`` contiguous bools are all true."""
+    words = _TRUE
+    for i in range(n // 8):
+        words &= ldi64(mask, i)
+    for i in range(n // 8 * 8, n):
+        if ldu8(mask, i) == 0:
+            return False
+    return words == _TRUE
+
+
+@inline_njit
+def _mask_row(kind, mask, step, row, keys, scale):
+    """Scale a row of scores and add its mask, or put -inf where a bool mask is false."""
+    factor, lost, whole = vsplat(scale), vsplat(-_INF), 0
+    if step == 1:
+        whole = keys // LANES * LANES
+        for t in range(0, whole, LANES):
+            x = vload(row, t)
+            if kind == FLOAT_MASK:
+                vstore(row, t, vfma(x, factor, vload(mask, t)))
+            else:
+                vstore(row, t, vselect(_bytes_set(mask, t), vmul(x, factor), lost))
+    for t in range(whole, keys):
+        x = ldf(row, t) * scale
+        if kind == FLOAT_MASK:
+            stf(row, t, x + ldf(mask, t * step))
+        else:
+            stf(row, t, x if ldu8(mask, t * step) != 0 else -_INF)
+
+
+@inline_njit
+def _top(row, keys):
+    """Return the largest score; a NaN may be forgotten, but not in its own lane of the weights."""
+    a = b = vsplat(-_INF)
+    t = 0
+    while t + 2 * LANES <= keys:
+        a, b = vatleast(vload(row, t), a), vatleast(vload(row, t + LANES), b)
+        t += 2 * LANES
+    while t < keys:
+        a = vatleast(vselect(vfirst(keys - t), vload(row, t), vsplat(-_INF)), a)
+        t += LANES
+    return vhmax(vatleast(a, b))
+
+
+@inline_njit
+def _weights(row, keys, high, slope):
+    """Turn scores into ``2 ** (slope * (score - high))``; return their sum."""
+    c, shift, total = vsplat(slope), vsplat(-high * slope), vzero()
+    whole = keys // LANES * LANES
+    for t in range(0, whole, LANES):
+        e = vexp2_down(vfma(vload(row, t), c, shift))
         vstore(row, t, e)
         total = vadd(total, e)
-    factor = vsplat(1.0 / vsum(total))
-    for t in range(0, keys, LANES):
-        vstore(row, t, vmul(vload(row, t), factor))
-    for t in range((keys + LANES - 1) // LANES * LANES, end, LANES):
-        vstore(row, t, vzero())
+    if whole < keys:
+        e = vexp2_down(vfma(vload(row, whole), c, shift))
+        e = vselect(vfirst(keys - whole), e, vzero())
+        vstore(row, whole, e)
+        total = vadd(total, e)
+    return vsum(total)
 
 
 @inline_njit
-def _weigh(args, scores, pitch, b, h, s0, count, keys):
-    """Scale, mask and normalise the scores of a block of queries."""
-    scale, causal = vsplat(argf(args, SCALE)), arg(args, CAUSAL)
+def _lost(row, keys, zeros):
+    """Return the factor of a row without a largest score: its weights become 0.
+
+    ``zeros``: a row that is masked out wholly gives 0. A NaN among the scores, or scores of -inf
+    that no mask made, give NaN.
+    """
+    bad = not zeros and keys > 0
+    for t in range(keys):
+        x = ldf(row, t)
+        bad = bad or x != x
+        stf(row, t, _ZERO)
+    return _NAN if bad else _ONE
+
+
+@inline_njit
+def _weigh(args, scores, pitch, factors, b, h, s0, count, keys):
+    """Turn the scores of a block of queries into weights, and write the factor of each row."""
+    scale, causal = np.float32(argf(args, SCALE)), arg(args, CAUSAL)
+    kind, step = arg(args, MASK_KIND), arg(args, MASK_T)
+    size = 1 if kind == BOOL_MASK else 4
     for i in range(count):
         row = scores + 4 * i * pitch
         seen = min(keys, s0 + i + 1) if causal != 0 else keys
-        for t in range(0, seen, LANES):
-            vstore(row, t, vmul(vload(row, t), scale))
-        if arg(args, MASK_KIND) != NO_MASK:
-            _add_mask(args, row, b, h, s0 + i, seen)
-        _softmax(row, seen, _pad(keys))
+        at = b * arg(args, MASK_B) + h * arg(args, MASK_H) + (s0 + i) * arg(args, MASK_S)
+        mask = arg(args, MASK) + size * at
+        masked = kind != NO_MASK
+        if kind == BOOL_MASK and step == 1:
+            masked = not _keeps_all(mask, seen)
+        slope = scale * _LOG2_E
+        if masked or not scale > 0:
+            slope = _LOG2_E
+            if masked:
+                _mask_row(kind, mask, step, row, seen, scale)
+            else:
+                for t in range(0, seen, LANES):
+                    vstore(row, t, vmul(vload(row, t), vsplat(scale)))
+        high = _top(row, seen)
+        if high == -_INF:
+            factor = _lost(row, seen, masked and arg(args, NAN_ROWS) == 0)
+        else:
+            factor = _ONE / _weights(row, seen, high, slope)
+        stf(factors, i, factor)
+        for t in range((seen + LANES - 1) // LANES * LANES, keys, LANES):
+            vstore(row, t, vzero())
 
 
 @inline_njit
@@ -172,7 +254,8 @@ def _block(args, tables, scores, pitch, keys_packed, values_packed, b, h, s0):
     count = min(ROWS, arg(args, QUERIES) - s0)
     depth, width, total = arg(args, DEPTH), arg(args, WIDTH), arg(args, KEYS)
     keys = min(total, s0 + count) if arg(args, CAUSAL) != 0 else total
-    q_rows, s_rows, o_rows = tables, tables + 16 * ROWS, tables + 32 * ROWS
+    q_rows, s_rows, o_rows = tables, tables + 8 * ROWS, tables + 16 * ROWS
+    factors = tables + 24 * ROWS
     q = arg(args, Q) + 4 * (b * arg(args, Q_B) + h * arg(args, Q_H) + s0 * arg(args, Q_S))
     out = arg(args, OUT) + 4 * (b * arg(args, OUT_B) + h * arg(args, OUT_H) + s0 * arg(args, OUT_S))
     _rows(q_rows, count, q, arg(args, Q_S))
@@ -181,15 +264,23 @@ def _block(args, tables, scores, pitch, keys_packed, values_packed, b, h, s0):
     # Both products run through one call site: a microkernel is large and compiled for each.
     for phase in range(2):
         if phase == 1:
-            _weigh(args, scores, pitch, b, h, s0, count, keys)
+            _weigh(args, scores, pitch, factors, b, h, s0, count, keys)
         columns = keys if phase == 0 else width
         for p in range(0, columns, PANEL):
             rows = q_rows if phase == 0 else s_rows
             to = s_rows if phase == 0 else o_rows
             k = depth if phase == 0 else keys
             packed = keys_packed + 4 * p * depth if phase == 0 else values_packed + 4 * p * total
-            room = pitch - p if phase == 0 else width - p
+            # Whole vectors of scores: those beyond the keys are 0, see _pack_keys.
+            room = (keys + LANES - 1) // LANES * LANES - p if phase == 0 else width - p
             run_tile(count, rows, 0, 1, k, 0, packed, to, 4 * p, room, 0, 0, -_INF, _INF)
+    for i in range(count):
+        to, factor = ldi64(o_rows, i), vsplat(ldf(factors, i))
+        for e in range(0, width - LANES + 1, LANES):
+            vstore(to, e, vmul(vload(to, e), factor))
+        e = width // LANES * LANES
+        if e < width:
+            vstore_n(to, e, vmul(vload_n(to, e, width - e), factor), width - e)
 
 
 @inline_njit
@@ -202,7 +293,7 @@ def _dot(x, y, n):
 
 
 @inline_njit
-def _few(args, scores, pitch, b, h, s0):
+def _few(args, scores, pitch, factors, b, h, s0):
     """Compute a block of few queries straight from keys and values."""
     count = min(ROWS, arg(args, QUERIES) - s0)
     depth, width, total = arg(args, DEPTH), arg(args, WIDTH), arg(args, KEYS)
@@ -216,7 +307,7 @@ def _few(args, scores, pitch, b, h, s0):
         for t in range(keys):
             x, y = q + 4 * i * arg(args, Q_S), k + 4 * t * arg(args, K_T)
             stf(scores, i * pitch + t, _dot(x, y, depth))
-    _weigh(args, scores, pitch, b, h, s0, count, keys)
+    _weigh(args, scores, pitch, factors, b, h, s0, count, keys)
     for i in range(count):
         to = out + 4 * i * arg(args, OUT_S)
         for e in range(0, width, LANES):
@@ -224,7 +315,7 @@ def _few(args, scores, pitch, b, h, s0):
             for t in range(keys):
                 w = vsplat(ldf(scores, i * pitch + t))
                 acc = vfma(w, vload_n(v + 4 * t * arg(args, V_T), e, left), acc)
-            vstore_n(to, e, acc, left)
+            vstore_n(to, e, vmul(acc, vsplat(ldf(factors, i))), left)
 
 
 @kernel
@@ -235,7 +326,7 @@ def attention(args, tid, nt):
     blocks = (queries + ROWS - 1) // ROWS
     jobs, pitch = arg(args, BATCH) * heads * blocks, _pad(total)
     tables = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
-    scores = tables + 48 * ROWS
+    scores = tables + 8 * TABLES * ROWS
     keys_packed = scores + 4 * ROWS * pitch
     values_packed = keys_packed + 4 * pitch * depth
     packed = -1
@@ -243,7 +334,7 @@ def attention(args, tid, nt):
         head, s0 = job // blocks, job % blocks * ROWS
         b, h = head // heads, head % heads
         if queries <= FEW:
-            _few(args, scores, pitch, b, h, s0)
+            _few(args, scores, pitch, tables, b, h, s0)
             continue
         g = h // arg(args, GROUP)
         shared = b * heads + g

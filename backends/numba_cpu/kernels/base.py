@@ -15,6 +15,7 @@ its result does not depend on ``nt``. It is compiled on first use, once per mach
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import struct
 import threading
@@ -43,6 +44,7 @@ from leptonc.errors import TargetError
 __all__ = ["Kernel", "KernelError", "inline_njit", "kernel", "lanes", "make_kernel", "record"]
 
 SIGNATURE = "void(int64,int64,int64)"
+PATIENCE_S = 60.0  # that another process may take to compile a kernel that we wait for
 _PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
 
@@ -87,31 +89,81 @@ class Kernel:
 
     def compile(self) -> NativeCode:
         """Compile or load the kernel unless that is done; safe to call from several threads."""
+        found = self._compiled(patience_s=PATIENCE_S)
+        assert found is not None
+        return found
+
+    def try_compile(self) -> bool:
+        """Compile or load the kernel unless another process compiles it now; return success."""
+        return self._compiled(patience_s=0.0) is not None
+
+    def try_load(self) -> bool:
+        """Load the kernel if its machine code is on disk; return whether it is loaded now."""
+        if self._native is not None:
+            return True
+        return self._file() is not None and self.ready and self.try_compile()
+
+    def store(self) -> None:
+        """See to it that the machine code is on disk, or that another process does."""
+        file = self._file()
+        if file is None or file.path.exists():
+            return
+        with file.claimed(0.0) as mine:
+            if mine and not file.path.exists():
+                self._save(file)
+
+    @property
+    def ready(self) -> bool:
+        """Whether it is compiled, here or on disk; True where nothing is kept on disk."""
+        file = None if self._native is not None else self._file()
+        return file is None or file.path.exists()
+
+    def _compiled(self, patience_s: float) -> NativeCode | None:
         with self._lock:
             if self._native is None:
                 begin = time.perf_counter()
-                self._native = self._build()
-                self.compile_seconds = time.perf_counter() - begin
+                self._native = self._build(patience_s)
+                self.compile_seconds += time.perf_counter() - begin
             return self._native
 
-    def _build(self) -> NativeCode:
-        """Return the machine code, from disk when it is there."""
-        directory = kernel_dir()
-        if directory is None:
+    def _build(self, patience_s: float) -> NativeCode | None:
+        """Return the machine code, from disk when it is there; None if another process is at it."""
+        file = self._file()
+        if file is None:
             made = self._object()
             self.from_cache = False
             return NativeCode(made.symbol, made.code)
-        key = f"{self.module}.{self.name}{'+contract' * self._contract}{self._signature}"
-        file = CodeFile(directory, key, code_digest(self.fn))
         stored = file.load()
         self.from_cache = stored is not None
         if stored is not None:
             return stored
+        with file.claimed(patience_s) as mine:
+            if not mine and not patience_s:
+                return None
+            stored = file.load()  # by now another process may have stored it
+            if stored is not None:
+                return stored
+            made = self._save(file)
+        return NativeCode(made.symbol, made.code)
+
+    def _file(self) -> CodeFile | None:
+        """Return the file that holds the machine code or will; None where there is none."""
+        directory = kernel_dir()
+        if directory is None:
+            return None
+        key = f"{self.module}.{self.name}{'+contract' * self._contract}{self._signature}"
+        return CodeFile(directory, key, self._stamp)
+
+    @functools.cached_property
+    def _stamp(self) -> str:
+        return code_digest(self.fn)
+
+    def _save(self, file: CodeFile) -> ObjectCode:
         made = self._object()
         # Code with addresses of this process is useless elsewhere.
         if made.portable:
             file.save(made.symbol, made.code)
-        return NativeCode(made.symbol, made.code)
+        return made
 
     def _object(self) -> ObjectCode:
         """Return the function compiled."""
@@ -152,6 +204,11 @@ class _Registry:
                 raise KernelError(f"two kernels of {new.module} are named {new.name}")
             self._kernels[key] = new
             return new
+
+    def find(self, module: str, name: str) -> Kernel | None:
+        """Return the kernel of this module and name if there is one."""
+        with self._lock:
+            return self._kernels.get((module, name))
 
     def __iter__(self) -> Iterator[Kernel]:
         with self._lock:

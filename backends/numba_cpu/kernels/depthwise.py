@@ -1,32 +1,45 @@
 """numba_cpu > kernels > depthwise: convolution with one filter a channel, on channels-last images.
 
 ``out[b, z, y, x, c] = act(sum over taps of in[b, position(tap), c] * w[tap, c] + bias[c] + res)``,
-channel stride 1. Images of 1 or 2 axes have depth (and height) 1. A vector of channels of 4
-neighbouring outputs of one line is one register tile; only the taps of a window's lines that exist
-are summed, no padding is read. Tiles for 3, 5 and 7 columns load every input of a line once; others
-load one input a tap. Columns at a border, whose window leaves the line, go one by one. The sum
-starts with the bias and runs over the taps in row-major order in every tile.
+channel stride 1. Images of 1 or 2 axes have depth (and height) 1. Of a
+window only the lines that exist are summed; pixels beside the line are zeros (see
+:mod:`depthwise_tile`). The sum starts with the bias and runs over the taps in row-major order in
+every tile, so the bits do not depend on the number of threads. A thread goes over bands of lines
+that fit in its second-level cache, and in a band over blocks of channels of which a window's lines
+fit in the first level.
 """
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-from leptonc.backends.numba_cpu.kernels.activation import Act, vact
+from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
-from leptonc.backends.numba_cpu.kernels.depthwise_tile import COLUMNS, single, whole
+from leptonc.backends.numba_cpu.kernels.depthwise_tile import (
+    ANY,
+    COLUMNS,
+    FAST,
+    FRAME,
+    PLACES,
+    run_tiles,
+)
 from leptonc.backends.numba_cpu.kernels.igemm import Res
+from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
+from leptonc.backends.numba_cpu.kernels.tile_finish import (
+    ADD_RES,
+    MULTIPLY_RES,
+    NO_RES,
+    finish_tile,
+)
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
     argf,
+    stf,
     sti64,
     vadd,
     vload_n,
-    vmul,
     vstore_n,
-    vzero,
 )
 
 NAMES = (
@@ -50,7 +63,8 @@ from :func:`scratch_bytes`. ``res_mode`` is a ``Res``, ``act`` an ``Act``."""
     SCRATCH, SCRATCH_BYTES,
 ) = range(len(NAMES))  # fmt: skip
 
-CHANNEL_BLOCK = 4 * LANES  # channels that are finished before the next columns
+L1_BYTES, L2_BYTES = 24 * 1024, 384 * 1024  # what a block's window and a band may take of them
+LEAST_VECTORS = 2  # of a block, if there are as many: less would leave half of what is fetched
 
 
 def padded(channels: int) -> int:
@@ -59,25 +73,33 @@ def padded(channels: int) -> int:
 
 
 def pack_weights(weight: np.ndarray) -> np.ndarray:
-    """Return ``f32[taps + 1, padded(c)]`` of ``weight: [c, 1, *kernel]``; the last tap is zero."""
-    channels = weight.shape[0]
-    taps = weight.reshape(channels, -1)
-    out = np.zeros((taps.shape[1] + 1, padded(channels)), np.float32)
-    out[:-1, :channels] = taps.T
-    return out
+    """Return ``weight: [c, 1, *kernel]`` as ``f32[vectors, taps, LANES]`` and a vector of zeros.
+
+    All in one array: the taps of a vector of channels follow each other, since they are read
+    together; behind them stand ``padded(c)`` zeros.
+    """
+    channels, wide = weight.shape[0], padded(weight.shape[0])
+    taps = np.zeros((wide, weight[0].size), np.float32)
+    taps[:channels] = weight.reshape(channels, -1)
+    by_vector = taps.reshape(wide // LANES, LANES, -1).transpose(0, 2, 1)
+    return np.concatenate([by_vector.reshape(-1), np.zeros(wide, np.float32)])
 
 
 def scratch_bytes(kernel_z: int, kernel_y: int) -> int:
-    """Return the bytes one thread needs for the table of a window's lines."""
-    return -(-16 * (1 + kernel_z * kernel_y) // 64) * 64
+    """Return the bytes one thread needs: frame, spare vector, row addresses, window's lines."""
+    return -(-(_TABLE + 8 * (2 + PLACES) * max(1, kernel_z * kernel_y)) // 64) * 64
+
+
+_SPARE = -(-8 * len(FRAME) // 64) * 64  # bytes into the scratch
+_ROWS = _SPARE + 4 * LANES
+_TABLE = _ROWS + 16 * ROWS
 
 
 # --- the kernel ---------------------------------------------------------------------------------
 
-_inlined = numba.njit(inline="always")
 _INF = float("inf")
 _NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
-_BEFORE, _AFTER, _TIMES = int(Res.BEFORE), int(Res.AFTER), int(Res.TIMES)
+_BEFORE, _TIMES = int(Res.BEFORE), int(Res.TIMES)
 
 
 @inline_njit
@@ -95,7 +117,7 @@ def _lines(args, table, image, z, y):
     y0 = y * arg(args, STRIDE_Y) - arg(args, PAD_Y)
     step_z, step_y = arg(args, DILATION_Z), arg(args, DILATION_Y)
     height, width = arg(args, KERNEL_Y), arg(args, KERNEL_X)
-    size = 4 * width * ((arg(args, CHANNELS) + LANES - 1) // LANES * LANES)
+    size = 4 * LANES * width
     z_first, z_last = _taps(z0, arg(args, IN_D), arg(args, KERNEL_Z), step_z)
     y_first, y_last = _taps(y0, arg(args, IN_H), height, step_y)
     n = 0
@@ -106,6 +128,9 @@ def _lines(args, table, image, z, y):
             sti64(table, n, arg(args, X) + 4 * line)
             sti64(table, n + 1, arg(args, WEIGHTS) + (i * height + j) * size)
             n += 2
+    if n == 0:
+        sti64(table, 0, arg(args, X))
+        sti64(table, 1, arg(args, WEIGHTS))
     return n // 2
 
 
@@ -125,93 +150,147 @@ def _bounds(args):
 
 
 @inline_njit
-def _finish(args, out, res, count, channels):
+def _finish(args, tables, out, res, count, channels):
     """Apply residual and activation to ``count`` outputs, which are in the cache still."""
-    mode, code = arg(args, RES_MODE), arg(args, ACT)
-    p0, p1 = argf(args, ACT_P0), argf(args, ACT_P1)
-    out_x, res_x = arg(args, OUT_X), arg(args, RES_X)
-    for j in range(count):
-        for c in range(0, channels, LANES):
-            v = vload_n(out, j * out_x + c, channels - c)
-            r = vzero()
-            if res != 0:
-                r = vload_n(res, j * res_x + c, channels - c)
-                if mode == _BEFORE:
-                    v = vadd(v, r)
-            v = vact(code, v, p0, p1)
-            if res != 0 and mode == _AFTER:
-                v = vadd(v, r)
-            if res != 0 and mode == _TIMES:
-                v = vmul(v, r)
-            vstore_n(out, j * out_x + c, v, channels - c)
+    mode, late = arg(args, RES_MODE), NO_RES
+    if res != 0 and mode == _BEFORE:
+        for j in range(count):
+            for c in range(0, channels, LANES):
+                at = j * arg(args, OUT_X) + c
+                r = vload_n(res, j * arg(args, RES_X) + c, channels - c)
+                vstore_n(out, at, vadd(vload_n(out, at, channels - c), r), channels - c)
+    elif res != 0:
+        late = MULTIPLY_RES if mode == _TIMES else ADD_RES
+    for j in range(0, count, ROWS):
+        some = min(ROWS, count - j)
+        for i in range(some):
+            sti64(tables, i, out + 4 * (j + i) * arg(args, OUT_X))
+            sti64(tables, ROWS + i, res + 4 * (j + i) * arg(args, RES_X))
+        for c in range(0, channels, PANEL):
+            finish_tile(arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1), late, tables,
+                        tables + 8 * ROWS, some, 4 * c, channels - c)  # fmt: skip
 
 
-@_inlined
-def _outputs(args, table, lines, x, count, channels, c0, out, low, high):
-    """Compute ``count`` (1 or COLUMNS) outputs from column ``x`` of channels from ``c0``."""
-    out_x, bias, taps = 4 * arg(args, OUT_X), arg(args, BIAS) + 4 * c0, arg(args, KERNEL_X)
-    pixel, tap = 4 * arg(args, X_X), 4 * ((arg(args, CHANNELS) + LANES - 1) // LANES * LANES)
-    step, start = arg(args, STRIDE_X) * pixel, x * arg(args, STRIDE_X) - arg(args, PAD_X)
-    first, last, across = 0, taps, arg(args, DILATION_X) * pixel
-    if count == 1:
-        first, last = _taps(start, arg(args, IN_W), taps, arg(args, DILATION_X))
-    x_at, w_at, taps = start * pixel + first * across + 4 * c0, first * tap + 4 * c0, last - first
-    if lines == 0 or taps <= 0:
-        # A window wholly outside the image: one tap of zeros.
-        table, lines, taps, x_at, w_at = table - 16, 1, 1, 4 * c0, 4 * c0
-        across, tap, step = 0, 0, 0
-    if count == 1:
-        single(table, lines, x_at, w_at, across, tap, taps, 0, bias, out, out_x, channels, low,
-                high)  # fmt: skip
-    else:
-        whole(table, lines, x_at, w_at, across, tap, taps, step, bias, out, out_x, channels, low,
-               high)  # fmt: skip
+@inline_njit
+def _code(args):
+    """Return the code of the tile that computes this kernel."""
+    code = ANY
+    for i, (width, stride) in enumerate(FAST):
+        if arg(args, KERNEL_X) == width and arg(args, STRIDE_X) == stride:
+            code = i
+    return code if arg(args, DILATION_X) == 1 else ANY
+
+
+@inline_njit
+def _frame(args, frame, low, high):
+    """Write the frame of the tiles."""
+    taps = arg(args, KERNEL_Z) * arg(args, KERNEL_Y) * arg(args, KERNEL_X)
+    zeros = 4 * taps * ((arg(args, CHANNELS) + LANES - 1) // LANES * LANES)
+    values = (
+        frame + _TABLE, 4 * arg(args, X_X), taps, arg(args, IN_W), arg(args, STRIDE_X),
+        arg(args, DILATION_X), arg(args, KERNEL_X), arg(args, BIAS), 4 * arg(args, OUT_X),
+        arg(args, WEIGHTS) + zeros, frame + _SPARE,
+        frame + _TABLE + 16 * max(1, arg(args, KERNEL_Z) * arg(args, KERNEL_Y)),
+    )  # fmt: skip
+    for i, value in enumerate(values):
+        sti64(frame, i, value)
+    stf(frame, 2 * len(values), low)
+    stf(frame, 2 * len(values) + 2, high)
 
 
 @inline_njit
 def _inner(args):
-    """Return the output columns ``low .. high`` whose windows lie inside the line."""
-    stride, pad = arg(args, STRIDE_X), arg(args, PAD_X)
-    span = arg(args, DILATION_X) * (arg(args, KERNEL_X) - 1)
-    low = min((pad + stride - 1) // stride, arg(args, OUT_W))
-    last = arg(args, IN_W) - 1 - span + pad
-    high = min(last // stride + 1, arg(args, OUT_W)) if last >= 0 else 0
-    return low, max(low, high)
+    """Return the tiles ``first .. last`` whose windows lie inside the line, of COLUMNS outputs."""
+    stride, pad, width = arg(args, STRIDE_X), arg(args, PAD_X), arg(args, OUT_W)
+    step = COLUMNS * stride
+    first = min((pad + step - 1) // step, width // COLUMNS)
+    span = (COLUMNS - 1) * stride + arg(args, DILATION_X) * (arg(args, KERNEL_X) - 1)
+    room = arg(args, IN_W) - 1 - span + pad
+    last = min(room // step + 1, width // COLUMNS) if room >= 0 else 0
+    return first, max(first, last)
+
+
+@inline_njit
+def _line(args, frame, code, lines, first, last, c0, channels, out):
+    """Compute one line of outputs of ``channels`` channels from ``c0``."""
+    width, stride, pad = arg(args, OUT_W), arg(args, STRIDE_X), arg(args, PAD_X)
+    tiles, t = (width + COLUMNS - 1) // COLUMNS, 0
+    while t < tiles:
+        # The last tile overlaps the one before it: the same outputs twice, no narrow tile.
+        x, inside, count, after = max(0, min(t * COLUMNS, width - COLUMNS)), 0, 0, t + 1
+        if t == first and first < last and lines > 0:
+            x, inside, count, after = t * COLUMNS, 1, last - first, last
+        else:
+            count = min(COLUMNS, width)
+        start = x * stride - pad
+        if lines == 0:
+            start = arg(args, IN_W)  # a window wholly outside the image: one line of zeros
+        run_tiles(code, inside, frame, max(lines, 1), start, 4 * c0, channels,
+                  out + 4 * x * arg(args, OUT_X), count)  # fmt: skip
+        t = after
+
+
+@inline_njit
+def _shares(nt, lines, vectors):
+    """Return how many parts to make of lines and channels: at most ``nt`` together."""
+    best, parts = lines * vectors + 1, (1, 1)
+    for by_lines in range(min(nt, lines), 0, -1):
+        by_vectors = min(nt // by_lines, vectors)
+        share = -(-lines // by_lines) * -(-vectors // by_vectors)
+        if share < best:
+            best, parts = share, (by_lines, by_vectors)
+    return parts
+
+
+@inline_njit
+def _block_vectors(args, vectors):
+    """Return the vectors of channels of a block: equal shares whose windows fit in the L1 cache."""
+    lines = arg(args, KERNEL_Z) * arg(args, KERNEL_Y)
+    most = max(LEAST_VECTORS, L1_BYTES // (4 * LANES * lines * arg(args, IN_W)))
+    blocks = (vectors + most - 1) // most
+    return (vectors + blocks - 1) // blocks
+
+
+@inline_njit
+def _strip(args, frame, code, tiles, line, c0, channels, unfinished):
+    """Compute line ``line`` of all images for ``channels`` channels from ``c0``."""
+    depth, height = arg(args, OUT_D), arg(args, OUT_H)
+    plane, y = line // height, line % height
+    image, z = plane // depth, plane % depth
+    lines = _lines(args, frame + _TABLE, image, z, y)
+    out = image * arg(args, OUT_B) + z * arg(args, OUT_Z) + y * arg(args, OUT_Y) + c0
+    out = arg(args, OUT) + 4 * out
+    _line(args, frame, code, lines, tiles[0], tiles[1], c0, channels, out)
+    if unfinished:
+        res = arg(args, RES)
+        if res != 0:
+            at = image * arg(args, RES_B) + z * arg(args, RES_Z) + y * arg(args, RES_Y) + c0
+            res = res + 4 * at
+        _finish(args, frame + _ROWS, out, res, arg(args, OUT_W), channels)
 
 
 @kernel
 def depthwise(args, tid, nt):
-    """Compute this thread's lines and channel blocks of the conv that the record describes."""
-    channels, width = arg(args, CHANNELS), arg(args, OUT_W)
-    depth, height = arg(args, OUT_D), arg(args, OUT_H)
-    table = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
-    zeros = arg(args, KERNEL_Z) * arg(args, KERNEL_Y) * arg(args, KERNEL_X)
-    zeros = arg(args, WEIGHTS) + 4 * zeros * ((channels + LANES - 1) // LANES * LANES)
-    sti64(table, 0, zeros)
-    sti64(table, 1, zeros)
-    table += 16
-    blocks = (channels + CHANNEL_BLOCK - 1) // CHANNEL_BLOCK
-    jobs = arg(args, BATCH) * depth * height * blocks
-    first, last = _inner(args)
+    """Compute this thread's lines and channels of the conv that the record describes."""
+    channels = arg(args, CHANNELS)
+    lines = arg(args, BATCH) * arg(args, OUT_D) * arg(args, OUT_H)
+    vectors = (channels + LANES - 1) // LANES
+    by_lines, by_vectors = _shares(nt, lines, vectors)
+    if tid >= by_lines * by_vectors or arg(args, OUT_W) <= 0:
+        return
+    i, j = tid % by_lines, tid // by_lines
+    begin, end = lines * i // by_lines, lines * (i + 1) // by_lines
+    left, right = vectors * j // by_vectors * LANES, vectors * (j + 1) // by_vectors * LANES
+    right = min(right, channels)
     low, high, unfinished = _bounds(args)
-    for job in range(jobs * tid // nt, jobs * (tid + 1) // nt):
-        line, c0 = job // blocks, job % blocks * CHANNEL_BLOCK
-        some = min(CHANNEL_BLOCK, channels - c0)
-        plane, y = line // height, line % height
-        image, z = plane // depth, plane % depth
-        lines = _lines(args, table, image, z, y)
-        out_line = image * arg(args, OUT_B) + z * arg(args, OUT_Z) + y * arg(args, OUT_Y) + c0
-        res_line = image * arg(args, RES_B) + z * arg(args, RES_Z) + y * arg(args, RES_Y) + c0
-        x = 0
-        while x < width:
-            count, here, after = 1, x, x + 1
-            if first <= x < last and last - first >= COLUMNS:
-                # The last tile overlaps the one before it: the same outputs twice, no narrow tile.
-                here, after, count = min(x, last - COLUMNS), min(x + COLUMNS, last), COLUMNS
-            out = arg(args, OUT) + 4 * (out_line + here * arg(args, OUT_X))
-            _outputs(args, table, lines, here, count, some, c0, out, low, high)
-            if unfinished:
-                res = arg(args, RES)
-                res = res + 4 * (res_line + here * arg(args, RES_X)) if res != 0 else 0
-                _finish(args, out, res, count, some)
-            x = after
+    frame = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
+    _frame(args, frame, low, high)
+    code, tiles = _code(args), _inner(args)
+    block = _block_vectors(args, (right - left + LANES - 1) // LANES) * LANES
+    line_bytes = 4 * arg(args, IN_W) * arg(args, STRIDE_Y) * max(right - left, 1)
+    band = max(4, L2_BYTES // line_bytes)
+    for first in range(begin, end, band):
+        for c0 in range(left, right, block):
+            some = min(block, right - c0)
+            for line in range(first, min(first + band, end)):
+                _strip(args, frame, code, tiles, line, c0, some, unfinished)

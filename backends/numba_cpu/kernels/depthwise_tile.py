@@ -1,13 +1,17 @@
 """numba_cpu > kernels > depthwise_tile: register tiles of the depthwise convolution as LLVM IR.
 
-``whole`` computes COLUMNS neighbouring outputs of one line, ``single`` one output, for a range of
-channels; their arguments are the fields of ``_Tile``.
+A tile is COLUMNS neighbouring outputs of one line for one vector of channels. ``run_tiles``
+computes tiles for a range of channels; what they share stands in a frame of 8-byte slots, FRAME.
+A tile for a kernel of 3, 5 or 7 columns loads every input of a line once. Tiles that reach over
+the ends of the line read zeros there: the address is chosen, never the value, so that a window of
+one that lies inside does the same arithmetic.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from llvmlite import ir
 from numba.core import types
@@ -29,184 +33,312 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     splat,
 )
 
-COLUMNS = 4  # outputs of one register tile
-_FAST = ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1))  # (columns of the kernel, stride) with a tile
+COLUMNS = 7  # outputs of one tile: widths of 224 / 2**k divide into it
+FAST = ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1))  # (columns of the kernel, stride) with own tiles
+FRAME = (
+    "table", "pixel", "window_taps", "in_w", "stride", "dilation", "taps", "bias", "out_step",
+    "zero", "spare", "places", "low", "high",
+)  # fmt: skip
+"""Slots of the frame. ``table``: address of ``(input line, weights)`` addresses of the window's
+lines. ``pixel``, ``out_step``: bytes between pixels and outputs. ``window_taps``: of all lines.
+``in_w``: pixels of a line. ``stride``, ``dilation``: pixels. ``taps``: columns of the kernel.
+``bias``: address. ``zero``: address of as many zeros as there are channels, rounded up to vectors.
+``spare``: address of a vector that nobody reads. ``places``: of PLACES slots for each line of the
+window, to be overwritten. ``low``, ``high``: the clamp, float32."""
+PLACES = max((COLUMNS - 1) * stride + width for width, stride in FAST)
+ANY = len(FAST)  # the code of the tile for all other kernels
+_FLOATS = ("low", "high")
+_WHOLE_ONLY = LANES != 16  # AVX-512 masks for free; elsewhere the last vector is computed apart
 
 
 @dataclass(frozen=True)
-class _Tile:
-    """The arguments of a tile as LLVM values, int64 but the last two; addresses and steps in bytes.
+class _Call:
+    """The arguments of a tile function as LLVM values, int64.
 
     Attributes:
-        table, lines: ``(input line, weights)`` addresses of the window's lines, at least one.
-        x_at, w_at: bytes added to these. pixel, tap: steps of the window's columns. taps: columns.
-        step: from one window to the next. bias, out: addresses.
-        out_step: from one output to the next.
-        channels: channels to compute (the fast tiles: rounded down to vectors). low, high: bounds.
+        frame: address. lines: of the window that exist, at least one. start: pixel of the first
+            tap of the first output, may be negative. at: bytes to the first channel.
+        channels: to compute (without masks: rounded down to vectors). out: address of the first
+            output's first channel.
+        count: tiles, or outputs of the one tile that may reach over the ends.
     """
 
-    table: ir.Value
+    frame: ir.Value
     lines: ir.Value
-    x_at: ir.Value
-    w_at: ir.Value
-    pixel: ir.Value
-    tap: ir.Value
-    taps: ir.Value
-    step: ir.Value
-    bias: ir.Value
-    out: ir.Value
-    out_step: ir.Value
+    start: ir.Value
+    at: ir.Value
     channels: ir.Value
-    low: ir.Value
-    high: ir.Value
+    out: ir.Value
+    count: ir.Value
 
-    def clamp(self, b: ir.IRBuilder, v: ir.Value) -> ir.Value:
-        """Return ``v`` within the bounds; NaN stays."""
-        return vm.clamp_high(b, vm.clamp_low(b, v, splat(b, self.low)), splat(b, self.high))
-
-
-def _loop(b: ir.IRBuilder, count, values: list[ir.Value], body) -> list[ir.Value]:
-    """Write ``for i in range(count): values = body(i, values)``, count >= 1; return values."""
-    before = b.block
-    loop, end = (b.function.append_basic_block(n) for n in ("loop", "end"))
-    b.branch(loop)
-    b.position_at_end(loop)
-    i, phis = b.phi(I64), [b.phi(v.type) for v in values]
-    new = body(i, phis)
-    after = b.add(i, i64(1))
-    for phi, first, later in zip([i, *phis], [i64(0), *values], [after, *new], strict=True):
-        phi.add_incoming(first, before)
-        phi.add_incoming(later, b.block)
-    b.cbranch(b.icmp_signed("<", after, count), loop, end)
-    b.position_at_end(end)
-    return new
+    def slot(self, b: ir.IRBuilder, name: str) -> ir.Value:
+        """Load a slot of the frame."""
+        place = pointer(b, self.frame, i64(FRAME.index(name)), 8)
+        return b.load(place, align=8, typ=F32 if name in _FLOATS else I64)
 
 
-def _lines_of(b: ir.IRBuilder, t: _Tile, at, sums: list[ir.Value], body) -> list[ir.Value]:
-    """Run ``body(x_address, w_address, sums)`` over the lines, ``at`` bytes into the channels."""
-
-    def line(i, sums):
-        entry = b.add(t.table, b.shl(i, i64(4)))
-        x, w = (b.load(pointer(b, entry, i64(k), 8), align=8, typ=I64) for k in range(2))
-        return body(b.add(b.add(x, t.x_at), at), b.add(b.add(w, t.w_at), at), sums)
-
-    return _loop(b, t.lines, sums, line)
+_PARAMS = [I64] * 7
 
 
-def _emit_fast(width: int, stride: int, b: ir.IRBuilder, *args: ir.Value) -> None:
-    """Compute whole windows of ``width`` columns: every input of a line is loaded once."""
-    t = _Tile(*args)
+class _Tiles:
+    """Writes one tile function."""
 
-    def line(x, w, sums):
-        new = list(sums)
-        factors = [load_vec(b, pointer(b, b.add(w, b.mul(t.tap, i64(k))))) for k in range(width)]
+    def __init__(self, b: ir.IRBuilder, args: tuple[ir.Value, ...]) -> None:
+        self.b, self.t = b, _Call(*args)
+        self.at = {name: self.t.slot(b, name) for name in FRAME}
+        self.low, self.high = (splat(b, self.at[name]) for name in _FLOATS)
+
+    def loop(self, count: ir.Value, values: list[ir.Value], body: Callable) -> list[ir.Value]:
+        """Write ``for i in range(count): values = body(i, values)``, count >= 1; return values."""
+        b, before = self.b, self.b.block
+        loop, end = (b.function.append_basic_block(n) for n in ("loop", "end"))
+        b.branch(loop)
+        b.position_at_end(loop)
+        i, phis = b.phi(I64), [b.phi(v.type) for v in values]
+        new = body(i, phis)
+        after = b.add(i, i64(1))
+        for phi, first, later in zip([i, *phis], [i64(0), *values], [after, *new], strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(later, b.block)
+        b.cbranch(b.icmp_signed("<", after, count), loop, end)
+        b.position_at_end(end)
+        return new
+
+    def vectors(self, masked: bool, body: Callable[[ir.Value, ir.Value | None], None]) -> None:
+        """Write the loop over vectors: ``body(bytes to the vector, mask or None)``."""
+        b, channels = self.b, self.t.channels
+
+        def vector(i, _):
+            left = b.sub(channels, b.mul(i, i64(LANES)))
+            body(b.mul(i, i64(4 * LANES)), first_lanes(b, left) if masked else None)
+            return []
+
+        rounded = b.add(channels, i64(LANES - 1)) if masked else channels
+        self.loop(b.sdiv(rounded, i64(LANES)), [], vector)
+
+    def load(self, address: ir.Value, mask: ir.Value | None) -> ir.Value:
+        """Load a vector of channels."""
+        place = pointer(self.b, address)
+        return load_vec(self.b, place) if mask is None else masked_load(self.b, place, mask)
+
+    def store(self, value: ir.Value, address: ir.Value, mask: ir.Value | None) -> None:
+        """Clamp (NaN stays) and store a vector of channels."""
+        b = self.b
+        value = vm.clamp_high(b, vm.clamp_low(b, value, self.low), self.high)
+        if mask is None:
+            b.store(value, pointer(b, address), align=4)
+        else:
+            masked_store(b, value, pointer(b, address), mask)
+
+    def some(self, values: list[ir.Value], at: ir.Value, mask: ir.Value | None) -> None:
+        """Store those of a tile's outputs that exist, ``at`` bytes into the channels."""
+        b, t = self.b, self.t
+        for j, v in enumerate(values):
+            out = b.add(b.add(t.out, b.mul(self.at["out_step"], i64(j))), at)
+            exists = b.icmp_signed("<", i64(j), t.count)
+            self.store(v, b.select(exists, out, self.at["spare"]), mask)
+
+    def sums(self, here: ir.Value, mask: ir.Value | None, line: Callable) -> list[ir.Value]:
+        """Return the sums of one tile: bias, then ``line(x, w, sums)`` over the lines.
+
+        ``here``: bytes to the vector; ``x``, ``w``: addresses of its pixel 0 and its first tap.
+        """
+        b, t = self.b, self.t
+
+        def one(i, sums):
+            entry = b.add(self.at["table"], b.shl(i, i64(4)))
+            x, w = (b.load(pointer(b, entry, i64(k), 8), align=8, typ=I64) for k in range(2))
+            return line(b.add(x, here), self.weights(w, here), sums)
+
+        start = self.load(b.add(self.at["bias"], here), mask)
+        return self.loop(t.lines, [start] * COLUMNS, one)
+
+    def weights(self, w: ir.Value, here: ir.Value) -> ir.Value:
+        """Return the address of a line's taps for the vector ``here`` bytes into the channels."""
+        return self.b.add(w, self.b.mul(here, self.at["window_taps"]))
+
+    def products(self, width: int, stride: int, w: ir.Value, sums: list[ir.Value], column):
+        """Return ``sums`` with one line added, ``column(p)`` being its input column ``p``."""
+        b, new = self.b, list(sums)
+        factors = [load_vec(b, pointer(b, b.add(w, i64(4 * LANES * k)))) for k in range(width)]
         for p in range((COLUMNS - 1) * stride + width):
-            v = load_vec(b, pointer(b, b.add(x, b.mul(t.pixel, i64(p)))))
+            v = column(p)
             for k in range(width):
                 j, rest = divmod(p - k, stride)
                 if rest == 0 and 0 <= j < COLUMNS:
                     new[j] = fma(b, v, factors[k], new[j])
         return new
 
-    def vector(i, _):
-        at = b.mul(i, i64(4 * LANES))
-        start = load_vec(b, pointer(b, b.add(t.bias, at)))
-        sums = _lines_of(b, t, at, [start] * COLUMNS, line)
-        for j, v in enumerate(sums):
-            out = b.add(b.add(t.out, at), b.mul(t.out_step, i64(j)))
-            b.store(t.clamp(b, v), pointer(b, out), align=4)
+    def guarded(self, x: ir.Value, position: ir.Value, zero: ir.Value | None = None) -> ir.Value:
+        """Return the address of pixel ``position`` of the line at ``x``, or of zeros outside."""
+        zero = self.at["zero"] if zero is None else zero
+        b = self.b
+        inside = b.icmp_unsigned("<", position, self.at["in_w"])
+        return b.select(inside, b.add(x, b.mul(position, self.at["pixel"])), zero)
+
+
+def _inside(width: int, stride: int, b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Compute ``count`` tiles whose windows all lie inside the line."""
+    s = _Tiles(b, args)
+    t, pixel = s.t, s.at["pixel"]
+
+    def tile(i, _):
+        step = b.mul(i, i64(COLUMNS))
+        column0 = b.mul(b.add(t.start, b.mul(step, i64(stride))), pixel)
+        out0 = b.add(t.out, b.mul(step, s.at["out_step"]))
+
+        def vector(at, mask):
+            def line(x, w, sums):
+                x = b.add(x, column0)
+                steps = [x]
+                for _ in range((COLUMNS - 1) * stride + width - 1):
+                    steps.append(b.add(steps[-1], pixel))
+                return s.products(width, stride, w, sums, lambda p: s.load(steps[p], mask))
+
+            out = b.add(out0, at)
+            for v in s.sums(b.add(t.at, at), mask, line):
+                s.store(v, out, mask)
+                out = b.add(out, s.at["out_step"])
+
+        s.vectors(not _WHOLE_ONLY, vector)
         return []
 
-    _loop(b, b.sdiv(t.channels, i64(LANES)), [], vector)
+    s.loop(t.count, [], tile)
 
 
-def _emit_any(count: int, b: ir.IRBuilder, *args: ir.Value) -> None:
-    """Compute ``count`` windows of any width; also the channels beyond the last whole vector."""
-    t = _Tile(*args)
+def _over_ends(width: int, stride: int, b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Compute one tile of ``count`` outputs whose windows may leave the line.
 
-    def vector(i, _):
-        at = b.mul(i, i64(4 * LANES))
-        mask = first_lanes(b, b.sub(t.channels, b.mul(i, i64(LANES))))
+    The addresses of its inputs are chosen once for all vectors of channels.
+    """
+    s, span = _Tiles(b, args), (COLUMNS - 1) * stride + width
 
-        def line(x, w, sums):
-            starts = [b.add(x, b.mul(t.step, i64(j))) for j in range(count)]
-
-            def column(k, sums):
-                here = b.mul(k, t.pixel)
-                factor = load_vec(b, pointer(b, b.add(w, b.mul(k, t.tap))))
-                inputs = [masked_load(b, pointer(b, b.add(x, here)), mask) for x in starts]
-                return [fma(b, v, factor, s) for v, s in zip(inputs, sums, strict=True)]
-
-            return _loop(b, t.taps, sums, column)
-
-        start = masked_load(b, pointer(b, b.add(t.bias, at)), mask)
-        for j, v in enumerate(_lines_of(b, t, at, [start] * count, line)):
-            out = b.add(b.add(t.out, at), b.mul(t.out_step, i64(j)))
-            masked_store(b, t.clamp(b, v), pointer(b, out), mask)
+    def choose(i, _):
+        x = b.load(pointer(b, s.at["table"], b.shl(i, i64(1)), 8), align=8, typ=I64)
+        at = b.mul(i, i64(span))
+        for p in range(span):
+            address = s.guarded(x, b.add(s.t.start, i64(p)))
+            b.store(address, pointer(b, s.at["places"], b.add(at, i64(p)), 8), align=8)
         return []
 
-    _loop(b, b.sdiv(b.add(t.channels, i64(LANES - 1)), i64(LANES)), [], vector)
+    s.loop(s.t.lines, [], choose)
+
+    def vector(at, mask):
+        here = b.add(s.t.at, at)
+
+        def line(i, sums):
+            places = pointer(b, s.at["places"], b.mul(i, i64(span)), 8)
+            entry = b.add(b.shl(i, i64(1)), i64(1))
+            w = b.load(pointer(b, s.at["table"], entry, 8), align=8, typ=I64)
+
+            def column(p):
+                place = b.gep(places, [i64(p)], source_etype=I64)
+                return s.load(b.add(b.load(place, align=8, typ=I64), here), mask)
+
+            return s.products(width, stride, s.weights(w, here), sums, column)
+
+        start = s.load(b.add(s.at["bias"], here), mask)
+        s.some(s.loop(s.t.lines, [start] * COLUMNS, line), at, mask)
+
+    s.vectors(not _WHOLE_ONLY, vector)
 
 
-def _tile(name: str, emit):
-    """Return the intrinsic of one tile; its arguments are the fields of ``_Tile``."""
+def _any(b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Compute one tile of ``count`` outputs of any kernel, one tap after the other."""
+    s = _Tiles(b, args)
 
-    def tile(
-        typingctx, table, lines, x_at, w_at, pixel, tap, taps, step, bias, out, out_step, channels,
-        low, high,
-    ):  # fmt: skip
-        def build(context, builder, sig, args):
-            params = [I64] * 12 + [F32] * 2
-            fn = shared_function(builder.module, name, ir.VoidType(), params, emit)
-            builder.call(fn, args)
-            return context.get_dummy_value()
+    def line(mask):
+        def one(x, w, sums):
+            def tap(k, sums):
+                factor = load_vec(b, pointer(b, b.add(w, b.mul(k, i64(4 * LANES)))))
+                position = b.add(s.t.start, b.mul(k, s.at["dilation"]))
+                new = []
+                for total in sums:
+                    v = s.load(s.guarded(x, position), mask)
+                    new.append(fma(b, v, factor, total))
+                    position = b.add(position, s.at["stride"])
+                return new
 
-        return types.void(*(types.int64,) * 12, *(types.float32,) * 2), build
+            return s.loop(s.at["taps"], sums, tap)
 
-    return intrinsic(tile)
+        return one
+
+    s.vectors(True, lambda at, mask: s.some(s.sums(b.add(s.t.at, at), mask, line(mask)), at, mask))
 
 
-def _emit_whole(b: ir.IRBuilder, *args: ir.Value) -> None:
-    """Compute COLUMNS whole windows: whole vectors of channels by a fast tile if there is one."""
-    t = _Tile(*args)
-    done, slow = (b.function.append_basic_block(n) for n in ("done", "slow"))
-    entry = b.block
-    whole = b.and_(t.channels, i64(-LANES))
-    some = b.icmp_signed(">", whole, i64(0))
-    arrivals = [(i64(0), entry)]
-    params = [I64] * 12 + [F32] * 2
-    for width, stride in _FAST:
-        # A line's windows are ``stride`` pixels apart exactly if its taps are one pixel apart.
-        same = b.and_(
-            b.icmp_signed("==", t.taps, i64(width)),
-            b.icmp_signed("==", t.step, b.mul(t.pixel, i64(stride))),
-        )
-        yes, no = (b.function.append_basic_block(n) for n in ("fast", "other"))
-        b.cbranch(b.and_(some, same), yes, no)
-        b.position_at_end(yes)
-        emit = functools.partial(_emit_fast, width, stride)
-        name = f"lep_depthwise_{width}_{stride}"
-        b.call(shared_function(b.module, name, ir.VoidType(), params, emit), args)
-        arrivals.append((whole, b.block))
-        b.cbranch(b.icmp_signed("==", whole, t.channels), done, slow)
-        b.position_at_end(no)
-    arrivals[0] = (i64(0), b.block)
-    b.branch(slow)
-    b.position_at_end(slow)
-    first = b.phi(I64)
+def _call(b: ir.IRBuilder, name: str, emit: Callable, args: list[ir.Value]) -> None:
+    b.call(shared_function(b.module, f"lep_depthwise_{name}", ir.VoidType(), _PARAMS, emit), args)
+
+
+def _dispatch(b: ir.IRBuilder, code: ir.Value, inside: ir.Value, *args: ir.Value) -> None:
+    """Call the tile function of ``code``; what it leaves of the channels is done by ``_any``."""
+    rest, done = (b.function.append_basic_block(n) for n in ("rest", "done"))
+    t, entry = _Call(*args), b.block
+    switch, arrivals = b.switch(code, rest), [(i64(0), entry)]
+    for i, (width, stride) in enumerate(FAST):
+        case, strip, ends, after = (b.append_basic_block(n) for n in ("k", "in", "ends", "after"))
+        switch.add_case(i64(i), case)
+        b.position_at_end(case)
+        whole = t.channels if not _WHOLE_ONLY else b.and_(t.channels, i64(-LANES))
+        some = b.icmp_signed(">", whole, i64(0))
+        first = b.append_basic_block("first")
+        b.cbranch(some, first, rest)
+        arrivals.append((i64(0), case))
+        b.position_at_end(first)
+        b.cbranch(b.icmp_signed("!=", inside, i64(0)), strip, ends)
+        for block, kind, emit in ((strip, "in", _inside), (ends, "ends", _over_ends)):
+            b.position_at_end(block)
+            made = functools.partial(emit, width, stride)
+            _call(b, f"{kind}_{width}_{stride}", made, list(args))
+            b.branch(after)
+        b.position_at_end(after)
+        b.cbranch(b.icmp_signed("==", whole, t.channels), done, rest)
+        arrivals.append((whole, after))
+    b.position_at_end(rest)
+    first_left = b.phi(I64)
     for value, block in arrivals:
-        first.add_incoming(value, block)
-    skip = b.mul(first, i64(4))
-    rest = replace(
-        t, x_at=b.add(t.x_at, skip), w_at=b.add(t.w_at, skip), bias=b.add(t.bias, skip),
-        out=b.add(t.out, skip), channels=b.sub(t.channels, first),
-    )  # fmt: skip
-    emit = functools.partial(_emit_any, COLUMNS)
-    fn = shared_function(b.module, "lep_depthwise_n", ir.VoidType(), params, emit)
-    b.call(fn, [getattr(rest, f.name) for f in fields(rest)])
+        first_left.add_incoming(value, block)
+    _rest(b, t, inside, first_left)
     b.branch(done)
     b.position_at_end(done)
 
 
-whole = _tile("lep_depthwise", _emit_whole)
-single = _tile("lep_depthwise_1", functools.partial(_emit_any, 1))
+def _rest(b: ir.IRBuilder, t: _Call, inside: ir.Value, first: ir.Value) -> None:
+    """Compute the channels from ``first`` on by ``_any``, tile by tile."""
+    skip, s = b.mul(first, i64(4)), t
+    tiles = b.select(b.icmp_signed("!=", inside, i64(0)), t.count, i64(1))
+    outputs = b.select(b.icmp_signed("!=", inside, i64(0)), i64(COLUMNS), t.count)
+    step = b.mul(t.slot(b, "stride"), i64(COLUMNS))
+    out_step = b.mul(t.slot(b, "out_step"), i64(COLUMNS))
+    entry, loop, end = b.block, b.append_basic_block("tile"), b.append_basic_block("end")
+    b.branch(loop)
+    b.position_at_end(loop)
+    i = b.phi(I64)
+    args = [
+        s.frame, s.lines, b.add(s.start, b.mul(i, step)), b.add(s.at, skip),
+        b.sub(s.channels, first), b.add(b.add(s.out, skip), b.mul(i, out_step)), outputs,
+    ]  # fmt: skip
+    _call(b, "any", _any, args)
+    after = b.add(i, i64(1))
+    i.add_incoming(i64(0), entry)
+    i.add_incoming(after, b.block)
+    b.cbranch(b.icmp_signed("<", after, tiles), loop, end)
+    b.position_at_end(end)
+
+
+@intrinsic
+def run_tiles(typingctx, code, inside, frame, lines, start, at, channels, out, count):
+    """Compute tiles of one line for ``channels`` channels, all arguments int64.
+
+    ``code``: an index into FAST, or ANY. ``inside``: whether ``count`` whole tiles follow each
+    other whose windows lie inside the line; else one tile of ``count`` outputs, up to COLUMNS.
+    The others: see ``_Call``.
+    """
+
+    def build(context, builder, sig, args):
+        params = [I64] * 9
+        fn = shared_function(builder.module, "lep_depthwise", ir.VoidType(), params, _dispatch)
+        builder.call(fn, args)
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * 9), build

@@ -9,7 +9,6 @@ from llvmlite import ir
 
 from leptonc.backends.numba_cpu.kernels import vecmath as vm
 from leptonc.backends.numba_cpu.kernels.activation import BODIES, Act
-from leptonc.backends.numba_cpu.kernels.ew_functions import gelu
 from leptonc.backends.numba_cpu.kernels.ew_loop import Body, Lanes
 from leptonc.backends.numba_cpu.kernels.vectype import (
     F32,
@@ -66,7 +65,7 @@ def _libm(name: str) -> Body:
 # --- floats, one operand --------------------------------------------------------------------------
 def _log_sigmoid(lanes: Lanes, x: Value) -> Value:
     b = lanes.b
-    soft = vm.log1p(b, vm.exp(b, b.fneg(vm.absolute(b, x))))
+    soft = vm.log1p_exp_minus(b, vm.absolute(b, x))
     return b.fsub(vm.clamp_high(b, x, fconst(0.0)), soft)
 
 
@@ -115,7 +114,7 @@ FLOAT_UNARY: Mapping[str, Body] = {
     "log_sigmoid": _log_sigmoid,
     "tanh": _act(Act.TANH),
     "mish": _act(Act.MISH),
-    "exp": plain(vm.exp),
+    "exp": _act(Act.EXP),
     "expm1": plain(vm.expm1),
     "exp2": _exp2,
     "log": plain(vm.log),
@@ -131,7 +130,7 @@ FLOAT_UNARY: Mapping[str, Body] = {
     "round": plain(lambda b, x: call_float(b, "nearbyint", x)),
     "trunc": plain(lambda b, x: call_float(b, "trunc", x)),
     "erf": plain(vm.erf),
-    "gelu": gelu,
+    "gelu": _act(Act.GELU),
     "gelu_tanh": _act(Act.GELU_TANH),
     "leaky_relu": _act(Act.LEAKY_RELU, 0),
     "softplus": _act(Act.SOFTPLUS, 0, 1),

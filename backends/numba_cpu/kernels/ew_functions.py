@@ -1,4 +1,4 @@
-"""numba_cpu > kernels > ew_functions: gelu, sine and cosine on float lanes."""
+"""numba_cpu > kernels > ew_functions: sine and cosine on float lanes."""
 
 from __future__ import annotations
 
@@ -21,33 +21,12 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     iconst,
 )
 
-# log(erfc(z)) + z**2 on [0, 5] without its constant term, which is 0: our own least-squares fit
-# with Lawson
-# weights; the error of erfc is below 6e-8 everywhere.
-LOG_ERFC = (
-    -1.1283823251724243, 0.36343592405319214, -0.10309010744094849, 0.019965192303061485,
-    -0.0009552440023981035, -0.0008114790543913841, 0.0002666307846084237, -3.60626436304301e-05,
-    1.886341919998813e-06,
-)  # fmt: skip
 SIN_POLY = (-1.0 / 6, 1.0 / 120, -1.0 / 5040, 1.0 / 362880)  # Taylor: 2e-9 off at pi / 4
 COS_POLY = (-1.0 / 2, 1.0 / 24, -1.0 / 720, 1.0 / 40320)  # Taylor: 3e-8 off at pi / 4
 TWO_OVER_PI = 0.6366197723675814
 HALF_PI = (1.5707963267948966, 6.123233995736766e-17)  # high and low part
 ROUND_MAGIC = 6755399441055744.0  # 1.5 * 2**52: rounds and leaves the integer in the low bits
 LARGEST = 2.0**29  # up to here the quotient fits and the reduction is exact to single precision
-
-
-def gelu(lanes: Lanes, x: ir.Value) -> ir.Value:
-    """Return ``x * (1 + erf(x / sqrt(2))) / 2`` from ``erfc(|x| / sqrt(2)) = exp(poly - z**2)``.
-
-    Half of erfc is at most 1/2 where ``x > 0``, and there is no cancellation where ``x < 0``.
-    """
-    b = lanes.b
-    z = b.fmul(vm.absolute(b, x), fconst(0.7071067811865476))
-    smooth = b.fmul(vm.poly(b, near := vm.clamp_high(b, z, fconst(5.0)), LOG_ERFC), near)
-    half = b.fmul(vm.exp_down(b, b.fsub(smooth, b.fmul(z, z))), fconst(0.5))
-    positive = b.fcmp_ordered(">", x, fconst(0.0))
-    return b.fmul(x, b.select(positive, b.fsub(fconst(1.0), half), half))
 
 
 def _quadrant(b: ir.IRBuilder, x: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -11,8 +11,8 @@ the records of linear, matmul, conv and transposed conv. B is packed: ``[ceil(N 
 PANEL)][taps][depth][PANEL]`` per outer index, zero beyond N (see :mod:`pack`).
 
 Sums run over k in ascending order within each tap, for every tile height and thread count: results
-are bitwise equal for any ``nt``. All addresses are bytes, all strides elements (float32), 0 =
-absent where it says "or 0".
+are bitwise equal for any ``nt``. A product of one row adds up partial sums instead. All addresses
+are bytes, all strides elements (float32), 0 = absent where it says "or 0".
 """
 
 from __future__ import annotations
@@ -21,13 +21,17 @@ import enum
 from dataclasses import dataclass, fields
 
 import numpy as np
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel, record
-from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, run_tile
+from leptonc.backends.numba_cpu.kernels.microkernel import (
+    PANEL,
+    ROWS,
+    run_row,
+    run_tile,
+    tile_rows,
+)
+from leptonc.backends.numba_cpu.kernels.row_tables import affine_rows, copy_rows, fill
 from leptonc.backends.numba_cpu.kernels.tile_finish import (
     ADD_RES,
     MULTIPLY_RES,
@@ -35,7 +39,11 @@ from leptonc.backends.numba_cpu.kernels.tile_finish import (
     finish_tile,
 )
 from leptonc.backends.numba_cpu.kernels.vec import arg, argf, ldi64
-from leptonc.backends.numba_cpu.kernels.vectype import I64, i64, pointer, shared_function
+
+LINE = 64  # bytes of a cache line
+SET_BYTES = 4096  # addresses this far apart meet in one set of the first-level cache (64 sets)
+FEWEST_WAYS = 8  # of a set: fewer are rare
+COPY_PANELS = 3  # a block of A that serves fewer panels is not worth a copy
 
 
 class Res(enum.IntEnum):
@@ -70,6 +78,8 @@ class IGemm:
         row_block: rows handled together, a multiple of ROWS. tap_block, depth_block: blocks of the
             sum;
             ``depth_block`` may be less than ``depth`` only if ``tap_block`` is 1.
+        pitch: 0, or the floats from row to row of a block of A that is copied before it is used
+            (see :func:`copy_pitch`), at least ``depth_block``.
     """
 
     outer0: int
@@ -120,6 +130,7 @@ class IGemm:
     row_block: int
     tap_block: int
     depth_block: int
+    pitch: int
 
     def record(self) -> np.ndarray:
         """Return the int64 record."""
@@ -128,9 +139,27 @@ class IGemm:
         return record(*(float(v) if name in floats else int(v) for name, v in values))
 
 
-def scratch_bytes(row_block: int, tap_block: int) -> int:
-    """Return the bytes of tables one thread needs (a multiple of 64)."""
+def table_bytes(row_block: int, tap_block: int) -> int:
+    """Return the bytes of a thread's tables of row addresses (a multiple of 64)."""
     return -(-8 * (row_block + ROWS) * (tap_block + 2) // 64) * 64
+
+
+def scratch_bytes(row_block: int, tap_block: int, pitch: int = 0) -> int:
+    """Return the bytes of scratch one thread needs: tables, and the copied block of A."""
+    return table_bytes(row_block, tap_block) + 4 * row_block * tap_block * pitch
+
+
+def copy_pitch(row_step: int, depth_block: int) -> int:
+    """Return the ``pitch`` that a block of A rows ``row_step`` floats apart needs, 0 for none.
+
+    The lines of rows that lie a multiple of a page apart meet in one set of the first-level cache.
+    If a tile has more rows than the set has ways, each of its loads misses: such rows are copied to
+    places an odd number of cache lines apart.
+    """
+    if row_step == 0 or 4 * row_step % SET_BYTES or ROWS <= FEWEST_WAYS:
+        return 0
+    lines = -(-4 * depth_block // LINE)
+    return (lines + 1 - lines % 2) * LINE // 4
 
 
 (
@@ -139,6 +168,7 @@ def scratch_bytes(row_block: int, tap_block: int) -> int:
     B, B_O0, B_O1, BIAS, BIAS_O1,
     OUT, OUT_O0, OUT_O1, OUT_Z, OUT_Y, OUT_X, RES, RES_O0, RES_O1, RES_Z, RES_Y, RES_X, RES_MODE,
     ACT, ACT_P0, ACT_P1, SCRATCH, SCRATCH_BYTES, ROW_BLOCK, TAP_BLOCK, DEPTH_BLOCK,
+    PITCH,
 ) = range(len(fields(IGemm)))  # fmt: skip
 
 _INF = float("inf")
@@ -147,64 +177,23 @@ _BEFORE, _TIMES = int(Res.BEFORE), int(Res.TIMES)
 
 
 @inline_njit
-def _grid(nt, outer, row_tiles, panels):
+def _grid(nt, outer, m, panels):
     """Return how many parts to make of outer index, rows and columns: at most ``nt`` together.
 
     The best split has the smallest largest share; among equals the one whose shares read the least
     of A and B.
     """
-    best, best_reads, parts = outer * row_tiles * panels + 1, 0, (1, 1, 1)
+    row_tiles = -(-m // ROWS)
+    best, best_reads, parts = outer * m * panels + 1, 0, (1, 1, 1)
     for by_outer in range(min(nt, outer), 0, -1):
         for by_rows in range(min(nt // by_outer, row_tiles), 0, -1):
             by_columns = min(nt // (by_outer * by_rows), panels)
-            rows, columns = -(-row_tiles // by_rows), -(-panels // by_columns)
+            rows, columns = -(-m // by_rows), -(-panels // by_columns)
             share = -(-outer // by_outer) * rows * columns
-            reads = rows * ROWS + columns * PANEL
+            reads = rows + columns * PANEL
             if share < best or (share == best and reads < best_reads):
                 best, best_reads, parts = share, reads, (by_outer, by_rows, by_columns)
     return parts
-
-
-@intrinsic
-def _fill(typingctx, table, start, count, first, step):
-    """Write ``first, first + step, ...`` into ``count`` entries of ``table`` from ``start``.
-
-    One function a module: inlined and unrolled at its many calls it would dominate the compile
-        time.
-    """
-
-    def write(b, table, start, count, first, step):
-        entry, loop, end = b.block, b.append_basic_block("loop"), b.append_basic_block("end")
-        b.cbranch(b.icmp_signed(">", count, i64(0)), loop, end)
-        b.position_at_end(loop)
-        i, value = b.phi(I64), b.phi(I64)
-        b.store(value, pointer(b, table, b.add(start, i), 8), align=8)
-        following = b.add(i, i64(1))
-        for phi, before, after in ((i, i64(0), following), (value, first, b.add(value, step))):
-            phi.add_incoming(before, entry)
-            phi.add_incoming(after, loop)
-        b.cbranch(b.icmp_signed("<", following, count), loop, end)
-        b.position_at_end(end)
-
-    def build(context, builder, sig, args):
-        fn = shared_function(builder.module, "lep_fill", ir.VoidType(), [I64] * 5, write)
-        builder.call(fn, args)
-        return context.get_dummy_value()
-
-    return types.void(*(types.int64,) * 5), build
-
-
-@inline_njit
-def _affine_rows(table, m0, count, rows_y, rows_x, base, stride_z, stride_y, stride_x):
-    """Write the addresses of rows ``m0 .. m0 + count``; repeat the last one ROWS times."""
-    m = m0
-    while m < m0 + count:
-        line, x = m // rows_x, m % rows_x
-        run = min(rows_x - x, m0 + count - m)
-        start = base + 4 * ((line // rows_y) * stride_z + (line % rows_y) * stride_y + x * stride_x)
-        _fill(table, m - m0, run, start, 4 * stride_x)
-        m += run
-    _fill(table, count, ROWS, ldi64(table, count - 1), 0)
 
 
 @inline_njit
@@ -230,11 +219,11 @@ def _input_rows(args, table, m0, count, base, tap):
         start = base + 4 * (
             z * arg(args, A_Z) + y * arg(args, A_Y) + (begin * step_x + dx) * stride_x
         )
-        _fill(table, m - m0, begin - x, zero, 0)
-        _fill(table, m - m0 + begin - x, end - begin, start, 4 * step_x * stride_x)
-        _fill(table, m - m0 + end - x, x + run - end, zero, 0)
+        fill(table, m - m0, begin - x, zero, 0)
+        fill(table, m - m0 + begin - x, end - begin, start, 4 * step_x * stride_x)
+        fill(table, m - m0 + end - x, x + run - end, zero, 0)
         m += run
-    _fill(table, count, ROWS, ldi64(table, count - 1), 0)
+    fill(table, count, ROWS, ldi64(table, count - 1), 0)
 
 
 @inline_njit
@@ -265,20 +254,29 @@ def _panel(args, tables, step, count, taps, depth, offset, b, column, bias, firs
     """Compute one panel of columns for a block of rows; ``tables``: output, residual, A rows."""
     width, late = arg(args, COLUMNS) - column, _late(args)
     low, high, unfinished = _bounds(args, last)
-    for i in range(0, count, ROWS):
-        out_rows, some = tables + 8 * i, min(ROWS, count - i)
+    alone = arg(args, ROWS_Z) * arg(args, ROWS_Y) * arg(args, ROWS_X) == 1
+    i = 0
+    while i < count:
+        out_rows, some = tables + 8 * i, tile_rows(count - i, width)
         init = 0 if first else out_rows
         if first and late == NO_RES and arg(args, RES) != 0:
             init = out_rows + step
-        run_tile(
-            some, out_rows + 2 * step, step, taps, depth, 4 * offset, b, out_rows, 4 * column,
-            width, bias if first else 0, init, low, high,
-        )  # fmt: skip
+        if alone:
+            run_row(
+                out_rows + 2 * step, step, taps, depth, 4 * offset, b, out_rows, 4 * column,
+                width, bias if first else 0, init, low, high,
+            )  # fmt: skip
+        else:
+            run_tile(
+                some, out_rows + 2 * step, step, taps, depth, 4 * offset, b, out_rows, 4 * column,
+                width, bias if first else 0, init, low, high,
+            )  # fmt: skip
         if unfinished:
             finish_tile(
                 arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1), late, out_rows,
                 out_rows + step, some, 4 * column, width,
             )  # fmt: skip
+        i += some
 
 
 @inline_njit
@@ -286,25 +284,32 @@ def _block(args, tables, m0, count, panel0, panel1, a, b, bias, out, res):
     """Compute the rows ``m0 .. m0 + count`` of panels ``panel0 .. panel1`` of one outer index."""
     taps, depth, step = arg(args, TAPS), arg(args, DEPTH), 8 * (arg(args, ROW_BLOCK) + ROWS)
     rows_y, rows_x = arg(args, ROWS_Y), arg(args, ROWS_X)
-    _affine_rows(tables, m0, count, rows_y, rows_x, out,
-                 arg(args, OUT_Z), arg(args, OUT_Y), arg(args, OUT_X))  # fmt: skip
+    affine_rows(tables, m0, count, rows_y, rows_x, out,
+                arg(args, OUT_Z), arg(args, OUT_Y), arg(args, OUT_X))  # fmt: skip
     if res != 0:
-        _affine_rows(tables + step, m0, count, rows_y, rows_x, res,
-                     arg(args, RES_Z), arg(args, RES_Y), arg(args, RES_X))  # fmt: skip
+        affine_rows(tables + step, m0, count, rows_y, rows_x, res,
+                    arg(args, RES_Z), arg(args, RES_Y), arg(args, RES_X))  # fmt: skip
     tap_block, depth_block = arg(args, TAP_BLOCK), arg(args, DEPTH_BLOCK)
+    pitch = arg(args, PITCH) if panel1 - panel0 >= COPY_PANELS else 0
+    copies = tables + ((step * (arg(args, TAP_BLOCK) + 2) + LINE - 1) // LINE) * LINE
     for tap0 in range(0, taps, tap_block):
         some_taps = min(tap_block, taps - tap0)
-        for t in range(some_taps):
-            _input_rows(args, tables + (2 + t) * step, m0, count, a, tap0 + t)
         k0 = 0
         while True:
             some_depth = min(depth_block, depth - k0)
+            if k0 == 0 or pitch != 0:
+                for t in range(some_taps):
+                    table = tables + (2 + t) * step
+                    _input_rows(args, table, m0, count, a, tap0 + t)
+                    if pitch != 0:
+                        to = copies + 4 * t * arg(args, ROW_BLOCK) * pitch
+                        copy_rows(table, count, some_depth, 4 * k0, to, pitch)
             first = tap0 == 0 and k0 == 0
             last = tap0 + some_taps >= taps and k0 + some_depth >= depth
             for p in range(panel0, panel1):
                 panel = b + 4 * PANEL * ((p * taps + tap0) * depth + k0)
-                _panel(args, tables, step, count, some_taps, some_depth, k0, panel, p * PANEL,
-                       bias, first, last)  # fmt: skip
+                _panel(args, tables, step, count, some_taps, some_depth, 0 if pitch != 0 else k0,
+                       panel, p * PANEL, bias, first, last)  # fmt: skip
             k0 += some_depth
             if k0 >= depth:
                 break
@@ -319,15 +324,14 @@ def igemm(args, tid, nt):
     n = arg(args, COLUMNS)
     if outer <= 0 or m <= 0 or n <= 0:
         return
-    row_tiles, panels = -(-m // ROWS), -(-n // PANEL)
-    by_outer, by_rows, by_columns = _grid(nt, outer, row_tiles, panels)
+    panels = -(-n // PANEL)
+    by_outer, by_rows, by_columns = _grid(nt, outer, m, panels)
     if tid >= by_outer * by_rows * by_columns:
         return
     i_column, rest = tid % by_columns, tid // by_columns
     i_row, i_outer = rest % by_rows, rest // by_rows
     panel0, panel1 = panels * i_column // by_columns, panels * (i_column + 1) // by_columns
-    begin = row_tiles * i_row // by_rows * ROWS
-    end = min(m, row_tiles * (i_row + 1) // by_rows * ROWS)
+    begin, end = m * i_row // by_rows, m * (i_row + 1) // by_rows
     row_block = arg(args, ROW_BLOCK)
     tables = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
     bias, res = arg(args, BIAS), arg(args, RES)

@@ -15,11 +15,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from leptonc.backends.numba_cpu.kernels.activation import Act
-from leptonc.backends.numba_cpu.kernels.igemm import IGemm, Res, scratch_bytes
+from leptonc.backends.numba_cpu.kernels.igemm import IGemm, Res, copy_pitch, scratch_bytes
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
 
 #: floats of A (row block x sum block) and depth of a panel that the blocking aims at.
-A_BLOCK = 192 * 1024
+A_BLOCK = 96 * 1024
 DEPTH_BLOCK = 1024
 
 
@@ -62,6 +62,13 @@ def linear(rows: int, depth: int, columns: int, *, a_row: int | None = None,
         out_x=columns if out_row is None else out_row,
         res_x=columns if res_row is None else res_row,
     )  # fmt: skip
+
+
+def spread_rows(call: IGemm) -> IGemm:
+    """Return ``call`` with a copied A if its row strides need that; the last change to a record."""
+    pitch = copy_pitch(call.step_x * call.a_x, call.depth_block)
+    size = scratch_bytes(call.row_block, call.tap_block, pitch)
+    return replace(call, pitch=pitch, scratch_bytes=size)
 
 
 def packed_matmul_b(columns: int, depth: int) -> int:

@@ -9,6 +9,7 @@ any way is a miss.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -17,6 +18,7 @@ import platform
 import re
 import shutil
 import tempfile
+import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,8 +34,14 @@ from numba.core.extending import _Intrinsic
 from leptonc.runtime.cache import private_directory
 from leptonc.settings import read_settings
 
+try:
+    import fcntl
+except ImportError:  # no such locks here: processes that need the same kernel compile it twice
+    fcntl = None
+
 KEEP_FINGERPRINTS = 8
 _DIGEST_BYTES = 32
+_POLL_S = 0.005
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 
 
@@ -106,6 +114,11 @@ def code_digest(fn: types.FunctionType) -> str:
     for part in _walk(fn, set()):
         digest.update(part.encode() + b"\0")
     return digest.hexdigest()[:32]
+
+
+def code_size(fn: types.FunctionType) -> int:
+    """Return a figure that grows with what there is to compile for ``fn``."""
+    return sum(len(part) for part in _walk(fn, set()))
 
 
 def _walk(value: object, seen: set[int]) -> Iterator[str]:
@@ -203,5 +216,41 @@ class CodeFile:
             if temporary is not None:
                 Path(temporary).unlink(missing_ok=True)
 
+    @contextlib.contextmanager
+    def claimed(self, patience_s: float) -> Iterator[bool]:
+        """Keep other processes from compiling this file; yield False if one of them is at it.
+
+        Waits up to ``patience_s`` for that one. The system drops the claim of a process that ends.
+        """
+        path = self.path.with_suffix(".lock")
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError:
+            yield True
+            return
+        try:
+            mine = _locked(handle, patience_s)
+            yield mine
+            if mine:
+                # Who opened the file before finds the code on disk when the lock is theirs.
+                path.unlink(missing_ok=True)
+        finally:
+            os.close(handle)
+
     def _digest(self, body: bytes) -> bytes:
         return hashlib.sha256(self._key + b"\0" + body).digest()
+
+
+def _locked(handle: int, patience_s: float) -> bool:
+    """Lock an open file exclusively; return False if another process holds it for too long."""
+    if fcntl is None:
+        return True
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() >= end:
+                return False
+        time.sleep(_POLL_S)

@@ -9,6 +9,7 @@ their initial values; a clamp ends the tile.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -16,6 +17,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels import vecmath as vm
+from leptonc.backends.numba_cpu.kernels.base import inline_njit
 from leptonc.backends.numba_cpu.kernels.machine_code import host_features
 from leptonc.backends.numba_cpu.kernels.vectype import (
     F32,
@@ -26,6 +28,7 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     PTR,
     VF,
     VM,
+    fconst,
     first_lanes,
     fma,
     i64,
@@ -43,13 +46,14 @@ PANEL = VECTORS * LANES  # columns of a packed panel of B
 PREFETCH = 8192  # bytes ahead in B: the hardware's own prefetch ends with each page of 4 KiB
 
 # Row counts that a tile exists for, largest first. The largest fills the registers (32 with AVX-512
-# and NEON, else 16). Below 4 rows a tile is bound by the latency of its 8 chains of fma, so fewer
-# rows would not be faster; the 1-row tile is there for products with a vector, which are bound by
-# memory.
-_HEIGHTS = {16: (14, 10, 7, 4, 1), 8: (6, 4, 1), 4: (4, 2, 1)}
-HEIGHTS = (12, 8, 4, 1) if "+neon" in host_features() else _HEIGHTS[LANES]
+# and NEON, else 16). Rows are spread evenly over tiles, so that those in between are used: 15 rows
+# are 8 and 7, not 14 and 1. Below 4 rows a tile is bound by the latency of its 8 chains of fma, so
+# fewer rows would not be faster.
+_HEIGHTS = {16: (14, 12, 10, 8, 6, 4, 1), 8: (6, 5, 4, 1), 4: (4, 3, 1)}
+HEIGHTS = (12, 10, 8, 6, 4, 1) if "+neon" in host_features() else _HEIGHTS[LANES]
 HALF_HEIGHTS = (HEIGHTS[0], 8) if LANES == 16 else HEIGHTS[:1]
 ROWS = HEIGHTS[0]
+ROW_SUMS = 4 * VECTORS  # chains of fma of one row alone, whatever its width
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,13 @@ _PARAMS = [I64] * 11 + [F32, F32]
 
 
 class _Writer:
-    """Writes one microkernel of ``mr`` rows and ``nv`` vectors into a function."""
+    """Writes one microkernel of ``mr`` rows and ``nv`` vectors into a function.
 
-    def __init__(self, b: ir.IRBuilder, mr: int, nv: int, t: _Tile) -> None:
-        self.b, self.mr, self.nv, self.t = b, mr, nv, t
+    ``parts``: partial sums of each cell, for tiles with too few cells to hide the latency of fma.
+    """
+
+    def __init__(self, b: ir.IRBuilder, mr: int, nv: int, parts: int, t: _Tile) -> None:
+        self.b, self.mr, self.nv, self.parts, self.t = b, mr, nv, parts, t
         self.cells = [(i, j) for i in range(mr) for j in range(nv)]
         self.masks = [first_lanes(b, b.sub(t.width, i64(j * LANES))) for j in range(nv)]
 
@@ -162,32 +169,73 @@ class _Writer:
         return self.merge([(init, entry), (inner, tap_end)])
 
     def depth_loop(self, rows: list[ir.Value], panel: ir.Value, sums: list[ir.Value]):
-        """Write the innermost loop; return its accumulators and the panel pointer after it."""
+        """Write the innermost loops; return their accumulators and the panel pointer after them."""
+        if self.parts == 1:
+            _, ptr, sums = self.steps(rows, i64(0), panel, sums, 1)
+            return sums, ptr
+        b, cells = self.b, len(sums)
+        zero = fconst(0.0)
+        first = [*sums, *[zero] * (cells * (self.parts - 1))]
+        k, ptr, many = self.while_left(rows, i64(0), panel, first, self.parts)
+        half = self.parts
+        while half > 1:  # in pairs: the parts differ least in size
+            half //= 2
+            pairs = zip(many[: half * cells], many[half * cells :], strict=True)
+            many = [b.fadd(x, y) for x, y in pairs]
+        _, ptr, sums = self.while_left(rows, k, ptr, many, 1)
+        return sums, ptr
+
+    def while_left(self, rows, k, ptr, sums, unroll):
+        """Write :meth:`steps`, passed by if less than ``unroll`` of the depth is left."""
+        b, before = self.b, self.b.block
+        some, end = self.block("some"), self.block("no_more")
+        b.cbranch(b.icmp_signed(">=", b.sub(self.t.depth, k), i64(unroll)), some, end)
+        b.position_at_end(some)
+        old, (next_k, next_ptr, new) = (k, ptr, sums), self.steps(rows, k, ptr, sums, unroll)
+        after = b.block
+        b.branch(end)
+        b.position_at_end(end)
+        phis = []
+        for first, later in zip([old[0], old[1], *old[2]], [next_k, next_ptr, *new], strict=True):
+            phi = b.phi(first.type)
+            phi.add_incoming(first, before)
+            phi.add_incoming(later, after)
+            phis.append(phi)
+        return phis[0], phis[1], phis[2:]
+
+    def steps(self, rows, k0, panel, sums, unroll):
+        """Write the loop over ``unroll`` of depth at a time, one or more times.
+
+        ``sums`` are the accumulators of the first of ``unroll``, then those of the second, and so
+        on. Returns k and the panel pointer after it, and its accumulators.
+        """
         b, before = self.b, self.b.block
         loop, end = self.block("depth"), self.block("depth_end")
         b.branch(loop)
         b.position_at_end(loop)
         k, ptr = b.phi(I64), b.phi(PTR)
         acc = [b.phi(VF) for _ in sums]
-        columns = [
-            load_vec(b, b.gep(ptr, [i64(j * LANES)], source_etype=F32)) for j in range(self.nv)
-        ]
-        for line in range(0, 4 * self.nv * LANES, 64):
-            prefetch(b, b.gep(ptr, [i64(PREFETCH + line)], source_etype=I8))
-        new = []
-        for i in range(self.mr):
-            a = splat(b, b.load(b.gep(rows[i], [k], source_etype=F32), align=4, typ=F32))
-            for j in range(self.nv):
-                new.append(fma(b, a, columns[j], acc[i * self.nv + j]))
-        next_k = b.add(k, i64(1))
-        next_ptr = b.gep(ptr, [i64(PANEL)], source_etype=F32)
-        starts, laters = [i64(0), panel, *sums], [next_k, next_ptr, *new]
+        new, cells = [], self.mr * self.nv
+        for u in range(unroll):
+            places = [u * PANEL + j * LANES for j in range(self.nv)]
+            columns = [load_vec(b, b.gep(ptr, [i64(at)], source_etype=F32)) for at in places]
+            for line in range(0, 4 * self.nv * LANES, 64):
+                prefetch(b, b.gep(ptr, [i64(PREFETCH + 4 * u * PANEL + line)], source_etype=I8))
+            for i in range(self.mr):
+                at = b.gep(rows[i], [b.add(k, i64(u))], source_etype=F32)
+                a = splat(b, b.load(at, align=4, typ=F32))
+                for j in range(self.nv):
+                    new.append(fma(b, a, columns[j], acc[u * cells + i * self.nv + j]))
+        next_k = b.add(k, i64(unroll))
+        next_ptr = b.gep(ptr, [i64(unroll * PANEL)], source_etype=F32)
+        starts, laters = [k0, panel, *sums], [next_k, next_ptr, *new]
         for phi, first, later in zip([k, ptr, *acc], starts, laters, strict=True):
             phi.add_incoming(first, before)
             phi.add_incoming(later, loop)
-        b.cbranch(b.icmp_signed("<", next_k, self.t.depth), loop, end)
+        last = b.sub(self.t.depth, i64(unroll))
+        b.cbranch(b.icmp_signed("<=", next_k, last), loop, end)
         b.position_at_end(end)
-        return new, next_ptr
+        return next_k, next_ptr, new
 
     def finish(self, acc: list[ir.Value]) -> None:
         """Clamp and store; only the last, narrow panel pays for masked stores."""
@@ -215,19 +263,27 @@ class _Writer:
                 self.b.store(value, self.at(starts[i], j), align=4)
 
 
-def _body(mr: int, nv: int, b: ir.IRBuilder, *args: ir.Value) -> None:
-    writer = _Writer(b, mr, nv, _Tile(*args))
+def _body(mr: int, nv: int, parts: int, b: ir.IRBuilder, *args: ir.Value) -> None:
+    writer = _Writer(b, mr, nv, parts, _Tile(*args))
     writer.finish(writer.accumulate(writer.start()))
 
 
-def _tile_name(mr: int, nv: int) -> str:
-    return f"lep_tile_{mr}x{nv}"
-
-
-def _emit_tile(b: ir.IRBuilder, mr: int, nv: int, args: tuple[ir.Value, ...]) -> None:
+def _emit_tile(b: ir.IRBuilder, mr: int, nv: int, args: Sequence[ir.Value], parts: int = 1) -> None:
     """Call the tile of ``mr`` rows and ``nv`` vectors, writing it into the module on first use."""
-    body = functools.partial(_body, mr, nv)
-    b.call(shared_function(b.module, _tile_name(mr, nv), ir.VoidType(), _PARAMS, body), args)
+    body, name = functools.partial(_body, mr, nv, parts), f"lep_tile_{mr}x{nv}x{parts}"
+    b.call(shared_function(b.module, name, ir.VoidType(), _PARAMS, body), args)
+
+
+def _emit_row(b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Call the tile of one row with partial sums; half as wide if that covers the columns."""
+    width = _Tile(*args).width
+    narrow, wide, end = (b.function.append_basic_block(n) for n in ("narrow", "wide", "done"))
+    b.cbranch(b.icmp_signed("<=", width, i64(LANES)), narrow, wide)
+    for block, nv in ((narrow, 1), (wide, VECTORS)):
+        b.position_at_end(block)
+        _emit_tile(b, 1, nv, args, ROW_SUMS // nv)
+        b.branch(end)
+    b.position_at_end(end)
 
 
 def _emit_choice(b: ir.IRBuilder, count: ir.Value, *args: ir.Value) -> None:
@@ -282,3 +338,42 @@ def run_tile(
 
     params = (types.int64,) * 12 + (types.float32,) * 2
     return types.void(*params), build
+
+
+@intrinsic
+def run_row(
+    typingctx, rows, tap_step, taps, depth, offset, panel, out_rows, column, width, bias,
+    init_rows, low, high,
+):  # fmt: skip
+    """Compute one row of up to PANEL outputs; arguments as of :func:`run_tile`.
+
+    Each sum is made of ROW_SUMS / 2 or more partial sums per tap, so its rounding differs from that
+    of a tile: what uses this must do so for all numbers of threads.
+    """
+
+    def build(context, builder, sig, args):
+        fn = shared_function(builder.module, "lep_run_row", ir.VoidType(), _PARAMS, _emit_row)
+        builder.call(fn, args)
+        return context.get_dummy_value()
+
+    params = (types.int64,) * 11 + (types.float32,) * 2
+    return types.void(*params), build
+
+
+@inline_njit
+def tile_rows(left, width):
+    """Return how many of ``left`` rows the next tile takes, so that all are filled evenly.
+
+    It is the height of a tile for ``width`` columns, unless all that are left are fewer: a tile
+    that reached into rows of the next one would add to their initial values twice.
+    """
+    tiles = (left + ROWS - 1) // ROWS
+    want = (left + tiles - 1) // tiles
+    best = ROWS
+    if width <= LANES:
+        for height in HALF_HEIGHTS:
+            best = height if height >= want else best
+    else:
+        for height in HEIGHTS:
+            best = height if height >= want else best
+    return min(best, left)

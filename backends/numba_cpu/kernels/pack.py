@@ -211,7 +211,7 @@ def pack_b(args, tid, nt):
 def _copy_line(src, dst, w, c, step, step_c):
     """Copy ``w`` pixels of ``c`` channels, ``step`` and ``step_c`` floats apart, densely."""
     done = 0
-    if step_c == 1 and step == c:
+    if step == c and (step_c == 1 or c == 1):
         for i in range(0, w * c, LANES):
             vstore_n(dst, i, vload_n(src, i, w * c - i), w * c - i)
         return

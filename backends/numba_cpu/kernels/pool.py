@@ -1,7 +1,9 @@
 """numba_cpu > kernels > pool: largest or mean of windows, on channels-last images of 1 to 3 axes.
 
 Vectors of channels (channel stride 1) go over the window; images of fewer axes have depth and
-height 1. Fixed windows start every ``stride`` positions and skip what lies in the padding; adaptive
+height 1. An output pixel takes all its channels before the next one starts, so that memory is read
+and written in order; windows of 2 x 2 and 3 x 3 positions, nearly all there are, have code of their
+own. Fixed windows start every ``stride`` positions and skip what lies in the padding; adaptive
 windows are ``floor(i * in / out) .. ceil((i + 1) * in / out)`` (torch). The mean sums each line of
 the window by itself and then the lines, so that a global mean over a large image loses little; four
 vectors of channels at a time hide the latency of additions. NaN wins a maximum, as in torch; a
@@ -17,10 +19,10 @@ from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
     vadd,
-    vdiv,
     vload,
     vload_n,
     vmax,
+    vmul,
     vsplat,
     vstore,
     vstore_n,
@@ -107,17 +109,59 @@ def _reductions(merge, start):
     return block, vector
 
 
-_sum_block, _sum_vector = _reductions(vadd, 0.0)
+_sum_block, _sum_vector = _reductions(vadd, -0.0)  # adding to -0.0 keeps every bit
 _max_block, _max_vector = _reductions(vmax, float("-inf"))
 
 
+# Whole windows of 2 x 2 and 3 x 3 positions: ``count`` pixels of ``n`` >= LANES channels, ``out_x``
+# and ``next_x`` bytes apart. The last vector of a pixel overlaps the one before it: it writes the
+# same values again. They merge in the order of ``_reductions``, for the same bits by either way.
+
+
+@inline_njit
+def _fours(mean, out, out_x, by, x, step_y, step_x, next_x, count, n):
+    for _ in range(count):
+        for start in range(0, n, LANES):
+            i = min(start, n - LANES)
+            at = x + 4 * i
+            a, b = vload(at, 0), vload(at + step_x, 0)
+            at += step_y
+            c, d = vload(at, 0), vload(at + step_x, 0)
+            v = vmul(vadd(vadd(a, b), vadd(c, d)), by) if mean else vmax(vmax(a, b), vmax(c, d))
+            vstore(out, i, v)
+        out += out_x
+        x += next_x
+
+
+@inline_njit
+def _nines(mean, out, out_x, by, x, step_y, step_x, next_x, count, n):
+    for _ in range(count):
+        for start in range(0, n, LANES):
+            i = min(start, n - LANES)
+            at = x + 4 * i
+            a, b, c = vload(at, 0), vload(at + step_x, 0), vload(at + 2 * step_x, 0)
+            at += step_y
+            d, e, f = vload(at, 0), vload(at + step_x, 0), vload(at + 2 * step_x, 0)
+            at += step_y
+            g, h, k = vload(at, 0), vload(at + step_x, 0), vload(at + 2 * step_x, 0)
+            if mean:
+                p, q, r = vadd(vadd(a, b), c), vadd(vadd(d, e), f), vadd(vadd(g, h), k)
+                v = vmul(vadd(vadd(p, q), r), by)
+            else:
+                p, q, r = vmax(vmax(a, b), c), vmax(vmax(d, e), f), vmax(vmax(g, h), k)
+                v = vmax(vmax(p, q), r)
+            vstore(out, i, v)
+        out += out_x
+        x += next_x
+
+
 @_inlined
-def _pixel(out, mean, wide, by, x, step_z, step_y, step_x, n_z, n_y, n_x):
-    """Write one output pixel of ``wide`` (up to BLOCK) channels; ``by``: the divisor of a mean."""
+def _block(out, mean, wide, by, x, step_z, step_y, step_x, n_z, n_y, n_x):
+    """Write ``wide`` (up to BLOCK) channels of a pixel; ``by``: what a sum is times for a mean."""
     if wide == BLOCK:
         if mean:
             a, b, c, d = _sum_block(x, step_z, step_y, step_x, n_z, n_y, n_x)
-            a, b, c, d = vdiv(a, by), vdiv(b, by), vdiv(c, by), vdiv(d, by)
+            a, b, c, d = vmul(a, by), vmul(b, by), vmul(c, by), vmul(d, by)
         else:
             a, b, c, d = _max_block(x, step_z, step_y, step_x, n_z, n_y, n_x)
         vstore(out, 0, a)
@@ -128,15 +172,23 @@ def _pixel(out, mean, wide, by, x, step_z, step_y, step_x, n_z, n_y, n_x):
         for i in range(0, wide, LANES):
             at = x + 4 * i
             if mean:
-                v = vdiv(_sum_vector(at, step_z, step_y, step_x, n_z, n_y, n_x, wide - i), by)
+                v = vmul(_sum_vector(at, step_z, step_y, step_x, n_z, n_y, n_x, wide - i), by)
             else:
                 v = _max_vector(at, step_z, step_y, step_x, n_z, n_y, n_x, wide - i)
             vstore_n(out, i, v, wide - i)
 
 
-@_inlined
+@inline_njit
+def _pixel(out, mean, wide, by, x, step_z, step_y, step_x, n_z, n_y, n_x):
+    """Write ``wide`` channels of one output pixel."""
+    for c in range(0, wide, BLOCK):
+        some = min(BLOCK, wide - c)
+        _block(out + 4 * c, mean, some, by, x + 4 * c, step_z, step_y, step_x, n_z, n_y, n_x)
+
+
+@inline_njit
 def _line(args, image, z, y, c, wide):
-    """Compute one line of output pixels for ``wide`` (up to BLOCK) channels from ``c``."""
+    """Compute one line of output pixels for ``wide`` channels from ``c``."""
     z0, n_z, depth = _window(args, 0, z)
     y0, n_y, height = _window(args, 1, y)
     step_z = 4 * arg(args, X_Z) * arg(args, DILATION_Z)
@@ -148,23 +200,44 @@ def _line(args, image, z, y, c, wide):
     at = image * arg(args, OUT_B) + z * arg(args, OUT_Z) + y * arg(args, OUT_Y) + c
     out = arg(args, OUT) + 4 * at
     mean, include, divisor = arg(args, MEAN) != 0, arg(args, INCLUDE_PAD), arg(args, DIVISOR)
-    for x in range(arg(args, OUT_W)):
+    end, square = arg(args, OUT_W), arg(args, KERNEL_X)
+    first, last = end, end
+    whole = n_z == 1 and n_y == square and wide >= LANES and arg(args, DILATION_X) == 1
+    if whole and (square == 2 or square == 3):
+        stride, pad = arg(args, STRIDE_X), arg(args, PAD_X)
+        first = (pad + stride - 1) // stride
+        last = min((arg(args, IN_W) + pad - square) // stride + 1, end)
+    x = 0
+    while x < end:
         x0, n_x, width = _window(args, 2, x)
         count = divisor if divisor != 0 else n_z * n_y * n_x
         if divisor == 0 and include != 0:
             count = depth * height * width
-        _pixel(out, mean, wide, vsplat(count), base + x0 * pixel, step_z, step_y, step_x,
-               n_z, n_y, n_x)  # fmt: skip
-        out += out_x
+        by, start = vsplat(1.0 / count), base + x0 * pixel
+        if x == first and first < last:
+            to, next_x = out + x * out_x, pixel * arg(args, STRIDE_X)
+            if square == 2:
+                _fours(mean, to, out_x, by, start, step_y, step_x, next_x, last - x, wide)
+            else:
+                _nines(mean, to, out_x, by, start, step_y, step_x, next_x, last - x, wide)
+            x = last
+        else:
+            _pixel(out + x * out_x, mean, wide, by, start, step_z, step_y, step_x, n_z, n_y, n_x)
+            x += 1
 
 
 @kernel
 def pool(args, tid, nt):
-    """Compute this thread's lines and channel blocks of the pool that the record describes."""
+    """Compute this thread's share of the pool that the record describes.
+
+    Threads share lines; only where there are few of them, blocks of channels too.
+    """
     channels, depth, height = arg(args, CHANNELS), arg(args, OUT_D), arg(args, OUT_H)
-    blocks = (channels + BLOCK - 1) // BLOCK
-    jobs = arg(args, BATCH) * depth * height * blocks
+    lines = arg(args, BATCH) * depth * height
+    wide = channels if nt == 1 or lines >= 4 * nt else BLOCK
+    blocks = (channels + wide - 1) // wide
+    jobs = lines * blocks
     for job in range(jobs * tid // nt, jobs * (tid + 1) // nt):
-        line, c = job // blocks, job % blocks * BLOCK
+        line, c = job // blocks, job % blocks * wide
         plane, y = line // height, line % height
-        _line(args, plane // depth, plane % depth, y, c, min(BLOCK, channels - c))
+        _line(args, plane // depth, plane % depth, y, c, min(wide, channels - c))

@@ -10,7 +10,7 @@ torch.nn.RNN.
 from __future__ import annotations
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
-from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, run_tile
+from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, run_row, run_tile
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -127,8 +127,13 @@ def recurrence(args, tid, nt):
         for step in range(steps):
             t = steps - 1 - step if arg(args, REVERSE) != 0 else step
             for p in range(0, wide, PANEL):
-                run_tile(count, h_rows, 0, 1, n, 0, arg(args, W) + 4 * p * n, g_rows, 4 * p,
-                         wide - p, arg(args, BIAS), 0, -_INF, _INF)  # fmt: skip
+                panel = arg(args, W) + 4 * p * n
+                if batch == 1:
+                    run_row(h_rows, 0, 1, n, 0, panel, g_rows, 4 * p, wide - p,
+                            arg(args, BIAS), 0, -_INF, _INF)  # fmt: skip
+                else:
+                    run_tile(count, h_rows, 0, 1, n, 0, panel, g_rows, 4 * p, wide - p,
+                             arg(args, BIAS), 0, -_INF, _INF)  # fmt: skip
             for i in range(count):
                 x = arg(args, GATES) + 4 * (t * arg(args, G_T) + (b0 + i) * arg(args, G_B))
                 hi = h + 4 * i * n

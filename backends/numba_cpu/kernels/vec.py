@@ -289,9 +289,8 @@ vround = _vv(
 
 # --- functions ------------------------------------------------------------------------------------
 vexp = _vv(vm.exp, 1, "Return ``exp(x)``.")
-vexp_down = _vv(
-    vm.exp_down, 1, "Return ``exp(x)`` for ``x <= 0`` (0 below 1.2e-38): cheaper, for softmax."
-)
+vexp_down = _vv(vm.exp_down, 1, "Return ``exp(x)`` for ``x <= 0`` (0 from -110 or earlier).")
+vexp2_down = _vv(vm.exp2_down, 1, "Return ``2 ** x`` for ``x <= 0`` (0 from -152 or earlier).")
 vexpm1 = _vv(vm.expm1, 1, "Return ``exp(x) - 1``, accurate near 0.")
 vlog = _vv(vm.log, 1, "Return the natural logarithm.")
 vlog1p = _vv(vm.log1p, 1, "Return ``log(1 + x)``, accurate near 0.")

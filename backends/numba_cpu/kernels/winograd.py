@@ -1,19 +1,23 @@
 """numba_cpu > kernels > winograd: 3x3 convolution with stride 1 by F(4x4,3x3) and F(2x2,3x3).
 
-Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2015): an output tile of
-``m x m`` is ``AT [sum_c (G g GT) * (BT d B)] A`` over input tiles of ``m+2 x m+2``; ``(m+2)**2``
-matrix products replace nine times ``m**2``: 4 times (m = 4) or 2.25 times (m = 2) less
-multiplication. The points are 0, +-1, +-2, infinity.
+Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), the matrices of
+:mod:`winograd_points`: ``P = (m + 2)**2`` matrix products replace nine times ``m**2``, which is 4
+times (m = 4) or 2.25 times (m = 2) less multiplication. (m = 6 was 2 to 7 % faster than m = 4 on
+images from 56x56 up: not worth its errors.)
 
-The image is channels-last (channel stride 1) and is not padded: tiles at a border read the
-addresses of a zero row. A thread transforms a block of tiles into its scratch (V), multiplies each
-of the ``P = (m+2)**2`` planes with the packed weights (M) for a block of output channels, and
-transforms back with bias, residual and activation.
+The image is channels-last (channel stride 1) and is not padded: tiles at a border are copied into a
+patch with zeros. A thread transforms a block of tiles into its scratch (V), multiplies each of the
+``P`` planes with the packed weights (M) for a block of output channels, and transforms back with
+bias, residual and activation.
 
-Error, ``max |y - exact| / max |exact|``, largest of 5 draws of unit normal data at 16 / 512
-channels: 4e-6 / 1.5e-5 (m = 4), 3e-7 / 1e-6 (m = 2), 5e-7 / 2.4e-6 (:mod:`igemm`). The a priori
-bound is epsilon times ``||BT||**2 ||AT||**2 ||G||**2``, 1.3e4 (m = 4) and 20 (m = 2) in 2-norms. A
-NaN or inf spreads over the tiles that read it; ``precision="strict"`` uses :mod:`igemm`.
+Memory of a thread: a patch ``[P, LANES]``; V ``[group][P][vector of channels][ROWS][LANES]``, with
+one vector more per plane lest planes share cache sets; M ``[group][vector of columns][P][ROWS]
+[LANES]``; tables of addresses.
+
+Error: every output is within :func:`winograd_points.error_bound`. Measured, ``max |y - exact| / max
+|exact|``, largest of 5 draws of unit normal data at 16 / 512 channels: 4e-6 / 1.5e-5 (m = 4), 3e-7
+/ 1e-6 (m = 2), 5e-7 / 2.4e-6 (:mod:`igemm`). A NaN or inf spreads over the tiles that read it;
+``precision="strict"`` uses :mod:`igemm`.
 """
 
 from __future__ import annotations
@@ -22,62 +26,54 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leptonc.backends.numba_cpu.kernels.activation import vact
+from leptonc.backends.numba_cpu.kernels.activation import Act, vact
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.igemm import Res
-from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, run_tile
+from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.pack import aligned_empty
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
     argf,
+    ldi64,
     sti64,
     vadd,
     vload,
     vload_n,
     vmul,
+    vstore,
     vstore_n,
     vzero,
+)
+from leptonc.backends.numba_cpu.kernels.winograd_points import matrices
+from leptonc.backends.numba_cpu.kernels.winograd_product import (
+    HEIGHTS,
+    UNROLL,
+    multiply_tile,
+    prefetch_read,
+    prefetch_write,
 )
 from leptonc.backends.numba_cpu.kernels.winograd_transform import (
     transform_input,
     transform_output,
 )
 
-_G = {
-    2: np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]),
-    4: np.array(
-        [
-            [1 / 4, 0, 0],
-            [-1 / 6, -1 / 6, -1 / 6],
-            [-1 / 6, 1 / 6, -1 / 6],
-            [1 / 24, 1 / 12, 1 / 6],
-            [1 / 24, -1 / 12, 1 / 6],
-            [0, 0, 1],
-        ]
-    ),
-}
-
-#: floats of V and of M that one thread's block aims at: well inside a second-level cache of 1 MiB.
-V_BLOCK, M_BLOCK = 112 * 1024, 56 * 1024
-
 NAMES = (
     "m", "x", "x_b", "x_y", "x_x", "batch", "in_h", "in_w", "channels", "columns",
     "pad_y", "pad_x",
     "out_h", "out_w", "out", "out_b", "out_y", "out_x", "weights", "bias",
     "res", "res_b", "res_y", "res_x", "res_mode", "act", "act_p0", "act_p1",
-    "zero_row", "tile_block", "panel_block", "scratch", "scratch_bytes",
+    "tile_block", "panel_block", "scratch", "scratch_bytes",
 )  # fmt: skip
 """Slots of the record, in order: the tile's size ``m``, 2 or 4; addresses (bytes; ``bias``, ``res``
-or 0), strides (elements, of image, line and pixel), sizes. ``zero_row``: ``channels`` zeros;
-``channels`` is at least LANES. ``res_mode`` is a ``Res``, ``act`` an ``Act``. ``weights`` are
-:func:`transform_weights`. The blocks come from :func:`blocking`."""
+or 0), strides (elements, of image, line and pixel), sizes. ``res_mode`` is a ``Res``, ``act``
+an ``Act``. ``weights`` are :func:`transform_weights`. The blocks come from :func:`blocking`."""
 
 (
     M, X, X_B, X_Y, X_X, BATCH, IN_H, IN_W, CHANNELS, COLUMNS, PAD_Y, PAD_X,
     OUT_H, OUT_W, OUT, OUT_B, OUT_Y, OUT_X, WEIGHTS, BIAS,
     RES, RES_B, RES_Y, RES_X, RES_MODE, ACT, ACT_P0, ACT_P1,
-    ZERO_ROW, TILE_BLOCK, PANEL_BLOCK, SCRATCH, SCRATCH_BYTES,
+    TILE_BLOCK, PANEL_BLOCK, SCRATCH, SCRATCH_BYTES,
 ) = range(len(NAMES))  # fmt: skip
 
 
@@ -90,52 +86,58 @@ class Blocking:
     scratch_bytes: int
 
 
-def _v_row(channels: int) -> int:
-    """Floats from one tile's row of V to the next; odd in vectors, so that rows do not alias."""
-    return (-(-channels // LANES) | 1) * LANES
+def _vectors(channels: int) -> int:
+    return -(-channels // LANES)
 
 
 def blocking(m: int, tiles: int, channels: int, columns: int) -> Blocking:
     """Return the blocks of a conv with ``tiles`` tiles (over the batch) of ``m x m`` outputs."""
-    planes = (m + 2) ** 2
-    most = max(1, V_BLOCK // (planes * ROWS * _v_row(channels)))
-    tile_block = ROWS * max(1, min(most, -(-tiles // ROWS), 16))
-    panels = -(-columns // PANEL)
-    panel_block = max(1, min(panels, M_BLOCK // (planes * tile_block * PANEL)))
-    tables = 8 * (planes + 2 * (tile_block + ROWS))
-    v = planes * (tile_block * _v_row(channels) + LANES)
-    width = panel_block * PANEL + LANES
-    total = 64 + tables + 4 * (v + planes * (tile_block * width + LANES) + planes * LANES)
-    return Blocking(tile_block, panel_block, -(-total // 64) * 64)
+    planes, panels, vector = (m + 2) ** 2, -(-columns // PANEL), 4 * LANES
+    v = planes * (_vectors(channels) * ROWS + 1) * vector  # of one group of ROWS tiles
+    product = planes * VECTORS * ROWS * vector  # M of one group and panel
+    groups = min(2 if channels <= 4 * LANES else 4, -(-tiles // ROWS))
+    panel_block = min(panels, 2)
+    # Where tiles do not fill groups, they are spread over more of them.
+    memory = 2 * groups * (v + panel_block * product)
+    tables = 2 * 8 * groups * ROWS
+    return Blocking(groups * ROWS, panel_block, planes * vector + memory + tables)
 
 
 def transform_weights(weight: np.ndarray, m: int) -> np.ndarray:
-    """Return ``G g GT`` of ``weight: [out, in, 3, 3]``, panels ``f32[panels, P * in, PANEL]``.
+    """Return ``G g GT`` of ``weight: [out, in, 3, 3]``, panels ``f32[panels, P * depth, PANEL]``.
 
-    Computed in float64 and rounded once.
+    ``depth`` is ``in`` rounded up to whole vectors, with zeros. Computed in float64 and rounded
+    once.
     """
     out, inner = weight.shape[:2]
-    both = np.kron(_G[m], _G[m])  # of a flattened 3x3 kernel
-    panels = aligned_empty((-(-out // PANEL), len(both), inner, PANEL))
+    g = matrices(m).g
+    both = np.kron(g, g)  # of a flattened 3x3 kernel
+    panels = aligned_empty((-(-out // PANEL), len(both), _vectors(inner) * LANES, PANEL))
+    panels[:, :, inner:] = 0.0
     panels[-1] = 0.0
     for p, panel in enumerate(panels):
         some = weight[p * PANEL : (p + 1) * PANEL].reshape(-1, inner, 9)
         taps = np.ascontiguousarray(some.transpose(2, 1, 0), dtype=np.float64)
-        panel[..., : len(some)] = (both @ taps.reshape(9, -1)).reshape(-1, inner, len(some))
+        panel[:, :inner, : len(some)] = (both @ taps.reshape(9, -1)).reshape(-1, inner, len(some))
     return panels.reshape(len(panels), -1, PANEL)
 
 
 # --- the kernel ---------------------------------------------------------------------------------
 
 _LATE, _TIMES = int(Res.AFTER), int(Res.TIMES)
+_NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
+_INF = np.float32(np.inf)
+_BYTES = 4 * LANES
+_AHEAD = 16384  # bytes of weights to prefetch before they are read
+_FAR = 1 << 22  # bytes of input and output from which on the second-level cache is far too small
 
 
 @inline_njit
 def _split(nt, tiles, panels):
     """Return how many parts of the tiles and of the panels to make.
 
-    The cost of a part, in eighths of a tile times a panel: products; reading the weights once,
-    worth about LANES tiles; the input transform, which every part of the panels repeats.
+    The cost of a part, in eighths of a tile times a panel: products, which wait for the weights
+    below LANES tiles; the input transform, which every part of the panels repeats.
     """
     best, best_tiles, best_panels = -1, 1, 1
     for parts in range(1, nt + 1):
@@ -143,17 +145,24 @@ def _split(nt, tiles, panels):
         by_panels = min(nt // by_tiles, panels)
         share = (tiles + by_tiles - 1) // by_tiles
         wide = (panels + by_panels - 1) // by_panels
-        cost = 8 * wide * (max(share, 8) + LANES) + share
+        cost = 8 * wide * max(share, LANES) + share
         if best < 0 or cost < best:
             best, best_tiles, best_panels = cost, by_tiles, by_panels
     return best_tiles, best_panels
 
 
 @inline_njit
-def _fill(table, count, base, step):
-    """Write ``base, base + step, ...`` and repeat the last address ROWS times."""
-    for i in range(count + ROWS):
-        sti64(table, i, base + min(i, count - 1) * step)
+def _rows_of_groups(count):
+    """Return how many of ``count`` tiles to put into a group, so that the products take least."""
+    best, best_rows = -1, ROWS
+    for rows in HEIGHTS:
+        rest = count % rows
+        cost = count // rows * rows + (0 if rest == 0 else max(rest + rest % 2, HEIGHTS[-1]))
+        # A group also reads the weights once more from the second-level cache.
+        cost = 4 * cost + (count + rows - 1) // rows
+        if best < 0 or cost < best:
+            best, best_rows = cost, rows
+    return best_rows
 
 
 @inline_njit
@@ -166,25 +175,31 @@ def _place(args, tile):
 
 
 @inline_njit
-def _read_tile(args, table, tile, dst, plane):
-    """Transform one tile of all channels into V (``plane``: bytes between planes)."""
-    m = arg(args, M)
+def _read_tile(args, patch, tile, dst, plane):
+    """Transform one tile of all channels into V at ``dst`` (``plane``: bytes between planes)."""
+    m, channels = arg(args, M), arg(args, CHANNELS)
+    n, whole, step = m + 2, channels // LANES, ROWS * _BYTES
     image, y0, x0 = _place(args, tile)
     y0, x0 = y0 - arg(args, PAD_Y), x0 - arg(args, PAD_X)
-    in_h, in_w, x_x = arg(args, IN_H), arg(args, IN_W), 4 * arg(args, X_X)
-    zero = arg(args, ZERO_ROW)
-    for i in range(m + 2):
-        y = y0 + i
-        row = arg(args, X) + 4 * (image * arg(args, X_B) + y * arg(args, X_Y)) + x0 * x_x
-        inside = 0 <= y < in_h
-        for j in range(m + 2):
-            ok = inside and 0 <= x0 + j < in_w
-            sti64(table, i * (m + 2) + j, row + j * x_x if ok else zero)
-    channels = arg(args, CHANNELS)
-    for c in range(0, channels, LANES):
-        # The last vector overlaps the one before it instead of reading beyond the pixel.
-        at = 4 * min(c, channels - LANES)
-        transform_input(m, table, at, dst + at, plane)
+    i0, i1 = max(0, -y0), min(n, arg(args, IN_H) - y0)
+    j0, j1 = max(0, -x0), min(n, arg(args, IN_W) - x0)
+    line, pixel = 4 * arg(args, X_Y), 4 * arg(args, X_X)
+    src = arg(args, X) + 4 * image * arg(args, X_B) + y0 * line + x0 * pixel
+    first = 0
+    if i0 == 0 and i1 == n and j0 == 0 and j1 == n:
+        transform_input(m, src, line, pixel, dst, plane, whole, step)
+        first = whole
+    if first * LANES >= channels:
+        return
+    for k in range(n * n):
+        vstore(patch, k * LANES, vzero())
+    for v in range(first, (channels + LANES - 1) // LANES):
+        at = src + v * _BYTES
+        for i in range(i0, i1):
+            for j in range(j0, j1):
+                pixel_at = at + i * line + j * pixel
+                vstore(patch, (i * n + j) * LANES, vload_n(pixel_at, 0, channels - v * LANES))
+        transform_input(m, patch, n * _BYTES, _BYTES, dst + v * step, plane, 1, step)
 
 
 @inline_njit
@@ -216,52 +231,149 @@ def _finish(args, patch, image, y, x, n0, width):
 
 
 @inline_njit
-def _write_tile(args, patch, tile, src, plane, n0, n1):
-    """Transform columns ``n0 .. n1`` of one tile of M back and finish them."""
-    image, y, x = _place(args, tile)
-    for c in range(n0, n1, LANES):
-        transform_output(arg(args, M), src + 4 * (c - n0), plane, patch)
-        _finish(args, patch, image, y, x, c, n1 - c)
+def _bounds(args):
+    """Return the clamp that is the activation, and whether the transform can end with it."""
+    act = arg(args, ACT)
+    if arg(args, RES) != 0 and (arg(args, RES_MODE) == _LATE or arg(args, RES_MODE) == _TIMES):
+        return -_INF, _INF, False
+    if act == _RELU:
+        return np.float32(0.0), _INF, True
+    if act == _RELU6:
+        return np.float32(0.0), np.float32(6.0), True
+    if act == _CLAMP:
+        return argf(args, ACT_P0), argf(args, ACT_P1), True
+    return -_INF, _INF, act == _NONE
 
 
 @inline_njit
-def _multiply(planes, rows, out_rows, count, depth, v_plane, m_plane, weights, panels):
-    """Multiply every plane of V with ``panels`` panels of weights into M; all steps in bytes."""
-    inf = np.float32(np.inf)
-    size = 4 * depth * PANEL
+def _write_tile(args, patch, tile, src, step, n0, n1):
+    """Transform columns ``n0 .. n1`` of one tile of M back and finish them."""
+    m, inf = arg(args, M), _INF
+    image, y, x = _place(args, tile)
+    low, high, simple = _bounds(args)
+    bias, res = arg(args, BIAS), arg(args, RES)
+    first = n0
+    if simple and y + m <= arg(args, OUT_H) and x + m <= arg(args, OUT_W) and n1 - n0 >= LANES:
+        out_y, out_x = 4 * arg(args, OUT_Y), 4 * arg(args, OUT_X)
+        res_y, res_x = 4 * arg(args, RES_Y), 4 * arg(args, RES_X)
+        out = arg(args, OUT) + 4 * image * arg(args, OUT_B) + y * out_y + x * out_x + 4 * n0
+        if res != 0:
+            res += 4 * image * arg(args, RES_B) + y * res_y + x * res_x + 4 * n0
+        if bias != 0:
+            bias += 4 * n0
+        whole = (n1 - n0) // LANES
+        transform_output(m, src, step, out, out_y, out_x, bias, res, res_y, res_x, low, high, whole)
+        first += whole * LANES
+        src += whole * step
+    for c in range(first, n1, LANES):
+        transform_output(m, src, step, patch, m * _BYTES, _BYTES, 0, 0, 0, 0, -inf, inf, 1)
+        _finish(args, patch, image, y, x, c, n1 - c)
+        src += step
+
+
+@inline_njit
+def _tables(args, table, t0, count, size):
+    """Write the addresses of the inputs of ``count`` tiles of the next block, of these' outputs."""
+    following = t0 + arg(args, TILE_BLOCK)
+    for t in range(count):
+        image, y, x = _place(args, t0 + t)
+        at = image * arg(args, OUT_B) + y * arg(args, OUT_Y) + x * arg(args, OUT_X)
+        sti64(table, size + t, arg(args, OUT) + 4 * at)
+        image, y, x = _place(args, following + t)
+        y, x = y - arg(args, PAD_Y) + 2, x - arg(args, PAD_X) + 2
+        at = image * arg(args, X_B) + y * arg(args, X_Y) + x * arg(args, X_X)
+        sti64(table, t, arg(args, X) + 4 * at)
+
+
+@inline_njit
+def _fetch(place, length, pixels, step, write):
+    """Prefetch ``length`` bytes of each of some pixels ``step`` bytes apart."""
+    for j in range(pixels):
+        for at in range(place + j * step, place + j * step + length, 64):
+            if write:
+                prefetch_write(at)
+            else:
+                prefetch_read(at)
+
+
+@inline_njit
+def _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_group, panel0,
+              panels, following, fetch):  # fmt: skip
+    """Multiply every plane of V with ``panels`` panels of weights, from ``panel0``, into M.
+
+    Memory is busy meanwhile: the weights are fetched ahead (``following``: the address of those
+    after the last), and with ``fetch``, line of tiles by line of tiles, the input of the next block
+    and where this one's results will go.
+    """
+    m, vectors = arg(args, M), (arg(args, CHANNELS) + LANES - 1) // LANES
+    planes, size = (m + 2) * (m + 2), 4 * vectors * LANES * PANEL
+    weights = arg(args, WEIGHTS) + panel0 * planes * size
+    column = planes * ROWS * _BYTES  # of M: bytes from vector to vector
+    in_x, in_y = 4 * arg(args, X_X), 4 * arg(args, X_Y)
+    out_x, out_y = 4 * arg(args, OUT_X), 4 * arg(args, OUT_Y)
+    done, tile, line, products = 0, 0, 0, planes * panels
     for plane in range(planes):
         for p in range(panels):
             b = weights + (p * planes + plane) * size
-            column = plane * m_plane + 4 * p * PANEL
-            for i in range(0, count, ROWS):
-                run_tile(min(ROWS, count - i), rows + 8 * i, 0, 1, depth, plane * v_plane, b,
-                         out_rows + 8 * i, column, PANEL, 0, 0, -inf, inf)  # fmt: skip
+            ahead = b + _AHEAD
+            if size <= _AHEAD:
+                ahead = b + planes * size
+                if p == panels - 1:
+                    ahead = weights + (plane + 1) * size if plane < planes - 1 else following
+            out = m_base + VECTORS * p * column + plane * ROWS * _BYTES
+            for g in range(groups):
+                advance = 4 * UNROLL * PANEL if g == 0 else 0
+                multiply_tile(
+                    min(rows, count - g * rows),
+                    v + g * v_group + plane * v_plane,
+                    b,
+                    out + g * m_group,
+                    column,
+                    vectors,
+                    ahead,
+                    advance,
+                )
+            done += fetch * count * m
+            while done >= products:
+                done -= products
+                _fetch(ldi64(table, tile) + line * in_y, m * in_x, 1, 0, False)
+                at = ldi64(table, arg(args, TILE_BLOCK) + tile) + line * out_y + 4 * PANEL * panel0
+                _fetch(at, 4 * PANEL * panels, m, out_x, True)
+                line += 1
+                if line == m:
+                    tile, line = tile + 1, 0
 
 
 @inline_njit
 def _run_block(args, base, t0, count, panel0, panel1):
     """Compute tiles ``t0 .. t0 + count`` of panels ``panel0 .. panel1``; scratch at ``base``."""
-    depth, block = arg(args, CHANNELS), arg(args, TILE_BLOCK)
-    planes, panel_block = (arg(args, M) + 2) * (arg(args, M) + 2), arg(args, PANEL_BLOCK)
-    v_row = 4 * LANES * (((depth + LANES - 1) // LANES) | 1)
-    m_row = 4 * (panel_block * PANEL + LANES)
-    v_plane, m_plane = block * v_row + 4 * LANES, block * m_row + 4 * LANES
-    v = base + 4 * planes * LANES  # the first bytes hold the patch of one tile's results
-    m_base = v + planes * v_plane
-    table = m_base + planes * m_plane
-    rows = table + 8 * planes
-    out_rows = rows + 8 * (block + ROWS)
+    vectors, panel_block = (arg(args, CHANNELS) + LANES - 1) // LANES, arg(args, PANEL_BLOCK)
+    planes = (arg(args, M) + 2) * (arg(args, M) + 2)
+    rows = _rows_of_groups(count)
+    groups = (count + rows - 1) // rows
+    v_plane = (vectors * ROWS + 1) * _BYTES
+    v_group, column = planes * v_plane, planes * ROWS * _BYTES
+    m_group = panel_block * VECTORS * column
+    v = base + planes * _BYTES  # the first bytes hold the patch of one tile
+    m_base = v + groups * v_group
+    table = m_base + groups * m_group
     for t in range(count):
-        _read_tile(args, table, t0 + t, v + t * v_row, v_plane)
-    _fill(rows, count, v, v_row)
-    _fill(out_rows, count, m_base, m_row)
+        to = v + t // rows * v_group + t % rows * _BYTES
+        _read_tile(args, base, t0 + t, to, v_plane)
+    area = arg(args, BATCH) * arg(args, OUT_H) * arg(args, OUT_W)
+    fetch = 4 * area * (arg(args, CHANNELS) + arg(args, COLUMNS)) > _FAR
+    if fetch:
+        _tables(args, table, t0, count, arg(args, TILE_BLOCK))
+    size = 4 * planes * vectors * LANES * PANEL
     for p0 in range(panel0, panel1, panel_block):
         panels = min(panel_block, panel1 - p0)
-        weights = arg(args, WEIGHTS) + 4 * p0 * planes * depth * PANEL
-        _multiply(planes, rows, out_rows, count, depth, v_plane, m_plane, weights, panels)
+        following = arg(args, WEIGHTS) + (p0 + panels if p0 + panels < panel1 else panel0) * size
+        _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_group, p0,
+                  panels, following, fetch)  # fmt: skip
         n1 = min((p0 + panels) * PANEL, arg(args, COLUMNS))
         for t in range(count):
-            _write_tile(args, base, t0 + t, m_base + t * m_row, m_plane, p0 * PANEL, n1)
+            src = m_base + t // rows * m_group + t % rows * _BYTES
+            _write_tile(args, base, t0 + t, src, column, p0 * PANEL, n1)
 
 
 @kernel

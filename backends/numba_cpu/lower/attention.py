@@ -45,7 +45,7 @@ def lower(ctx: Lowering, op: Op) -> None:
             batch, heads, queries, keys, depth, width, heads // k.shape[1],
             q.ref, *q.strides[:3], k.ref, *k.strides[:3], v.ref, *v.strides[:3],
             o.ref, *o.strides[:3], *mask_slots,
-            float(op.kind.scale), int(op.kind.causal), *ctx.scratch(nbytes),
+            float(op.kind.scale), int(op.kind.causal), int(op.kind.nan_rows), *ctx.scratch(nbytes),
         ),
         reads=(q, k, v, *reads),
         writes=(out,),

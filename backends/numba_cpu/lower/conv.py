@@ -17,7 +17,8 @@ from leptonc.backends.numba_cpu.kernels.igemm_plan import ConvPlan
 from leptonc.backends.numba_cpu.kernels.pack import pack_conv, pack_conv_taps, pad_image
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.legal import ClaimFn
-from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm, ConvShape, choose
+from leptonc.backends.numba_cpu.lower import questions
+from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm, ConvShape
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import Epilogue, finish, target, zeros
 from leptonc.backends.numba_cpu.lower.product import Finish, emit, pack_at_run_time
@@ -28,8 +29,7 @@ from leptonc.errors import ClaimError
 from leptonc.ir.core import Kind, Op, Value
 from leptonc.ir.kinds.contract import Conv, ConvTranspose
 from leptonc.ir.types import DType
-
-FEW_CHANNELS = 8  # up to here the taps of a kernel line are merged into one long row
+from leptonc.passes.fusing.policy import FEW_CHANNELS
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def _shape(k: Conv, x: View, w: Sequence[int], out: View) -> ConvShape:
 
 
 def lower_conv(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> None:
-    """Lower a convolution by the algorithm that :func:`choose` gives."""
+    """Lower a convolution by the algorithm that was measured or is estimated to be fastest."""
     assert isinstance(op.kind, Conv)
     x = as_dtype(ctx, ctx.view(op.operands[0]), DType.F32)
     order = channels_last(x.rank)
@@ -84,7 +84,9 @@ def lower_conv(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> None
     shape = _shape(op.kind, x, [int(d) for d in op.operands[1].type.shape], out)
     job = _Job(ctx, op, shape, x, out, end)
     constant = ctx.array(job.weight) is not None
-    algorithm = choose(shape, ctx.precision) if constant else Algorithm.IGEMM
+    algorithm = Algorithm.IGEMM
+    if constant:
+        algorithm = Algorithm(ctx.decide(questions.conv(shape, ctx.precision)))
     if out.numel:
         _LOWER[algorithm](job)
     done()
@@ -239,7 +241,7 @@ def _winograd(m: int) -> Callable[[_Job], None]:
             "in_h": s.size[0], "in_w": s.size[1], "channels": s.channels, "columns": s.out_channels,
             "pad_y": s.padding[0], "pad_x": s.padding[1], "out_h": s.out[0], "out_w": s.out[1],
             "out": out.ref, "out_b": out.strides[0], "out_y": out_y, "out_x": out_x,
-            "weights": weights, "bias": job.end.bias, "zero_row": zeros(ctx, s.channels),
+            "weights": weights, "bias": job.end.bias,
             "tile_block": blocks.tile_block, "panel_block": blocks.panel_block,
             "scratch": scratch, "scratch_bytes": stride, **_finish_values(job.end, 2),
         }  # fmt: skip

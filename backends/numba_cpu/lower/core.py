@@ -7,7 +7,7 @@ calls with ``ctx.step``. All sizes are plain ints here: symbolic functions are s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,6 +15,8 @@ import numpy as np
 from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels.base import Kernel
 from leptonc.backends.numba_cpu.kernels.pack import aligned_empty
+from leptonc.backends.numba_cpu.lower import choices
+from leptonc.backends.numba_cpu.lower.choices import Answer, Decision, Question
 from leptonc.backends.numba_cpu.schedule import Scratch, Slot, Step, TorchStep
 from leptonc.backends.numba_cpu.views import Buffer, Ref, View, dense, ordered, row_major
 from leptonc.errors import ClaimError
@@ -37,6 +39,8 @@ class ConstPool:
     known: dict[Hashable, int] = field(default_factory=dict[Hashable, int])
     owners: list[object] = field(default_factory=list[object])  # keeps ids in ``known`` unique
     stored: list[np.ndarray] = field(default_factory=list[np.ndarray])  # from a cache, in order
+    # Packed while candidates were timed; taken out when it is asked for.
+    spare: dict[Hashable, np.ndarray] = field(default_factory=dict[Hashable, np.ndarray])
 
     def get(self, key: Hashable, make: Callable[[], np.ndarray], owner: object = None) -> Buffer:
         """Return the buffer of the array that ``make`` gives, made once per ``key``."""
@@ -44,7 +48,9 @@ class ConstPool:
         if at is None:
             # Lowering is deterministic: the n-th constant it asks for is the n-th that was stored.
             at = self.known[key] = len(self.arrays)
-            array = self.stored[at] if at < len(self.stored) else aligned(make())
+            array = self.spare.pop(key, None)
+            if array is None:
+                array = self.stored[at] if at < len(self.stored) else aligned(make())
             self.arrays.append(array)
             self.buffers.append(Buffer("const", array.nbytes, at))
             self.owners.append(owner)
@@ -95,6 +101,14 @@ class Lowering:
     scratch_bytes: int = 0
     makers: dict[Value, Op] = field(default_factory=dict[Value, Op])
     data: dict[Value, Op] = field(default_factory=dict[Value, Op])  # constants outside units
+    answers: Mapping[str, Answer] = field(default_factory=dict[str, Answer])  # by question
+    decisions: list[Decision] = field(default_factory=list[Decision])  # of the current unit
+
+    def decide(self, question: Question) -> str:
+        """Return the candidate to lower, and note why."""
+        answer = choices.answer(question, self.answers)
+        self.decisions.append(Decision(question, answer))
+        return answer.chosen
 
     # -- operands ---------------------------------------------------------------------------------
 

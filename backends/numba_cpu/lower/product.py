@@ -53,6 +53,7 @@ def emit(
         finish: the epilogue; the strides of its residual are in ``call``.
         reads: further buffers that the step reads.
     """
+    call = igemm_plan.spread_rows(call)
     scratch, stride = ctx.scratch(int(call.scratch_bytes))
     code, p0, p1 = finish.act
     values: dict[str, Any] = dict(vars(call))  # in the order of its fields

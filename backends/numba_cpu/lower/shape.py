@@ -102,7 +102,12 @@ def _record(kernel: Kernel, src: View, dst: View, threads: int) -> tuple[list[Sl
     else:
         width = size
     if kernel in TILES.values():
-        block_rows, block_cols = _TILE, _TILE
+        # blocks of a few rows or columns are the longer the other way
+        share = max(_TILE, math.prod(dst.shape) // (4 * threads) // max(min(rows, cols), 1))
+        block_rows, block_cols = (
+            min(max(_TILE, _TILE * _TILE // max(n, 1) // _TILE * _TILE), share // _TILE * _TILE)
+            for n in (cols, rows)
+        )
     else:
         total = math.prod(dst.shape) * size
         want = max(1024, min(_BLOCK_BYTES, total // (4 * threads)))
@@ -172,7 +177,9 @@ def _concat(ctx: Lowering, op: Op) -> None:
     out, axis, at = ctx.out(op.result), op.kind.axis, 0
     for v in op.operands:
         x = ctx.view(v)
-        copy_view(ctx, x, out.slice(axis, at, at + x.shape[axis]))
+        part = out.slice(axis, at, at + x.shape[axis])
+        if not x.is_same(part):  # written in place by its maker, see ``joined``
+            copy_view(ctx, x, part)
         at += x.shape[axis]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from leptonc.backends.numba_cpu.legal import ClaimFn
 from leptonc.backends.numba_cpu.lower import (
     attention,
+    banded,
     contract,
     conv,
     data,
@@ -37,6 +38,7 @@ LOWER: Mapping[type[Kind], tuple[ClaimFn, Callable[[Lowering, Op], None]]] = {
     **recurrent.LOWER,
 }
 UNITS: Mapping[str, Callable[[Lowering, Function], bool]] = {
+    "banded": banded.lower_banded,
     "contract": contract.lower_contract,
     "chain": elementwise.lower_chain,
     "norm": norm.lower_norm_unit,

@@ -143,13 +143,14 @@ class Attention(Kind):
 
     ``q: T[...,h,s,d], k: T[...,g,t,d], v: T[...,g,t,e], mask`` (optional, bool keeps where true, or
     T added; broadcast to ``[...,h,s,t]``) -> ``T[...,h,s,e]``. ``causal`` keeps ``j <= i`` (torch's
-    top-left alignment); ``gqa`` lets ``g`` divide ``h``. A row that is masked out wholly by a bool
-    mask gives zeros, as torch's kernel does.
+    top-left alignment); ``gqa`` lets ``g`` divide ``h``. A row that a mask takes out wholly gives
+    zeros, as torch's kernel does, or NaN with ``nan_rows``, as the formula written out does.
     """
 
     scale: float
     causal: bool = False
     gqa: bool = False
+    nan_rows: bool = False
     NAME: ClassVar[str] = "attention"
 
     def infer(self, args: Types) -> Types:

@@ -74,18 +74,50 @@ def test_matches_torch(
 
 @pytest.mark.parametrize("queries", [1, 4, 5, 30])
 @pytest.mark.parametrize("form", ["bool", "float"])
-def test_rows_masked_out_wholly(form: str, queries: int) -> None:
+@pytest.mark.parametrize("nan_rows", [False, True])
+def test_rows_masked_out_wholly(form: str, queries: int, nan_rows: bool) -> None:
     q, k, v = (torch.randn(2, 3, n, 8) for n in (queries, 19, 19))
     keep = torch.rand(2, 1, queries, 19) > 0.5
     keep[0, 0, 0] = False
     mask = keep if form == "bool" else torch.zeros(keep.shape).masked_fill(~keep, float("-inf"))
-    check_op(Attention(0.3), q, k, v, mask, rtol=2e-5, atol=2e-6)
+    kind = Attention(0.3, nan_rows=nan_rows)
+    check_op(kind, q, k, v, mask, rtol=2e-5, atol=2e-6)
 
 
 def test_nan_stays_in_its_row() -> None:
     q, k, v = (torch.randn(1, 2, 20, 8) for _ in range(3))
     q[0, 1, 7, 3] = float("nan")
     check_op(Attention(0.5), q, k, v, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("queries", [2, 20])
+def test_nan_among_lost_scores_is_not_forgotten(queries: int) -> None:
+    """The rest of the row is -inf: only the NaN tells it from a row that is masked out."""
+    q, k, v = (torch.randn(1, 2, n, 8) for n in (queries, 37, 37))
+    mask = torch.full((queries, 37), float("-inf"))
+    mask[1, 5] = float("nan")
+    check_op(Attention(0.5), q, k, v, mask, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("scale", [-0.7, 0.0])
+@pytest.mark.parametrize("form", ["none", "bool"])
+def test_scale_that_is_not_positive(scale: float, form: str) -> None:
+    check_op(Attention(scale), *_case((2, 3), (17, 45, 19, 33), form, 1, 5), rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("dropped", [0, 1, 40])
+def test_padding_of_keys(dropped: int) -> None:
+    """One bool row for all queries of a batch, the form in which tokenizers pad."""
+    q, k, v = (torch.randn(2, 3, 41, 32) for _ in range(3))
+    keep = torch.ones(2, 1, 1, 41, dtype=torch.bool)
+    keep[1, ..., 41 - dropped :] = False
+    check_op(Attention(0.2), q, k, v, keep.expand(2, 1, 41, 41), rtol=2e-5, atol=2e-6)
+
+
+def test_scores_far_apart() -> None:
+    """Weights that underflow are 0 and large scores do not overflow."""
+    q, k, v = (torch.randn(1, 2, 30, 16) for _ in range(3))
+    check_op(Attention(30.0), q, k, v, rtol=2e-4, atol=2e-5)
 
 
 def test_heads_that_lie_interleaved() -> None:

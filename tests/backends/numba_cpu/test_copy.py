@@ -35,12 +35,27 @@ def test_relayout_between_all_orders(orders, dtype) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(
-    "shape", [(64, 3136), (3136, 64), (16, 16), (17, 31), (5, 100), (1, 7), (200, 130)]
-)
+    "shape",
+    [
+        (64, 3136), (3136, 64), (16, 16), (17, 31), (5, 100), (1, 7), (200, 130), (2, 16), (33, 2),
+        (2, 5000), (5000, 2), (3, 16), (17, 3), (3, 4097), (4097, 3), (4, 4), (4, 99), (99, 7),
+    ],
+)  # fmt: skip
 def test_transposes(shape, dtype) -> None:
     x = some(*shape, dtype=dtype)
     check_op(s.Relayout((1, 0)), x, rtol=0, atol=0)
     check_op(s.Transpose((1, 0)), x, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("groups", [2, 3, 4])
+def test_shuffles(groups: int, dtype: torch.dtype) -> None:
+    x = some(2, groups, 29, 3, 3, dtype=dtype)
+    last, shuffled = (0, 3, 4, 1, 2), (0, 3, 4, 2, 1)
+    check_op(s.Relayout(shuffled), x, layouts=(last,), rtol=0, atol=0)
+    check_op(s.Relayout(last), x, layouts=(shuffled,), rtol=0, atol=0)
+    part = x[:, :, :17]
+    check_op(s.Relayout(shuffled), part, layouts=(last,), rtol=0, atol=0)
 
 
 CASES = [

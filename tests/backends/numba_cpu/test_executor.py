@@ -14,11 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from leptonc.backends.numba_cpu import native
 from leptonc.backends.numba_cpu.atomics import HAS_CLOCK, HAS_FUTEX, load, pause, store
+from leptonc.backends.numba_cpu.context import Step, phases
 from leptonc.backends.numba_cpu.executor import Program, aligned, array_at
 from leptonc.backends.numba_cpu.kernels.base import kernel, slot_bits
 from leptonc.backends.numba_cpu.native import NOTHING
-from leptonc.backends.numba_cpu.pool import TEAMS
+from leptonc.backends.numba_cpu.pool import TEAMS, Team
 from leptonc.errors import TargetError
 
 pytestmark = pytest.mark.numba
@@ -220,10 +222,10 @@ def test_a_timed_run_tells_when_each_step_ran(threads: int) -> None:
     ended = time.monotonic_ns()
     assert times.shape == (3, threads, 2)
     assert y.tolist() == [7] * 4 and z.tolist() == [9] * 4
-    first = times[:, 0]  # thread 0 does its share of every step, one after another
-    assert began <= first[0, 0] and first[-1, 1] <= ended
-    assert (np.diff(first.reshape(-1)) >= 0).all()
-    slow, python, quick = first[:, 1] - first[:, 0]
+    native_times = times[[0, 2]]
+    assert began <= native_times.min() and native_times.max() <= ended
+    assert (np.diff(native_times.transpose(1, 0, 2).reshape(threads, -1)) >= 0).all()
+    slow, python, quick = times[..., 1].max(1) - times[:, 0, 0]
     assert python >= 2_000_000 and slow > quick
     before = times.copy()
     p.run(y.ctypes.data, z.ctypes.data)  # an ordinary run notes no times
@@ -428,3 +430,100 @@ def test_call_overhead_is_microseconds() -> None:
             best = min(best, time.perf_counter() - begin)
         # Measured: 1.2 us; the bound allows for slow and busy machines.
         assert best < 50e-6
+
+
+@kernel
+def wait_for(args, tid, nt):
+    """Share 1 says that it runs, then waits until it may go on; y[tid] = 1."""
+    y, gate, limit = load(args), load(args + 8), load(args + 16)
+    if tid == 1:
+        store(gate, 1)
+        while load(gate + 8) == 0 and limit > 0:
+            limit -= 1
+            pause()
+    store(y + 8 * tid, 1)
+
+
+class LateTeam(Team):
+    """A team whose workers arrive when they are sent for."""
+
+    def _hire(self, tid: int) -> None:
+        """Start nobody."""
+
+    send = Team._hire
+
+
+@pytest.fixture
+def late_team(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> LateTeam:
+    team = LateTeam(getattr(request, "param", 2))
+    monkeypatch.setattr(TEAMS, "get", lambda nt: team)
+    return team
+
+
+@pytest.mark.parametrize("late_team", [2, 3, 5], indirect=True)
+def test_workers_that_never_arrive_hold_up_nobody(late_team: LateTeam) -> None:
+    nt = late_team.nt
+    for steps in (draw_steps(random.Random(nt)), [(i, 1, i % 3 == 0) for i in range(90)]):
+        p, x, y = chain(nt, steps), np.arange(N), words()
+        for _ in range(5):
+            y[:] = 0
+            p.run(x.ctypes.data, y.ctypes.data)
+            np.testing.assert_array_equal(y, expected(x, steps))
+
+
+def test_a_worker_that_comes_late_joins_where_the_others_are(late_team: LateTeam) -> None:
+    gate, y, z = words(2), words(2), words(2)
+    p = Program(threads=2, inputs=1, outputs=2)
+    for _ in range(20):
+        p.step(who, p.output(0))
+    p.step(wait_for, p.output(1), p.input(0), 10**10)
+    for _ in range(20):
+        p.step(who, p.output(0))
+    addresses = gate.ctypes.data, y.ctypes.data, z.ctypes.data
+    caller = threading.Thread(target=p.run, args=addresses, daemon=True)
+    caller.start()
+    until = time.monotonic() + 20
+    while gate[0] == 0 and time.monotonic() < until:
+        time.sleep(0.001)
+    assert gate[0] == 1  # the caller alone came as far as to the 21st step, and stays there
+    y[:] = 0
+    late_team.send(1)
+    time.sleep(0.02)
+    assert caller.is_alive() and not y.any()
+    gate[1] = 1
+    caller.join(20)
+    assert not caller.is_alive() and y.tolist() == [201, 202] and z.tolist() == [1, 1]
+    late_team.close()
+
+
+def test_phases() -> None:
+    """Serial steps in a row are one task; a step without a barrier joins the next one's phase."""
+    both, alone, free = 0, native.SERIAL, native.NO_BARRIER
+
+    def of(*flags: int) -> list[list[tuple[int, int, int, int]]]:
+        return phases([Step(who, (), f) for f in flags], 2)
+
+    assert of(both, both) == [[(0, 1, 0, 2), (0, 1, 1, 2)], [(1, 1, 0, 2), (1, 1, 1, 2)]]
+    assert of(alone, alone, alone, both)[0] == [(0, 3, 0, 1)]
+    assert of(alone | free, alone) == [[(0, 1, 0, 1), (1, 1, 0, 1)]]
+    assert of(alone | free, both, alone) == [
+        [(0, 1, 0, 1), (1, 1, 0, 2), (1, 1, 1, 2)],
+        [(2, 1, 0, 1)],
+    ]
+    assert len(of(alone, alone | free, alone)) == 2
+    # A phase has room for so many tasks; a barrier more never hurts.
+    assert [len(p) for p in of(*[both | free] * 6)] == [8, 4]
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_steps_of_one_phase_all_run(threads: int) -> None:
+    p = Program(threads=threads, arena_bytes=8 * N * 8, inputs=1, outputs=1)
+    for i in range(8):
+        p.step(shuffle_add, p.input(0), p.arena(8 * N * i), N, i, i, serial=i % 3 == 1,
+               barrier=i == 7)  # fmt: skip
+    p.step(shuffle_add, p.arena(8 * N * 5), p.output(0), N, 1, 0)
+    x, y = np.arange(N), words()
+    for _ in range(300):
+        y[:] = 0
+        p.run(x.ctypes.data, y.ctypes.data)
+        np.testing.assert_array_equal(y, 3 * np.roll(3 * np.roll(x, -5) + 5, -1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,8 +16,25 @@ from leptonc.backends.numba_cpu.kernels import igemm as module
 from leptonc.backends.numba_cpu.kernels import igemm_plan, pack
 from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.base import record
-from leptonc.backends.numba_cpu.kernels.igemm import IGemm, Res, igemm, scratch_bytes
-from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
+from leptonc.backends.numba_cpu.kernels.igemm import (
+    COPY_PANELS,
+    FEWEST_WAYS,
+    LINE,
+    SET_BYTES,
+    IGemm,
+    Res,
+    copy_pitch,
+    igemm,
+    scratch_bytes,
+)
+from leptonc.backends.numba_cpu.kernels.microkernel import (
+    HALF_HEIGHTS,
+    HEIGHTS,
+    PANEL,
+    ROWS,
+    tile_rows,
+)
+from leptonc.backends.numba_cpu.kernels.vectype import LANES
 
 pytestmark = pytest.mark.numba
 
@@ -217,6 +235,83 @@ def test_batched_matmul_packs_b_at_run_time(size, transposed):
     launch(call, THREADS, a=a, b=packed, out=out)
     spec = "bmhk,bnhk->bhmn" if transposed else "bmhk,bkhn->bhmn"
     assert_close(out, np.einsum(spec, a.astype(np.float64), b) * scale, k)
+
+
+@given(
+    m=st.integers(1, 3 * ROWS), k=st.integers(0, 40), depth_block=st.integers(1, 40),
+    panels=st.integers(1, COPY_PANELS + 1),
+)  # fmt: skip
+def test_a_copied_block_of_rows_gives_the_same_bits(m, k, depth_block, panels):
+    n, stride = panels * PANEL - 3, max(k, 1) + 2
+    a, w = draw(m, stride), draw(n, k, seed=1)
+    call = replace(igemm_plan.linear(m, k, n, a_row=stride), depth_block=depth_block)
+    pitch = copy_pitch(1024, depth_block) or 16 * -(-depth_block // 16)
+    copied = replace(
+        call, pitch=pitch, scratch_bytes=scratch_bytes(call.row_block, call.tap_block, pitch)
+    )
+    outs = [np.full((m, n), np.nan, np.float32) for _ in range(2)]
+    for one, out in zip((call, copied), outs, strict=True):
+        launch(one, 2, a=a, b=pack.pack_linear(w), out=out)
+    np.testing.assert_array_equal(outs[0], outs[1])
+    assert_close(outs[1], a[:, :k].astype(np.float64) @ w.T, k)
+
+
+def test_copied_rows_of_a_convolution_include_the_zero_row():
+    channels, out_c = 9, (COPY_PANELS + 1) * PANEL
+    plan = igemm_plan.conv(
+        1, channels, (5, 6), out_c, (3, 3), stride=(1, 1), padding=[(1, 1)] * 2, dilation=(1, 1)
+    )
+    x, w = draw(1, 5, 6, channels), draw(out_c, channels, 3, 3, seed=1)
+    size = scratch_bytes(plan.call.row_block, 2, 16)
+    outs = []
+    for changes in ({}, {"tap_block": 2, "pitch": 16, "scratch_bytes": size}):
+        out = np.empty((30, out_c), np.float32)
+        launch(replace(plan.call, **changes), 2, a=x, b=pack.pack_conv(w), out=out,
+               tap_table=plan.tap_table, zero_row=np.zeros(channels, np.float32))  # fmt: skip
+        outs.append(out)
+    np.testing.assert_array_equal(outs[0], outs[1])
+
+
+@pytest.mark.parametrize("floats", [1024, 2048, 3072])
+def test_rows_a_page_apart_are_copied_where_a_tile_outgrows_the_ways(floats):
+    call = igemm_plan.spread_rows(igemm_plan.linear(100, floats, 100))
+    assert (call.pitch > 0) == (ROWS > FEWEST_WAYS)
+    if call.pitch:
+        sets = {4 * call.pitch * i % SET_BYTES // LINE for i in range(ROWS)}
+        assert len(sets) == ROWS
+        assert call.pitch >= call.depth_block
+    for other in (floats - 1, floats + 512, 0):
+        assert igemm_plan.spread_rows(replace(call, a_x=other)).pitch == 0
+
+
+@pytest.mark.parametrize("width", [1, LANES, LANES + 1, PANEL])
+@pytest.mark.parametrize("rows", range(1, 5 * ROWS + 2))
+def test_tiles_share_rows_evenly_and_end_with_them(rows, width):
+    heights = HEIGHTS if width > LANES else HALF_HEIGHTS
+    plain = cast(Any, tile_rows).py_func
+    left, work = rows, 0
+    while left:
+        some = plain(left, width)
+        assert some in heights or some == left
+        work += min(h for h in heights if h >= some)
+        left -= some
+    if heights == HEIGHTS and rows > ROWS + 1:
+        assert work <= 1.1 * rows
+
+
+@pytest.mark.parametrize("nt", [1, 2, 3, 5])
+@pytest.mark.parametrize("k", [0, 1, 7, 8, 9, 31, 1500])
+@pytest.mark.parametrize("n", [1, LANES, LANES + 1, 3 * PANEL + 2])
+def test_one_row(n, k, nt):
+    a, w, b = draw(1, k), draw(n, k, seed=1), draw(n, seed=2)
+    res, out = draw(1, n, seed=3), np.full((1, n + 1), 7, np.float32)
+    call = replace(igemm_plan.linear(1, k, n, out_row=n + 1), act=Act.RELU)
+    launch(call, nt, a=a, b=pack.pack_linear(w), bias=b, res=res, out=out)
+    assert_close(out[:, :n], np.maximum(a.astype(np.float64) @ w.T + b + res, 0), k)
+    assert (out[:, n:] == 7).all()
+    alone = np.empty((1, n), np.float32)
+    launch(igemm_plan.linear(1, k, n), 1, a=a, b=pack.pack_linear(w), bias=b, res=res, out=alone)
+    np.testing.assert_array_equal(out[:, :n], np.maximum(alone, 0))
 
 
 def test_special_values_spread_as_in_ieee():

@@ -83,9 +83,9 @@ FUNCTIONS = {
     "vexpm1": (np.expm1, 2.0),
     "vlog": (np.log, 1.5),
     "vlog1p": (np.log1p, 2.0),
-    "vtanh": (np.tanh, 2.5),
+    "vtanh": (np.tanh, 4.0),
     "verf": (lambda x: torch.erf(torch.from_numpy(x)).numpy(), 2.0),
-    "vsigmoid": (lambda x: 1 / (1 + np.exp(-x)), 2.5),
+    "vsigmoid": (lambda x: 1 / (1 + np.exp(-x)), 3.5),
     "vsqrt": (np.sqrt, 0.51),
     "vfloor": (np.floor, 0.0),
     "vround": (np.round, 0.0),
@@ -100,7 +100,11 @@ def test_function_is_accurate_and_keeps_special_values(name):
     with np.errstate(all="ignore"):
         exact = function(x.astype(np.float64))
         rounded = exact.astype(np.float32)
-    assert ulps(y, exact).max() <= bound
+    error = ulps(y, exact)
+    if name == "vsigmoid":  # results below the normal range may be flushed to 0
+        flushed = (exact < 2.0**-126) & (y >= 0) & (y < 2.0**-125)
+        error[flushed] = 0
+    assert error.max() <= bound
     np.testing.assert_array_equal(np.isnan(y), np.isnan(rounded))
     np.testing.assert_array_equal(np.isinf(y), np.isinf(rounded))
     number = ~np.isnan(y)
@@ -228,5 +232,41 @@ def test_activation_agrees_with_torch(act):
     with np.errstate(over="ignore"):
         rounded = exact.astype(np.float32)
     finite = np.isfinite(rounded)
-    np.testing.assert_allclose(y[finite], exact[finite], rtol=1e-6, atol=4e-7)
+    error = np.abs(y[finite] - exact[finite]) / np.maximum(np.abs(x[finite]), 1)
+    np.testing.assert_array_less(error, 4e-7 + 1e-6 * np.abs(exact[finite]))
     np.testing.assert_array_equal(y[~finite], rounded[~finite])
+
+
+SMOOTH = (
+    Act.SILU, Act.HARDSWISH, Act.SIGMOID, Act.GELU, Act.GELU_TANH, Act.ELU, Act.TANH, Act.MISH,
+    Act.SOFTPLUS, Act.SELU, Act.QUICK_GELU,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("act", SMOOTH, ids=lambda a: a.name.lower())
+def test_activation_is_as_accurate_as_eager(act):
+    """At most 1e-6 of max(|x|, 1), and four times the worst error of eager mode."""
+    grid = np.concatenate([np.linspace(-100, 100, 40001), np.linspace(-9, 9, 200001)])
+    x = grid.astype(np.float32)
+    y = np.empty_like(x)
+    _activate(record(x, y, len(x), int(act), 0.25, 2.0))
+    t = torch.from_numpy(x)
+    exact = ACTIVATIONS[act](t.double()).numpy()
+    unit = np.maximum(np.abs(x), 1)
+    worst, eager = ((np.abs(v - exact) / unit).max() for v in (y, ACTIVATIONS[act](t).numpy()))
+    assert worst < 1e-6
+    assert worst <= 4 * max(eager, 2.0**-24)
+
+
+@pytest.mark.parametrize("act", sorted(set(SMOOTH) - {Act.HARDSWISH}), ids=lambda a: a.name.lower())
+def test_activation_of_huge_arguments(act):
+    """Far from 0 an activation is 0, constant or the argument: nothing small is multiplied up.
+
+    Hardswish is left out: eager's own product with 6 overflows.
+    """
+    x = np.concatenate([s * 10.0 ** np.arange(2, 38.4, 0.1) for s in (1, -1)]).astype(np.float32)
+    y = np.empty_like(x)
+    _activate(record(x, y, len(x), int(act), 0.25, 2.0))
+    exact = ACTIVATIONS[act](torch.from_numpy(x).double()).numpy()
+    with np.errstate(over="ignore"):
+        np.testing.assert_allclose(y, exact.astype(np.float32), rtol=4e-7, atol=1e-35)

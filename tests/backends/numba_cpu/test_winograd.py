@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from leptonc.backends.numba_cpu.kernels import winograd as wino
+from leptonc.backends.numba_cpu.kernels import winograd_points as points
 from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.base import record
 from leptonc.backends.numba_cpu.kernels.igemm import Res
@@ -32,7 +37,6 @@ class Case:
         self.keep = {
             "x": np.ascontiguousarray(x.permute(0, 2, 3, 1).numpy()),
             "weights": wino.transform_weights(w.numpy(), m),
-            "zero_row": np.zeros(c + LANES, np.float32),
             "bias": 0 if bias is None else bias.numpy(),
             "res": 0 if res is None else np.ascontiguousarray(res.permute(0, 2, 3, 1).numpy()),
         }
@@ -121,10 +125,69 @@ def test_epilogue(m: int, mode: Res) -> None:
     assert error(case.run(2), want) < BOUND[m]
 
 
-@pytest.mark.parametrize(("m", "bound"), [(2, 2e-6), (4, 2e-5)])
-def test_error_stays_bounded_for_many_channels(m: int, bound: float) -> None:
-    x, weight = data(1, 512, 10, 10), data(32, 512, 3, 3)
-    assert error(Case(m, x, weight, (1, 1)).run(), reference(x, weight, (1, 1))) < bound
+@pytest.mark.parametrize("m", sorted(points.PAIRS))
+def test_the_matrices_convolve(m: int) -> None:
+    t, rng = points.matrices(m), np.random.default_rng(m)
+    tile, g = rng.standard_normal((m + 2, m + 2)), rng.standard_normal((3, 3))
+    got = t.at @ ((t.g @ g @ t.g.T) * (t.bt @ tile @ t.bt.T)) @ t.at.T
+    exact = F.conv2d(torch.from_numpy(tile)[None, None], torch.from_numpy(g)[None, None])
+    np.testing.assert_allclose(got, exact[0, 0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("m", sorted(points.PAIRS))
+def test_the_amplification_is_the_bound_of_ones(m: int) -> None:
+    bound = points.error_bound(np.ones((5, m + 2, m + 2)), np.ones((2, 5, 3, 3)), m)
+    r = points.roundings(m, 5) * 2.0**-24
+    assert bound.max() == pytest.approx(r / (1 - r) * 5 * 9 * points.amplification(m))
+
+
+@given(
+    m=st.sampled_from(sorted(points.PAIRS)),
+    tiles=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    channels=st.integers(LANES, 80),
+    out=st.integers(1, 40),
+    seed=st.integers(0, 2**32 - 1),
+    spread=st.floats(0, 6),
+    mean=st.floats(-3, 3),
+)
+@settings(max_examples=40, deadline=None)
+def test_every_output_is_within_its_bound(
+    m: int, tiles: tuple[int, int], channels: int, out: int, seed: int, spread: float, mean: float
+) -> None:
+    """Magnitudes over ``spread`` decades, a ``mean`` that makes sums cancel or grow."""
+    rng = np.random.default_rng(seed)
+    size = tuple(m * k + 2 for k in tiles)
+    x = (rng.standard_normal((channels, *size)) + mean) * 10 ** rng.uniform(-spread, 0, size)
+    w = (rng.standard_normal((out, channels, 3, 3)) + mean) * 10 ** rng.uniform(-spread, 0, (3, 3))
+    x, w = x.astype(np.float32), w.astype(np.float32)
+    case = Case(m, torch.from_numpy(x)[None], torch.from_numpy(w), (0, 0))
+    exact = reference(torch.from_numpy(x)[None], torch.from_numpy(w), (0, 0))[0].numpy()
+    assert (np.abs(case.run()[0].transpose(2, 0, 1) - exact) <= points.error_bound(x, w, m)).all()
+
+
+@given(
+    m=st.sampled_from(sorted(points.PAIRS)),
+    shape=st.tuples(*(st.integers(1, 23) for _ in range(2))),
+    channels=st.integers(LANES, 50),
+    out=st.integers(1, 80),
+    nt=st.integers(2, 6),
+    mode=st.sampled_from([None, *Res]),
+    act=st.sampled_from([Act.NONE, Act.RELU, Act.RELU6, Act.CLAMP, Act.SILU]),
+)
+@settings(max_examples=40, deadline=None)
+def test_any_thread_count_gives_the_same_bits(m, shape, channels, out, nt, mode, act) -> None:
+    x, weight = data(2, channels, *shape), data(out, channels, 3, 3)
+    res = {} if mode is None else {"res": data(2, out, *shape), "mode": mode}
+    case = Case(m, x, weight, (1, 1), bias=data(out), act=(act, -0.5, 0.75), **res)
+    assert np.array_equal(case.run(), case.run(nt))
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_images_that_are_fetched_ahead(m: int) -> None:
+    """An input and output of more than 4 MiB: the walk over the following block's tiles."""
+    x, weight = data(1, 64, 131, 130), data(96, 64, 3, 3)
+    got = Case(m, x, weight, (1, 1)).run()
+    assert error(got, reference(x, weight, (1, 1))) < BOUND[m]
 
 
 def test_a_nan_stays_within_its_tile() -> None:
@@ -144,3 +207,11 @@ def test_padding_is_never_read() -> None:
     inner = wide.ctypes.data + 4 * (8 * 16 + 16)
     case.values.update(x=inner, x_b=8 * 8 * 16, x_y=8 * 16, x_x=16)
     assert np.array_equal(want, case.run())
+
+
+@pytest.mark.parametrize("count", range(1, 4 * wino.ROWS + 1))
+def test_groups_fit_the_scratch_memory(count: int) -> None:
+    """Tiles spread over at most twice the groups that full ones would make."""
+    rows: int = cast(Any, wino._rows_of_groups).py_func(count)
+    assert 1 <= rows <= wino.ROWS
+    assert -(-count // rows) <= 2 * -(-count // wino.ROWS)

@@ -1,0 +1,105 @@
+"""numba_cpu > lower > choices: several ways to compute one unit: questions, answers, who wins.
+
+The road of a choice: a lowering asks a :class:`Question` (candidates with their estimated costs);
+:func:`contenders` are the candidates worth timing; :func:`pick` makes the :class:`Answer` from
+their times; ``Lowering.decide`` gives the candidate to lower. Everything here is pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+CLOSE = 1.6  # a candidate estimated at more than this multiple of the best is not timed
+MARGIN = 0.95  # who is to beat the model's favourite must need less than this part of its time
+AGREE = 1.15  # the two fastest runs of a candidate may differ by this factor
+
+ONLY_WAY = "the only way"
+NO_RIVAL = f"estimated: no other within {CLOSE}x"
+NOT_TIMED = "estimated: not timed"
+TOO_BUSY = "estimated: the machine was too busy to tell"
+NO_TIME = "estimated: the time for tuning was spent"
+MEASURED = "measured"
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which candidate computes something; ``costs`` are estimated cycles of one core by candidate.
+
+    ``key`` is text that names what is computed, a colon and the candidates: equal keys mean equal
+    questions, whichever network asks.
+    """
+
+    key: str
+    costs: Mapping[str, float]
+
+    @property
+    def about(self) -> str:
+        """What is to be computed."""
+        return self.key.partition(":")[0]
+
+    @property
+    def ranked(self) -> Sequence[str]:
+        """The candidates, the one with the lowest estimate first."""
+        return sorted(self.costs, key=lambda c: self.costs[c])
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The candidate chosen, why, and the seconds that candidates took where they were timed."""
+
+    chosen: str
+    why: str
+    times: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A question that a unit asked, with its answer."""
+
+    question: Question
+    answer: Answer
+
+
+def estimate(question: Question, why: str = NOT_TIMED) -> Answer:
+    """Return the model's own answer."""
+    return Answer(question.ranked[0], why if len(question.costs) > 1 else ONLY_WAY)
+
+
+def answer(question: Question, known: Mapping[str, Answer]) -> Answer:
+    """Return the known answer if it names a candidate, else the model's."""
+    found = known.get(question.key)
+    return found if found is not None and found.chosen in question.costs else estimate(question)
+
+
+def contenders(question: Question) -> Sequence[str]:
+    """Return the candidates worth timing, the model's favourite first."""
+    ranked = question.ranked
+    most = CLOSE * question.costs[ranked[0]]
+    return [c for c in ranked if question.costs[c] <= most]
+
+
+def pick(times: Mapping[str, Sequence[float]]) -> Answer:
+    """Return the answer that measured seconds give; the first candidate is the model's favourite.
+
+    Each counts by its fastest run, because whatever disturbs a run makes it slower. The favourite
+    stays unless another is clearly faster, and where the runs do not agree with each other.
+    """
+    least = {c: min(t) for c, t in times.items()}
+    favourite = next(iter(least))
+    if not all(steady(t) for t in times.values()):
+        return Answer(favourite, TOO_BUSY, least)
+    best = min(least, key=lambda c: least[c])
+    return Answer(best if least[best] < MARGIN * least[favourite] else favourite, MEASURED, least)
+
+
+def steady(times: Sequence[float]) -> bool:
+    """Return whether the fastest run was no accident: another one took nearly the same time."""
+    first, second = sorted(times)[:2]
+    return second <= AGREE * first
+
+
+def settled(times: Mapping[str, Sequence[float]]) -> bool:
+    """Return whether one candidate's slowest run is faster than every other's fastest."""
+    best = min(times, key=lambda c: max(times[c]))
+    return all(max(times[best]) < min(t) for c, t in times.items() if c != best)

@@ -1,0 +1,180 @@
+"""compiled > road: the straight road of one call signature, written out as a Python function.
+
+Small nets spend as long in Python as in their kernels, so nothing is looked up or looped over that
+the signature already decides. For ``model(x, (h, c))`` that returns ``(y, [h])`` the text is::
+
+    def road(args):
+        if len(args) != 2: return None
+        t0, a1 = args
+        if type(a1) is not tuple or len(a1) != 2: return None
+        t1, t2 = a1
+        if type(t0) is not Tensor or not is0(t0) or t0.shape != shape0 ...: return None
+        ...
+        r0 = empty_like(like0)
+        r1 = empty_like(like1)
+        run(t0.data_ptr(), t1.data_ptr(), t2.data_ptr(), r0.data_ptr(), r1.data_ptr())
+        return (r0, [r1,],)
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from leptonc.capture import Captured
+
+Road = Callable[[tuple[Any, ...]], Any]
+_OPENS = {tuple: "({},)", list: "[{},]"}
+
+
+class _NoRoadError(Exception):
+    """A signature that needs the general road."""
+
+
+def make_road(
+    captured: Captured,
+    args: tuple[Any, ...],
+    shapes: Sequence[tuple[tuple[int, ...], torch.dtype]],
+    run: Callable[..., None],
+    keep: object,
+) -> Road | None:
+    """Return the road of calls like ``args``, or None if these need the general one.
+
+    The road takes the tuple of arguments. It returns what the model returns, never None, or None
+    for arguments that it was not made for: another structure, dtype or shape, tensors that are no
+    plain contiguous CPU tensors or that require gradients.
+
+    Args:
+        captured: how arguments and results are arranged.
+        args: positional arguments of a call that the general road took.
+        shapes: shape and dtype of every result.
+        run: takes the addresses of inputs, then of outputs.
+        keep: what must live as long as ``run``.
+    """
+    writer = _Writer(captured)
+    try:
+        text = writer.text(args, shapes)
+    except _NoRoadError:
+        return None
+    names = writer.names | {"run": run, "keep": keep, "Tensor": Tensor}
+    names["empty_like"] = torch.empty_like
+    exec(compile(text, "<straight road>", "exec"), names)  # our own text, built of our own names
+    # A function among its own globals would only be freed when Python looks for cycles.
+    return names.pop("road")
+
+
+@dataclass
+class _Writer:
+    """Grows the text of one road, and the objects that it names."""
+
+    captured: Captured
+    names: dict[str, Any] = field(default_factory=dict[str, Any])
+    lines: list[str] = field(default_factory=list[str])
+    leaves: list[str] = field(default_factory=list[str])
+    params: dict[int, str] = field(default_factory=dict[int, str])
+
+    def text(self, args: tuple[Any, ...], shapes: Sequence[tuple[tuple[int, ...], Any]]) -> str:
+        """Return the function's text. Raises _NoRoadError."""
+        positional, named = self.captured.in_spec.children()
+        results = [o.result for o in self.captured.outputs]
+        if named.num_children or all(r is None for r in results):
+            raise _NoRoadError
+        self._unpack("args", positional, args, checked=True)
+        inputs = [self.params[i] for i in range(len(self.captured.function.params))]
+        for i, (shape, dtype) in enumerate(shapes):
+            # An empty tensor from a template takes half as long as one from a shape and a dtype.
+            self.names[f"like{i}"] = torch.empty(shape, dtype=dtype)
+            self.lines.append(f"r{i} = empty_like(like{i})")
+        places = [*inputs, *(f"r{i}" for i in range(len(shapes)))]
+        self.lines.append(f"run({', '.join(f'{p}.data_ptr()' for p in places)})")
+        flat = iter([self._result(i) for i in range(len(results))])
+        self.lines.append(f"return {self._build(self.captured.out_spec, flat)}")
+        return "def road(args):\n" + "".join(f"    {line}\n" for line in self.lines)
+
+    # -- arguments --------------------------------------------------------------------------------
+
+    def _unpack(self, name: str, spec: pytree.TreeSpec, value: Any, checked: bool = False) -> None:
+        """Write the checks of argument ``name``, whose value was ``value``, and of its parts."""
+        if spec.is_leaf():
+            self._leaf(name, value)
+            return
+        kind, count = spec.type, spec.num_children
+        if kind not in _OPENS or type(value) is not kind or len(value) != count:
+            raise _NoRoadError
+        wrong = f"len({name}) != {count}"
+        self._refuse(wrong if checked else f"type({name}) is not {kind.__name__} or {wrong}")
+        parts = [f"{name}_{i}" for i in range(count)]
+        if parts:
+            self.lines.append(f"{', '.join(parts)}, = {name}")
+        for part, child, one in zip(parts, spec.children(), value, strict=True):
+            self._unpack(part, child, one)
+
+    def _leaf(self, name: str, value: Any) -> None:
+        """Write the checks of a leaf: a tensor that the program reads, or None."""
+        info = self.captured.inputs[len(self.leaves)]
+        self.leaves.append(name)
+        if value is None and info.param is None:
+            self._refuse(f"{name} is not None")
+            return
+        if info.param is None or type(value) is not Tensor:
+            raise _NoRoadError
+        i = info.param
+        self.params[i] = name
+        # One look at the dispatch key and the dtype: CPU, dense, no conjugation or negation bit.
+        legacy = getattr(torch, value.type().removeprefix("torch."), None)
+        test = getattr(legacy, "__instancecheck__", None)
+        if test is None or not test(value):
+            raise _NoRoadError
+        self.names |= {f"is{i}": test, f"shape{i}": value.shape}
+        self._refuse(
+            f"type({name}) is not Tensor or not is{i}({name}) or {name}.shape != shape{i}"
+            f" or {name}.requires_grad or not {name}.is_contiguous()"
+        )
+
+    def _refuse(self, condition: str) -> None:
+        self.lines.append(f"if {condition}: return None")
+
+    # -- results ----------------------------------------------------------------------------------
+
+    def _result(self, index: int) -> str:
+        """Return the expression of a flat result leaf."""
+        out = self.captured.outputs[index]
+        if out.result is not None:
+            return f"r{out.result}"
+        if out.input is not None:
+            return self.leaves[out.input]
+        if out.size is not None:
+            raise _NoRoadError
+        self.names[f"constant{index}"] = out.constant
+        return f"constant{index}"
+
+    def _build(self, spec: pytree.TreeSpec, flat: Any) -> str:
+        """Return the expression that makes the structure ``spec`` of the next leaves."""
+        if spec.is_leaf():
+            return next(flat)
+        kind = spec.type
+        parts = [self._build(child, flat) for child in spec.children()]
+        inside = ", ".join(parts)
+        if not parts or kind is torch.Size or kind not in pytree.SUPPORTED_NODES:
+            raise _NoRoadError
+        if kind in _OPENS:
+            return _OPENS[kind].format(inside)
+        label = f"node{len(self.names)}"
+        if kind in (dict, OrderedDict):
+            self.names[label] = tuple(spec.context)
+            kind_name = self._name(kind)
+            return f"{kind_name}(zip({label}, ({inside},)))"
+        self.names[label] = spec.context
+        unflatten = self._name(pytree.SUPPORTED_NODES[kind].unflatten_fn)
+        return f"{unflatten}([{inside}], {label})"
+
+    def _name(self, thing: Any) -> str:
+        label = f"make{len(self.names)}"
+        self.names[label] = thing
+        return label

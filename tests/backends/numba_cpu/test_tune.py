@@ -1,0 +1,221 @@
+"""Measured choice: who is timed, who wins, what is remembered, and what the budget allows."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import leptonc
+from leptonc.backends.numba_cpu import tune as module
+from leptonc.backends.numba_cpu.lower import choices
+from leptonc.backends.numba_cpu.lower.choices import Answer, Question
+from leptonc.backends.numba_cpu.lower.core import ConstPool
+from leptonc.backends.numba_cpu.scheduler import Options, schedule
+from leptonc.ir.core import Function, Op
+from leptonc.runtime.choices import Book, Measured
+from leptonc.show.explain import explain
+
+COSTS = st.dictionaries(st.sampled_from("abcdef"), st.floats(1.0, 1e6), min_size=1)
+TIMES = st.dictionaries(
+    st.sampled_from("abcdef"), st.lists(st.floats(1e-6, 1.0), min_size=2, max_size=8), min_size=2
+)
+
+
+# --- the pure part -------------------------------------------------------------------------------
+
+
+@given(COSTS)
+def test_contenders_are_those_near_the_best_estimate(costs: dict[str, float]) -> None:
+    found = choices.contenders(Question("q", costs))
+    least = min(costs.values())
+    assert costs[found[0]] == least
+    assert set(found) == {c for c, cost in costs.items() if cost <= choices.CLOSE * least}
+
+
+@given(TIMES)
+def test_the_favourite_loses_only_to_the_fastest_and_clearly(times: dict[str, list[float]]) -> None:
+    favourite = next(iter(times))
+    found = choices.pick(times)
+    least = {c: min(t) for c, t in times.items()}
+    assert found.times == least
+    if not all(sorted(t)[1] <= choices.AGREE * min(t) for t in times.values()):
+        assert (found.chosen, found.why) == (favourite, choices.TOO_BUSY)
+    elif min(least.values()) < choices.MARGIN * least[favourite]:
+        assert least[found.chosen] == min(least.values()) and found.why == choices.MEASURED
+    else:
+        assert (found.chosen, found.why) == (favourite, choices.MEASURED)
+
+
+def test_an_answer_that_is_no_candidate_is_not_taken() -> None:
+    question = Question("q", {"a": 2.0, "b": 1.0})
+    assert choices.answer(question, {"q": Answer("gone", "measured")}).chosen == "b"
+    assert choices.answer(question, {"q": Answer("a", "measured")}).chosen == "a"
+    assert choices.answer(Question("r", {"a": 1.0}), {}).why == choices.ONLY_WAY
+
+
+def test_a_race_ends_early_when_it_is_clear_and_goes_on_while_runs_disagree() -> None:
+    def fixed(*seconds: float):
+        source = itertools.cycle(seconds)
+        return lambda: next(source)
+
+    clear = module.race({"a": fixed(1.0), "b": fixed(2.0)}, 1e9, lambda: 0.0)
+    assert [len(t) for t in clear.values()] == [module.FEWEST] * 2
+    close = module.race({"a": fixed(1.0, 1.01), "b": fixed(1.005)}, 1e9, lambda: 0.0)
+    assert [len(t) for t in close.values()] == [module.USUAL] * 2
+    wild = (float(2**i) for i in range(99))
+    busy = module.race({"a": lambda: next(wild), "b": fixed(1.0)}, 1e9, lambda: 0.0)
+    assert [len(t) for t in busy.values()] == [module.MOST] * 2
+    late = module.race({"a": fixed(1.0, 1.01), "b": fixed(1.005)}, 0.0, lambda: 1.0)
+    assert [len(t) for t in late.values()] == [module.FEWEST] * 2
+
+
+# --- over a network ------------------------------------------------------------------------------
+
+
+def convolutions() -> torch.nn.Module:
+    """Return a net that asks one question three times, another once, and one without choice."""
+    torch.manual_seed(0)
+    small = [torch.nn.Conv2d(64, 64, 3, padding=1) for _ in range(3)]
+    return torch.nn.Sequential(
+        *small, torch.nn.Conv2d(64, 128, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(128, 8, 1)
+    ).eval()
+
+
+def program() -> Function:
+    return leptonc.optimize(leptonc.capture(convolutions(), torch.randn(1, 64, 12, 12)), "O2")
+
+
+OPTIONS = Options(threads=2)
+
+
+class Timer:
+    """Prepares races of given seconds; every run moves the clock."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self.seconds, self.now, self.prepared = seconds, 0.0, list[tuple[str, str]]()
+
+    def clock(self) -> float:
+        return self.now
+
+    def prepare(self, op: Op, question: Question, candidate: str) -> module.Race:
+        self.prepared.append((question.key, candidate))
+
+        def run() -> float:
+            self.now += self.seconds[candidate]
+            return self.seconds[candidate]
+
+        return module.Race(run, {("packed", candidate): np.zeros(1)})
+
+
+def forced_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every candidate of every convolution be a contender."""
+    monkeypatch.setattr(choices, "CLOSE", 1e9)
+
+
+SECONDS = {"igemm": 1.0, "winograd2": 2.0, "winograd4": 3.0}
+
+
+def test_questions_are_those_that_lowering_asks() -> None:
+    fn = program()
+    found = module.questions(fn, OPTIONS)
+    plan = schedule(fn, ConstPool(), OPTIONS)
+    asked = [d.question for u in plan.units for d in u.decisions]
+    assert {o.question.key for o in found} == {q.key for q in asked}
+    assert sum(o.count for o in found) == len(asked) == 5
+    assert next(o.question for o in found if o.count == 3) in asked
+
+
+def test_winners_are_lowered_and_remembered(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    forced_open(monkeypatch)
+    fn, timer, pool = program(), Timer(SECONDS), ConstPool()
+    answers = module.tune(fn, pool, OPTIONS, Book(tmp_path, "m"), 1e9, timer.clock, timer.prepare)
+    measured = [a for a in answers.values() if a.why == choices.MEASURED]
+    assert [a.chosen for a in measured] == ["igemm"] * 2
+    assert set(pool.spare) == {("packed", "igemm")}
+    plan = schedule(fn, ConstPool(), Options(answers=answers))
+    names = {s.kernel.name for s in plan.steps if hasattr(s, "kernel")}  # pyright: ignore
+    assert not any("winograd" in n for n in names)
+    again = Timer(SECONDS)
+    second = module.tune(fn, pool, OPTIONS, Book(tmp_path, "m"), 0.0, again.clock, again.prepare)
+    assert again.prepared == [] and second == answers
+
+
+def test_the_budget_goes_to_the_most_worthwhile(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    forced_open(monkeypatch)
+    fn, timer = program(), Timer(SECONDS)
+    shelf = Book(tmp_path, "m")
+    answers = module.tune(fn, ConstPool(), OPTIONS, shelf, 1.0, timer.clock, timer.prepare)
+    ((asked, _),) = {(key, "") for key, _ in timer.prepared}
+    assert asked == max(module.questions(fn, OPTIONS), key=lambda o: o.worth).question.key
+    (late,) = [k for k, a in answers.items() if a.why == choices.NO_TIME]
+    # within the process it stays with the model; another process may measure it
+    assert shelf.get(late) == Measured(answers[late].chosen, {})
+    assert Book(tmp_path, "m").get(late) is None and Book(tmp_path, "m").get(asked) is not None
+
+
+def test_a_busy_machine_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    forced_open(monkeypatch)
+    fn, timer = program(), Timer(SECONDS)
+
+    def prepare(op: Op, question: Question, candidate: str) -> module.Race:
+        wild = (SECONDS[candidate] * 2.0**i for i in itertools.count())
+        return module.Race(lambda: next(wild))
+
+    answers = module.tune(fn, ConstPool(), OPTIONS, Book(tmp_path, "m"), 1e9, timer.clock, prepare)
+    for item in module.questions(fn, OPTIONS):
+        assert answers[item.question.key].chosen == item.question.ranked[0]
+    assert not (tmp_path / "choices").exists()
+
+
+@pytest.mark.numba
+@pytest.mark.parametrize("candidate", ["igemm", "winograd2", "winograd4"])
+def test_a_candidate_runs_alone_with_the_layout_it_has_in_the_network(candidate: str) -> None:
+    fn = program()
+    item = module.questions(fn, OPTIONS)[1]
+    assert candidate in item.question.costs
+    made = module._prepare(OPTIONS, np.ones(4096, np.float32), item.op, item.question, candidate)
+    assert 0.0 < made.run() < 10.0 and 0.0 < made.run() < 10.0
+    alone = Function("conv", tuple(dict.fromkeys(item.op.operands)), (item.op,), item.op.results)
+    forced = {item.question.key: Answer(candidate, "timed")}
+    plan = schedule(alone, ConstPool(), Options(answers=forced, as_laid_out=True))
+    assert len(plan.steps) == 1, "no copies between layouts"
+    # the weights packed for the race serve the network: nothing is packed again
+    pool = ConstPool(spare=dict(made.arrays))
+    schedule(fn, pool, Options(answers=forced))
+    weights = [k for k in made.arrays if isinstance(k, tuple) and k[0] in ("conv", "winograd")]
+    assert weights and not set(weights) & set(pool.spare)
+    assert any(pool.arrays[pool.known[k]] is made.arrays[k] for k in weights)
+
+
+@pytest.mark.numba
+def test_a_compiled_net_keeps_its_choices_and_explains_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("LEPTONC_CACHE_DIR", str(tmp_path))
+    forced_open(monkeypatch)
+    timer = Timer(SECONDS)
+    monkeypatch.setattr(module, "_prepare", lambda _, sweep, *rest: timer.prepare(*rest))
+    model, x = convolutions(), torch.randn(1, 64, 12, 12)
+    net = leptonc.compile(model, x, threads=1, tune=True)
+    text = explain(net.schedule, cycles_per_us=1000.0)
+    assert "* igemm" in text and "measured 1000000.0 us" in text and "; measured" in text
+    assert "igemm, the only way: 5" in text
+    assert "winograd" not in {s.kernel.name for s in net.schedule.steps}  # pyright: ignore
+    prepared = len(timer.prepared)
+    twin = leptonc.compile(model, x, threads=1, tune=True)
+    assert twin.stats["cached"] and len(timer.prepared) == prepared
+    assert explain(twin.schedule, 1000.0) == text
+    with torch.no_grad():
+        assert torch.equal(twin(x), net(x))
+    plain = leptonc.compile(model, x, threads=1, tune=False)
+    assert not plain.stats["cached"] and choices.NOT_TIMED in plain.explain()
