@@ -1,5 +1,7 @@
 """Write figures into the README: ``python -m leptonc.bench.readme FIGURES README CHART FULL``.
 
+FIGURES is one file, or several by comma whose rows follow one another.
+
 The README gets one line per network at batch 1 and the geometric means of the suites; FULL, a page
 of its own, gets every row with every peer.
 """
@@ -18,6 +20,12 @@ from leptonc.errors import LeptoncError
 
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
 NAMES = ("leptonc", "eager", "inductor", "onnxruntime", "openvino", "ncnn")
+
+
+def joined(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the figures of several runs on one machine as one; its facts are the first run's."""
+    first, *_ = figures
+    return {**first, "rows": [r for f in figures for r in f["rows"]]}
 
 
 def rewrite(readme: str, figures: Mapping[str, Any], picture: str = "") -> str:
@@ -129,7 +137,9 @@ def _best(ratio: Mapping[str, Any] | None) -> str:
 
 def main(figures_path: str, readme_path: str, chart_path: str, full_path: str) -> None:
     """Rewrite the README's table, draw the chart next to it and write the page of all rows."""
-    figures = json.loads(Path(figures_path).read_text(encoding="utf-8"))
+    figures = joined(
+        [json.loads(Path(p).read_text(encoding="utf-8")) for p in figures_path.split(",")]
+    )
     readme, picture = Path(readme_path), Path(chart_path)
     chart.draw(figures, picture)
     link = picture.resolve().relative_to(readme.resolve().parent).as_posix()
