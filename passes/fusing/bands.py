@@ -78,7 +78,7 @@ def _lines_bytes(window: Op) -> int:
 
 
 def is_pointwise(op: Op) -> bool:
-    """Return whether ``op`` is a 1x1 convolution that reads every pixel of two-dimensional images."""
+    """Return whether ``op`` is a 1x1 convolution of every pixel of two-dimensional images."""
     kind = op.kind
     if not isinstance(kind, Conv) or op.result.type.rank != 4:
         return False

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Sequence
 
 from leptonc.ir.core import Function, Op, Trait, Value
 from leptonc.ir.kinds.binary import Mul
-from leptonc.ir.kinds.contract import Conv
 from leptonc.ir.kinds.data import Constant
 from leptonc.ir.kinds.unary import HardSigmoid, Sigmoid
 from leptonc.ir.types import DType
