@@ -1,8 +1,9 @@
 """``fuse``: put ops that should run as one into compute units.
 
-Four patterns, in this order: ``contract`` (a linear, convolution or matmul with its epilogue),
-``banded`` (a depthwise convolution and the 1x1 convolutions around it), ``norm`` (a residual add
-and the norm that reads it), ``chain`` (elementwise ops over one shape).
+Five patterns, in this order: ``contract`` (a linear, convolution or matmul with its epilogue),
+``banded`` (a depthwise convolution and the 1x1 convolutions around it), ``scaled`` (an image times
+a gate and the 1x1 convolution of it), ``norm`` (a residual add and the norm that reads it),
+``chain`` (elementwise ops over one shape).
 Each op is in at most one unit; what is in none is left to ``partition``.
 """
 
@@ -21,6 +22,7 @@ from leptonc.passes.fusing.bias import fold_bias
 from leptonc.passes.fusing.chain import grow_chains
 from leptonc.passes.fusing.contract import find_chain, roots
 from leptonc.passes.fusing.quotient import Quotient
+from leptonc.passes.fusing.scaled import scaled, scalings
 from leptonc.passes.fusing.units import make_unit, outputs_of, unit_name, without_dead_sources
 from leptonc.pipeline import Pass
 from leptonc.rewrite.trace import Trace, value_text
@@ -39,6 +41,7 @@ class Fuse(Pass):
         groups = _Groups(biased, Quotient(biased))
         _contractions(groups, trace)
         _bands(groups, trace)
+        _scalings(groups, trace)
         _norms(groups, trace)
         for g in grow_chains(biased, groups.quotient, groups.taken, self.max_ops, trace):
             groups.pattern[g] = "chain"
@@ -66,6 +69,10 @@ class _Groups:
         self.taken.update((id(op), name) for op in ops)
         return True
 
+    def chain(self, op: Op) -> tuple[Op, ...]:
+        """Return the ops of the group of ``op``."""
+        return self.quotient.ops(self.quotient.group(op))
+
     def build(self, trace: Trace) -> Function:
         """Return the function with every group that has a pattern as a unit."""
         fn, returned = self.fn, set(self.fn.returns)
@@ -90,13 +97,21 @@ def _contractions(groups: _Groups, trace: Trace) -> None:
 
 
 def _bands(groups: _Groups, trace: Trace) -> None:
-    quotient = groups.quotient
     for window in windows(groups.fn):
-        chains = around(window, groups.fn, lambda op: quotient.ops(quotient.group(op)))
+        chains = around(window, groups.fn, groups.chain)
         if isinstance(chains, str):
             trace.missed(window, chains)
         elif not groups.take([op for chain in chains for op in chain], "banded"):
             trace.missed(window, "another op lies between it and the convolutions around it")
+
+
+def _scalings(groups: _Groups, trace: Trace) -> None:
+    for scaling, conv in scalings(groups.fn):
+        ops = scaled(scaling, conv, groups.fn, groups.taken, groups.chain)
+        if isinstance(ops, str):
+            trace.missed(scaling, ops)
+        elif not groups.take(ops, "scaled"):
+            trace.missed(scaling, "another op lies between it and the convolution behind it")
 
 
 def _norms(groups: _Groups, trace: Trace) -> None:

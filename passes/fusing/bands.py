@@ -77,7 +77,8 @@ def _lines_bytes(window: Op) -> int:
     return 4 * channels * (lines * in_w + int(window.result.type.shape[3]))
 
 
-def _is_pointwise(op: Op) -> bool:
+def is_pointwise(op: Op) -> bool:
+    """Return whether ``op`` is a 1x1 convolution of every pixel of two-dimensional images."""
     kind = op.kind
     if not isinstance(kind, Conv) or op.result.type.rank != 4:
         return False
@@ -92,13 +93,13 @@ def _before(window: Op, fn: Function, chain_of: Callable[[Op], Chain]) -> Chain 
     if maker is None or fn.use_count[window.operands[0]] != 1:
         return None
     chain = chain_of(maker)
-    return chain if _is_pointwise(chain[0]) and chain[-1] is maker else None
+    return chain if is_pointwise(chain[0]) and chain[-1] is maker else None
 
 
 def _after(middle: Chain, fn: Function) -> Op | None:
     """Return the 1x1 convolution that alone reads what ``middle`` makes."""
     value = middle[-1].result
     users = fn.users[value]
-    if fn.use_count[value] != 1 or len(users) != 1 or not _is_pointwise(users[0]):
+    if fn.use_count[value] != 1 or len(users) != 1 or not is_pointwise(users[0]):
         return None
     return users[0] if users[0].operands[0] is value else None

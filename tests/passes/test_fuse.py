@@ -156,7 +156,7 @@ def test_resnet_units() -> None:
 def test_gate_units() -> None:
     """The projection is added, row-major, to the image as the caller gives it: by itself."""
     after, _ = fused(Layout()(squeeze_excite()))
-    assert [p for p, _ in units(after)] == ["contract"] * 3
+    assert [p for p, _ in units(after)] == ["contract"] * 3 + ["scaled"]
 
 
 def test_activation_then_residual() -> None:
@@ -399,3 +399,45 @@ def test_a_depthwise_convolution_alone_is_not_banded() -> None:
     after, missed = _inverted(112, reread=True, last=3)
     assert "banded" not in [p[0] for p in patterns(after)]
     assert any("no 1x1 convolution" in reason for reason in missed)
+
+
+# ----- scaled -------------------------------------------------------------------------------------
+
+
+SIGMOID = Sigmoid()
+
+
+def _gated(
+    *, columns: int = 4, gate: Kind | None = SIGMOID, before: Kind | None = None,
+    reread: bool = False, kernel: int = 1, swapped: bool = False,
+) -> tuple[Function, list[str]]:  # fmt: skip
+    """Fuse ``relu(conv([before](x) * gate(s)))`` on images of 8 channels and 8x8 pixels."""
+    b = Net()
+    x, s = b.input(2, 8, 8, 8), b.input(2, 8, 1, 1)
+    image, factor = x if before is None else b(before, x), s if gate is None else b(gate, s)
+    y = b(Mul(), *((factor, image) if swapped else (image, factor)))
+    out = b(Relu(), b.conv(y, columns, kernel))
+    return fused(b.finish(out, y) if reread else b.finish(out))
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_gated_image_and_its_projection_are_one_unit(swapped: bool) -> None:
+    after, _ = _gated(swapped=swapped)
+    assert ["scaled", "mul", "conv", "relu"] in patterns(after)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"columns": 64}, "too small beside a weight of 64 columns"),
+        ({"gate": None}, "no gate"),
+        ({"gate": Exp()}, "no gate"),
+        ({"before": Neg()}, "elementwise op before it"),
+        ({"reread": True}, "others read"),
+        ({"kernel": 3}, ""),
+    ],
+)
+def test_what_is_not_scaled(change: dict, why: str) -> None:
+    after, missed = _gated(**change)
+    assert "scaled" not in [p[0] for p in patterns(after)]
+    assert any(why in reason for reason in missed) or not why

@@ -52,10 +52,10 @@ def _parts(body: Function) -> list[Function]:
         if isinstance(op.kind, Conv) or not groups:
             groups.append([])
         groups[-1].append(op)
-    return [_function(body, ops) for ops in groups]
+    return [function_of(body, ops) for ops in groups]
 
 
-def _function(body: Function, ops: Sequence[Op]) -> Function:
+def function_of(body: Function, ops: Sequence[Op]) -> Function:
     """Return ``ops`` as a function of whatever they read, the constants of ``body`` included."""
     made = {r for op in ops for r in op.results}
     read = dict.fromkeys(v for op in ops for v in op.operands if v not in made)

@@ -20,6 +20,7 @@ from leptonc.backends.numba_cpu.lower import (
     pool,
     recurrent,
     reduce,
+    scaled,
     shape,
 )
 from leptonc.backends.numba_cpu.lower.core import Lowering
@@ -39,6 +40,7 @@ LOWER: Mapping[type[Kind], tuple[ClaimFn, Callable[[Lowering, Op], None]]] = {
 }
 UNITS: Mapping[str, Callable[[Lowering, Function], bool]] = {
     "banded": banded.lower_banded,
+    "scaled": scaled.lower_scaled,
     "contract": contract.lower_contract,
     "chain": elementwise.lower_chain,
     "norm": norm.lower_norm_unit,

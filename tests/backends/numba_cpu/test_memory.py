@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leptonc.backends.numba_cpu.memory import Lifetime, Plan, plan
+from leptonc.backends.numba_cpu.memory import Lifetime, Plan, _placed, plan
 
 
 @st.composite
@@ -89,3 +89,12 @@ def test_nothing_to_place() -> None:
 def test_nonsense_is_refused(bad: Lifetime) -> None:
     with pytest.raises(ValueError, match="buffer 0"):
         plan([bad])
+
+
+def test_the_fullest_step_first_where_the_largest_first_takes_more() -> None:
+    """0 and 1 fill the widest step; the largest after them, 3, must leave room for 2 before it."""
+    lives = [Lifetime(256, 0, 1), Lifetime(256, 1, 2), Lifetime(128, 2, 3), Lifetime(192, 3, 4)]
+    found = plan(lives)
+    assert found.total == found.lower_bound == 512
+    largest_first = _placed(lives, [life.bytes for life in lives], (0, 1, 3, 2))
+    assert largest_first.total > found.total
