@@ -32,9 +32,9 @@ from leptonc.show.profile import Profile, profile
 
 MAX_BINDINGS = 16  # programs kept for different sizes of one specialization
 MAX_ARENAS = 256 * 2**20  # bytes of arena that they may hold together (the latest may be larger)
-# Below this many operations and bytes (about 15 us on one core), waking and joining workers costs
-# more than it saves.
-TEAM_WORK = 1_000_000
+# Below this many operations and bytes (about 0.1 ms on one core) a worker that was asleep comes too
+# late to help: the scheduler wakes it on our own core and moves it some calls later.
+TEAM_WORK = 24_000_000
 Sizes = Mapping[str, int]
 
 
