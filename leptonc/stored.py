@@ -35,15 +35,20 @@ from leptonc.ir.literal import literal
 from leptonc.ir.text import constants, dump, parse
 from leptonc.ir.types import parse_type
 from leptonc.runtime.cache import CompileCache, Entry, cache_key
+from leptonc.runtime.caches import read_caches
 
 # Lowering may look at the elements of constants up to this size (masks, divisors, index tables).
 _SMALL = 16 << 10  # bytes
 
 
 def key_of(captured: Captured, parts: Sequence[object]) -> str:
-    """Return the key: program and weights, settings, versions, machine, and our own sources."""
-    program = dump(captured.function)
-    return cache_key(program, *parts, torch.__version__, fingerprint(), _sources())
+    """Return the key: program and weights, settings, versions, machine, and our own sources.
+
+    The sizes of the caches belong to the machine: they decide how a batch is cut, and a program of
+    other steps would ask for the stored constants in another order.
+    """
+    machine = (fingerprint(), read_caches())
+    return cache_key(dump(captured.function), *parts, torch.__version__, *machine, _sources())
 
 
 @functools.cache

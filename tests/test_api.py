@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import leptonc
+from leptonc import stored
+from leptonc.capture.frontend import capture as capture_model
 from leptonc.errors import InputError, LeptoncError
+from leptonc.runtime.caches import Caches
 
 pytestmark = pytest.mark.numba
 BATCH = Dim("batch", min=1, max=64)
@@ -395,3 +398,15 @@ def test_threads_that_come_first_at_once_compile_once() -> None:
     assert len(got) == 3 and len(run.specializations) == 1
     for g in got:
         torch.testing.assert_close(g, want)
+
+
+def test_a_machine_with_other_caches_takes_no_stored_program(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """How a batch is cut, and with it the order of stored constants, follows from their sizes."""
+    x = torch.randn(2, 3)
+    captured = capture_model(nn.Linear(3, 2).eval(), (x,), {})
+    here = stored.key_of(captured, ())
+    assert stored.key_of(captured, ()) == here
+    monkeypatch.setattr(stored, "read_caches", lambda: Caches(l2=1, l3=2))
+    assert stored.key_of(captured, ()) != here

@@ -196,9 +196,15 @@ def _lower_unit(
     for v in (*body.params, *body.producer):
         ctx.views.pop(v, None)
     native = 0 if why else count
-    decided = tuple(ctx.decisions)
-    native_torch = native, count - native
-    return UnitInfo(op, unit.name, unit.pattern, *native_torch, why or "", decisions=decided)
+    return UnitInfo(
+        op,
+        unit.name,
+        unit.pattern,
+        native_ops=native,
+        torch_ops=count - native,
+        reason=why or "",
+        decisions=tuple(ctx.decisions),
+    )
 
 
 def _why_torch(op: Op, options: Options) -> str:
