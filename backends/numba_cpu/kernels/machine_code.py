@@ -42,13 +42,15 @@ except ImportError:  # no such locks here: processes that need the same kernel c
 KEEP_FINGERPRINTS = 8
 _DIGEST_BYTES = 32
 _POLL_S = 0.005
+_WIDE = ("avx512", "avx10")  # how the names of the features that come with 16 lanes begin
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 
 
 def lanes() -> int:
     """Return the float32 lanes of this machine's widest vectors: 16 (AVX-512), 8 (AVX) or 4.
 
-    ``LEPTONC_LANES`` overrides it, so that narrower code can be tested on a wide machine.
+    ``LEPTONC_LANES`` overrides it, so that narrower code can be tested and timed on a wide machine:
+    see :func:`target_features`.
     """
     asked = read_settings().lanes
     if asked is not None:
@@ -64,6 +66,18 @@ def host_features() -> frozenset[str]:
     return frozenset(get_host_cpu_features().split(","))
 
 
+def target_features() -> str:
+    """Return the feature flags that kernels are compiled for: the host's, as far as lanes reach.
+
+    Below 16 lanes nothing of AVX-512 is used, its 16 more registers and its masks included: that is
+    the code which a processor without it runs.
+    """
+    flags = sorted(host_features())
+    if lanes() == 16:
+        return ",".join(flags)
+    return ",".join(f"-{f[1:]}" if f[1:].startswith(_WIDE) else f for f in flags)
+
+
 @functools.cache
 def fingerprint() -> str:
     """Return 24 hex digits that change with kernel sources, versions, processor or lanes."""
@@ -71,7 +85,7 @@ def fingerprint() -> str:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     versions = (numba.__version__, llvmlite.__version__, platform.python_version())
-    machine = (llvm.get_host_cpu_name(), get_host_cpu_features(), str(lanes()))
+    machine = (llvm.get_host_cpu_name(), target_features(), str(lanes()))
     digest.update("\0".join(versions + machine).encode())
     return digest.hexdigest()[:24]
 

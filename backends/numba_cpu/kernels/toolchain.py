@@ -9,17 +9,22 @@ halves the time a kernel takes. numba's own pipeline does the rest.
 from __future__ import annotations
 
 import ctypes
+import functools
 import types
 from dataclasses import dataclass
 from typing import Any
 
+import llvmlite.binding as llvm
 from llvmlite.binding import Linkage
 from numba import _dynfunc
-from numba.core import compiler, registry, sigutils, typed_passes, untyped_passes
-from numba.core.codegen import CPUCodeLibrary
+from numba.core import compiler, config, registry, sigutils, typed_passes, untyped_passes
+from numba.core.codegen import CPUCodegen, CPUCodeLibrary
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import register_pass
+from numba.core.llvm_bindings import create_pass_builder
 from numba.core.typed_passes import NativeLowering
+
+from leptonc.backends.numba_cpu.kernels.machine_code import target_features
 
 
 class _Library(CPUCodeLibrary):
@@ -112,6 +117,15 @@ class ObjectCode:
     portable: bool
 
 
+@functools.cache
+def _machine(codegen: CPUCodegen) -> llvm.TargetMachine:
+    """Return what code is generated for: numba's choice for this processor, with our features."""
+    options: dict[str, Any] = {"opt": config.OPT}
+    codegen._customize_tm_options(options)
+    options.update(cpu=llvm.get_host_cpu_name(), features=target_features())
+    return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(**options)
+
+
 @global_compiler_lock
 def compile_object(fn: types.FunctionType, signature: str, fastmath: set[str]) -> ObjectCode:
     """Return ``fn`` compiled as a C function of ``signature``, e.g. ``"void(int64)"``."""
@@ -130,14 +144,15 @@ def compile_object(fn: types.FunctionType, signature: str, fastmath: set[str]) -
     )  # fmt: skip
     library, symbol = compiled.library, compiled.fndesc.llvm_cfunc_wrapper_name
     library.finalize()
-    module, codegen = library._final_module, library._codegen
+    module, machine = library._final_module, _machine(library._codegen)
     for f in module.functions:
         if not f.is_declaration and f.name != symbol:
             f.linkage = Linkage.internal
-    passes, builder = codegen._module_pass_manager()
-    passes.run(module, builder)
+    vectorize = {"loop_vectorize": config.LOOP_VECTORIZE, "slp_vectorize": config.SLP_VECTORIZE}
+    builder = create_pass_builder(machine, opt=config.OPT, **vectorize)
+    builder.getModulePassManager().run(module, builder)
     library._verify_declare_only_symbols()
     library._finalize_dynamic_globals()  # those that are still there
-    code = codegen._tm.emit_object(module)
+    code = machine.emit_object(module)
     fixed = library._dynamic_globals or library._reload_init or b"NRT_" in code
     return ObjectCode(symbol, code, not fixed)

@@ -217,3 +217,37 @@ def test_lanes_follow_the_processor(monkeypatch) -> None:
     for lanes, features in cases.items():
         monkeypatch.setattr(machine_code, "host_features", lambda f=features: frozenset(f))
         assert machine_code.lanes() == lanes
+
+
+def test_narrower_lanes_are_compiled_without_avx512(monkeypatch) -> None:
+    flags = frozenset({"+avx2", "+fma", "+avx512f", "+avx512vl", "-avx10.1", "-sse4a"})
+    monkeypatch.setattr(machine_code, "host_features", lambda: flags)
+    monkeypatch.setenv("LEPTONC_LANES", "16")
+    assert set(machine_code.target_features().split(",")) == flags
+    for narrow in ("8", "4"):
+        monkeypatch.setenv("LEPTONC_LANES", narrow)
+        left = {"+avx2", "+fma", "-avx512f", "-avx512vl", "-avx10.1", "-sse4a"}
+        assert set(machine_code.target_features().split(",")) == left
+
+
+def test_code_is_compiled_for_the_features_of_the_lanes(monkeypatch) -> None:
+    from numba.core import registry
+
+    from leptonc.backends.numba_cpu.kernels import toolchain
+
+    if "+avx512f" not in machine_code.host_features():
+        pytest.skip("needs a processor with AVX-512")
+    monkeypatch.setenv("LEPTONC_LANES", "8")
+    codegen = registry.cpu_target.target_context.codegen()
+    code = """
+        define void @f(ptr %p) {
+          %x = load <16 x float>, ptr %p, align 4
+          %y = fadd <16 x float> %x, %x
+          store <16 x float> %y, ptr %p, align 4
+          ret void
+        }
+    """
+    import llvmlite.binding as llvm
+
+    assembly = toolchain._machine.__wrapped__(codegen).emit_assembly(llvm.parse_assembly(code))
+    assert "ymm" in assembly and "zmm" not in assembly
