@@ -27,9 +27,15 @@ _FLAGS: Mapping[str, str] = {
 _WANTED = ("avx512f", "avx512vnni", "avxvnni", "avx2", "fma", "neon")
 
 
-def facts(suite: Sequence[str], peers: Sequence[str], seconds: float) -> dict[str, Any]:
-    """Return the machine, versions, flags and protocol as plain data."""
+def facts(
+    suite: Sequence[str], peers: Sequence[str], seconds: float, busy: int = 0
+) -> dict[str, Any]:
+    """Return the machine, versions, flags and protocol as plain data.
+
+    ``busy``: processes that spin on the same cores.
+    """
     features = host_features()
+    beside = f"; {busy} process(es) spinning beside" if busy else ""
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "processor": processor(),
@@ -41,7 +47,7 @@ def facts(suite: Sequence[str], peers: Sequence[str], seconds: float) -> dict[st
         "flags": {name: _FLAGS[name] for name in peers},
         "suites": list(suite),
         "protocol": f"blocks of {REST_S * 1e3:.0f} ms rest, 1 discarded and {COUNTED} counted "
-        f"calls per contestant and round; {seconds:g} s a row; threads pinned",
+        f"calls per contestant and round; {seconds:g} s a row; threads pinned{beside}",
     }
 
 

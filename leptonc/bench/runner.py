@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from leptonc.bench import busy as spinners
 from leptonc.bench import chart, machine, peers, protocol, record, suites, table
 from leptonc.bench.rows import OURS, Entry, Row
 from leptonc.errors import LeptoncError
@@ -22,12 +23,16 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be measured: networks x batches x threads, against these peers."""
+    """What is to be measured: networks x batches x threads, against these peers.
+
+    ``busy``: processes that spin on the same cores meanwhile.
+    """
 
     compile_fn: Callable[..., Any]
     peers: Sequence[str]
     seconds: float
     rest_s: float = protocol.REST_S
+    busy: int = 0
 
     def run(self, net: suites.Net, batch: int, threads: int, say: Say) -> Row:
         """Return the row of one network: set-up of each contestant, then the interleaved rounds."""
@@ -36,38 +41,60 @@ class Plan:
         torch.set_num_threads(threads)
         try:
             with peers.job(net.name, model, inputs, threads) as job, torch.no_grad():
-                return self._run(job, batch, say)
+                return self._run(job, batch, say, net.single)
         finally:
             torch.set_num_threads(before)
             torch.compiler.reset()
             gc.collect()
 
-    def _run(self, job: peers.Job, batch: int, say: Say) -> Row:
+    def _run(self, job: peers.Job, batch: int, say: Say, single: bool) -> Row:
         want = job.model(*job.inputs)
+        made: list[Any] = []
         calls: dict[str, protocol.Call] = {}
         entries: dict[str, Entry] = {}
         stats: dict[str, Any] = {}
         for name in (OURS, *self.peers):
             say(f"setting up {name}")
-            prepare = self._compile(stats) if name == OURS else peers.PEERS[name]
+            prepare = self._compile(made) if name == OURS else peers.PEERS[name]
             entries[name], call = _set_up(name, prepare, job, want)
             if call is not None:
                 calls[name] = call
         say(f"measuring for {self.seconds:g} s")
-        with protocol.pinned(job.threads):
+        with protocol.pinned(job.threads), spinners.spinning(self.busy):
             times = protocol.measure(calls, self.seconds, rest_s=self.rest_s)
+            for net in made:
+                stats.update(getattr(net, "stats", {}))
+                stats.update(_heaviest(net, job.inputs) if single else {})
         for name, t in times.items():
             entries[name] = Entry(t, entries[name].setup, entries[name].error)
         return Row(job.name, batch, job.threads, entries, job.export, stats)
 
-    def _compile(self, stats: dict[str, Any]) -> Callable[[peers.Job], protocol.Call]:
+    def _compile(self, made: list[Any]) -> Callable[[peers.Job], protocol.Call]:
+        """Return leptonc's set-up; what it compiles is put into ``made``."""
+
         def prepare(job: peers.Job) -> protocol.Call:
             net = self.compile_fn(job.model, job.inputs, threads=job.threads)
-            stats.update(getattr(net, "stats", {}))
+            made.append(net)
             inputs = job.inputs
             return lambda: net(*inputs)
 
         return prepare
+
+
+def _heaviest(net: Any, inputs: Sequence[torch.Tensor]) -> dict[str, Any]:
+    """Return the figures of the unit that takes most of the time, and the machine's limits."""
+    profile = net.profile(*inputs)
+    if not profile.units:
+        return {}
+    unit = max(profile.units, key=lambda u: u.us)
+    return {
+        "unit": unit.algorithm,
+        "unit_us": unit.us,
+        "unit_gflops": unit.gflops,
+        "unit_gbytes": unit.gbytes,
+        "peak_gflops": profile.limits.gflops,
+        "peak_gbytes": profile.limits.gbytes,
+    }
 
 
 def _set_up(
@@ -92,9 +119,9 @@ def _first_line(error: Exception) -> str:
     return lines[0][:200] if lines else ""
 
 
-def plan(compile_fn: Callable[..., Any], peer_text: str, seconds: float) -> Plan:
+def plan(compile_fn: Callable[..., Any], peer_text: str, seconds: float, busy: int = 0) -> Plan:
     """Return a plan against the peers that ``peer_text`` names. Raises LeptoncError."""
-    return Plan(compile_fn, peers.chosen(peer_text), seconds)
+    return Plan(compile_fn, peers.chosen(peer_text), seconds, busy=busy)
 
 
 def main(
@@ -108,6 +135,7 @@ def main(
     json_path: Path | None = None,
     chart_path: Path | None = None,
     console: Console | None = None,
+    busy: int = 0,
 ) -> list[Row]:
     """Measure and print; write JSON and a chart where paths are given. Returns the rows.
 
@@ -122,14 +150,17 @@ def main(
         json_path: file for all figures.
         chart_path: PNG of the ratios.
         console: where to print.
+        busy: processes that spin on the same cores while times are taken.
 
     Raises:
         LeptoncError: an unknown suite, network or peer, or more threads than cores.
     """
     console = console or wide_console()
-    nets, todo = suites.pick(suite, only), plan(compile_fn, peer_text, seconds)
+    nets, todo = suites.pick(suite, only), plan(compile_fn, peer_text, seconds, busy)
     _check(threads, batches, seconds, chart_path)
-    facts = machine.facts(suite=suite, peers=todo.peers, seconds=seconds)
+    if busy < 0:
+        raise LeptoncError(f"busy processes: expected 0 or more, got {busy}")
+    facts = machine.facts(suite=suite, peers=todo.peers, seconds=seconds, busy=busy)
     rows: list[Row] = []
     skipped: list[str] = []
     with console.status("starting") as status:

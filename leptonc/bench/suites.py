@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from leptonc.bench import vision
+from leptonc.bench import kernels, vision
 from leptonc.bench.encoder import Encoder
 from leptonc.errors import LeptoncError
 
@@ -21,12 +21,16 @@ Inputs = Callable[[int], tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class Net:
-    """A network of a suite. ``inputs(batch)`` makes its example; ``needs`` names a package."""
+    """A network of a suite. ``inputs(batch)`` makes its example; ``needs`` names a package.
+
+    Of a ``single`` unit the benchmark also tells what share of the machine's limits it reaches.
+    """
 
     name: str
     make: Callable[[], nn.Module]
     inputs: Inputs
     needs: str = ""
+    single: bool = False
 
     @property
     def available(self) -> bool:
@@ -137,6 +141,15 @@ def _efficientnet_lite0() -> nn.Module:
     return family.from_name("efficientnet-lite0")
 
 
+def _shapes(shapes: kernels.Shapes) -> Inputs:
+    """Return a maker of normal floats of these shapes, whose first size is the batch."""
+
+    def inputs(batch: int) -> tuple[Tensor, ...]:
+        return tuple(_normal(*shape[1:])(batch)[0] for shape in shapes)
+
+    return inputs
+
+
 def _vision(name: str, size: int = 224) -> Net:
     make = functools.partial(vision.make, name)
     return Net(name, make, _normal(3, size, size), needs="torchvision")
@@ -185,6 +198,9 @@ SUITES: Mapping[str, tuple[Net, ...]] = {
         *map(_vision, ("mobilenet_v3_large", "mobilenet_v3_small", "squeezenet1_1",
                        "shufflenet_v2_x1_0", "googlenet", "vgg11", "alexnet", "regnet_y_400mf",
                        "mnasnet1_0", "swin_t", "maxvit_t")),
+    ),
+    "kernels": tuple(
+        Net(name, make, _shapes(shapes), single=True) for name, make, shapes in kernels.units()
     ),
 }  # fmt: skip
 

@@ -34,6 +34,8 @@ def show(
     names = list(dict.fromkeys(n for r in rows for n in r.entries))
     exports: dict[str, str] = {}
     console.print(speed(rows, names))
+    if any("unit_us" in r.stats for r in rows):
+        console.print(units(rows))
     console.print(_details(rows))
     for row in (r for r in rows if r.export.seconds):
         exports[row.net] = f"{row.net} {row.export.seconds:.1f} s"
@@ -67,6 +69,29 @@ def speed(rows: Sequence[Row], names: Sequence[str]) -> Table:
             _with_interval(row.ratio(others)),
         )
     return table
+
+
+def units(rows: Sequence[Row]) -> Table:
+    """Return the table of single units: what leptonc's kernel does of what the machine can."""
+    table = _table("the heaviest unit alone, by what the machine does at most", ("threads",))
+    table.add_column("how", no_wrap=True)
+    for title in ("us", "GF/s", "of peak", "GB/s", "of memory"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for row in (r for r in rows if "unit_us" in r.stats):
+        s = row.stats
+        table.add_row(
+            row.net,
+            str(row.threads),
+            s["unit"],
+            f"{s['unit_us']:.1f}",
+            *_rate(s["unit_gflops"], s["peak_gflops"]),
+            *_rate(s["unit_gbytes"], s["peak_gbytes"]),
+        )
+    return table
+
+
+def _rate(value: float, limit: float) -> tuple[str, str]:
+    return f"{value:.1f}", f"{100 * value / limit:.0f} %"
 
 
 _DETAILS = ("median ms", "p90 ms", "set-up s", "peak MiB", "error")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from rich.console import Console
 
-from leptonc.bench import chart, peers, protocol, readme, record, runner, suites
+from leptonc.bench import busy, chart, peers, protocol, readme, record, runner, suites
 from leptonc.errors import LeptoncError
 
 
@@ -77,6 +79,7 @@ def test_wrong_results_are_marked() -> None:
         ({"threads": [4096]}, "4096 threads: this process may use 1 to"),
         ({"batches": [0]}, "batch sizes must be at least 1"),
         ({"seconds": 0.0}, "seconds must be positive"),
+        ({"busy": -1}, "busy processes: expected 0 or more"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_at_once(change, text: str) -> None:
@@ -185,3 +188,51 @@ def test_chart_of_a_missing_peer(tmp_path: Path) -> None:
 def test_numbers_in_json_are_json() -> None:
     assert record._number(float("inf")) == "inf"
     assert record._number(1 / 3) == 0.333333
+
+
+class Profiled(Compiled):
+    """Stands for a compiled unit that can be profiled."""
+
+    def profile(self, *inputs) -> SimpleNamespace:
+        unit = SimpleNamespace(algorithm="igemm", us=2.0, gflops=50.0, gbytes=3.0)
+        other = SimpleNamespace(algorithm="copy", us=1.0, gflops=0.0, gbytes=9.0)
+        limits = SimpleNamespace(gflops=100.0, gbytes=30.0)
+        return SimpleNamespace(units=(other, unit), limits=limits)
+
+
+def test_a_single_unit_is_told_by_what_the_machine_can(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=160)
+    only, path = ["call_overhead"], tmp_path / "f.json"
+    rows = runner.main(
+        Profiled, ["kernels"], [1], [1], "none", only, 0.01, path, console=console, busy=1
+    )
+    assert rows[0].stats["unit_us"] == 2.0
+    (line,) = [t for t in console.file.getvalue().splitlines() if "igemm" in t]
+    assert " ".join(line.split()) == "call_overhead 1 igemm 2.0 50.0 50 % 3.0 10 %"
+    found = json.loads(path.read_text())
+    assert found["rows"][0]["stats"]["peak_gflops"] == 100.0
+    assert "1 process(es) spinning beside" in found["machine"]["protocol"]
+
+
+def test_spinning_processes_end_with_the_block() -> None:
+    def children() -> set[str]:
+        return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+    if not Path(f"/proc/self/task/{os.getpid()}/children").exists():
+        pytest.skip("the system does not list children")
+    before = children()
+    with pytest.raises(RuntimeError), busy.spinning(2):
+        assert len(children() - before) == 2
+        raise RuntimeError
+    assert children() == before
+
+
+@pytest.mark.parametrize(
+    "net",
+    [n for n in suites.SUITES["kernels"] if not n.name.startswith(("product_1x", "product_2048"))],
+    ids=lambda n: n.name,
+)
+def test_single_units_run_on_their_inputs(net: suites.Net) -> None:
+    with torch.device("meta"):
+        model = net.make().eval()
+    assert model(*(x.to("meta") for x in net.inputs(2))).shape[0] == 2
