@@ -74,7 +74,7 @@ def _panel(axes: Any, rows: Sequence[Mapping[str, Any]], threads: int) -> None:
     titles = [r["net"] + (f", batch {r['batch']}" if r["batch"] > 1 else "") for r in rows]
     axes.set_yticks(range(len(rows)), titles, fontsize=8)
     axes.invert_yaxis()
-    axes.margins(x=0.12)
+    axes.margins(x=0.12, y=0.01)
     axes.set_title(f"{threads} thread" + "s" * (threads > 1), fontsize=10)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)

@@ -194,8 +194,8 @@ class Profiled(Compiled):
     """Stands for a compiled unit that can be profiled."""
 
     def profile(self, *inputs) -> SimpleNamespace:
-        unit = SimpleNamespace(algorithm="igemm", us=2.0, gflops=50.0, gbytes=3.0)
-        other = SimpleNamespace(algorithm="copy", us=1.0, gflops=0.0, gbytes=9.0)
+        unit = SimpleNamespace(algorithm="igemm", us=2.0, flops=9, gflops=50.0, gbytes=3.0)
+        other = SimpleNamespace(algorithm="copy", us=3.0, flops=0, gflops=0.0, gbytes=9.0)
         limits = SimpleNamespace(gflops=100.0, gbytes=30.0)
         return SimpleNamespace(units=(other, unit), limits=limits)
 
