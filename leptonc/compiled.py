@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from leptonc.pipeline import Step
 from leptonc.rewrite.trace import Remark
 from leptonc.road import Road, make_road
 from leptonc.show.explain import explain
+from leptonc.show.explorer.view import explore
 from leptonc.show.profile import Profile, profile
 
 MAX_BINDINGS = 16  # programs kept for different sizes of one specialization
@@ -157,6 +159,7 @@ class CompiledModel:
         self._specializations: list[Specialization] = []
         self._road: Road | None = None  # of the latest signature that has one
         self._lock = threading.Lock()
+        self._profile: Profile | None = None  # the latest
         self.stats: dict[str, Any] = {}
 
     # -- running ----------------------------------------------------------------------------------
@@ -252,7 +255,27 @@ class CompiledModel:
             InputError: an argument that does not fit, as in a call.
         """
         spec, _, tensors, sizes = self._select(args, kwargs)
-        return profile(self.name, spec.bind(sizes), [_plain(t) for t in tensors])
+        self._profile = profile(self.name, spec.bind(sizes), [_plain(t) for t in tensors])
+        return self._profile
+
+    def explore(self, path: str | Path | None = None) -> Any:
+        """Show every stage of the compile beside the model's source, the emitted code and times.
+
+        In a notebook the explorer appears below the cell. With ``path`` it is written to a file
+        and the path is returned: ``.html`` is the explorer in one file that needs no network,
+        ``.json`` opens in Model Explorer, ``.dot`` in Graphviz. Times are those of the last
+        ``profile``; without one, zeros of the sizes bound last are run.
+
+        Raises:
+            InputError: a model not compiled yet, or a file name with another suffix.
+        """
+        return explore(self, path, self._profile or self._profile_of_zeros())
+
+    def _profile_of_zeros(self) -> Profile:
+        program = self._program()
+        views = program.schedule.inputs
+        zeros = [torch.zeros(v.shape, dtype=meaning.TORCH_DTYPES[v.dtype]) for v in views]
+        return profile(self.name, program, zeros)
 
     def report(self, remarks: bool = False) -> str:
         """Return a text report: what runs natively, time, memory, and with ``remarks`` why not."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
 from typing import Any
@@ -69,6 +69,7 @@ class Captured:
         outputs: one entry for each flat result leaf.
         arg_names: names of all positional arguments of ``forward``.
         remarks: why ops stayed opaque.
+        files: path of the file behind each source line (``net.py:12``) that an origin names.
     """
 
     function: Function
@@ -78,6 +79,7 @@ class Captured:
     outputs: tuple[OutputSpec, ...]
     arg_names: tuple[str, ...] = ()
     remarks: tuple[CaptureRemark, ...] = ()
+    files: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def ranges(self) -> tuple[DimRange, ...]:

@@ -21,7 +21,7 @@ from leptonc.capture.context import tensor_type
 from leptonc.capture.dynamic import check_arguments, dynamic_shapes, symbol_names
 from leptonc.capture.failure import capture_error, refuse_training
 from leptonc.capture.graph import GraphReader, NeedsFunctional, Unresolved, mutation_message
-from leptonc.capture.origin import argument_names, positional_names
+from leptonc.capture.origin import argument_names, positional_names, source_files
 from leptonc.capture.quiet import quiet
 from leptonc.capture.recurrence import whole_layers
 from leptonc.capture.shim import Shim, needs_shim
@@ -209,6 +209,7 @@ class _Reading:
         return Captured(
             function, spec.in_spec, out_spec or spec.out_spec, tuple(inputs), tuple(outputs),
             tuple(positional_names(model, positional, every=True)), tuple(self.remarks),
+            source_files(self.program.graph.nodes),
         )  # fmt: skip
 
     def _inputs(self) -> list[InputSpec]:

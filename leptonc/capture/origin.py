@@ -6,7 +6,8 @@ import inspect
 import re
 import sysconfig
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from os import sep
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,9 @@ from torch.utils import _pytree as pytree
 
 from leptonc.ir.core import Origin
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = str(Path(torch.__file__).parent) + sep  # torchvision lies next to it
 _STDLIB = sysconfig.get_paths()["stdlib"]
-_HERE = str(Path(__file__).parent)
+_HERE = str(Path(__file__).parent) + sep
 _FRAME = re.compile(r'File "([^"]+)", line (\d+)')
 _REPEAT = re.compile(r"@\d+")  # torch marks the second call of one module as path@1
 _LOCAL = re.compile(r"^L\['\w+'\]\.?")  # Dynamo's name for the variable that holds the model
@@ -33,9 +34,27 @@ def origin_of(node: Node) -> Origin:
     path = _LOCAL.sub("", path)
     if path == SHIM or path.startswith(SHIM + "."):
         path = path[len(SHIM) + 1 :]
+    file, line = _user_frame(node)
+    return Origin(path, f"{Path(file).name}:{line}" if file else "")
+
+
+def source_files(nodes: Iterable[Node]) -> dict[str, str]:
+    """Return the path of the file behind each source line (``net.py:12``) of some graph nodes.
+
+    Two files of one name whose equal lines both make ops are not told apart: the first counts.
+    """
+    found: dict[str, str] = {}
+    for node in nodes:
+        file, line = _user_frame(node)
+        if file:
+            found.setdefault(f"{Path(file).name}:{line}", file)
+    return found
+
+
+def _user_frame(node: Node) -> tuple[str, str]:
+    """Return file and line of the innermost frame outside torch; empty where there is none."""
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
-    user = [(f, n) for f, n in frames if is_user_file(f)]
-    return Origin(path, f"{Path(user[-1][0]).name}:{user[-1][1]}" if user else "")
+    return next(((f, n) for f, n in reversed(frames) if is_user_file(f)), ("", ""))
 
 
 def is_user_file(path: str) -> bool:

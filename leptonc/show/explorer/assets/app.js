@@ -1,0 +1,427 @@
+// explorer > app: panes, overlays, selection, search, keys. `mount(host, document)` starts it.
+
+const OVERLAYS = {
+  none: null,
+  time: {value: u => u.us, text: fmt.us},
+  "FLOP/s": {value: u => u.flops ? u.gflops : null, text: v => `${v.toFixed(0)} GF/s`, low: true},
+  bytes: {value: u => u.bytes, text: fmt.bytes},
+  error: {value: u => u.error, text: v => v.toExponential(1)},
+  remarks: {value: (u, n) => n || null, text: v => `${v}`},
+};
+const HELP = [["↑ ↓", "move"], ["← →", "fold, unfold"], ["/", "search; Enter and Shift+Enter walk the hits"],
+  ["[ ]", "stage before, after"], ["Tab", "next pane"], ["d", "difference of the two panes"],
+  ["g", "group by unit, by module, not at all"], ["o", "next overlay"], ["1 … 5", "op, remarks, source, code, arena"],
+  ["t", "light or dark"], ["?", "this help"], ["Esc", "close, clear the search"]];
+
+class App {
+  constructor(host, doc) {
+    this.doc = doc; this.host = host;
+    this.unitOf = unitIndex(doc);
+    const at = remarkIndex(doc);
+    this.remarksOf = row => opOf(doc, row).constant ? [] : at(moduleOf(doc, row));
+    this.folds = new Map(); this.panes = []; this.chosen = null; this.query = ""; this.active = 0;
+    this.state = {group: "unit", overlay: doc.total_us ? "time" : "none", constants: false, diff: false, tab: "Op"};
+    this.unitRemarks = this.countRemarks();
+    this.root = element("div", "lx");
+    this.root.dataset.theme = this.darkOutside() ? "dark" : "light";
+    host.replaceChildren(this.root);
+    this.build();
+    this.addPane(0); if (doc.stages.length > 1) this.addPane(doc.stages.length - 1);
+    this.refresh();
+    this.root.addEventListener("keydown", e => this.key(e));
+  }
+
+  focus() { this.panes[0].list.host.focus(); }
+
+  darkOutside() {
+    const mark = document.body.dataset.jpThemeLight;
+    return mark !== undefined ? mark === "false" : matchMedia("(prefers-color-scheme: dark)").matches;
+  }
+
+  countRemarks() {
+    const last = this.doc.stages.length - 1, counts = this.doc.units.map(() => 0), seen = new Set();
+    for (const row of rowsOf(this.doc, last)) {
+      const unit = this.unitOf(row);
+      if (unit >= 0) for (const r of this.remarksOf(row)) {
+        if (!seen.has(`${unit}:${r}`)) { seen.add(`${unit}:${r}`); counts[unit] += 1; }
+      }
+    }
+    return counts;
+  }
+
+  // ----- the frame ---------------------------------------------------------------------------------
+
+  build() {
+    const {doc, state} = this, top = element("div", "lx-top");
+    top.append(element("h1", "", doc.name));
+    const chip = (value, text) => { const c = element("span", "lx-chip"); c.append(element("b", "", value), ` ${text}`); top.append(c); };
+    chip(doc.units.length, "units");
+    chip(doc.units.filter(u => u.runs !== "native" && u.runs !== "nothing").length, "through torch");
+    if (doc.total_us) chip(fmt.us(doc.total_us), `on ${doc.threads} thread${doc.threads > 1 ? "s" : ""}`);
+    chip(fmt.bytes(doc.arena.bytes), "arena");
+    top.append(element("span", "lx-space"));
+    this.search = element("input"); this.search.type = "search"; this.search.placeholder = "search: op, module, type";
+    this.search.setAttribute("aria-label", "search"); this.search.size = 22;
+    this.search.oninput = () => { this.query = this.search.value.toLowerCase(); this.hit = -1; this.refresh(); };
+    this.hits = element("span", "lx-soft"); this.hits.setAttribute("aria-live", "polite");
+    top.append(this.search, this.hits);
+    const choice = (name, values, key) => {
+      const label = element("label", "", name), select = element("select");
+      for (const v of values) select.append(new Option(v, v));
+      select.value = state[key];
+      select.onchange = () => { state[key] = select.value; this.refresh(); };
+      label.append(select); top.append(label);
+      return select;
+    };
+    this.groupBox = choice("group", ["unit", "module", "none"], "group");
+    this.overlayBox = choice("show", Object.keys(OVERLAYS).filter(k => this.hasOverlay(k)), "overlay");
+    const toggle = (name, key, title) => {
+      const b = element("button", "", name); b.title = title; b.setAttribute("aria-pressed", state[key]);
+      b.onclick = () => { state[key] = !state[key]; b.setAttribute("aria-pressed", state[key]); this.refresh(); };
+      top.append(b); return b;
+    };
+    this.diffButton = toggle("diff", "diff", "difference of the first two panes (d)");
+    toggle("constants", "constants", "show constants as rows");
+    const button = (name, title, act) => { const b = element("button", "", name); b.title = title; b.setAttribute("aria-label", title); b.onclick = act; top.append(b); };
+    button("+ pane", "one more stage beside these", () => { this.addPane(this.doc.stages.length - 1); this.refresh(); });
+    button("◐", "light or dark (t)", () => this.theme());
+    button("?", "keys", () => this.toggleHelp());
+    this.strip = element("div", "lx-strip"); this.strip.setAttribute("role", "img");
+    this.strip.setAttribute("aria-label", "units by " + (doc.total_us ? "time" : "work"));
+    const weigh = u => doc.total_us ? u.us : u.flops + u.bytes;
+    doc.units.forEach((u, i) => {
+      const s = element("span", u.runs === "torch" || u.runs === "both" ? "lx-torch" : "");
+      s.style.flexGrow = Math.max(weigh(u), 1e-6); s.style.flexBasis = 0;
+      s.title = `${u.name}${u.us ? `: ${fmt.us(u.us)}` : ""}`; s.onclick = () => this.selectUnit(i);
+      this.strip.append(s);
+    });
+    const main = element("div", "lx-main");
+    this.panesBox = element("div", "lx-panes");
+    const side = element("div", "lx-side");
+    this.tabs = element("div", "lx-tabs"); this.tabs.setAttribute("role", "tablist");
+    for (const name of Object.keys(TABS)) {
+      const b = element("button", "", name); b.setAttribute("role", "tab"); b.onclick = () => this.tab(name);
+      this.tabs.append(b);
+    }
+    this.body = element("div", "lx-body"); this.body.setAttribute("role", "tabpanel"); this.body.tabIndex = 0;
+    side.append(this.tabs, this.body); main.append(this.panesBox, side);
+    this.help = element("div", "lx-help"); this.help.hidden = true;
+    const box = element("div"); box.append(element("h2", "", "Keys"));
+    const t = element("table");
+    for (const [k, what] of HELP) { const tr = element("tr"), td = element("td"); td.append(element("kbd", "", k)); tr.append(td, element("td", "", what)); t.append(tr); }
+    box.append(t); this.help.append(box); this.help.onclick = () => this.toggleHelp();
+    this.root.style.position = "relative";
+    this.root.append(top, this.strip, main, this.help);
+  }
+
+  hasOverlay(name) {
+    const o = OVERLAYS[name];
+    return !o || this.doc.units.some((u, i) => this.measure(o, i) !== null);
+  }
+
+  measure(overlay, unit) {
+    const v = overlay.value(this.doc.units[unit], this.unitRemarks[unit]);
+    return v === undefined || v === null ? null : v;
+  }
+
+  theme() { this.root.dataset.theme = this.root.dataset.theme === "dark" ? "light" : "dark"; }
+  toggleHelp() { this.help.hidden = !this.help.hidden; }
+
+  // ----- panes -------------------------------------------------------------------------------------
+
+  addPane(stage) {
+    const pane = {stage, box: element("div", "lx-pane"), cursor: 0, entries: []};
+    const bar = element("div", "lx-bar");
+    pane.select = element("select"); pane.select.setAttribute("aria-label", "stage");
+    this.doc.stages.forEach((s, i) => pane.select.append(new Option(s.same ? `${i} ${s.name} (no change)` : `${i} ${s.name}`, i)));
+    pane.select.value = stage;
+    pane.select.onchange = () => { pane.stage = Number(pane.select.value); this.refresh(); };
+    pane.note = element("span", "lx-soft");
+    bar.append(pane.select, pane.note);
+    if (this.panes.length > 1) {
+      const close = element("button", "", "×"); close.title = "close this pane"; close.setAttribute("aria-label", "close this pane");
+      close.onclick = () => { this.panes.splice(this.panes.indexOf(pane), 1); pane.box.remove(); this.active = 0; this.refresh(); };
+      bar.append(close);
+    }
+    const host = element("div", "lx-list"); host.tabIndex = 0; host.setAttribute("role", "tree");
+    host.setAttribute("aria-label", "ops of a stage");
+    host.onfocus = () => { this.active = this.panes.indexOf(pane); };
+    pane.list = new List(host, (r, e) => this.drawRow(pane, r, e), (i, ev) => this.click(pane, i, ev));
+    host.addEventListener("scroll", () => this.follow(pane), {passive: true});
+    pane.box.append(bar, host);
+    this.panesBox.append(pane.box); this.panes.push(pane);
+    pane.select.onkeydown = e => e.stopPropagation();
+  }
+
+  refresh() {
+    const {doc, state} = this;
+    const diff = state.diff && this.panes.length > 1;
+    this.scale = this.heatScale();
+    if (diff) this.setDiff();
+    this.panes.forEach((pane, n) => {
+      pane.diff = diff && n < 2;
+      if (!pane.diff)
+        pane.entries = outline(doc, pane.stage, state.group === "none" ? "flat" : state.group, state.constants, this.unitOf,
+          (key, byDefault) => this.folds.get(`${key}`) ?? (this.query ? true : byDefault));
+      const stage = doc.stages[pane.stage], fired = Object.entries(stage.fired ?? {}).map(([k, v]) => v > 1 ? `${v} × ${k}` : k).join(", ");
+      const ops = rowsOf(doc, pane.stage).filter(r => opOf(doc, r).unit === undefined && !opOf(doc, r).constant).length;
+      pane.note.textContent = `${ops} ops${stage.ms !== undefined ? `, ${stage.ms.toFixed(1)} ms` : ""}${fired ? `: ${fired}` : ""}`;
+      pane.note.title = pane.note.textContent;
+      pane.select.value = pane.stage;
+    });
+    this.findHits();
+    this.panes.forEach(p => p.list.set(p.entries));
+    this.showSide();
+  }
+
+  setDiff() {
+    const {doc, state} = this, [left, right] = this.panes;
+    const flat = p => outline(doc, p.stage, "flat", state.constants, this.unitOf, () => true)
+      .filter(e => opOf(doc, e.row).unit === undefined).map(e => ({...e, depth: 0}));
+    const pairs = difference(doc, flat(left), flat(right));
+    left.entries = pairs.map(([a, b, mark]) => a ? {...a, mark, other: mark === "chg" ? b.row : null} : {gap: true});
+    right.entries = pairs.map(([a, b, mark]) => b ? {...b, mark, other: mark === "chg" ? a.row : null} : {gap: true});
+    const n = k => pairs.filter(p => p[2] === k).length;
+    this.diffButton.textContent = `diff −${n("del")} +${n("add")} ~${n("chg")}`;
+  }
+
+  // Panes of a difference scroll together; others bring the selected op into sight when it is chosen.
+  follow(pane) {
+    if (!pane.diff || this.following) return;
+    this.following = true;
+    for (const p of this.panes) if (p !== pane && p.diff) p.list.host.scrollTop = pane.list.host.scrollTop;
+    requestAnimationFrame(() => { this.following = false; });
+  }
+
+  heatScale() {
+    const o = OVERLAYS[this.state.overlay];
+    if (!o) return null;
+    const values = this.doc.units.map((_, i) => this.measure(o, i)).filter(v => v !== null);
+    return {o, most: Math.max(...values, 1e-30)};
+  }
+
+  drawRow(pane, r, e) {
+    const {doc} = this;
+    if (e.gap) { r.classList.add("lx-gap"); return; }
+    const unit = e.unit ?? (e.row ? this.unitOf(e.row) : -1);
+    if (this.scale) r.append(this.heat(e, unit));
+    const pad = element("span"); pad.style.cssText = `flex:none;width:${6 + e.depth * 14}px`; r.append(pad);
+    r.setAttribute("aria-level", e.depth + 1);
+    if (e.group) {
+      r.classList.add("lx-group"); r.setAttribute("aria-expanded", e.isOpen);
+      r.append(element("span", "lx-tw", e.isOpen ? "▾" : "▸"));
+      r.append(this.marked(e.label || "·"));
+      const times = e.times ? `  × ${e.times}` : "";
+      r.append(element("span", "lx-soft", `  ${e.note ? e.note + ", " : ""}${e.size} op${e.size > 1 ? "s" : ""}${e.like ? `, same as ${e.like}` : ""}${times}`));
+    } else {
+      const [made, kind, reads, types] = parts(doc, e.row), cut = kind.indexOf("{");
+      const name = cut < 0 ? kind : kind.slice(0, cut), attrs = cut < 0 ? "" : kind.slice(cut);
+      const was = e.other ? parts(doc, e.other) : null;
+      const column = (text, at, cls) => {
+        const s = this.marked(text); s.className = cls;
+        if (was && was[at] !== parts(doc, e.row)[at]) s.classList.add("lx-new");
+        return s;
+      };
+      r.append(element("span", "lx-tw", " "), column(made, 0, ""), element("span", "lx-o", " = "));
+      r.append(column(name, was && was[1].split("{")[0] === name ? 9 : 1, "lx-k"), column(`(${reads})`, 2, ""));
+      r.append(element("span", "lx-o", " : "), column(types, 3, "lx-t"));
+      if (attrs) r.append(" ", column(attrs, 1, "lx-o"));
+    }
+    if (unit >= 0 && (e.group || this.state.group !== "unit") && doc.units[unit].runs !== "native" && doc.units[unit].runs !== "nothing")
+      r.append(element("span", "lx-mark", "torch"));
+    if (e.mark) r.classList.add(`lx-${e.mark}`);
+    if (this.query && !e.isHit) r.classList.add("lx-dim");
+    const here = this.chosen;
+    if (here && e.row && here.pane === pane && here.i === e.i) { r.classList.add("lx-sel"); r.setAttribute("aria-selected", "true"); }
+    else if (here && this.isKin(here, e, unit)) r.classList.add("lx-kin");
+    else if (pane.cursorKey && e.group && e.key === pane.cursorKey) r.classList.add("lx-sel");
+  }
+
+  heat(e, unit) {
+    const h = element("span", "lx-heat");
+    if (unit >= 0 && (e.group ? e.unit !== undefined : this.state.group !== "unit" || !e.inUnit)) {
+      const v = this.measure(this.scale.o, unit);
+      if (v !== null && (e.group || this.state.group !== "unit")) {
+        h.textContent = this.scale.o.text(v);
+        const share = v / this.scale.most;
+        h.style.background = `rgba(var(--heat),${(.08 + .8 * (this.scale.o.low ? 1 - share : share)).toFixed(3)})`;
+      }
+    } else if (e.group && e.node && !e.isOpen) {
+      const v = this.sumOf(e.node);
+      if (v !== null) { h.textContent = this.scale.o.text(v); h.style.background = "rgba(var(--heat),.15)"; }
+    }
+    return h;
+  }
+
+  // Times and bytes of a folded module: its units, each once.
+  sumOf(node) {
+    if (!["time", "bytes", "remarks"].includes(this.state.overlay)) return null;
+    const units = new Set();
+    const walk = n => n.kids ? n.kids.forEach(walk) : units.add(this.unitOf(n.row));
+    walk(node); units.delete(-1);
+    return units.size ? [...units].reduce((s, u) => s + (this.measure(this.scale.o, u) ?? 0), 0) : null;
+  }
+
+  isKin(here, e, unit) {
+    if (!e.row) return false;
+    const doc = this.doc, a = opOf(doc, here.row), b = opOf(doc, e.row);
+    if (here.row[0] === e.row[0]) return true;
+    if (a.unit !== undefined) return unit >= 0 && unit === this.unitOf(here.row);
+    return a.kind === b.kind && a.module === b.module && a.source === b.source && Boolean(a.module || a.source);
+  }
+
+  marked(text) {
+    const span = element("span"), at = this.query ? text.toLowerCase().indexOf(this.query) : -1;
+    if (at < 0) { span.textContent = text; return span; }
+    span.append(text.slice(0, at), element("span", "lx-hit", text.slice(at, at + this.query.length)), text.slice(at + this.query.length));
+    return span;
+  }
+
+  // ----- selection ---------------------------------------------------------------------------------
+
+  click(pane, i, event) {
+    this.active = this.panes.indexOf(pane);
+    const e = pane.entries[i];
+    if (!e || e.gap) return;
+    pane.cursor = i;
+    if (e.group && (event.target.closest(".lx-tw") || !e.row)) this.fold(pane, e);
+    this.choose(pane, i);
+  }
+
+  fold(pane, e) { this.folds.set(e.key, !e.isOpen); this.refresh(); pane.cursor = pane.entries.findIndex(x => x.key === e.key); }
+
+  choose(pane, i) {
+    const e = pane.entries[i];
+    pane.cursor = i; pane.cursorKey = e.group ? e.key : null;
+    const row = e.row ?? this.firstRow(e.node);
+    this.chosen = row ? {pane, stage: pane.stage, row, i: e.i ?? -1} : null;
+    this.panes.forEach(p => p.list.redraw());
+    pane.list.reveal(i);
+    this.syncOthers(pane);
+    this.showSide();
+  }
+
+  firstRow(node) { let n = node; while (n && n.kids) n = n.kids[0]; return n?.row; }
+
+  // Other panes scroll to the op that the chosen one became or came from.
+  syncOthers(pane) {
+    const here = this.chosen;
+    if (!here) return;
+    for (const p of this.panes) {
+      if (p === pane || p.diff) continue;
+      const exact = p.entries.findIndex(e => e.row && e.row[0] === here.row[0]);
+      const unit = this.unitOf(here.row);
+      const at = exact >= 0 ? exact : p.entries.findIndex(e => e.row && !e.group && this.isKin(here, e, this.unitOf(e.row)));
+      const near = at >= 0 ? at : unit < 0 ? -1 : p.entries.findIndex(e => (e.unit ?? (e.row ? this.unitOf(e.row) : -1)) === unit);
+      if (near >= 0) p.list.reveal(near);
+    }
+  }
+
+  select(pane, i) {
+    let at = pane.entries.findIndex(e => e.i === i);
+    if (at < 0 && !pane.diff) { this.unfoldTo(pane, i); at = pane.entries.findIndex(e => e.i === i); }
+    if (at >= 0) this.choose(pane, at);
+  }
+
+  unfoldTo(pane, i) {
+    const inside = n => n.kids ? n.kids.some(inside) || n.i === i : n.i === i;
+    for (let again = true; again;) {
+      again = false;
+      for (const e of pane.entries) if (e.group && !e.isOpen && inside(e.node)) { this.folds.set(e.key, true); again = true; }
+      if (again) this.refresh();
+    }
+  }
+
+  selectUnit(unit) {
+    const pane = this.panes[Math.min(1, this.panes.length - 1)];
+    if (pane.stage !== this.doc.stages.length - 1 && !pane.diff) { pane.stage = this.doc.stages.length - 1; this.refresh(); }
+    const at = pane.entries.findIndex(e => (e.unit ?? (e.row ? this.unitOf(e.row) : -1)) === unit);
+    if (at >= 0) this.choose(pane, at);
+    [...this.strip.children].forEach((s, i) => s.classList.toggle("lx-on", i === unit));
+  }
+
+  tab(name) { this.state.tab = name; this.showSide(); }
+
+  showSide() {
+    [...this.tabs.children].forEach(b => b.setAttribute("aria-selected", b.textContent === this.state.tab));
+    const body = this.body, at = this.chosen;
+    body.replaceChildren();
+    if (!at && this.state.tab === "Op") { this.overview(body); return; }
+    TABS[this.state.tab](this, at, body);
+    const on = body.querySelector(".lx-on");
+    if (on && this.state.tab !== "Arena") body.scrollTop = Math.max(0, on.offsetTop - body.offsetTop - body.clientHeight / 3);
+    else body.scrollTop = 0;
+    if (at) { const unit = this.unitOf(at.row); [...this.strip.children].forEach((s, i) => s.classList.toggle("lx-on", i === unit)); }
+  }
+
+  overview(body) {
+    const {doc} = this;
+    body.append(element("h2", "", doc.name), facts([["threads", doc.governor], ["stages", doc.stages.length], ["units", doc.units.length],
+      ["time", doc.total_us && fmt.us(doc.total_us)], ["remarks", doc.remarks.length]]));
+    const heavy = doc.units.map((u, i) => [doc.total_us ? u.us : u.flops, i]).sort((a, b) => b[0] - a[0]).slice(0, 10);
+    body.append(element("h3", "", doc.total_us ? "Most time" : "Most work"));
+    const t = element("table");
+    for (const [v, i] of heavy) {
+      const tr = element("tr"), td = element("td"); td.append(link(doc.units[i].name, () => this.selectUnit(i)));
+      tr.append(td, element("td", "n", doc.total_us ? fmt.us(v) : fmt.flops(v))); t.append(tr);
+    }
+    body.append(t, element("p", "lx-soft", "Choose an op to see where it comes from and what became of it. Keys: ?"));
+  }
+
+  // ----- search and keys ---------------------------------------------------------------------------
+
+  findHits() {
+    let n = 0;
+    for (const p of this.panes) {
+      p.hitRows = [];
+      p.entries.forEach((e, i) => {
+        if (!this.query || e.gap) return;
+        const text = e.group ? e.label : this.doc.strings[e.row[1]] + " " + moduleOf(this.doc, e.row);
+        e.isHit = text.toLowerCase().includes(this.query);
+        if (e.isHit) p.hitRows.push(i);
+      });
+      n += p.hitRows.length;
+    }
+    this.hits.textContent = this.query ? `${n} hit${n === 1 ? "" : "s"}` : "";
+  }
+
+  walkHits(step) {
+    const pane = this.panes[this.active] ?? this.panes[0], hits = pane.hitRows;
+    if (!hits.length) return;
+    this.hit = ((this.hit ?? -1) + step + hits.length) % hits.length;
+    this.choose(pane, hits[this.hit]);
+  }
+
+  key(e) {
+    if (e.ctrlKey || e.metaKey || e.altKey) return;
+    if (e.target === this.search) {
+      if (e.key === "Enter") { this.walkHits(e.shiftKey ? -1 : 1); e.preventDefault(); }
+      if (e.key === "Escape") { this.search.value = this.query = ""; this.refresh(); this.panes[this.active].list.host.focus(); }
+      return;
+    }
+    if (e.target.tagName === "SELECT") return;
+    const pane = this.panes[this.active] ?? this.panes[0], entry = pane.entries[pane.cursor];
+    const move = d => { let i = pane.cursor + d; while (pane.entries[i]?.gap) i += d; if (pane.entries[i]) this.choose(pane, i); };
+    const next = (box, values, key) => { this.state[key] = values[(values.indexOf(this.state[key]) + 1) % values.length]; box.value = this.state[key]; this.refresh(); };
+    const page = Math.max(1, Math.floor(pane.list.host.clientHeight / ROW) - 2), inList = e.target === pane.list.host;
+    const acts = {
+      "/": () => this.search.focus(), "?": () => this.toggleHelp(), t: () => this.theme(),
+      d: () => this.diffButton.click(), Escape: () => { this.help.hidden = true; },
+      g: () => next(this.groupBox, ["unit", "module", "none"], "group"),
+      o: () => next(this.overlayBox, [...this.overlayBox.options].map(x => x.value), "overlay"),
+      "[": () => { pane.stage = Math.max(0, pane.stage - 1); this.refresh(); },
+      "]": () => { pane.stage = Math.min(this.doc.stages.length - 1, pane.stage + 1); this.refresh(); },
+      ...Object.fromEntries(Object.keys(TABS).map((name, i) => [String(i + 1), () => this.tab(name)])),
+      ...(inList ? {
+        ArrowDown: () => move(1), ArrowUp: () => move(-1), PageDown: () => this.choose(pane, Math.min(pane.entries.length - 1, pane.cursor + page)),
+        PageUp: () => this.choose(pane, Math.max(0, pane.cursor - page)), Home: () => this.choose(pane, 0), End: () => this.choose(pane, pane.entries.length - 1),
+        ArrowLeft: () => { if (entry?.group && entry.isOpen) this.fold(pane, entry); else { let i = pane.cursor; while (i > 0 && !(pane.entries[i].group && pane.entries[i].depth < (entry?.depth ?? 0))) i -= 1; this.choose(pane, i); } },
+        ArrowRight: () => { if (entry?.group && !entry.isOpen) this.fold(pane, entry); else move(1); },
+        Enter: () => { if (entry?.group) this.fold(pane, entry); },
+      } : {}),
+    };
+    if (acts[e.key]) { acts[e.key](); e.preventDefault(); }
+  }
+}
+
+function mount(host, doc) { return new App(host, doc); }

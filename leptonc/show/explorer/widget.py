@@ -1,0 +1,34 @@
+"""show > explorer > widget: the explorer as a Jupyter widget. Needs the extra ``notebook``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import anywidget  # pyright: ignore[reportMissingImports]
+import traitlets  # pyright: ignore[reportMissingImports]
+
+from leptonc.show.explorer.page import look, script
+
+_RENDER = """
+export default {
+  render({ model, el }) {
+    el.style.height = `${model.get("height")}px`;
+    mount(el, JSON.parse(model.get("document")));
+  },
+};
+"""
+
+
+class Explorer(anywidget.AnyWidget):
+    """Shows a document (see ``document``); ``height`` in pixels."""
+
+    _esm = script() + _RENDER
+    _css = look()
+    document = traitlets.Unicode("{}").tag(sync=True)
+    height = traitlets.Int(640).tag(sync=True)
+
+
+def widget(document: dict[str, Any], height: int = 640) -> Explorer:
+    """Return the explorer of a document as a widget."""
+    return Explorer(document=json.dumps(document, allow_nan=False), height=height)
