@@ -18,6 +18,7 @@ from leptonc.errors import ClaimError, InferError
 from leptonc.ir.core import Builder, Kind
 from leptonc.ir.kinds import binary, pointwise, unary
 from leptonc.ir.kinds.data import Full
+from leptonc.ir.kinds.shape import Reshape, Transpose
 from leptonc.ir.types import DType, TensorType
 from tests.backends.numba_cpu.harness import Run, check_op, make, physical, run_op
 
@@ -298,9 +299,23 @@ def test_chain_of_several_shapes() -> None:
         torch.testing.assert_close(g, w)
 
 
-def test_chain_refuses_other_ops() -> None:
-    from leptonc.ir.kinds.shape import Reshape
+@pytest.mark.parametrize("last", [False, True])
+def test_chain_of_what_is_transposed(last: bool) -> None:
+    """A layer scale and a residual sum behind a transpose are one step; after them it is not."""
+    b = Builder("chain")
+    x = b.param(TensorType(DType.F32, (2, 5, 7, 32)))
+    y = b.param(TensorType(DType.F32, (2, 32, 5, 7), (0, 2, 3, 1)))
+    s = b.param(TensorType(DType.F32, (32, 1, 1)))
+    total = b(binary.Add(), b(binary.Mul(), s, b(Transpose((0, 3, 1, 2)), x)), y)
+    fn = b.finish(b(Transpose((0, 2, 3, 1)), total) if last else total)
+    p, q, r = torch.randn(2, 5, 7, 32), torch.randn(2, 32, 5, 7), torch.randn(32, 1, 1)
+    for nt in (1, 2):
+        run = Run(fn, nt, lower_chain)
+        assert (len(run.steps) == 1) is not last
+        assert torch.equal(run(p, q, r)[0], meaning.run(fn, p, q, r)[0])
 
+
+def test_chain_refuses_other_ops() -> None:
     b = Builder("chain")
     x = b.param(TensorType(DType.F32, (8, 1)))
     fn = b.finish(b(Reshape((8,)), b(unary.Exp(), x)))
