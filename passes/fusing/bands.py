@@ -13,8 +13,10 @@ from collections.abc import Callable, Sequence
 from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.contract import Conv
 from leptonc.ir.types import DType
+from leptonc.runtime.caches import read_caches
 
-CACHE_BYTES = 1 << 20  # of a second-level cache: images that fit in it lose nothing there
+CACHE_BYTES = read_caches().l2  # images that fit in it lose nothing there
+_SHARE = 3  # part of the cache that a band may take, about
 _WIDEST = 1 << 19  # bytes of a few lines of an image that bands can hold
 
 Chain = Sequence[Op]
@@ -57,6 +59,9 @@ def around(window: Op, fn: Function, chain_of: Callable[[Op], Chain]) -> list[Ch
         return "no 1x1 convolution before or behind it that it alone reads or feeds"
     if between <= CACHE_BYTES:
         return f"the {between >> 10} KiB between it and its neighbours stay in the cache anyway"
+    weights = sum(_nbytes(c[0].operands[1]) for c in chains if c is not middle)
+    if between <= 2 * CACHE_BYTES and _SHARE * weights > CACHE_BYTES:
+        return f"every band would read {weights >> 10} KiB of weights, to save little"
     if _lines_bytes(window) > _WIDEST:
         return "a few lines of its image are larger than a cache"
     return chains

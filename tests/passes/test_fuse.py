@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -21,6 +22,7 @@ from leptonc.ir.kinds.unary import Exp, Neg, Relu, Sigmoid, Silu, Tanh
 from leptonc.ir.types import DType, TensorType
 from leptonc.ir.verify import verify
 from leptonc.passes.fuse import Fuse
+from leptonc.passes.fusing import bands
 from leptonc.passes.fusing.quotient import Quotient
 from leptonc.passes.layout import Layout
 from leptonc.rewrite.trace import RemarkKind, Trace
@@ -357,21 +359,24 @@ def test_nothing_to_fuse_is_the_same_object() -> None:
 # ----- bands --------------------------------------------------------------------------------------
 
 
-def _inverted(size: int, *, reread: bool = False, last: int = 1) -> tuple[Function, list[str]]:
-    """Fuse ``1x1 -> relu -> depthwise -> relu -> 1x1 + x`` on a square image."""
+def _inverted(
+    size: int, *, reread: bool = False, last: int = 1, thin: int = 16, wide: int = 96
+) -> tuple[Function, list[str]]:
+    """Fuse ``1x1 -> relu -> depthwise -> relu -> 1x1 + x`` on a square image; a cache of 1 MiB."""
     b = Builder("inverted")
-    x = b.param(TensorType(DType.F32, (1, 16, size, size)), "x")
+    x = b.param(TensorType(DType.F32, (1, thin, size, size)), "x")
     conv = partial(Conv, (1, 1), dilation=(1, 1))
 
     def weight(*shape: int) -> Value:
         return b(Full(shape, 0.5, DType.F32))
 
-    wide = b(Relu(), b(conv(padding=(0, 0), groups=1), x, weight(96, 16, 1, 1)))
-    deep = b(Relu(), b(conv(padding=(1, 1), groups=96), wide, weight(96, 1, 3, 3)))
+    first = b(Relu(), b(conv(padding=(0, 0), groups=1), x, weight(wide, thin, 1, 1)))
+    deep = b(Relu(), b(conv(padding=(1, 1), groups=wide), first, weight(wide, 1, 3, 3)))
     pad = last // 2
-    thin = b(conv(padding=(pad, pad), groups=1), deep, weight(16, 96, last, last))
-    y = b(Add(), thin, x)
-    return fused(b.finish(y, wide) if reread else b.finish(y))
+    back = b(conv(padding=(pad, pad), groups=1), deep, weight(thin, wide, last, last))
+    y = b(Add(), back, x)
+    with patch.object(bands, "CACHE_BYTES", 1 << 20):
+        return fused(b.finish(y, first) if reread else b.finish(y))
 
 
 def test_an_inverted_residual_on_a_large_image_is_one_unit() -> None:
@@ -386,6 +391,14 @@ def test_what_fits_in_the_cache_is_not_banded() -> None:
     after, missed = _inverted(14)
     assert [p[0] for p in patterns(after)] == ["contract"] * 3
     assert any("stay in the cache anyway" in reason for reason in missed)
+
+
+def test_heavy_weights_are_not_read_by_every_band() -> None:
+    after, missed = _inverted(14, thin=128, wide=768)  # images of 1.15 MiB, weights of 768 KiB
+    assert [p[0] for p in patterns(after)] == ["contract"] * 3
+    assert any("768 KiB of weights" in reason for reason in missed)
+    after, _ = _inverted(28, thin=128, wide=768)  # images of 4.6 MiB
+    assert [p[0] for p in patterns(after)] == ["banded"]
 
 
 def test_bands_end_where_somebody_else_reads() -> None:

@@ -17,10 +17,12 @@ Record, 64-bit words::
     15.. outer sizes [n_outer]
     then for each memory operand: address, outer strides [n_outer], row stride, column stride
     (bytes)
-    then instructions, WORDS each: function, kind, dst, a, b, c, p0, p1, p2, p3
+    then instructions, WORDS each: function, kind, dst, a, b, c, p0, p1, p2, p3, bytes between the
+    rows of dst, a, b, c
 
 Registers below ``n_memory`` are memory operands, the others scratch. Hoisted instructions run
-once a thread.
+once a thread. Kinds: OPERATE takes blocks without gaps at once, ROWS takes rows that lie apart one
+by one, MOVE copies between a block without gaps and strided memory.
 """
 
 from __future__ import annotations
@@ -38,9 +40,11 @@ from leptonc.backends.numba_cpu.kernels.vec import (
     sti32,
     sti64,
 )
+from leptonc.backends.numba_cpu.kernels.winograd_product import prefetch_read
 
-HEAD, WORDS = 15, 10
-OPERATE, MOVE = 0, 1
+HEAD, WORDS = 15, 14
+OPERATE, MOVE, ROWS = 0, 1, 2
+AHEAD = 3  # rows that lie apart: the processor does not guess where the next one starts
 LINE = 64
 
 
@@ -48,13 +52,22 @@ LINE = 64
 def _run(program, count, registers, rows, cols):
     """Run ``count`` instructions over a block."""
     for k in range(count):
-        at = program + 8 * WORDS * k
+        at, fn = program + 8 * WORDS * k, arg(program + 8 * WORDS * k, 0)
         dst, a = ldi64(registers, arg(at, 2)), ldi64(registers, arg(at, 3))
+        if arg(at, 1) == MOVE:
+            call_op(fn, dst, a, rows, cols, arg(at, 6), arg(at, 7))
+            continue
+        b, c = ldi64(registers, arg(at, 4)), ldi64(registers, arg(at, 5))
         if arg(at, 1) == OPERATE:
-            b, c = ldi64(registers, arg(at, 4)), ldi64(registers, arg(at, 5))
-            call_op(arg(at, 0), dst, a, b, c, rows * cols, at + 48)
-        else:
-            call_op(arg(at, 0), dst, a, rows, cols, arg(at, 6), arg(at, 7))
+            call_op(fn, dst, a, b, c, rows * cols, at + 48)
+            continue
+        step = arg(at, 11)
+        for r in range(rows):
+            for i in range(0, cols * 4, LINE):
+                prefetch_read(a + (r + AHEAD) * step + i)
+            step_dst, step_a, step_b, step_c = arg(at, 10), arg(at, 11), arg(at, 12), arg(at, 13)
+            call_op(fn, dst + r * step_dst, a + r * step_a, b + r * step_b, c + r * step_c, cols,
+                    at + 48)  # fmt: skip
 
 
 @inline_njit

@@ -199,7 +199,20 @@ FLOAT_BINARY: Mapping[str, Body] = {
     "minimum": plain(vm.minimum),
 }
 FLOAT_BINARY_SCALAR: Mapping[str, Body] = {"remainder": _remainder, "floor_div": _floor_div}
-FLOAT_TERNARY: Mapping[str, Body] = {"fma": plain(fma)}
+
+
+def _mul_add(lanes: Lanes, x: Value, y: Value, z: Value) -> Value:
+    """Return ``x * y + z``, rounded twice: the bits of two operations."""
+    return lanes.b.fadd(lanes.b.fmul(x, y), z)
+
+
+def _mul_add_relu(lanes: Lanes, x: Value, y: Value, z: Value) -> Value:
+    return FLOAT_UNARY["relu"](lanes, _mul_add(lanes, x, y, z))
+
+
+FLOAT_TERNARY: Mapping[str, Body] = {
+    "fma": plain(fma), "mul_add": _mul_add, "mul_add_relu": _mul_add_relu,
+}  # fmt: skip
 
 
 # --- comparisons and logic ------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from leptonc.errors import ClaimError
 from leptonc.ir.core import Function, Kind, Op, Trait, Value
 from leptonc.ir.kinds import binary, pointwise, unary
 from leptonc.ir.kinds.data import Constant, Full
+from leptonc.ir.kinds.shape import Transpose
 from leptonc.ir.types import DType
 
 Params = tuple[int | float, ...]
@@ -175,12 +176,22 @@ def _core(op: Op) -> tuple[int, ...]:
 def lower_chain(ctx: Lowering, body: Function) -> bool:
     """Lower a whole body of elementwise ops: one step for each shape of results.
 
+    What they read may be transposed first: that moves nothing.
+
     Returns:
         False if the body holds something else; nothing has been lowered then.
     """
     ops = [op for op in body.ops if not isinstance(op.kind, (Constant, Full))]
+    moves = [op for op in ops if isinstance(op.kind, Transpose)]
+    ops = [op for op in ops if not isinstance(op.kind, Transpose)]
     if not ops or any(Trait.ELEMENTWISE not in op.kind.traits for op in ops):
         return False
+    made = {op.result for op in ops}
+    if any(op.operands[0] in made or op.result in body.returns for op in moves):
+        return False
+    for op in moves:
+        assert isinstance(op.kind, Transpose)
+        ctx.views[op.result] = ctx.view(op.operands[0]).transpose(op.kind.perm)
     groups: dict[tuple[int, ...], list[Op]] = {}
     for op in ops:
         groups.setdefault(_core(op), []).append(op)

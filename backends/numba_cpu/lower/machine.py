@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels.base import Kernel
@@ -21,6 +22,7 @@ from leptonc.backends.numba_cpu.kernels.elementwise import (
     LOADS,
     MOVE,
     OPERATE,
+    ROWS,
     STORES,
     elementwise,
 )
@@ -31,6 +33,7 @@ from leptonc.backends.numba_cpu.kernels.elementwise_ops import (
     result_type,
 )
 from leptonc.backends.numba_cpu.kernels.ew_loop import SIZE
+from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.schedule import Slot
 from leptonc.backends.numba_cpu.views import View
@@ -39,6 +42,7 @@ from leptonc.ir.types import DType
 
 CACHE_BYTES = 24 * 1024  # what a block's registers may take of the first-level cache
 SMALLEST_BLOCK, LARGEST_BLOCK = 256, 4096  # elements
+SHORT_ROW, LONG_ROW = 4 * LANES, 16 * LANES  # elements: see _Plan.by_rows
 SHARES = 4  # blocks per thread wanted, so that threads finish together
 _EXACT = frozenset(
     {"neg", "abs", "relu", "maximum", "minimum", "where", "sign", "floor", "ceil", "round", "trunc"}
@@ -122,10 +126,42 @@ class Machine:
         if math.prod(self.shape) == 0:
             return
         reads = [n.view for n in self.nodes if n.view is not None]
+        self._join()
         writes = [v for _, v in self.stores]
         plan = _Plan.of(self)
         slots = plan.slots()
         self.ctx.step(elementwise, slots, reads, writes, serial=plan.blocks == 1, note=note)
+
+    def _join(self) -> None:
+        """Replace operations by longer ones that give the same bits in fewer walks of a block."""
+        used = Counter((*(o for n in self.nodes for o in n.operands), *(n for n, _ in self.stores)))
+        became: dict[Node, Node] = {}
+        inside: set[Node] = set()
+        for n in self.nodes:
+            new = replace(n, operands=tuple(became[o] for o in n.operands))
+            part = next((o for o in new.operands if used[o] == 1 and _joins(o, new)), None)
+            if part is not None:
+                rest = [o for o in new.operands if o is not part]
+                kernel = find(_JOINED[_name(part), _name(new)], "f32")
+                new = replace(new, kernel=kernel, operands=(*part.operands, *rest))
+                inside.add(part)
+            became[n], used[new] = new, used[n]
+        self.nodes = [m for m in became.values() if m not in inside]
+        self.stores = [(became[n], v) for n, v in self.stores]
+
+
+# What an operation and the one that reads its result become. Operands: the first one's, the rest.
+_JOINED = {("mul", "add"): "mul_add", ("mul_add", "relu"): "mul_add_relu"}
+
+
+def _name(node: Node) -> str:
+    """Return the name of a float32 operation that can be joined, else nothing."""
+    names = dict.fromkeys(name for pair in _JOINED for name in pair)
+    return next((name for name in names if node.kernel is find(name, "f32")), "")
+
+
+def _joins(part: Node, node: Node) -> bool:
+    return part is not node and (_name(part), _name(node)) in _JOINED
 
 
 def _key(view: View) -> tuple[object, ...]:
@@ -215,6 +251,27 @@ class _Plan:
         (rows, cols), (rs, cs) = self.block, view.strides[-2:]
         return (cols == 1 or cs == 1) and (rows == 1 or rs == cols)
 
+    @cached_property
+    def by_rows(self) -> bool:
+        """Whether operations take the rows of strided operands one by one, without copying them.
+
+        Each row costs a call, and its last vector, if not full, a detour: short rows are copied.
+        """
+        cols = self.shape[-1]
+        long = cols >= LONG_ROW or (cols >= SHORT_ROW and cols % LANES == 0)
+        apart = [v for v in self.memory if not (self._contiguous(v) or self._steady(v))]
+        return long and self.block[0] > 1 and any(v.strides[-1] == 1 for v in apart)
+
+    def _direct(self, view: View) -> bool:
+        """Whether operations can take a block of the operand where it lies."""
+        return self._contiguous(view) or (self.by_rows and view.strides[-1] == 1)
+
+    def _row_bytes(self, register: int, size: int) -> int:
+        """Return the bytes between the rows of a block in a register of elements of ``size``."""
+        if register < len(self.memory):
+            return self.memory[register].strides[-2] * size
+        return self.block[1] * size
+
     def _steady(self, view: View) -> bool:
         """Whether every block of the operand holds the same values."""
         same = not any(view.strides[:-1]) and (view.strides[-1] == 0 or self.counts[1] == 1)
@@ -244,14 +301,19 @@ class _Plan:
     def _targets(self, first: int) -> dict[Node, int]:
         """Return the operations that write their result in place, with its register."""
         found: dict[Node, int] = {}
+        often = Counter(n for n, _ in self.machine.stores)
         for i, (n, _) in enumerate(self.machine.stores):
-            if n.view is None and n not in found and self._contiguous(self.memory[first + i]):
+            view = self.memory[first + i]
+            # What is stored once more is copied from where it lies without gaps.
+            fits = self._direct(view) if often[n] == 1 else self._contiguous(view)
+            if n.view is None and n not in found and fits:
                 found[n] = first + i
         return found
 
     def _load(self, n: Node, m: int, kept: set[int]) -> None:
         view = self.memory[m]
-        if self._contiguous(view):
+        stored = any(n is s for s, _ in self.machine.stores)
+        if self._contiguous(view) if stored else self._direct(view):
             self.where[n] = m
             return
         size = SIZE[n.kind]
@@ -259,7 +321,7 @@ class _Plan:
         to = self.used
         self.used += 1
         steps = (view.strides[-2] * size, view.strides[-1] * size)
-        line = (LOADS[size], MOVE, to, m, 0, 0, *steps, 0, 0)
+        line = (LOADS[size], MOVE, to, m, 0, 0, *steps, 0, 0, 0, 0, 0, 0)
         (self.hoisted if self._steady(view) else self.code).append(line)
         self.where[n] = to
         kept.add(to)
@@ -286,14 +348,18 @@ class _Plan:
         abc = (*registers, 0, 0, 0)[:3]
         params = (*n.params, 0, 0, 0, 0)[:4]
         assert n.kernel is not None
-        self.code.append((n.kernel, OPERATE, to, *abc, *params))
+        values = (n, *n.operands)
+        places = list(zip((to, *registers), values, strict=True))
+        rows = any(r < len(self.memory) and not self._contiguous(self.memory[r]) for r, _ in places)
+        steps = (*(self._row_bytes(r, SIZE[v.kind]) for r, v in places), 0, 0, 0)[:4]
+        self.code.append((n.kernel, ROWS if rows else OPERATE, to, *abc, *params, *steps))
 
     def _store(self, n: Node, m: int, target: dict[Node, int]) -> None:
         if target.get(n) == m:
             return
         view, size = self.memory[m], SIZE[n.kind]
         steps = (view.strides[-2] * size, view.strides[-1] * size)
-        self.code.append((STORES[size], MOVE, m, self.where[n], 0, 0, *steps, 0, 0))
+        self.code.append((STORES[size], MOVE, m, self.where[n], 0, 0, *steps, 0, 0, 0, 0, 0, 0))
 
     def slots(self) -> list[Slot]:
         """Return the record of the step."""

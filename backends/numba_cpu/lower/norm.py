@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from leptonc.backends.numba_cpu.kernels.norm import group_scale, norm_rows
 from leptonc.backends.numba_cpu.kernels.softmax import softmax_cols, softmax_rows
 from leptonc.backends.numba_cpu.legal import YES, Claim, ClaimFn, No
 from leptonc.backends.numba_cpu.lower.core import Lowering
-from leptonc.backends.numba_cpu.lower.machine import Machine, Node
+from leptonc.backends.numba_cpu.lower.machine import Machine, Node, collapse
 from leptonc.backends.numba_cpu.lower.reduce import column_unit, reduce_view
 from leptonc.backends.numba_cpu.lower.shape import as_dtype, contiguous, copy_view
 from leptonc.backends.numba_cpu.schedule import Slot
@@ -119,6 +119,17 @@ def _operand(ctx: Lowering, view: View, axes: int) -> View:
     return flat
 
 
+def _merged_rows(views: Sequence[View]) -> list[View]:
+    """Return the views' rows as elements of as few axes as possible: finding a row divides."""
+    heads = [replace(v, shape=v.shape[:-1], strides=v.strides[:-1]) for v in views]
+    heads = collapse(heads)
+    wide = [a for a, n in enumerate(heads[0].shape) if n != 1]
+    return [
+        replace(v, shape=tuple(v.shape[a] for a in wide), strides=tuple(v.strides[a] for a in wide))
+        for v in heads
+    ]
+
+
 def _rows(ctx: Lowering, r: _Rows) -> None:
     """Emit the step of a norm over rows."""
     flat_out = _flat(r.out, r.axes)
@@ -131,7 +142,8 @@ def _rows(ctx: Lowering, r: _Rows) -> None:
     x = _operand(ctx, r.x, r.axes)
     residual = None if r.residual is None else _operand(ctx, r.residual, r.axes)
     affine = [None if w is None else contiguous(ctx, w) for w in (r.weight, r.bias)]
-    outer = x.shape[:-1]
+    rows = _merged_rows([v for v in (x, residual, total, out) if v is not None])
+    outer = rows[0].shape
     refs: list[Slot] = [0 if v is None else v.ref for v in (x, residual, total, out, *affine)]
     slots: list[Slot] = [
         *refs,
@@ -143,7 +155,7 @@ def _rows(ctx: Lowering, r: _Rows) -> None:
         *outer,
     ]
     for v in (x, residual, total, out):
-        slots += [0] * len(outer) if v is None else [s * 4 for s in v.strides[:-1]]
+        slots += [0] * len(outer) if v is None else [s * 4 for s in rows.pop(0).strides]
     reads = [v for v in (x, residual, *affine) if v is not None]
     writes = [v for v in (total, out) if v is not None]
     ctx.step(norm_rows, slots, reads, writes, serial=x.numel <= _SERIAL)

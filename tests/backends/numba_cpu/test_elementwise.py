@@ -8,13 +8,17 @@ import pytest
 import torch
 
 from leptonc import meaning
+from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.legal import No
 from leptonc.backends.numba_cpu.lower import elementwise
 from leptonc.backends.numba_cpu.lower.elementwise import claim, lower_chain
+from leptonc.backends.numba_cpu.lower.machine import Machine
+from leptonc.backends.numba_cpu.views import View
 from leptonc.errors import ClaimError, InferError
 from leptonc.ir.core import Builder, Kind
 from leptonc.ir.kinds import binary, pointwise, unary
 from leptonc.ir.kinds.data import Full
+from leptonc.ir.kinds.shape import Reshape, Transpose
 from leptonc.ir.types import DType, TensorType
 from tests.backends.numba_cpu.harness import Run, check_op, make, physical, run_op
 
@@ -229,6 +233,59 @@ def test_chain_is_one_step() -> None:
             torch.testing.assert_close(g, w, rtol=1e-6, atol=1)
 
 
+WIDE = [4 * LANES, 5 * LANES, 5 * LANES + 3, 16 * LANES + 1, 300]
+
+
+def _part(view: View, cols: int) -> View:
+    return view.slice(1, 5, 5 + cols)
+
+
+@pytest.mark.parametrize("cols", WIDE)
+@pytest.mark.parametrize("rows", [1, 7, 130])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_that_lie_apart(rows: int, cols: int, dtype: torch.dtype) -> None:
+    """relu(x * s + b) with rows of x and of the result inside wider ones; other values stored."""
+    x = torch.randn(rows, cols + 9, generator=torch.Generator().manual_seed(rows)).to(dtype)
+    edges = EDGES[:cols].to(dtype)
+    x[0, 5 : 5 + len(edges)] = edges
+    s, t = (torch.randn(cols).to(dtype) for _ in range(2))
+    b = Builder("rows")
+    params = [b.param(meaning.type_of(v)) for v in (x, s, t)]
+    fn = b.finish(*(b(unary.Neg(), params[0]) for _ in range(3)))
+
+    def lower(ctx, fn) -> None:
+        name = meaning.IR_DTYPES[dtype].value
+        p, q, r = (ctx.view(v) for v in fn.params)
+        m = Machine(ctx, (rows, cols))
+        product = m.op("mul", m.load(_part(p, cols)), m.load(q), stored=name)
+        total = m.op("add", m.load(r), product, stored=name)
+        outs = [_part(ctx.out(v), cols) for v in fn.returns]
+        m.store(m.op("relu", total, stored=name), outs[0])
+        m.store(m.load(_part(p, cols)), outs[1])
+        m.store(m.op("neg", m.load(_part(p, cols)), stored=name), outs[2])
+        m.emit()
+
+    inner = x[:, 5 : 5 + cols]
+    for nt in (1, 2, 3):
+        run = Run(fn, nt, lower)
+        assert len(run.steps) == 1
+        got = [g[:, 5 : 5 + cols] for g in run(x, s, t)]
+        for g, w in zip(got, (torch.relu(inner * s + t), inner, -inner), strict=True):
+            assert torch.equal(g.isnan(), w.isnan())
+            assert torch.equal(g.nan_to_num(), w.nan_to_num())
+
+
+def test_a_value_of_two_readers_is_not_joined() -> None:
+    b = Builder("two")
+    x, y = (b.param(TensorType(DType.F32, (9, 80))) for _ in range(2))
+    product = b(binary.Mul(), x, y)
+    total = b(binary.Add(), product, x)
+    fn = b.finish(b(unary.Relu(), b(binary.Add(), b(binary.Mul(), total, y), y)), total)
+    p, q = torch.randn(9, 80), torch.randn(9, 80)
+    for g, w in zip(Run(fn, 2, lower_chain)(p, q), meaning.run(fn, p, q), strict=True):
+        assert torch.equal(g, w)
+
+
 def test_chain_of_several_shapes() -> None:
     b = Builder("chain")
     x = b.param(TensorType(DType.F32, (8, 1)))
@@ -243,9 +300,23 @@ def test_chain_of_several_shapes() -> None:
         torch.testing.assert_close(g, w)
 
 
-def test_chain_refuses_other_ops() -> None:
-    from leptonc.ir.kinds.shape import Reshape
+@pytest.mark.parametrize("last", [False, True])
+def test_chain_of_what_is_transposed(last: bool) -> None:
+    """A layer scale and a residual sum behind a transpose are one step; after them it is not."""
+    b = Builder("chain")
+    x = b.param(TensorType(DType.F32, (2, 5, 7, 32)))
+    y = b.param(TensorType(DType.F32, (2, 32, 5, 7), (0, 2, 3, 1)))
+    s = b.param(TensorType(DType.F32, (32, 1, 1)))
+    total = b(binary.Add(), b(binary.Mul(), s, b(Transpose((0, 3, 1, 2)), x)), y)
+    fn = b.finish(b(Transpose((0, 2, 3, 1)), total) if last else total)
+    p, q, r = torch.randn(2, 5, 7, 32), torch.randn(2, 32, 5, 7), torch.randn(32, 1, 1)
+    for nt in (1, 2):
+        run = Run(fn, nt, lower_chain)
+        assert (len(run.steps) == 1) is not last
+        assert torch.equal(run(p, q, r)[0], meaning.run(fn, p, q, r)[0])
 
+
+def test_chain_refuses_other_ops() -> None:
     b = Builder("chain")
     x = b.param(TensorType(DType.F32, (8, 1)))
     fn = b.finish(b(Reshape((8,)), b(unary.Exp(), x)))

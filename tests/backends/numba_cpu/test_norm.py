@@ -12,6 +12,7 @@ from leptonc.ir.kinds import norm as n
 from leptonc.ir.kinds.binary import Add
 from leptonc.ir.types import DType, TensorType
 from tests.backends.numba_cpu.harness import Run, check_op
+from tests.backends.numba_cpu.harness import make as function_of
 
 IMAGES = [None, (0, 2, 3, 1)]
 
@@ -48,6 +49,12 @@ def test_rows(shape: tuple[int, ...], affine: str) -> None:
         check_op(n.LayerNorm(axes, 1e-5, affine), x, *extra, rtol=1e-5, atol=2e-6)
         if affine != "both":
             check_op(n.RmsNorm(axes, 1e-6, affine), x, *extra, rtol=1e-5, atol=2e-6)
+
+
+def test_dense_rows_stand_along_one_axis() -> None:
+    x, w, b = torch.randn(1, 6, 5, 16), torch.randn(16), torch.randn(16)
+    (record,) = Run(function_of(n.LayerNorm(1, 1e-5), (x, w, b))).records
+    assert record[9:12].tolist() == [1, 30, 30]
 
 
 def test_rows_of_other_layouts_and_types() -> None:
