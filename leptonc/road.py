@@ -12,8 +12,20 @@ the signature already decides. For ``model(x, (h, c))`` that returns ``(y, [h])`
         ...
         r0 = empty_like(like0)
         r1 = empty_like(like1)
-        run(t0.data_ptr(), t1.data_ptr(), t2.data_ptr(), r0.data_ptr(), r1.data_ptr())
+        try: context = take()
+        except IndexError: context = acquire()
+        try:
+            words, call, segment = context.whole
+            words[0] = t0.data_ptr()
+            ...
+            words[4] = r1.data_ptr()
+            call(segment)
+        finally:
+            give(context)
+            if pool.waiting or len(idle) > 1: settle()
         return (r0, [r1,],)
+
+Programs with Python steps or with indices to check are called instead: ``run(t0.data_ptr(), ...)``.
 """
 
 from __future__ import annotations
@@ -27,6 +39,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from leptonc.backends.numba_cpu.runtime import Executable
 from leptonc.capture import Captured
 
 Road = Callable[[tuple[Any, ...]], Any]
@@ -41,8 +54,7 @@ def make_road(
     captured: Captured,
     args: tuple[Any, ...],
     shapes: Sequence[tuple[tuple[int, ...], torch.dtype]],
-    run: Callable[..., None],
-    keep: object,
+    program: Executable,
 ) -> Road | None:
     """Return the road of calls like ``args``, or None if these need the general one.
 
@@ -54,16 +66,14 @@ def make_road(
         captured: how arguments and results are arranged.
         args: positional arguments of a call that the general road took.
         shapes: shape and dtype of every result.
-        run: takes the addresses of inputs, then of outputs.
-        keep: what must live as long as ``run``.
+        program: what to run; it lives as long as the road.
     """
-    writer = _Writer(captured)
+    writer = _Writer(captured, program)
     try:
         text = writer.text(args, shapes)
     except _NoRoadError:
         return None
-    names = writer.names | {"run": run, "keep": keep, "Tensor": Tensor}
-    names["empty_like"] = torch.empty_like
+    names = writer.names | {"run": program, "Tensor": Tensor, "empty_like": torch.empty_like}
     exec(compile(text, "<straight road>", "exec"), names)  # our own text, built of our own names
     # A function among its own globals would only be freed when Python looks for cycles.
     return names.pop("road")
@@ -74,6 +84,7 @@ class _Writer:
     """Grows the text of one road, and the objects that it names."""
 
     captured: Captured
+    program: Executable
     names: dict[str, Any] = field(default_factory=dict[str, Any])
     lines: list[str] = field(default_factory=list[str])
     leaves: list[str] = field(default_factory=list[str])
@@ -92,7 +103,7 @@ class _Writer:
             self.names[f"like{i}"] = torch.empty(shape, dtype=dtype)
             self.lines.append(f"r{i} = empty_like(like{i})")
         places = [*inputs, *(f"r{i}" for i in range(len(shapes)))]
-        self.lines.append(f"run({', '.join(f'{p}.data_ptr()' for p in places)})")
+        self._run([f"{p}.data_ptr()" for p in places])
         flat = iter([self._result(i) for i in range(len(results))])
         self.lines.append(f"return {self._build(self.captured.out_spec, flat)}")
         return "def road(args):\n" + "".join(f"    {line}\n" for line in self.lines)
@@ -139,6 +150,29 @@ class _Writer:
 
     def _refuse(self, condition: str) -> None:
         self.lines.append(f"if {condition}: return None")
+
+    # -- running ----------------------------------------------------------------------------------
+
+    def _run(self, addresses: Sequence[str]) -> None:
+        """Write the run of the program."""
+        pool = self.program.lane
+        if pool is None:
+            self.lines.append(f"run({', '.join(addresses)})")
+            return
+        idle = pool.idle
+        self.names |= {"pool": pool, "idle": idle, "take": idle.pop, "give": idle.append}
+        self.names |= {"acquire": pool.acquire, "settle": pool.settle}
+        self.lines += [
+            "try: context = take()",
+            "except IndexError: context = acquire()",
+            "try:",
+            "    words, call, segment = context.whole",
+            *(f"    words[{i}] = {address}" for i, address in enumerate(addresses)),
+            "    call(segment)",
+            "finally:",
+            "    give(context)",
+            "    if pool.waiting or len(idle) > 1: settle()",
+        ]
 
     # -- results ----------------------------------------------------------------------------------
 
