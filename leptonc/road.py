@@ -8,8 +8,9 @@ the signature already decides. For ``model(x, (h, c))`` that returns ``(y, [h])`
         t0, a1 = args
         if type(a1) is not tuple or len(a1) != 2: return None
         t1, t2 = a1
-        if type(t0) is not Tensor or not is0(t0) or t0.shape != shape0 ...: return None
-        ...
+        if not same(t0, t1, t2):
+            if type(t0) is not Tensor or not is0(t0) or t0.shape != shape0 ...: return None
+            ...
         r0 = empty_like(like0)
         r1 = empty_like(like1)
         try: context = take()
@@ -24,6 +25,9 @@ the signature already decides. For ``model(x, (h, c))`` that returns ``(y, [h])`
             give(context)
             if pool.waiting or len(idle) > 1: settle()
         return (r0, [r1,],)
+
+``same`` is torch's own test that tensors are like those it was made of. What fails it may be as
+good, in another mode of autograd or with other strides along an axis of one.
 
 Programs with Python steps or with indices to check are called instead: ``run(t0.data_ptr(), ...)``.
 """
@@ -43,6 +47,9 @@ from leptonc.backends.numba_cpu.runtime import Executable
 from leptonc.capture import Captured
 
 Road = Callable[[tuple[Any, ...]], Any]
+# Private to torch: where it is gone, the checks in Python remain.
+_GUARDS = getattr(getattr(torch._C, "_dynamo", None), "guards", None)
+_GUARDS = getattr(_GUARDS, "TensorGuards", None)
 _OPENS = {tuple: "({},)", list: "[{},]"}
 
 
@@ -89,6 +96,8 @@ class _Writer:
     lines: list[str] = field(default_factory=list[str])
     leaves: list[str] = field(default_factory=list[str])
     params: dict[int, str] = field(default_factory=dict[int, str])
+    tensors: list[Tensor] = field(default_factory=list[Tensor])
+    wrong: list[str] = field(default_factory=list[str])  # of each tensor: what makes it unfit
 
     def text(self, args: tuple[Any, ...], shapes: Sequence[tuple[tuple[int, ...], Any]]) -> str:
         """Return the function's text. Raises _NoRoadError."""
@@ -97,6 +106,7 @@ class _Writer:
         if named.num_children or all(r is None for r in results):
             raise _NoRoadError
         self._unpack("args", positional, args, checked=True)
+        self._check()
         inputs = [self.params[i] for i in range(len(self.captured.function.params))]
         for i, (shape, dtype) in enumerate(shapes):
             # An empty tensor from a template takes half as long as one from a shape and a dtype.
@@ -143,10 +153,23 @@ class _Writer:
         if test is None or not test(value):
             raise _NoRoadError
         self.names |= {f"is{i}": test, f"shape{i}": value.shape}
-        self._refuse(
+        self.tensors.append(value)
+        self.wrong.append(
             f"type({name}) is not Tensor or not is{i}({name}) or {name}.shape != shape{i}"
             f" or {name}.requires_grad or not {name}.is_contiguous()"
         )
+
+    def _check(self) -> None:
+        """Write the checks of all tensors."""
+        indent, fit = "", [t for t in self.tensors if t.is_contiguous() and not t.requires_grad]
+        if _GUARDS is not None and self.tensors and len(fit) == len(self.tensors):
+            sizes, strides = [list(t.shape) for t in fit], [list(t.stride()) for t in fit]
+            guards = _GUARDS(*fit, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
+            self.names["same"] = guards.check
+            names = [self.params[i] for i in self.params]
+            self.lines.append(f"if not same({', '.join(names)}):")
+            indent = "    "
+        self.lines += [f"{indent}if {wrong}: return None" for wrong in self.wrong]
 
     def _refuse(self, condition: str) -> None:
         self.lines.append(f"if {condition}: return None")

@@ -255,7 +255,7 @@ def _spread(team, nt):
     for tid in range(1, nt):
         place = team + CORES + LINE * tid
         seen = atomic_load(place)
-        if seen == core or seen == NOWHERE:
+        if seen in (core, NOWHERE):
             if _move_away(team, tid, nt, core):
                 atomic_store(place, SOMEWHERE)
             elif seen == core:

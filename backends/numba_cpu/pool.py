@@ -141,7 +141,9 @@ class Team:
             daemon=True,
         )
         thread.start()
-        self._words[(native.CORES + native.LINE * tid + native.THREAD) // 8] = thread.native_id or -1
+        self._words[(native.CORES + native.LINE * tid + native.THREAD) // 8] = (
+            thread.native_id or -1
+        )
         self._threads.append(thread)
 
     def _leave(self) -> None:
