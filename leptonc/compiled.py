@@ -34,9 +34,9 @@ from leptonc.show.profile import Profile, profile
 
 MAX_BINDINGS = 16  # programs kept for different sizes of one specialization
 MAX_ARENAS = 256 * 2**20  # bytes of arena that they may hold together (the latest may be larger)
-# Below this many operations and bytes (about 0.1 ms on one core) a worker that was asleep comes too
-# late to help: the scheduler wakes it on our own core and moves it some calls later.
-TEAM_WORK = 24_000_000
+# Below this many operations and bytes (about 25 us on one core) meeting in every phase costs more
+# than a second thread saves.
+TEAM_WORK = 6_000_000
 Sizes = Mapping[str, int]
 
 
@@ -81,8 +81,7 @@ class Specialization:
         key = self._key(sizes)
         with self.lock:
             if key not in self.roads and key in self.bindings:
-                types, run = output_types(program), program.straight
-                made = make_road(self.captured, args, types, run, program)
+                made = make_road(self.captured, args, output_types(program), program)
                 if made is not None:
                     self.roads[key] = made
             return self.roads.get(key)

@@ -8,12 +8,28 @@ the signature already decides. For ``model(x, (h, c))`` that returns ``(y, [h])`
         t0, a1 = args
         if type(a1) is not tuple or len(a1) != 2: return None
         t1, t2 = a1
-        if type(t0) is not Tensor or not is0(t0) or t0.shape != shape0 ...: return None
-        ...
+        if not same(t0, t1, t2):
+            if type(t0) is not Tensor or not is0(t0) or t0.shape != shape0 ...: return None
+            ...
         r0 = empty_like(like0)
         r1 = empty_like(like1)
-        run(t0.data_ptr(), t1.data_ptr(), t2.data_ptr(), r0.data_ptr(), r1.data_ptr())
+        try: context = take()
+        except IndexError: context = acquire()
+        try:
+            words, call, segment = context.whole
+            words[0] = t0.data_ptr()
+            ...
+            words[4] = r1.data_ptr()
+            call(segment)
+        finally:
+            give(context)
+            if pool.waiting or len(idle) > 1: settle()
         return (r0, [r1,],)
+
+``same`` is torch's own test that tensors are like those it was made of. What fails it may be as
+good, in another mode of autograd or with other strides along an axis of one.
+
+Programs with Python steps or with indices to check are called instead: ``run(t0.data_ptr(), ...)``.
 """
 
 from __future__ import annotations
@@ -27,9 +43,13 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from leptonc.backends.numba_cpu.runtime import Executable
 from leptonc.capture import Captured
 
 Road = Callable[[tuple[Any, ...]], Any]
+# Private to torch: where it is gone, the checks in Python remain.
+_GUARDS = getattr(getattr(torch._C, "_dynamo", None), "guards", None)
+_GUARDS = getattr(_GUARDS, "TensorGuards", None)
 _OPENS = {tuple: "({},)", list: "[{},]"}
 
 
@@ -41,8 +61,7 @@ def make_road(
     captured: Captured,
     args: tuple[Any, ...],
     shapes: Sequence[tuple[tuple[int, ...], torch.dtype]],
-    run: Callable[..., None],
-    keep: object,
+    program: Executable,
 ) -> Road | None:
     """Return the road of calls like ``args``, or None if these need the general one.
 
@@ -54,16 +73,14 @@ def make_road(
         captured: how arguments and results are arranged.
         args: positional arguments of a call that the general road took.
         shapes: shape and dtype of every result.
-        run: takes the addresses of inputs, then of outputs.
-        keep: what must live as long as ``run``.
+        program: what to run; it lives as long as the road.
     """
-    writer = _Writer(captured)
+    writer = _Writer(captured, program)
     try:
         text = writer.text(args, shapes)
     except _NoRoadError:
         return None
-    names = writer.names | {"run": run, "keep": keep, "Tensor": Tensor}
-    names["empty_like"] = torch.empty_like
+    names = writer.names | {"run": program, "Tensor": Tensor, "empty_like": torch.empty_like}
     exec(compile(text, "<straight road>", "exec"), names)  # our own text, built of our own names
     # A function among its own globals would only be freed when Python looks for cycles.
     return names.pop("road")
@@ -74,10 +91,13 @@ class _Writer:
     """Grows the text of one road, and the objects that it names."""
 
     captured: Captured
+    program: Executable
     names: dict[str, Any] = field(default_factory=dict[str, Any])
     lines: list[str] = field(default_factory=list[str])
     leaves: list[str] = field(default_factory=list[str])
     params: dict[int, str] = field(default_factory=dict[int, str])
+    tensors: list[Tensor] = field(default_factory=list[Tensor])
+    wrong: list[str] = field(default_factory=list[str])  # of each tensor: what makes it unfit
 
     def text(self, args: tuple[Any, ...], shapes: Sequence[tuple[tuple[int, ...], Any]]) -> str:
         """Return the function's text. Raises _NoRoadError."""
@@ -86,13 +106,14 @@ class _Writer:
         if named.num_children or all(r is None for r in results):
             raise _NoRoadError
         self._unpack("args", positional, args, checked=True)
+        self._check()
         inputs = [self.params[i] for i in range(len(self.captured.function.params))]
         for i, (shape, dtype) in enumerate(shapes):
             # An empty tensor from a template takes half as long as one from a shape and a dtype.
             self.names[f"like{i}"] = torch.empty(shape, dtype=dtype)
             self.lines.append(f"r{i} = empty_like(like{i})")
         places = [*inputs, *(f"r{i}" for i in range(len(shapes)))]
-        self.lines.append(f"run({', '.join(f'{p}.data_ptr()' for p in places)})")
+        self._run([f"{p}.data_ptr()" for p in places])
         flat = iter([self._result(i) for i in range(len(results))])
         self.lines.append(f"return {self._build(self.captured.out_spec, flat)}")
         return "def road(args):\n" + "".join(f"    {line}\n" for line in self.lines)
@@ -132,13 +153,49 @@ class _Writer:
         if test is None or not test(value):
             raise _NoRoadError
         self.names |= {f"is{i}": test, f"shape{i}": value.shape}
-        self._refuse(
+        self.tensors.append(value)
+        self.wrong.append(
             f"type({name}) is not Tensor or not is{i}({name}) or {name}.shape != shape{i}"
             f" or {name}.requires_grad or not {name}.is_contiguous()"
         )
 
+    def _check(self) -> None:
+        """Write the checks of all tensors."""
+        indent, fit = "", [t for t in self.tensors if t.is_contiguous() and not t.requires_grad]
+        if _GUARDS is not None and self.tensors and len(fit) == len(self.tensors):
+            sizes, strides = [list(t.shape) for t in fit], [list(t.stride()) for t in fit]
+            guards = _GUARDS(*fit, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
+            self.names["same"] = guards.check
+            names = [self.params[i] for i in self.params]
+            self.lines.append(f"if not same({', '.join(names)}):")
+            indent = "    "
+        self.lines += [f"{indent}if {wrong}: return None" for wrong in self.wrong]
+
     def _refuse(self, condition: str) -> None:
         self.lines.append(f"if {condition}: return None")
+
+    # -- running ----------------------------------------------------------------------------------
+
+    def _run(self, addresses: Sequence[str]) -> None:
+        """Write the run of the program."""
+        pool = self.program.lane
+        if pool is None:
+            self.lines.append(f"run({', '.join(addresses)})")
+            return
+        idle = pool.idle
+        self.names |= {"pool": pool, "idle": idle, "take": idle.pop, "give": idle.append}
+        self.names |= {"acquire": pool.acquire, "settle": pool.settle}
+        self.lines += [
+            "try: context = take()",
+            "except IndexError: context = acquire()",
+            "try:",
+            "    words, call, segment = context.whole",
+            *(f"    words[{i}] = {address}" for i, address in enumerate(addresses)),
+            "    call(segment)",
+            "finally:",
+            "    give(context)",
+            "    if pool.waiting or len(idle) > 1: settle()",
+        ]
 
     # -- results ----------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import leptonc
+import leptonc.road
 from leptonc.errors import InputError
 
 pytestmark = pytest.mark.numba
@@ -121,6 +122,26 @@ def test_strange_tensors_take_the_general_road(kind: str) -> None:
         compiled(x)
         same(compiled(strange(x)[kind]), model(x))
         same(compiled(x), model(x))
+
+
+def test_a_slice_of_one_row_takes_the_road(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = Returns(STRUCTURES["tensor"]).eval(), torch.randn(3, 6)
+    compiled = leptonc.compile(model, (x[:1],))
+    compiled(x[:1])
+    monkeypatch.setattr(compiled, "_general", no_general)
+    with torch.no_grad():
+        one = torch.randn(6, 1).t()
+        assert one.stride() != x[:1].stride()
+        same(compiled(one), model(one))
+    with torch.inference_mode():
+        same(compiled(x[1:2]), model(x[1:2]))
+        inside = torch.randn(1, 6)
+        same(compiled(inside), model(inside))
+
+
+def test_the_road_needs_no_private_test_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leptonc.road, "_GUARDS", None)
+    test_what_the_road_refuses_is_refused_as_before(monkeypatch)
 
 
 def test_what_the_road_refuses_is_refused_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,6 +44,8 @@ HAS_FUTEX = (
 
 HAS_CLOCK = hasattr(time, "CLOCK_MONOTONIC") and hasattr(ctypes.CDLL(None), "clock_gettime")
 HAS_CORE_NUMBER = hasattr(ctypes.CDLL(None), "sched_getcpu")
+HAS_CORE_MASK = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "sched_setaffinity")
+CORE_MASK_WORDS = 16  # cores that a mask has room for, in words
 
 
 def _pointer(b: ir.IRBuilder, address: ir.Value) -> ir.Value:
@@ -156,6 +158,20 @@ def _core_number(b: ir.IRBuilder, otherwise: ir.Value) -> ir.Value:
     return b.sext(_extern(b, "sched_getcpu", kind), _I64)
 
 
+def _core_mask(name: str) -> Callable:
+    """Return what calls ``name(thread, size, mask)`` of the C library; 0 means success."""
+
+    def build(b: ir.IRBuilder, thread: ir.Value, mask: ir.Value) -> ir.Value:
+        if not HAS_CORE_MASK:
+            return ir.Constant(_I64, -1)
+        i32 = ir.IntType(32)
+        kind = ir.FunctionType(i32, [i32, _I64, _I64])
+        size = ir.Constant(_I64, _WORD * CORE_MASK_WORDS)
+        return b.sext(_extern(b, name, kind, b.trunc(thread, i32), size, mask), _I64)
+
+    return build
+
+
 def _invoke():
     """Return the intrinsic that calls a kernel by address: ``(fn, args, tid, nt)``."""
 
@@ -177,6 +193,10 @@ store = _binary(_void, lambda b, a, x: b.store(x, _pointer(b, a)) and None)
 invoke = _invoke()
 # Returns the number of the core that runs this, or the operand where nobody can tell.
 core_number = _unary(_i64, _core_number)
+# Read into, or set from, the mask at the second operand on which cores the thread may run whose
+# number in the system is the first; return 0 if that worked.
+read_cores = _binary(_i64, _core_mask("sched_getaffinity"))
+write_cores = _binary(_i64, _core_mask("sched_setaffinity"))
 # Stores the monotonic clock as two words, seconds and nanoseconds (nothing where there is none).
 stamp = _unary(_void, _stamp)
 # Tells the core that this is a spin loop.

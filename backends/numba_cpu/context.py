@@ -84,11 +84,11 @@ class Context:
 
     Attributes:
         whole: how to run a program that is one native segment without :meth:`run`'s checks:
-            ``pack, words, call, segment`` for ``pack(words, 0, *addresses); call(segment)``. None
-            if there are Python steps.
+            ``words, call, segment`` for ``words[i] = address`` of every address, then
+            ``call(segment)``. None if there are Python steps.
     """
 
-    whole: tuple[Callable[..., None], memoryview, Callable[[int], None], int] | None = None
+    whole: tuple[memoryview, Callable[[int], None], int] | None = None
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -107,7 +107,7 @@ class Context:
         self._counts = tuple(len(g) if isinstance(g, list) else 0 for g in groups)
         parts = self._parts
         if len(parts) == 1 and isinstance(parts[0], int):
-            self.whole = self._pack, self._io_bytes, self._native, parts[0]
+            self.whole = self._io.data, self._native, parts[0]
 
     def run(self, *addresses: int) -> None:
         """Run the program with these input and output addresses.

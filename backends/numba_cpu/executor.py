@@ -161,33 +161,14 @@ class Program:
             pool.release(context)
 
     @property
-    def straight(self) -> Callable[..., None]:
-        """What runs this program without a detour, for callers that know how many addresses.
+    def lane(self) -> ProgramPool | None:
+        """The contexts of a program that is one native segment; None if it is not.
 
-        It is :meth:`run` written out over plain locals, which halves what a call costs.
+        Who knows how many addresses there are may write :meth:`run` out over plain locals, by way
+        of :attr:`Context.whole`: that halves what a call costs.
         """
-        pool = self._pool
-        idle, acquire, settle = pool.idle, pool.acquire, pool.settle
-        take, give = idle.pop, idle.append
-
-        def run(*addresses: int) -> None:
-            try:
-                context = take()
-            except IndexError:
-                context = acquire()
-            try:
-                if context.whole is None:
-                    context.run(*addresses)
-                else:
-                    pack, words, call, segment = context.whole
-                    pack(words, 0, *addresses)
-                    call(segment)
-            finally:
-                give(context)
-                if pool.waiting or len(idle) > 1:
-                    settle()
-
-        return run
+        native_only = bool(self.steps) and all(isinstance(s, Step) for s in self.steps)
+        return self._pool if native_only else None
 
     def timed(self, *addresses: int) -> np.ndarray:
         """Run once; return i64[steps, threads, 2], see :meth:`Context.timed`."""

@@ -26,6 +26,7 @@ before a claim has succeeded: then the phase cannot end without it.
 from __future__ import annotations
 
 from leptonc.backends.numba_cpu.atomics import (
+    CORE_MASK_WORDS,
     atomic_add,
     atomic_cas,
     atomic_load,
@@ -34,10 +35,12 @@ from leptonc.backends.numba_cpu.atomics import (
     invoke,
     load,
     pause,
+    read_cores,
     stamp,
     store,
     wait_while,
     wake_all,
+    write_cores,
 )
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, make_kernel
 
@@ -57,13 +60,17 @@ NOW, TABLE, PHASE, LAST, STEPS, COUNT, CLOCK_AT = 0, 8, 16, 24, 32, 40, 48
 DONE, SLEEPERS = 128, 256
 # Set when the team starts, except SPIN_NOW: SPIN, or 0 while spinning would be in the way.
 STOP, SPIN, IDLE, STEAL, SPIN_NOW = 384, 392, 400, 408, 416
-# A line for each thread: the core it was last seen on. Behind them a line for each claim.
-CORES, LINE = 512, 128
+# A line for each thread: the core it was last seen on, its number in the system (workers only).
+# Behind them a line for each claim, then three masks of cores for each thread.
+CORES, THREAD, LINE = 512, 8, 128
+MASK = 8 * CORE_MASK_WORDS
+# Instead of a core: nobody has seen the thread yet; it was sent away from ours.
+NOWHERE, SOMEWHERE = -1, -2
 
 
 def team_bytes(nt: int) -> int:
     """Return the size of the block of a team of ``nt`` threads."""
-    return CORES + LINE * nt * (1 + SLOTS)
+    return CORES + (LINE * (1 + SLOTS) + 3 * MASK) * nt
 
 
 @inline_njit
@@ -214,15 +221,45 @@ def _show_core(team, tid):
 
 
 @inline_njit
-def _choose_spin(team, nt):
-    """Let threads spin for a phase to end unless a worker shares our core: it could not run then.
+def _move_away(team, tid, nt, core):
+    """Forbid worker ``tid`` to run on ``core``; return whether it may run elsewhere.
 
-    A busy machine's scheduler does put a woken worker beside its waker.
+    Every other core that it was allowed stays so, and what we forbade before is forgotten. A mask
+    that is not the one we gave came from somebody else, and holds.
+    """
+    found = team + CORES + LINE * nt * (1 + SLOTS) + 3 * MASK * tid
+    given, allowed = found + MASK, found + 2 * MASK
+    thread = load(team + CORES + LINE * tid + THREAD)
+    if core >= 64 * CORE_MASK_WORDS or read_cores(thread, found) != 0:
+        return False
+    ours, some = True, False
+    for i in range(0, MASK, 8):
+        ours = ours and load(found + i) == load(given + i)
+    for i in range(0, MASK, 8):
+        if not ours:
+            store(allowed + i, load(found + i))
+        forbidden = 1 << (core & 63) if core >> 6 == i >> 3 else 0
+        store(given + i, load(allowed + i) & ~forbidden)
+        some = some or load(given + i) != 0
+    return some and write_cores(thread, given) == 0
+
+
+@inline_njit
+def _spread(team, nt):
+    """Move workers off the calling thread's core, and let threads spin unless one must stay there.
+
+    A scheduler puts a woken worker beside its waker where other cores do not look idle, as those of
+    a virtual machine that have halted: the worker would begin when the call is over.
     """
     core, spins = _show_core(team, 0), load(team + SPIN)
     for tid in range(1, nt):
-        if atomic_load(team + CORES + LINE * tid) == core:
-            spins = 0
+        place = team + CORES + LINE * tid
+        seen = atomic_load(place)
+        if seen in (core, NOWHERE):
+            if _move_away(team, tid, nt, core):
+                atomic_store(place, SOMEWHERE)
+            elif seen == core:
+                spins = 0
     if load(team + SPIN_NOW) != spins:
         store(team + SPIN_NOW, spins)
 
@@ -231,7 +268,7 @@ def _run_team(segment, tid, nt):
     """Run a segment as thread 0 of its team; returns when every task is finished."""
     team, threads = load(segment + 48), load(segment + 72)
     _patch(segment)
-    _choose_spin(team, threads)
+    _spread(team, threads)
     phases, count = load(segment), load(segment + 8)
     store(team + LAST, phases + 16 * count)
     store(team + STEPS, load(segment + 16))

@@ -127,7 +127,7 @@ class Team:
         words = self._words
         words[:] = 0
         words[native.NOW // 8] = 1
-        words[native.CORES // 8 :][: self.nt * native.LINE // 8] = -1
+        words[native.CORES // 8 :][: self.nt * native.LINE // 8] = native.NOWHERE
         words[native.SPIN // 8] = int(barrier * rate)
         words[native.STEAL // 8] = int(STEAL_SPIN_US * rate)
         words[native.IDLE // 8] = int(idle * rate)
@@ -141,6 +141,9 @@ class Team:
             daemon=True,
         )
         thread.start()
+        self._words[(native.CORES + native.LINE * tid + native.THREAD) // 8] = (
+            thread.native_id or -1
+        )
         self._threads.append(thread)
 
     def _leave(self) -> None:

@@ -14,7 +14,7 @@ from leptonc import meaning
 from leptonc.backends.numba_cpu import native
 from leptonc.backends.numba_cpu.assemble import assemble
 from leptonc.backends.numba_cpu.emit import Source, emit
-from leptonc.backends.numba_cpu.executor import Program
+from leptonc.backends.numba_cpu.executor import Program, ProgramPool
 from leptonc.backends.numba_cpu.kernels.ahead import HELPERS, compile_all
 from leptonc.backends.numba_cpu.kernels.base import Kernel
 from leptonc.backends.numba_cpu.kernels.igemm import igemm
@@ -64,9 +64,12 @@ class Executable:
         return any(isinstance(s, TorchStep) for s in self.schedule.steps)
 
     @property
-    def straight(self) -> Callable[..., None]:
-        """What to call with the addresses, without the detours that this program does not need."""
-        return self if self.mixed or self.schedule.errors else self.program.straight
+    def lane(self) -> ProgramPool | None:
+        """The contexts to run on without the detours of a call, which this program does not need.
+
+        None if it needs them.
+        """
+        return None if self.schedule.errors else self.program.lane
 
     def _checked(self, run: Callable[..., Any], addresses: Sequence[int]) -> Any:
         """Return what ``run`` returns; raise what its kernels reported."""

@@ -15,12 +15,19 @@ import numpy as np
 import pytest
 
 from leptonc.backends.numba_cpu import native
-from leptonc.backends.numba_cpu.atomics import HAS_CLOCK, HAS_FUTEX, load, pause, store
+from leptonc.backends.numba_cpu.atomics import (
+    HAS_CLOCK,
+    HAS_CORE_MASK,
+    HAS_FUTEX,
+    load,
+    pause,
+    store,
+)
 from leptonc.backends.numba_cpu.context import Step, phases
 from leptonc.backends.numba_cpu.executor import Program, aligned, array_at
 from leptonc.backends.numba_cpu.kernels.base import kernel, slot_bits
 from leptonc.backends.numba_cpu.native import NOTHING
-from leptonc.backends.numba_cpu.pool import TEAMS, Team
+from leptonc.backends.numba_cpu.pool import TEAMS, Team, usable_cores
 from leptonc.errors import TargetError
 
 pytestmark = pytest.mark.numba
@@ -494,6 +501,36 @@ def test_a_worker_that_comes_late_joins_where_the_others_are(late_team: LateTeam
     caller.join(20)
     assert not caller.is_alive() and y.tolist() == [201, 202] and z.tolist() == [1, 1]
     late_team.close()
+
+
+@pytest.mark.skipif(not HAS_CORE_MASK or usable_cores() < 2, reason="needs a choice of cores")
+def test_workers_leave_the_callers_core(late_team: LateTeam) -> None:
+    cores, stop = os.sched_getaffinity(0), threading.Event()
+    worker = threading.Thread(target=stop.wait, daemon=True)
+    worker.start()
+    thread = worker.native_id or 0
+    p, x, y = chain(2, [(1, 1, False)] * 3), np.arange(N), words()
+    p.run(x.ctypes.data, y.ctypes.data)
+    place = (native.CORES + native.LINE) // 8
+    late_team._words[place + native.THREAD // 8] = thread
+
+    def run_on(core: int, seen: int) -> set[int]:
+        os.sched_setaffinity(0, {core})
+        late_team._words[place] = seen
+        p.run(x.ctypes.data, y.ctypes.data)
+        return os.sched_getaffinity(thread)
+
+    first, second = sorted(cores)[:2]
+    try:
+        assert run_on(first, native.NOWHERE) == cores - {first}
+        assert run_on(second, first) == cores - {first}  # it is not in the way
+        assert run_on(second, second) == cores - {second}
+        os.sched_setaffinity(thread, {second})  # where somebody else puts it, it stays
+        assert run_on(second, second) == {second}
+    finally:
+        os.sched_setaffinity(0, cores)
+        stop.set()
+        worker.join(20)
 
 
 def test_phases() -> None:
