@@ -13,6 +13,7 @@ from leptonc.backends.numba_cpu.lower.core import ConstPool, Lowering
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
 from leptonc.backends.numba_cpu.lower.table import LOWER, UNITS
 from leptonc.backends.numba_cpu.schedule import Schedule, Step, TorchStep, UnitInfo
+from leptonc.backends.numba_cpu.spaced import spaced
 from leptonc.backends.numba_cpu.views import Buffer, View, dense
 from leptonc.errors import ClaimError
 from leptonc.ir.core import Function, Op, Value
@@ -70,6 +71,7 @@ def schedule(fn: Function, pool: ConstPool, options: Options) -> Schedule:
     units: list[UnitInfo] = []
     uncut = [op for s in stretches if s.parts == 1 for op in todo[s.first : s.stop]]
     direct.update(joined(ctx, uncut, fn.producer, direct))
+    direct.update(spaced(ctx, uncut, todo, {*direct, *fn.returns}))
     for stretch in stretches:
         lower = _lower_whole if stretch.parts == 1 else _lower_parts
         units.extend(lower(ctx, todo, stretch, direct, options))
@@ -147,6 +149,7 @@ def _lower_parts(
     for index in range(stretch.parts):
         targets = {small[v]: _slice_of(w, index, stretch.parts) for v, w in whole.items()}
         places = {**targets, **joined(ctx, ops, producer, targets)}
+        places.update(spaced(ctx, ops, ops, places))
         for v, piece in small.items():
             if piece not in producer:
                 ctx.views[piece] = _slice_of(ctx.view(v), index, stretch.parts)

@@ -34,6 +34,7 @@ from leptonc.backends.numba_cpu.kernels.microkernel import (
 from leptonc.backends.numba_cpu.kernels.row_tables import affine_rows, copy_rows, fill
 from leptonc.backends.numba_cpu.kernels.tile_finish import (
     ADD_RES,
+    FINISH_ROWS,
     MULTIPLY_RES,
     NO_RES,
     finish_tile,
@@ -255,7 +256,7 @@ def _panel(args, tables, step, count, taps, depth, offset, b, column, bias, firs
     width, late = arg(args, COLUMNS) - column, _late(args)
     low, high, unfinished = _bounds(args, last)
     alone = arg(args, ROWS_Z) * arg(args, ROWS_Y) * arg(args, ROWS_X) == 1
-    i = 0
+    i, finished = 0, 0
     while i < count:
         out_rows, some = tables + 8 * i, tile_rows(count - i, width)
         init = 0 if first else out_rows
@@ -271,12 +272,14 @@ def _panel(args, tables, step, count, taps, depth, offset, b, column, bias, firs
                 some, out_rows + 2 * step, step, taps, depth, 4 * offset, b, out_rows, 4 * column,
                 width, bias if first else 0, init, low, high,
             )  # fmt: skip
-        if unfinished:
-            finish_tile(
-                arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1), late, out_rows,
-                out_rows + step, some, 4 * column, width,
-            )  # fmt: skip
         i += some
+        if unfinished and (i >= count or i - finished > FINISH_ROWS - ROWS):
+            rows = tables + 8 * finished
+            finish_tile(
+                arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1), late, rows,
+                rows + step, i - finished, 4 * column, width,
+            )  # fmt: skip
+            finished = i
 
 
 @inline_njit

@@ -21,6 +21,11 @@ from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
 #: floats of A (row block x sum block) and depth of a panel that the blocking aims at.
 A_BLOCK = 96 * 1024
 DEPTH_BLOCK = 1024
+#: the same for a plain product of dense rows: its panel and its A come from the second-level cache
+#: or the third as fast as they are used, but each block of the depth reads and writes the result.
+WHOLE_DEPTH = 4096
+FEWEST_TILES = 16
+MOST_TILES = 32
 
 
 def blocking(rows: int, taps: int, depth: int) -> tuple[int, int, int]:
@@ -32,11 +37,15 @@ def blocking(rows: int, taps: int, depth: int) -> tuple[int, int, int]:
         most = max(1, DEPTH_BLOCK // max(depth, 1))
         parts = -(-taps // most)
         tap_block, depth_block = max(1, -(-taps // parts)), max(depth, 1)
-    most_tiles = min(32, max(1, A_BLOCK // (ROWS * tap_block * depth_block)))
+    most_tiles = min(MOST_TILES, max(1, A_BLOCK // (ROWS * tap_block * depth_block)))
+    return _even_block(rows, most_tiles), tap_block, depth_block
+
+
+def _even_block(rows: int, most_tiles: int) -> int:
+    """Return the rows of a block of at most ``most_tiles`` tiles, all blocks about as high."""
     all_tiles = max(1, -(-rows // ROWS))
     blocks = -(-all_tiles // most_tiles)
-    tiles = -(-all_tiles // blocks)
-    return ROWS * tiles, tap_block, depth_block
+    return ROWS * -(-all_tiles // blocks)
 
 
 def _record(rows: tuple[int, int, int], columns: int, taps: int, depth: int, **rest) -> IGemm:
@@ -62,6 +71,19 @@ def linear(rows: int, depth: int, columns: int, *, a_row: int | None = None,
         out_x=columns if out_row is None else out_row,
         res_x=columns if res_row is None else res_row,
     )  # fmt: skip
+
+
+def large_blocks(call: IGemm) -> IGemm:
+    """Return ``call``, a product of one tap, in blocks of more rows and of the whole depth.
+
+    Rows that are copied first keep their blocks, which hold what the second-level cache does.
+    """
+    if call.depth > WHOLE_DEPTH or copy_pitch(call.step_x * call.a_x, call.depth):
+        return call
+    most_tiles = A_BLOCK // (ROWS * max(call.depth, 1))
+    rows = call.rows_z * call.rows_y * call.rows_x
+    row_block = _even_block(rows, min(MOST_TILES, max(FEWEST_TILES, most_tiles)))
+    return replace(call, row_block=row_block, depth_block=max(call.depth, 1))
 
 
 def spread_rows(call: IGemm) -> IGemm:

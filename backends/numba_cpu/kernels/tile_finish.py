@@ -1,6 +1,6 @@
-"""numba_cpu > kernels > tile_finish: activations and late residuals of a stored tile.
+"""numba_cpu > kernels > tile_finish: activations and late residuals of a few stored tiles.
 
-It runs over a tile that was just stored, while it is in the first-level cache. Written as IR
+It runs over tiles that were just stored, while they are in the first-level cache. Written as IR
 because it is called from the innermost loops of ``igemm``: a numba function would be compiled once
 for every level that calls it.
 """
@@ -30,6 +30,7 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
 )
 
 NO_RES, ADD_RES, MULTIPLY_RES = 0, 1, 2
+FINISH_ROWS = 5 * ROWS  # the most at once: long loops, and what was stored is still near
 
 
 def _rows(b: ir.IRBuilder, count: ir.Value, name: str, body: Callable) -> None:
@@ -75,8 +76,8 @@ def _activate(b: ir.IRBuilder, act, p0, p1, rows, count, offset, mask, whole) ->
         over_rows(b, act, (p0, p1), rows, count, offset, mask)
         return
     with b.goto_entry_block():
-        cells = b.alloca(VF, ROWS)
-        table = b.alloca(I64, ROWS)
+        cells = b.alloca(VF, FINISH_ROWS)
+        table = b.alloca(I64, FINISH_ROWS)
     cells, table = b.ptrtoint(cells, I64), b.ptrtoint(table, I64)
 
     def cell(i: ir.Value) -> ir.Value:
@@ -121,7 +122,7 @@ def finish_tile(typingctx, act, p0, p1, late, out_rows, res_rows, count, column,
 
     ``act``: an ``Act``, ``p0``, ``p1``: its float32 parameters. ``late``: NO_RES, ADD_RES or
     MULTIPLY_RES. ``out_rows``: address of the output row addresses (bytes). ``res_rows``: those
-    of the residual; read, but not followed, with NO_RES. ``count``: rows, at least 1.
+    of the residual; read, but not followed, with NO_RES. ``count``: rows, 1 to FINISH_ROWS.
     ``column``: bytes added to each row. ``width``: columns that exist from there, at
     least 1.
     """

@@ -115,7 +115,7 @@ def _batched(ctx: Lowering, x: View, b: Slot, panels: View, out: View, end: Fini
         call = replace(call, res_x=end.res.strides[-2], res_o0=res_s[0][0], res_o1=res_s[0][1])
     if math.prod(out.shape[:-2]) == 0:
         call = replace(call, outer0=0)
-    emit(ctx, call, x, b, out, end, [panels])
+    emit(ctx, igemm_plan.large_blocks(call), x, b, out, end, [panels])
 
 
 ROOTS: dict[type[Kind], Root] = {

@@ -126,7 +126,7 @@ def rows_product(
     )  # fmt: skip
     if math.prod(lead) == 0:
         call = replace(call, rows_x=0)
-    emit(ctx, call, a, b, out, finish, reads)
+    emit(ctx, igemm_plan.large_blocks(call), a, b, out, finish, reads)
 
 
 def pack_at_run_time(ctx: Lowering, matrices: View, scale: float = 1.0) -> View:

@@ -34,6 +34,7 @@ from leptonc.backends.numba_cpu.kernels.microkernel import (
     ROWS,
     tile_rows,
 )
+from leptonc.backends.numba_cpu.kernels.tile_finish import FINISH_ROWS
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 
 pytestmark = pytest.mark.numba
@@ -67,6 +68,20 @@ def assert_close(out: np.ndarray, exact: np.ndarray, depth: int) -> None:
 
 def channels_last(x: torch.Tensor) -> np.ndarray:
     return np.ascontiguousarray(x.movedim(1, -1).numpy())
+
+
+@pytest.mark.parametrize("rows", [FINISH_ROWS, FINISH_ROWS + 1, 11 * ROWS + 3])
+@pytest.mark.parametrize("mode", [Res.AFTER, Res.TIMES])
+def test_tiles_are_finished_once_each_in_any_number(rows, mode):
+    depth, columns = 9, PANEL + 3
+    a, weight, res = draw(rows, depth), draw(columns, depth), draw(rows, columns, seed=1)
+    out = np.full((rows, columns), np.nan, np.float32)
+    call = replace(igemm_plan.linear(rows, depth, columns), act=Act.SQUARE, res_mode=mode)
+    call = replace(call, row_block=-(-rows // ROWS) * ROWS)
+    call = replace(call, scratch_bytes=scratch_bytes(call.row_block, 1))
+    launch(call, a=a, b=pack.pack_linear(weight), out=out, res=res)
+    squares = (a.astype(np.float64) @ weight.T.astype(np.float64)) ** 2
+    assert_close(out, squares * res if mode is Res.TIMES else squares + res, depth)
 
 
 def test_slots_follow_the_record():
