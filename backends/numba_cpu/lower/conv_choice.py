@@ -19,16 +19,14 @@ class Algorithm(enum.Enum):
     WINOGRAD_2 = "winograd2"
     WINOGRAD_4 = "winograd4"
     PHASES_2 = "phases2"
-    PHASES_4 = "phases4"
     DEPTHWISE = "depthwise"
 
 
-#: The Winograd convolutions: with stride 2 the phases of the image are convolved with stride 1.
+#: The Winograd convolutions; with stride 2 the phases of the image are convolved with stride 1.
 FORMS = {
     Algorithm.WINOGRAD_2: Form(1, 2),
     Algorithm.WINOGRAD_4: Form(1, 4),
     Algorithm.PHASES_2: Form(2, 2),
-    Algorithm.PHASES_4: Form(2, 4),
 }
 
 
@@ -65,8 +63,18 @@ def costs(shape: ConvShape, precision: str) -> dict[Algorithm, float]:
     found = {Algorithm.IGEMM: igemm_cost(shape)}
     if precision != "strict" and _winograd_fits(shape):
         forms = {a: f for a, f in FORMS.items() if shape.stride == (f.stride, f.stride)}
-        found |= {a: winograd_cost(shape, form) for a, form in forms.items()}
+        least = held_bytes(shape, Algorithm.IGEMM)
+        for a, form in forms.items():
+            doublings = math.log2(held_bytes(shape, a) / least)
+            found[a] = winograd_cost(shape, form) * (1 + HELD * doublings)
     return found
+
+
+def held_bytes(s: ConvShape, algorithm: Algorithm) -> int:
+    """Return the bytes of the packed weights of an algorithm, not of a depthwise one."""
+    form = FORMS.get(algorithm)
+    rows = s.channels * math.prod(s.kernel) if form is None else depth(form, s.channels)
+    return 4 * rows * -(-s.out_channels // PANEL) * PANEL
 
 
 def _winograd_fits(s: ConvShape) -> bool:
@@ -89,11 +97,11 @@ TRANSFORM = {
     Form(1, 2): (60.0, 60.0),
     Form(1, 4): (150.0, 150.0),
     Form(2, 2): (70.0, 50.0),
-    Form(2, 4): (280.0, 120.0),
 }
 FEWEST_ROWS = 4  # a product of fewer rows takes as long
 IGEMM_RATE = 24.0  # bytes of weights per cycle, in addition to the product
 FAR_RATE, NEAR_RATE, NEAR = 12.0, 32.0, 5 << 18  # of Winograd's: up to NEAR bytes they are cached
+HELD = 0.015  # of the time that is to be saved whenever the weights take twice the bytes
 OVERLAP = 0.75  # of the shorter of product and reading weights, which go on together
 
 

@@ -48,7 +48,8 @@ class Case:
         self.values = {
             "stride": form.stride, "m": m, **self.keep, "x_b": h * wide * c, "x_y": wide * c,
             "x_x": c, "batch": b, "in_h": h, "in_w": wide, "channels": c, "columns": n,
-            "pad_y": pad[0], "pad_x": pad[1], "out_h": size[0], "out_w": size[1], "out_b": image, "out_y": line, "out_x": n, "res_b": image, "res_y": line, "res_x": n,
+            "pad_y": pad[0], "pad_x": pad[1], "out_h": size[0], "out_w": size[1],
+            "out_b": image, "out_y": line, "out_x": n, "res_b": image, "res_y": line, "res_x": n,
             "res_mode": int(options.get("mode", Res.BEFORE)), "act": int(act), "act_p0": p0,
             "act_p1": p1, "tile_block": blocks.tile_block, "panel_block": blocks.panel_block,
             "scratch_bytes": blocks.scratch_bytes,
