@@ -47,15 +47,16 @@ class ConvShape:
     after: tuple[int, ...] = ()  # zeros behind each axis; as ``padding`` if empty
 
 
-def choose(shape: ConvShape, precision: str) -> Algorithm:
+def choose(shape: ConvShape, precision: str, near: bool = False) -> Algorithm:
     """Return the algorithm that :func:`costs` thinks fastest."""
-    found = costs(shape, precision)
+    found = costs(shape, precision, near)
     return min(found, key=lambda a: found[a])
 
 
-def costs(shape: ConvShape, precision: str) -> dict[Algorithm, float]:
+def costs(shape: ConvShape, precision: str, near: bool = False) -> dict[Algorithm, float]:
     """Return the algorithms for constant weights with their estimated cycles of one core.
 
+    ``near``: the weights of the whole network stay in the caches from call to call.
     ``precision="strict"`` forbids Winograd, whose rounding errors are larger (see :mod:`winograd`).
     """
     if shape.groups == shape.channels == shape.out_channels and shape.channels > 1:
@@ -66,7 +67,7 @@ def costs(shape: ConvShape, precision: str) -> dict[Algorithm, float]:
         least = held_bytes(shape, Algorithm.IGEMM)
         for a, form in forms.items():
             doublings = math.log2(held_bytes(shape, a) / least)
-            found[a] = winograd_cost(shape, form) * (1 + HELD * doublings)
+            found[a] = winograd_cost(shape, form, near) * (1 + HELD * doublings)
     return found
 
 
@@ -87,20 +88,21 @@ def _winograd_fits(s: ConvShape) -> bool:
     )
 
 
-# Costs are in cycles of one core with two multipliers, fitted to 43 shapes (the 3x3 convolutions of
-# ResNet, VGG, DenseNet, GoogLeNet and Inception among them) on one with AVX-512, big weights in no
-# cache: root mean square error 12 % (Winograd) and 8 % (product); the choice cost at most 2 %. A
-# multiply-add of a row with a panel is one cycle.
+# Costs are in cycles of one core with two multipliers, fitted to 43 shapes with stride 1 (the 3x3
+# convolutions of ResNet, VGG, DenseNet, GoogLeNet and Inception among them) on one with AVX-512,
+# big weights in no cache: root mean square error 12 % (Winograd) and 8 % (product). With stride 2
+# fitted to ResNet-18, ResNet-50 and Inception, timed within the networks. A multiply-add of a row
+# with a panel is one cycle.
 PRODUCT, WINOGRAD_PRODUCT = 1.1, 1.15
 # Cycles for a vector of channels of one tile: in, out.
 TRANSFORM = {
     Form(1, 2): (60.0, 60.0),
     Form(1, 4): (150.0, 150.0),
-    Form(2, 2): (70.0, 50.0),
+    Form(2, 2): (110.0, 80.0),
 }
 FEWEST_ROWS = 4  # a product of fewer rows takes as long
 IGEMM_RATE = 24.0  # bytes of weights per cycle, in addition to the product
-FAR_RATE, NEAR_RATE, NEAR = 12.0, 32.0, 5 << 18  # of Winograd's: up to NEAR bytes they are cached
+FAR_RATE, NEAR_RATE = 12.0, 32.0  # of Winograd's, from memory and where a network stays in caches
 HELD = 0.015  # of the time that is to be saved whenever the weights take twice the bytes
 OVERLAP = 0.75  # of the shorter of product and reading weights, which go on together
 
@@ -113,13 +115,13 @@ def igemm_cost(s: ConvShape) -> float:
     return product + 4 * depth * panels * PANEL / IGEMM_RATE
 
 
-def winograd_cost(s: ConvShape, form: Form) -> float:
-    """Return the estimated cycles of a Winograd convolution."""
+def winograd_cost(s: ConvShape, form: Form, near: bool) -> float:
+    """Return the estimated cycles of a Winograd convolution, its weights ``near`` or not."""
     tiles = s.batch * math.prod(-(-n // form.m) for n in s.out)
     panels, rows = -(-s.out_channels // PANEL), depth(form, s.channels)
     product = WINOGRAD_PRODUCT * max(tiles + tiles % 2, FEWEST_ROWS) * panels * rows
     weights = 4.0 * rows * panels * PANEL
-    reading = weights / (FAR_RATE if weights > NEAR else NEAR_RATE)
+    reading = weights / (NEAR_RATE if near else FAR_RATE)
     vectors = (-(-s.channels // LANES), -(-s.out_channels // LANES))
     transforms = tiles * sum(t * v for t, v in zip(TRANSFORM[form], vectors, strict=True))
     return product + reading - OVERLAP * min(product, reading) + transforms

@@ -110,9 +110,8 @@ def test_large_images_run_by_winograd_at_any_width(channels: int) -> None:
         (448, 8, 384, 1, F2),
         (192, 7, 384, 1, F2),
         (160, 7, 320, 1, F2),
-        (128, 7, 32, 1, F4),
-        (48, 7, 128, 1, F4),
-        (64, 8, 128, 1, F4),
+        (128, 7, 32, 1, F2),
+        (128, 14, 32, 1, F4),
         (64, 56, 128, 2, P2),
         (128, 56, 128, 2, P2),
         (128, 28, 256, 2, P2),
@@ -126,3 +125,17 @@ def test_measured_shapes_run_as_fast_as_they_can(
     channels: int, size: int, out: int, stride: int, fastest: Algorithm
 ) -> None:
     assert choose(square(channels, size, out, stride), "fp32") is fastest
+
+
+@pytest.mark.skipif(LANES != 16, reason="measured with 16 lanes")
+def test_weights_that_stay_in_caches_may_be_larger() -> None:
+    shape = square(64, 8, 128)
+    assert choose(shape, "fp32", near=True) is F4
+    assert choose(shape, "fp32", near=False) is F2
+
+
+@given(size=SIZES, channels=WIDTHS, out=WIDTHS, stride=st.sampled_from([1, 2]))
+def test_near_weights_never_cost_more(size: int, channels: int, out: int, stride: int) -> None:
+    shape = square(channels, size, out, stride)
+    near, far = costs(shape, "fp32", near=True), costs(shape, "fp32", near=False)
+    assert all(near[a] <= far[a] for a in far)
