@@ -10,6 +10,7 @@ from leptonc.backends.numba_cpu.joined import joined
 from leptonc.backends.numba_cpu.legal import YES, Claim, No
 from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.core import ConstPool, Lowering
+from leptonc.backends.numba_cpu.lower.questions import weights_stay
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
 from leptonc.backends.numba_cpu.lower.table import LOWER, UNITS
 from leptonc.backends.numba_cpu.schedule import Schedule, Step, TorchStep, UnitInfo
@@ -53,7 +54,8 @@ def schedule(fn: Function, pool: ConstPool, options: Options) -> Schedule:
     Raises:
         ClaimError: an op that is no unit.
     """
-    ctx = Lowering(pool, options.threads, options.precision, answers=options.answers)
+    near = weights_stay(fn, options.caches or read_caches())
+    ctx = Lowering(pool, options.threads, options.precision, near, answers=options.answers)
     inputs = tuple(
         dense(Buffer("input", 0, i, v.hint), options.outside(v)) for i, v in enumerate(fn.params)
     )

@@ -24,7 +24,7 @@ from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower import choices
 from leptonc.backends.numba_cpu.lower.choices import Answer, Question
 from leptonc.backends.numba_cpu.lower.core import STATUS_WORDS, ConstPool, aligned
-from leptonc.backends.numba_cpu.lower.questions import asked
+from leptonc.backends.numba_cpu.lower.questions import asked, weights_stay
 from leptonc.backends.numba_cpu.peak import read_all
 from leptonc.backends.numba_cpu.runtime import ARENA_SLACK, torch_call
 from leptonc.backends.numba_cpu.schedule import Schedule
@@ -34,6 +34,7 @@ from leptonc.cost.flops import nbytes
 from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.region import Unit
 from leptonc.ir.types import DType
+from leptonc.runtime.caches import read_caches
 from leptonc.runtime.choices import Book, Measured
 
 SWEEP_BYTES = 128 << 20  # read before each run: caches that resist streaming keep part of less
@@ -71,10 +72,11 @@ Prepare = Callable[[Op, Question, str], Race]
 def questions(fn: Function, options: Options) -> list[Open]:
     """Return every question that the native units of a static program ask, each once."""
     found: dict[str, Open] = {}
+    near = weights_stay(fn, options.caches or read_caches())
     for op in lowered_ops(fn, options):
         if not isinstance(op.kind, Unit) or op.kind.name in (options.retreat or {}):
             continue
-        for question in asked(op.kind.body, options.precision):
+        for question in asked(op.kind.body, options.precision, near):
             old = found.get(question.key, Open(question, op, 0))
             found[question.key] = replace(old, count=old.count + 1)
     return list(found.values())
@@ -93,9 +95,12 @@ def tune(
 
     The questions that take most time come first; those left when ``budget_s`` seconds are spent
     (compiling kernels apart, which happens once per machine) are answered by the model. Weights
-    packed for the winners are handed to ``pool``.
+    packed for the winners are handed to ``pool``. Where all weights stay in the caches from call to
+    call, the model answers: candidates are timed with swept ones.
     """
     found = questions(fn, options)
+    if weights_stay(fn, options.caches or read_caches()):
+        return {o.question.key: choices.estimate(o.question, choices.IN_CACHES) for o in found}
     answers: dict[str, Answer] = {}
     todo: list[Open] = []
     for item in found:

@@ -1,18 +1,22 @@
-"""numba_cpu > kernels > winograd: 3x3 convolution with stride 1 by F(4x4,3x3) and F(2x2,3x3).
+"""numba_cpu > kernels > winograd: 3x3 convolution with stride 1 (m = 2, 4) or 2 (m = 2).
 
 Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), the matrices of
-:mod:`winograd_points`: ``P = (m + 2)**2`` matrix products replace nine times ``m**2``, which is 4
-times (m = 4) or 2.25 times (m = 2) less multiplication. (m = 6 was 2 to 7 % faster than m = 4 on
-images from 56x56 up: not worth its errors.)
+:mod:`winograd_points`: with stride 1, ``P = (m + 2)**2`` matrix products replace nine times
+``m**2``, which is 4 times (m = 4) or 2.25 times (m = 2) less multiplication. (m = 6 was 2 to 7 %
+faster than m = 4 on images from 56x56 up: not worth its errors.) With stride 2 the channels of the
+four phases of the image (even and odd rows and columns) are those of ``P = (m + 1)**2`` planes, all
+four in a plane of finite points, two or one at infinity: 1.44 times less multiplication for m = 2.
+(m = 4 multiplies 1.78 times less, but its weights are 9 times as many instead of 2.8: 6 % faster on
+64 channels of 56x56, slower than m = 2 from 128 channels on.)
 
 The image is channels-last (channel stride 1) and is not padded: tiles at a border are copied into a
 patch with zeros. A thread transforms a block of tiles into its scratch (V), multiplies each of the
 ``P`` planes with the packed weights (M) for a block of output channels, and transforms back with
 bias, residual and activation.
 
-Memory of a thread: a patch ``[P, LANES]``; V ``[group][P][vector of channels][ROWS][LANES]``, with
-one vector more per plane lest planes share cache sets; M ``[group][vector of columns][P][ROWS]
-[LANES]``; tables of addresses.
+Memory of a thread: a patch of one tile of LANES channels; V ``[group][P][phase][vector of channels]
+[ROWS][LANES]``, with one vector more per plane lest planes share cache sets; M ``[group][vector of
+columns][P][ROWS][LANES]``; tables of addresses.
 
 Error: every output is within :func:`winograd_points.error_bound`. Measured, ``max |y - exact| / max
 |exact|``, largest of 5 draws of unit normal data at 16 / 512 channels: 4e-6 / 1.5e-5 (m = 4), 3e-7
@@ -22,15 +26,12 @@ Error: every output is within :func:`winograd_points.error_bound`. Measured, ``m
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from leptonc.backends.numba_cpu.kernels.activation import Act, vact
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.igemm import Res
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
-from leptonc.backends.numba_cpu.kernels.pack import aligned_empty
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -45,7 +46,6 @@ from leptonc.backends.numba_cpu.kernels.vec import (
     vstore_n,
     vzero,
 )
-from leptonc.backends.numba_cpu.kernels.winograd_points import matrices
 from leptonc.backends.numba_cpu.kernels.winograd_product import (
     HEIGHTS,
     UNROLL,
@@ -59,67 +59,22 @@ from leptonc.backends.numba_cpu.kernels.winograd_transform import (
 )
 
 NAMES = (
-    "m", "x", "x_b", "x_y", "x_x", "batch", "in_h", "in_w", "channels", "columns",
+    "stride", "m", "x", "x_b", "x_y", "x_x", "batch", "in_h", "in_w", "channels", "columns",
     "pad_y", "pad_x",
     "out_h", "out_w", "out", "out_b", "out_y", "out_x", "weights", "bias",
     "res", "res_b", "res_y", "res_x", "res_mode", "act", "act_p0", "act_p1",
     "tile_block", "panel_block", "scratch", "scratch_bytes",
 )  # fmt: skip
-"""Slots of the record, in order: the tile's size ``m``, 2 or 4; addresses (bytes; ``bias``, ``res``
-or 0), strides (elements, of image, line and pixel), sizes. ``res_mode`` is a ``Res``, ``act``
-an ``Act``. ``weights`` are :func:`transform_weights`. The blocks come from :func:`blocking`."""
+"""Slots of the record, in order: the stride, 1 or 2, and the tile's size ``m``, 2 or 4; addresses
+(bytes; ``bias``, ``res`` or 0), strides (elements, of image, line and pixel), sizes. ``res_mode``
+is a ``Res``, ``act`` an ``Act``. ``weights`` and blocks come from :mod:`winograd_plan`."""
 
 (
-    M, X, X_B, X_Y, X_X, BATCH, IN_H, IN_W, CHANNELS, COLUMNS, PAD_Y, PAD_X,
+    STRIDE, M, X, X_B, X_Y, X_X, BATCH, IN_H, IN_W, CHANNELS, COLUMNS, PAD_Y, PAD_X,
     OUT_H, OUT_W, OUT, OUT_B, OUT_Y, OUT_X, WEIGHTS, BIAS,
     RES, RES_B, RES_Y, RES_X, RES_MODE, ACT, ACT_P0, ACT_P1,
     TILE_BLOCK, PANEL_BLOCK, SCRATCH, SCRATCH_BYTES,
 ) = range(len(NAMES))  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Blocking:
-    """How one thread walks: tiles and panels at a time, and the scratch that takes in bytes."""
-
-    tile_block: int
-    panel_block: int
-    scratch_bytes: int
-
-
-def _vectors(channels: int) -> int:
-    return -(-channels // LANES)
-
-
-def blocking(m: int, tiles: int, channels: int, columns: int) -> Blocking:
-    """Return the blocks of a conv with ``tiles`` tiles (over the batch) of ``m x m`` outputs."""
-    planes, panels, vector = (m + 2) ** 2, -(-columns // PANEL), 4 * LANES
-    v = planes * (_vectors(channels) * ROWS + 1) * vector  # of one group of ROWS tiles
-    product = planes * VECTORS * ROWS * vector  # M of one group and panel
-    groups = min(2 if channels <= 4 * LANES else 4, -(-tiles // ROWS))
-    panel_block = min(panels, 2)
-    # Where tiles do not fill groups, they are spread over more of them.
-    memory = 2 * groups * (v + panel_block * product)
-    tables = 2 * 8 * groups * ROWS
-    return Blocking(groups * ROWS, panel_block, planes * vector + memory + tables)
-
-
-def transform_weights(weight: np.ndarray, m: int) -> np.ndarray:
-    """Return ``G g GT`` of ``weight: [out, in, 3, 3]``, panels ``f32[panels, P * depth, PANEL]``.
-
-    ``depth`` is ``in`` rounded up to whole vectors, with zeros. Computed in float64 and rounded
-    once.
-    """
-    out, inner = weight.shape[:2]
-    g = matrices(m).g
-    both = np.kron(g, g)  # of a flattened 3x3 kernel
-    panels = aligned_empty((-(-out // PANEL), len(both), _vectors(inner) * LANES, PANEL))
-    panels[:, :, inner:] = 0.0
-    panels[-1] = 0.0
-    for p, panel in enumerate(panels):
-        some = weight[p * PANEL : (p + 1) * PANEL].reshape(-1, inner, 9)
-        taps = np.ascontiguousarray(some.transpose(2, 1, 0), dtype=np.float64)
-        panel[:, :inner, : len(some)] = (both @ taps.reshape(9, -1)).reshape(-1, inner, len(some))
-    return panels.reshape(len(panels), -1, PANEL)
 
 
 # --- the kernel ---------------------------------------------------------------------------------
@@ -175,19 +130,28 @@ def _place(args, tile):
 
 
 @inline_njit
+def _depth(args):
+    """Return the rows of a panel of weights: see :func:`winograd_plan.depth`."""
+    stride = arg(args, STRIDE)
+    along = stride * (arg(args, M) + 2 - stride) + 1
+    return along * along * ((arg(args, CHANNELS) + LANES - 1) // LANES) * LANES
+
+
+@inline_njit
 def _read_tile(args, patch, tile, dst, plane):
     """Transform one tile of all channels into V at ``dst`` (``plane``: bytes between planes)."""
-    m, channels = arg(args, M), arg(args, CHANNELS)
-    n, whole, step = m + 2, channels // LANES, ROWS * _BYTES
+    stride, m, channels = arg(args, STRIDE), arg(args, M), arg(args, CHANNELS)
+    n, whole, step = stride * (m - 1) + 3, channels // LANES, ROWS * _BYTES
+    phase = (channels + LANES - 1) // LANES * step
     image, y0, x0 = _place(args, tile)
-    y0, x0 = y0 - arg(args, PAD_Y), x0 - arg(args, PAD_X)
+    y0, x0 = stride * y0 - arg(args, PAD_Y), stride * x0 - arg(args, PAD_X)
     i0, i1 = max(0, -y0), min(n, arg(args, IN_H) - y0)
     j0, j1 = max(0, -x0), min(n, arg(args, IN_W) - x0)
     line, pixel = 4 * arg(args, X_Y), 4 * arg(args, X_X)
     src = arg(args, X) + 4 * image * arg(args, X_B) + y0 * line + x0 * pixel
     first = 0
     if i0 == 0 and i1 == n and j0 == 0 and j1 == n:
-        transform_input(m, src, line, pixel, dst, plane, whole, step)
+        transform_input(stride, m, src, line, pixel, dst, plane, whole, step, phase)
         first = whole
     if first * LANES >= channels:
         return
@@ -199,7 +163,8 @@ def _read_tile(args, patch, tile, dst, plane):
             for j in range(j0, j1):
                 pixel_at = at + i * line + j * pixel
                 vstore(patch, (i * n + j) * LANES, vload_n(pixel_at, 0, channels - v * LANES))
-        transform_input(m, patch, n * _BYTES, _BYTES, dst + v * step, plane, 1, step)
+        to = dst + v * step
+        transform_input(stride, m, patch, n * _BYTES, _BYTES, to, plane, 1, step, phase)
 
 
 @inline_njit
@@ -248,7 +213,7 @@ def _bounds(args):
 @inline_njit
 def _write_tile(args, patch, tile, src, step, n0, n1):
     """Transform columns ``n0 .. n1`` of one tile of M back and finish them."""
-    m, inf = arg(args, M), _INF
+    stride, m, inf = arg(args, STRIDE), arg(args, M), _INF
     image, y, x = _place(args, tile)
     low, high, simple = _bounds(args)
     bias, res = arg(args, BIAS), arg(args, RES)
@@ -262,11 +227,12 @@ def _write_tile(args, patch, tile, src, step, n0, n1):
         if bias != 0:
             bias += 4 * n0
         whole = (n1 - n0) // LANES
-        transform_output(m, src, step, out, out_y, out_x, bias, res, res_y, res_x, low, high, whole)
+        transform_output(stride, m, src, step, out, out_y, out_x, bias, res, res_y, res_x, low,
+                         high, whole)  # fmt: skip
         first += whole * LANES
         src += whole * step
     for c in range(first, n1, LANES):
-        transform_output(m, src, step, patch, m * _BYTES, _BYTES, 0, 0, 0, 0, -inf, inf, 1)
+        transform_output(stride, m, src, step, patch, m * _BYTES, _BYTES, 0, 0, 0, 0, -inf, inf, 1)
         _finish(args, patch, image, y, x, c, n1 - c)
         src += step
 
@@ -274,13 +240,14 @@ def _write_tile(args, patch, tile, src, step, n0, n1):
 @inline_njit
 def _tables(args, table, t0, count, size):
     """Write the addresses of the inputs of ``count`` tiles of the next block, of these' outputs."""
-    following = t0 + arg(args, TILE_BLOCK)
+    following, stride = t0 + arg(args, TILE_BLOCK), arg(args, STRIDE)
+    halo = 3 - stride  # lines that tiles above have read
     for t in range(count):
         image, y, x = _place(args, t0 + t)
         at = image * arg(args, OUT_B) + y * arg(args, OUT_Y) + x * arg(args, OUT_X)
         sti64(table, size + t, arg(args, OUT) + 4 * at)
         image, y, x = _place(args, following + t)
-        y, x = y - arg(args, PAD_Y) + 2, x - arg(args, PAD_X) + 2
+        y, x = stride * y - arg(args, PAD_Y) + halo, stride * x - arg(args, PAD_X) + halo
         at = image * arg(args, X_B) + y * arg(args, X_Y) + x * arg(args, X_X)
         sti64(table, t, arg(args, X) + 4 * at)
 
@@ -305,21 +272,29 @@ def _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_g
     after the last), and with ``fetch``, line of tiles by line of tiles, the input of the next block
     and where this one's results will go.
     """
-    m, vectors = arg(args, M), (arg(args, CHANNELS) + LANES - 1) // LANES
-    planes, size = (m + 2) * (m + 2), 4 * vectors * LANES * PANEL
-    weights = arg(args, WEIGHTS) + panel0 * planes * size
+    stride, m = arg(args, STRIDE), arg(args, M)
+    channels = (arg(args, CHANNELS) + LANES - 1) // LANES  # vectors of them
+    side = m + 3 - stride
+    planes, all_size = side * side, 4 * PANEL * _depth(args)
+    at_plane = arg(args, WEIGHTS) + panel0 * all_size  # the weights of the first panel
     column = planes * ROWS * _BYTES  # of M: bytes from vector to vector
     in_x, in_y = 4 * arg(args, X_X), 4 * arg(args, X_Y)
     out_x, out_y = 4 * arg(args, OUT_X), 4 * arg(args, OUT_Y)
     done, tile, line, products = 0, 0, 0, planes * panels
     for plane in range(planes):
+        vectors = channels
+        if plane % side < side - 1:
+            vectors *= stride
+        if plane // side < side - 1:
+            vectors *= stride
+        size = 4 * vectors * LANES * PANEL
         for p in range(panels):
-            b = weights + (p * planes + plane) * size
+            b = at_plane + p * all_size
             ahead = b + _AHEAD
             if size <= _AHEAD:
-                ahead = b + planes * size
+                ahead = b + all_size
                 if p == panels - 1:
-                    ahead = weights + (plane + 1) * size if plane < planes - 1 else following
+                    ahead = at_plane + size if plane < planes - 1 else following
             out = m_base + VECTORS * p * column + plane * ROWS * _BYTES
             for g in range(groups):
                 advance = 4 * UNROLL * PANEL if g == 0 else 0
@@ -336,25 +311,28 @@ def _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_g
             done += fetch * count * m
             while done >= products:
                 done -= products
-                _fetch(ldi64(table, tile) + line * in_y, m * in_x, 1, 0, False)
+                at = ldi64(table, tile) + line * stride * in_y
+                _fetch(at, m * stride * in_x, stride, in_y, False)
                 at = ldi64(table, arg(args, TILE_BLOCK) + tile) + line * out_y + 4 * PANEL * panel0
                 _fetch(at, 4 * PANEL * panels, m, out_x, True)
                 line += 1
                 if line == m:
                     tile, line = tile + 1, 0
+        at_plane += size
 
 
 @inline_njit
 def _run_block(args, base, t0, count, panel0, panel1):
     """Compute tiles ``t0 .. t0 + count`` of panels ``panel0 .. panel1``; scratch at ``base``."""
     vectors, panel_block = (arg(args, CHANNELS) + LANES - 1) // LANES, arg(args, PANEL_BLOCK)
-    planes = (arg(args, M) + 2) * (arg(args, M) + 2)
+    stride, m = arg(args, STRIDE), arg(args, M)
+    planes, side = (m + 3 - stride) * (m + 3 - stride), stride * (m - 1) + 3
     rows = _rows_of_groups(count)
     groups = (count + rows - 1) // rows
-    v_plane = (vectors * ROWS + 1) * _BYTES
+    v_plane = (stride * stride * vectors * ROWS + 1) * _BYTES
     v_group, column = planes * v_plane, planes * ROWS * _BYTES
     m_group = panel_block * VECTORS * column
-    v = base + planes * _BYTES  # the first bytes hold the patch of one tile
+    v = base + side * side * _BYTES  # the first bytes hold the patch of one tile
     m_base = v + groups * v_group
     table = m_base + groups * m_group
     for t in range(count):
@@ -364,7 +342,7 @@ def _run_block(args, base, t0, count, panel0, panel1):
     fetch = 4 * area * (arg(args, CHANNELS) + arg(args, COLUMNS)) > _FAR
     if fetch:
         _tables(args, table, t0, count, arg(args, TILE_BLOCK))
-    size = 4 * planes * vectors * LANES * PANEL
+    size = 4 * PANEL * _depth(args)
     for p0 in range(panel0, panel1, panel_block):
         panels = min(panel_block, panel1 - p0)
         following = arg(args, WEIGHTS) + (p0 + panels if p0 + panels < panel1 else panel0) * size

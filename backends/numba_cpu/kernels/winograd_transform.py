@@ -29,10 +29,12 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     shared_function,
     splat,
 )
-from leptonc.backends.numba_cpu.kernels.winograd_points import PAIRS, even_part
+from leptonc.backends.numba_cpu.kernels.winograd_points import POINTS, Form, even_part, matrices
 
 BYTES = 4 * LANES
 Read = Callable[[int], ir.Value]
+#: Which rows of a matrix are made together, and what makes them of a column.
+Parts = Sequence[tuple[tuple[int, ...], Callable[[ir.IRBuilder, Read], list[ir.Value]]]]
 
 
 def _add_times(b: ir.IRBuilder, scale: float, x: ir.Value, y: ir.Value) -> ir.Value:
@@ -50,9 +52,11 @@ def _chain(b: ir.IRBuilder, scales: Sequence[float], values: Sequence[ir.Value])
     return total
 
 
-def _input_parts(m: int) -> list[tuple[tuple[int, ...], Callable[..., list[ir.Value]]]]:
+def _input_parts(form: Form) -> Parts:
     """Return the rows of ``BT`` that are made together, and what makes them of ``d``."""
-    pairs, n = PAIRS[m], m + 2
+    if POINTS[form].singles:
+        return [((k,), functools.partial(_input_row, form, k)) for k in range(form.n)]
+    pairs, n = POINTS[form].pairs, form.n
 
     def end(first: int, b: ir.IRBuilder, d: Read) -> list[ir.Value]:
         return [_chain(b, even_part(pairs), [d(k) for k in range(first, n, 2)])]
@@ -67,34 +71,45 @@ def _input_parts(m: int) -> list[tuple[tuple[int, ...], Callable[..., list[ir.Va
     return [ends[0], *middle, ends[1]]
 
 
-def _output_parts(m: int) -> list[tuple[tuple[int, ...], Callable[..., list[ir.Value]]]]:
+def _input_row(form: Form, k: int, b: ir.IRBuilder, d: Read) -> list[ir.Value]:
+    """Make row ``k`` of ``BT``, whose last coefficient is 1, of few values: nothing to share."""
+    row = matrices(form).bt[k]
+    places = [int(j) for j in row.nonzero()[0]]
+    return [_chain(b, [float(row[j]) for j in places], [d(j) for j in places])]
+
+
+def _output_parts(form: Form) -> Parts:
     """Return the rows of ``AT`` that are made together, and what makes them of ``d``."""
-    pairs, n = PAIRS[m], m + 2
+    (pairs, singles), n, m = POINTS[form], form.n, form.m
 
     def rows(odd: int, b: ir.IRBuilder, d: Read) -> list[ir.Value]:
         join = b.fsub if odd else b.fadd
-        sums = [join(d(2 * k + 1), d(2 * k + 2)) for k in range(len(pairs))]
+        values = [join(d(2 * k + 1), d(2 * k + 2)) for k in range(len(pairs))]
+        values += [d(2 * len(pairs) + 1 + k) for k in range(len(singles))]
         made = []
         for i in range(odd, m, 2):
-            # From the pair of 1, whose scale is 1, on.
-            total = sums[0]
+            # From the first point, which is 1, on.
+            total = values[0]
             if i == 0:
                 total = b.fadd(d(0), total)
-            for p, s in zip(pairs[1:], sums[1:], strict=True):
-                total = _add_times(b, p**i, s, total)
+            for p, value in zip((*pairs, *singles)[1:], values[1:], strict=True):
+                total = _add_times(b, p**i, value, total)
             made.append(b.fadd(total, d(n - 1)) if i == m - 1 else total)
         return made
 
     return [(tuple(range(odd, m, 2)), functools.partial(rows, odd)) for odd in (0, 1)]
 
 
-def _two_passes(b: ir.IRBuilder, n: int, parts, load, store) -> None:
-    """Transform along rows, then columns; ``load(i, j)``, ``store(i, [values of row i])``."""
-    for rows, make in parts:
-        columns = [make(b, functools.partial(_column, load, j)) for j in range(n)]
+def _two_passes(b: ir.IRBuilder, down: Parts, across: Parts, size: int, load, store) -> None:
+    """Transform ``size`` columns ``down``, then ``across``.
+
+    ``load(i, j)``; ``store(i, [values of row i])``.
+    """
+    for rows, make in down:
+        columns = [make(b, functools.partial(_column, load, j)) for j in range(size)]
         for r, row in enumerate(rows):
             line: dict[int, ir.Value] = {}
-            for places, along in parts:
+            for places, along in across:
                 values = along(b, functools.partial(_entry, columns, r))
                 line.update(zip(places, values, strict=True))
             store(row, [line[j] for j in sorted(line)])
@@ -126,23 +141,33 @@ def _times(b: ir.IRBuilder, step: ir.Value, count: int) -> list[ir.Value]:
     return [b.mul(step, i64(k)) for k in range(count)]
 
 
-def _emit_input(m: int, b: ir.IRBuilder, src, y_step, x_step, dst, step, count, dst_step) -> None:
-    n = m + 2
-    lines = [b.add(src, y) for y in _times(b, y_step, n)]
-    across, places = _times(b, x_step, n), _times(b, step, n * n)
+def _emit_input(
+    form: Form, b: ir.IRBuilder, src, y_step, x_step, dst, step, count, dst_step, phase_step
+) -> None:  # fmt: skip
+    n, stride, parts = form.n, form.stride, _input_parts(form)
+    lines = [b.add(src, y) for y in _times(b, y_step, form.side)]
+    across, places = _times(b, x_step, form.side), _times(b, step, n * n)
+    parts_of_plane = _times(b, phase_step, stride * stride)
 
     def one(v: ir.Value) -> None:
         at, to = b.mul(v, i64(BYTES)), b.add(dst, b.mul(v, dst_step))
         bases = [b.add(line, at) for line in lines]
 
-        def load(i: int, j: int) -> ir.Value:
-            return load_vec(b, pointer(b, b.add(bases[i], across[j])))
+        def load(py: int, px: int, i: int, j: int) -> ir.Value:
+            line, pixel = bases[stride * i + py], across[stride * j + px]
+            return load_vec(b, pointer(b, b.add(line, pixel)))
 
-        def store(i: int, values: list[ir.Value]) -> None:
+        def store(py: int, px: int, i: int, values: list[ir.Value]) -> None:
             for j, value in enumerate(values):
-                b.store(value, pointer(b, b.add(to, places[i * n + j])), align=4)
+                part = parts_of_plane[py * form.shares(j) + px]
+                b.store(value, pointer(b, b.add(to, b.add(places[i * n + j], part))), align=4)
 
-        _two_passes(b, n, _input_parts(m), load, store)
+        for py in range(stride):
+            for px in range(stride):
+                # The odd phase has one pixel less and no row at infinity.
+                down, along = parts[: len(parts) - py], parts[: len(parts) - px]
+                here = [functools.partial(f, py, px) for f in (load, store)]
+                _two_passes(b, down, along, n - px, *here)
 
     _loop(b, count, one)
 
@@ -165,10 +190,10 @@ def _plus_residual(b: ir.IRBuilder, some: ir.Value, values, line, across) -> lis
 
 
 def _emit_output(
-    m: int, b: ir.IRBuilder, src, step, dst, dst_y, dst_x, bias, res, res_y, res_x, low, high,
+    form: Form, b: ir.IRBuilder, src, step, dst, dst_y, dst_x, bias, res, res_y, res_x, low, high,
     count,
 ) -> None:  # fmt: skip
-    n = m + 2
+    n, m, parts = form.n, form.m, _output_parts(form)
     least, most = splat(b, low), splat(b, high)
     down, across = _times(b, dst_y, m), _times(b, dst_x, m)
     res_down, res_across = _times(b, res_y, m), _times(b, res_x, m)
@@ -193,32 +218,36 @@ def _emit_output(
                 bounded = vm.clamp_high(b, vm.clamp_low(b, value, least), most)
                 b.store(bounded, pointer(b, b.add(to, across[j])), align=4)
 
-        _two_passes(b, n, _output_parts(m), load, store)
+        _two_passes(b, parts, parts, n, load, store)
 
     _loop(b, count, one)
 
 
+_STRIDE = 16  # what a stride counts in the number of a form; m is below that
+
+
 def _switch(name: str, params: list[ir.Type], emit, b: ir.IRBuilder, *args: ir.Value) -> None:
-    """Write the choice between the transforms by m, the first argument."""
+    """Write the choice between the forms by stride and m, the first arguments."""
     end = b.append_basic_block("end")
-    m, *rest = args
-    switch = b.switch(m, end)
-    for size in PAIRS:
-        block = b.append_basic_block(f"m{size}")
-        switch.add_case(i64(size), block)
+    stride, m, *rest = args
+    switch = b.switch(b.add(b.mul(stride, i64(_STRIDE)), m), end)
+    for form in POINTS:
+        text = f"{form.stride}_{form.m}"
+        block = b.append_basic_block(f"form_{text}")
+        switch.add_case(i64(_STRIDE * form.stride + form.m), block)
         b.position_at_end(block)
-        body = functools.partial(emit, size)
-        b.call(shared_function(b.module, f"{name}_{size}", ir.VoidType(), params, body), rest)
+        body = functools.partial(emit, form)
+        b.call(shared_function(b.module, f"{name}_{text}", ir.VoidType(), params, body), rest)
         b.branch(end)
     b.position_at_end(end)
 
 
 def _call(name: str, params: list[ir.Type], emit):
-    """Return the code of an intrinsic ``(m, *args)``, args of types ``params``."""
+    """Return the code of an intrinsic ``(stride, m, *args)``, args of types ``params``."""
     body = functools.partial(_switch, name, params, emit)
 
     def code(context, builder, sig, args):
-        fn = shared_function(builder.module, name, ir.VoidType(), [I64, *params], body)
+        fn = shared_function(builder.module, name, ir.VoidType(), [I64, I64, *params], body)
         builder.call(fn, args)
         return context.get_dummy_value()
 
@@ -226,28 +255,31 @@ def _call(name: str, params: list[ir.Type], emit):
 
 
 @intrinsic
-def transform_input(typingctx, m, src, y_step, x_step, dst, step, count, dst_step):
+def transform_input(
+    typingctx, stride, m, src, y_step, x_step, dst, step, count, dst_step, phase_step
+):
     """Write ``BT d B`` of one tile, ``count`` (at least 1) vectors of channels.
 
-    ``m``: 2 or 4. ``src``: the address of pixel (0, 0), ``y_step`` and ``x_step`` the bytes from
-    line to line and from pixel to pixel. ``dst``: where plane 0 goes, ``step`` the bytes from plane
-    to plane, ``dst_step`` from vector to vector.
+    ``stride``, ``m``: one of the forms. ``src``: the address of pixel (0, 0), ``y_step`` and
+    ``x_step`` the bytes from line to line and from pixel to pixel. ``dst``: where plane 0 goes,
+    ``step`` the bytes from plane to plane, ``dst_step`` from vector to vector, ``phase_step`` from
+    phase to phase within a plane.
     """
-    return types.void(*(types.int64,) * 8), _call("lep_wino_in", [I64] * 7, _emit_input)
+    return types.void(*(types.int64,) * 10), _call("lep_wino_in", [I64] * 8, _emit_input)
 
 
 @intrinsic
 def transform_output(
-    typingctx, m, src, step, dst, dst_y, dst_x, bias, res, res_y, res_x, low, high, count
+    typingctx, stride, m, src, step, dst, dst_y, dst_x, bias, res, res_y, res_x, low, high, count
 ):
     """Write ``AT M A`` plus bias and residual, within bounds: ``count`` vectors of one tile.
 
-    ``m``: 2 or 4. ``src``: the address of plane 0, the planes ROWS vectors apart; ``step``: the
-    bytes from vector to vector. ``dst``, ``res``: addresses of the first pixel, their ``_y`` and
-    ``_x`` the bytes from line to line and pixel to pixel; ``bias``: address; ``res`` and ``bias``
-    may be 0. ``low``, ``high``: float32 bounds of the result.
+    ``stride``, ``m``: one of the forms. ``src``: the address of plane 0, the planes ROWS vectors
+    apart; ``step``: the bytes from vector to vector. ``dst``, ``res``: addresses of the first
+    pixel, their ``_y`` and ``_x`` the bytes from line to line and pixel to pixel; ``bias``:
+    address; ``res`` and ``bias`` may be 0. ``low``, ``high``: float32 bounds of the result.
     """
-    numbers = (types.int64,) * 10
+    numbers = (types.int64,) * 11
     sig = types.void(*numbers, types.float32, types.float32, types.int64)
     params = [*[I64] * 9, F32, F32, I64]
     return sig, _call("lep_wino_out", params, _emit_output)

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from leptonc.backends.numba_cpu.kernels import depthwise as dw
-from leptonc.backends.numba_cpu.kernels import igemm_plan
+from leptonc.backends.numba_cpu.kernels import igemm_plan, winograd_plan
 from leptonc.backends.numba_cpu.kernels import winograd as wino
 from leptonc.backends.numba_cpu.kernels.igemm_plan import ConvPlan
 from leptonc.backends.numba_cpu.kernels.pack import pack_conv, pack_conv_taps, pad_image
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
+from leptonc.backends.numba_cpu.kernels.winograd_points import Form
 from leptonc.backends.numba_cpu.legal import ClaimFn
 from leptonc.backends.numba_cpu.lower import questions
-from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm, ConvShape
+from leptonc.backends.numba_cpu.lower.conv_choice import FORMS, Algorithm, ConvShape
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import Epilogue, finish, target, zeros
 from leptonc.backends.numba_cpu.lower.product import Finish, emit, pack_at_run_time
@@ -86,7 +87,7 @@ def lower_conv(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> None
     constant = ctx.array(job.weight) is not None
     algorithm = Algorithm.IGEMM
     if constant:
-        algorithm = Algorithm(ctx.decide(questions.conv(shape, ctx.precision)))
+        algorithm = Algorithm(ctx.decide(questions.conv(shape, ctx.precision, ctx.near)))
     if out.numel:
         _LOWER[algorithm](job)
     done()
@@ -223,21 +224,24 @@ def _reads(end: Finish) -> list[View]:
     return [*end.reads, *([] if end.res is None else [end.res])]
 
 
-def _winograd(m: int) -> Callable[[_Job], None]:
+def _winograd(form: Form) -> Callable[[_Job], None]:
     def lower(job: _Job) -> None:
         ctx, s, out = job.ctx, job.shape, job.out
         x = _inner_channels(ctx, job.x)
         array, const = ctx.array(job.weight), ctx.constant(job.weight)
         assert array is not None and const is not None
         weights = ctx.packed(
-            ("winograd", m, id(const.payload)), lambda: wino.transform_weights(array, m), const
+            ("winograd", form, id(const.payload)),
+            lambda: winograd_plan.transform_weights(array, form),
+            const,
         )
-        tiles = s.batch * math.prod(-(-n // m) for n in s.out)
-        blocks = wino.blocking(m, tiles, s.channels, s.out_channels)
+        tiles = s.batch * math.prod(-(-n // form.m) for n in s.out)
+        blocks = winograd_plan.blocking(form, tiles, s.channels, s.out_channels)
         scratch, stride = ctx.scratch(blocks.scratch_bytes)
         (x_y, x_x), (out_y, out_x) = spatial(x, 2), spatial(out, 2)
         values: dict[str, Any] = {
-            "m": m, "x": x.ref, "x_b": x.strides[0], "x_y": x_y, "x_x": x_x, "batch": s.batch,
+            "stride": form.stride, "m": form.m,
+            "x": x.ref, "x_b": x.strides[0], "x_y": x_y, "x_x": x_x, "batch": s.batch,
             "in_h": s.size[0], "in_w": s.size[1], "channels": s.channels, "columns": s.out_channels,
             "pad_y": s.padding[0], "pad_x": s.padding[1], "out_h": s.out[0], "out_w": s.out[1],
             "out": out.ref, "out_b": out.strides[0], "out_y": out_y, "out_x": out_x,
@@ -284,8 +288,7 @@ def _depthwise(job: _Job) -> None:
 
 _LOWER: dict[Algorithm, Callable[[_Job], None]] = {
     Algorithm.IGEMM: _igemm,
-    Algorithm.WINOGRAD_2: _winograd(2),
-    Algorithm.WINOGRAD_4: _winograd(4),
+    **{algorithm: _winograd(form) for algorithm, form in FORMS.items()},
     Algorithm.DEPTHWISE: _depthwise,
 }
 

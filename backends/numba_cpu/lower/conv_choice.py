@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
+from leptonc.backends.numba_cpu.kernels.winograd_plan import depth
+from leptonc.backends.numba_cpu.kernels.winograd_points import Form
 
 
 class Algorithm(enum.Enum):
@@ -16,7 +18,16 @@ class Algorithm(enum.Enum):
     IGEMM = "igemm"
     WINOGRAD_2 = "winograd2"
     WINOGRAD_4 = "winograd4"
+    PHASES_2 = "phases2"
     DEPTHWISE = "depthwise"
+
+
+#: The Winograd convolutions; with stride 2 the phases of the image are convolved with stride 1.
+FORMS = {
+    Algorithm.WINOGRAD_2: Form(1, 2),
+    Algorithm.WINOGRAD_4: Form(1, 4),
+    Algorithm.PHASES_2: Form(2, 2),
+}
 
 
 @dataclass(frozen=True)
@@ -36,47 +47,63 @@ class ConvShape:
     after: tuple[int, ...] = ()  # zeros behind each axis; as ``padding`` if empty
 
 
-def choose(shape: ConvShape, precision: str) -> Algorithm:
+def choose(shape: ConvShape, precision: str, near: bool = False) -> Algorithm:
     """Return the algorithm that :func:`costs` thinks fastest."""
-    found = costs(shape, precision)
+    found = costs(shape, precision, near)
     return min(found, key=lambda a: found[a])
 
 
-def costs(shape: ConvShape, precision: str) -> dict[Algorithm, float]:
+def costs(shape: ConvShape, precision: str, near: bool = False) -> dict[Algorithm, float]:
     """Return the algorithms for constant weights with their estimated cycles of one core.
 
+    ``near``: the weights of the whole network stay in the caches from call to call.
     ``precision="strict"`` forbids Winograd, whose rounding errors are larger (see :mod:`winograd`).
     """
     if shape.groups == shape.channels == shape.out_channels and shape.channels > 1:
         return {Algorithm.DEPTHWISE: 0.0}  # nothing to compare it with
-    if not _winograd_fits(shape) or precision == "strict":
-        return {Algorithm.IGEMM: igemm_cost(shape)}
-    return {
-        Algorithm.IGEMM: igemm_cost(shape),
-        Algorithm.WINOGRAD_2: winograd_cost(shape, 2),
-        Algorithm.WINOGRAD_4: winograd_cost(shape, 4),
-    }
+    found = {Algorithm.IGEMM: igemm_cost(shape)}
+    if precision != "strict" and _winograd_fits(shape):
+        forms = {a: f for a, f in FORMS.items() if shape.stride == (f.stride, f.stride)}
+        least = held_bytes(shape, Algorithm.IGEMM)
+        for a, form in forms.items():
+            doublings = math.log2(held_bytes(shape, a) / least)
+            found[a] = winograd_cost(shape, form, near) * (1 + HELD * doublings)
+    return found
+
+
+def held_bytes(s: ConvShape, algorithm: Algorithm) -> int:
+    """Return the bytes of the packed weights of an algorithm, not of a depthwise one."""
+    form = FORMS.get(algorithm)
+    rows = s.channels * math.prod(s.kernel) if form is None else depth(form, s.channels)
+    return 4 * rows * -(-s.out_channels // PANEL) * PANEL
 
 
 def _winograd_fits(s: ConvShape) -> bool:
     return (
         s.kernel == (3, 3)
-        and s.stride == s.dilation == (1, 1)
+        and s.dilation == (1, 1)
         and s.groups == 1
         and max(*s.padding, *s.after) <= 2
         and min(s.channels, s.out_channels) >= LANES
     )
 
 
-# Costs are in cycles of one core with two multipliers, fitted to 43 shapes (the 3x3 convolutions of
-# ResNet, VGG, DenseNet, GoogLeNet and Inception among them) on one with AVX-512, big weights in no
-# cache: root mean square error 12 % (Winograd) and 8 % (product); the choice cost at most 2 %. A
-# multiply-add of a row with a panel is one cycle.
-PRODUCT = {Algorithm.IGEMM: 1.1, Algorithm.WINOGRAD_2: 1.15, Algorithm.WINOGRAD_4: 1.15}
-TRANSFORM = {2: 60.0, 4: 150.0}  # cycles for one vector of channels of one tile, in and out
+# Costs are in cycles of one core with two multipliers, fitted to 43 shapes with stride 1 (the 3x3
+# convolutions of ResNet, VGG, DenseNet, GoogLeNet and Inception among them) on one with AVX-512,
+# big weights in no cache: root mean square error 12 % (Winograd) and 8 % (product). With stride 2
+# fitted to ResNet-18, ResNet-50 and Inception, timed within the networks. A multiply-add of a row
+# with a panel is one cycle.
+PRODUCT, WINOGRAD_PRODUCT = 1.1, 1.15
+# Cycles for a vector of channels of one tile: in, out.
+TRANSFORM = {
+    Form(1, 2): (60.0, 60.0),
+    Form(1, 4): (150.0, 150.0),
+    Form(2, 2): (110.0, 80.0),
+}
 FEWEST_ROWS = 4  # a product of fewer rows takes as long
 IGEMM_RATE = 24.0  # bytes of weights per cycle, in addition to the product
-FAR_RATE, NEAR_RATE, NEAR = 12.0, 32.0, 5 << 18  # of Winograd's: up to NEAR bytes they are cached
+FAR_RATE, NEAR_RATE = 12.0, 32.0  # of Winograd's, from memory and where a network stays in caches
+HELD = 0.015  # of the time that is to be saved whenever the weights take twice the bytes
 OVERLAP = 0.75  # of the shorter of product and reading weights, which go on together
 
 
@@ -84,19 +111,17 @@ def igemm_cost(s: ConvShape) -> float:
     """Return the estimated cycles of the indirect product."""
     rows, depth = s.batch * math.prod(s.out), s.channels * math.prod(s.kernel)
     panels = -(-s.out_channels // PANEL)
-    product = PRODUCT[Algorithm.IGEMM] * max(rows, FEWEST_ROWS) * panels * depth
+    product = PRODUCT * max(rows, FEWEST_ROWS) * panels * depth
     return product + 4 * depth * panels * PANEL / IGEMM_RATE
 
 
-def winograd_cost(s: ConvShape, m: int) -> float:
-    """Return the estimated cycles of F(m x m, 3 x 3)."""
-    algorithm = Algorithm.WINOGRAD_2 if m == 2 else Algorithm.WINOGRAD_4
-    tiles = s.batch * math.prod(-(-n // m) for n in s.out)
-    vectors, panels = -(-s.channels // LANES), -(-s.out_channels // PANEL)
-    depth = (m + 2) ** 2 * vectors * LANES
-    rows = max(tiles + tiles % 2, FEWEST_ROWS)
-    product = PRODUCT[algorithm] * rows * panels * depth
-    weights = 4.0 * depth * panels * PANEL
-    reading = weights / (FAR_RATE if weights > NEAR else NEAR_RATE)
-    transforms = tiles * TRANSFORM[m] * (vectors + -(-s.out_channels // LANES))
+def winograd_cost(s: ConvShape, form: Form, near: bool) -> float:
+    """Return the estimated cycles of a Winograd convolution, its weights ``near`` or not."""
+    tiles = s.batch * math.prod(-(-n // form.m) for n in s.out)
+    panels, rows = -(-s.out_channels // PANEL), depth(form, s.channels)
+    product = WINOGRAD_PRODUCT * max(tiles + tiles % 2, FEWEST_ROWS) * panels * rows
+    weights = 4.0 * rows * panels * PANEL
+    reading = weights / (NEAR_RATE if near else FAR_RATE)
+    vectors = (-(-s.channels // LANES), -(-s.out_channels // LANES))
+    transforms = tiles * sum(t * v for t, v in zip(TRANSFORM[form], vectors, strict=True))
     return product + reading - OVERLAP * min(product, reading) + transforms

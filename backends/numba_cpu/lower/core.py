@@ -92,6 +92,7 @@ class Lowering:
     pool: ConstPool
     threads: int
     precision: str = "fp32"
+    near: bool = False  # the weights of the network stay in the caches from call to call
     unit: int = 0
     note: str = ""
     steps: list[Step | TorchStep] = field(default_factory=list[Step | TorchStep])

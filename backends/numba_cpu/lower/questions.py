@@ -6,24 +6,36 @@ from collections.abc import Iterator
 
 from leptonc.backends.numba_cpu.lower.choices import Question
 from leptonc.backends.numba_cpu.lower.conv_choice import ConvShape, costs
+from leptonc.cost.flops import nbytes
 from leptonc.ir.core import Function, Op
 from leptonc.ir.kinds.contract import Conv
 from leptonc.ir.kinds.data import Constant
+from leptonc.ir.kinds.region import Unit
+from leptonc.runtime.caches import Caches
+
+EXPANDED = 4  # times the bytes of weights, at most, where Winograd packs them
 
 
-def conv(shape: ConvShape, precision: str) -> Question:
-    """Return the question of a convolution with constant weights."""
-    found = {a.value: cost for a, cost in costs(shape, precision).items()}
+def weights_stay(fn: Function, caches: Caches) -> bool:
+    """Return whether all weights of a network stay in the caches from call to call."""
+    bodies = [fn, *(op.kind.body for op in fn.ops if isinstance(op.kind, Unit))]
+    held = [op.result for body in bodies for op in body.ops if isinstance(op.kind, Constant)]
+    return EXPANDED * int(nbytes(held)) <= caches.l3
+
+
+def conv(shape: ConvShape, precision: str, near: bool) -> Question:
+    """Return the question of a convolution with constant weights; ``near``: see :func:`costs`."""
+    found = {a.value: cost for a, cost in costs(shape, precision, near).items()}
     return Question(f"conv {_conv_text(shape)}: {', '.join(sorted(found))}", found)
 
 
-def asked(body: Function, precision: str) -> Iterator[Question]:
+def asked(body: Function, precision: str, near: bool) -> Iterator[Question]:
     """Yield the questions of a unit's body."""
     for op in body.ops:
         if isinstance(op.kind, Conv):
             weight = body.producer.get(op.operands[1])
             if weight is not None and isinstance(weight.kind, Constant):
-                yield conv(conv_shape(op), precision)
+                yield conv(conv_shape(op), precision, near)
 
 
 def conv_shape(op: Op) -> ConvShape:

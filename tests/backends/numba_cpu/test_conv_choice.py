@@ -5,19 +5,30 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
-from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm, ConvShape, choose
+from leptonc.backends.numba_cpu.lower.conv_choice import (
+    FORMS,
+    Algorithm,
+    ConvShape,
+    choose,
+    costs,
+    held_bytes,
+)
 
 pytestmark = pytest.mark.numba
 
 F4, F2, DIRECT = Algorithm.WINOGRAD_4, Algorithm.WINOGRAD_2, Algorithm.IGEMM
+P2 = Algorithm.PHASES_2
+SIZES, WIDTHS = st.integers(1, 64), st.integers(1, 600)
 
 
-def square(channels: int, size: int, out: int) -> ConvShape:
-    """Return a 3x3 convolution with stride and padding 1."""
-    ones, area = (1, 1), (size, size)
-    return ConvShape(1, channels, area, out, (3, 3), ones, ones, ones, 1, area)
+def square(channels: int, size: int, out: int, stride: int = 1, batch: int = 1) -> ConvShape:
+    """Return a 3x3 convolution with padding 1."""
+    ones, steps, area = (1, 1), (stride, stride), (-(-size // stride),) * 2
+    return ConvShape(batch, channels, (size, size), out, (3, 3), steps, ones, ones, 1, area)
 
 
 @pytest.mark.parametrize("size", [7, 14, 56, 224])
@@ -28,10 +39,46 @@ def test_strict_never_runs_winograd(size: int, channels: int) -> None:
     assert choose(shape, "fp32") in (F2, F4)
 
 
+@given(size=SIZES, channels=WIDTHS, out=WIDTHS, stride=st.integers(1, 3))
+def test_candidates_fit_the_stride(size: int, channels: int, out: int, stride: int) -> None:
+    shape = square(channels, size, out, stride)
+    found = costs(shape, "fp32")
+    forms = {a for a, form in FORMS.items() if form.stride == stride}
+    small = min(channels, out) < LANES
+    if Algorithm.DEPTHWISE not in found:
+        assert set(found) == {DIRECT} | (set() if small else forms)
+    assert all(cost > 0 for a, cost in found.items() if a is not Algorithm.DEPTHWISE)
+
+
+@given(
+    size=SIZES, channels=st.integers(LANES, 300), out=st.integers(LANES, 300),
+    stride=st.sampled_from([1, 2]),
+)  # fmt: skip
+def test_more_to_do_never_costs_less(size: int, channels: int, out: int, stride: int) -> None:
+    small = costs(square(channels, size, out, stride), "fp32")
+    for more in (
+        square(channels, size, out, stride, batch=3),
+        square(channels, size + 16, out, stride),
+        square(channels, size, 2 * out, stride),
+    ):
+        large = costs(more, "fp32")
+        assert all(large[a] >= cost for a, cost in small.items())
+
+
+@given(size=SIZES, channels=st.integers(LANES, 600), out=st.integers(LANES, 600))
+def test_larger_tiles_hold_more_bytes(size: int, channels: int, out: int) -> None:
+    plain, phased = (square(channels, size, out, stride) for stride in (1, 2))
+    order = [held_bytes(plain, a) for a in (DIRECT, F2, F4)]
+    assert order == sorted(set(order))
+    order = [held_bytes(phased, a) for a in (DIRECT, P2)]
+    assert order == sorted(set(order))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
-        {"stride": (2, 2), "out": (14, 14)},
+        {"stride": (2, 1), "out": (14, 28)},
+        {"stride": (3, 3), "out": (10, 10)},
         {"dilation": (2, 2), "padding": (2, 2)},
         {"groups": 2},
         {"kernel": (3, 1), "padding": (1, 0)},
@@ -44,25 +91,51 @@ def test_what_winograd_cannot_do_runs_directly(changes: dict) -> None:
     assert choose(replace(square(64, 28, 64), **changes), "fp32") is DIRECT
 
 
+@pytest.mark.parametrize("channels", [64, 128, 256])
+def test_large_images_run_by_winograd_at_any_width(channels: int) -> None:
+    assert choose(square(channels, 56, channels), "fp32") is F4
+    assert choose(square(channels, 56, channels, stride=2), "fp32") is P2
+
+
 @pytest.mark.skipif(LANES != 16, reason="measured with 16 lanes")
 @pytest.mark.parametrize(
-    ("channels", "size", "out", "fastest"),
+    ("channels", "size", "out", "stride", "fastest"),
     [
-        (64, 224, 64, F4),
-        (64, 56, 64, F4),
-        (128, 28, 128, F4),
-        (256, 14, 256, F4),
-        (512, 14, 512, F4),
-        (512, 7, 512, F2),
-        (448, 8, 384, F2),
-        (192, 7, 384, F2),
-        (160, 7, 320, F2),
-        (128, 7, 32, F4),
-        (48, 7, 128, F4),
-        (64, 8, 128, F4),
+        (64, 224, 64, 1, F4),
+        (64, 56, 64, 1, F4),
+        (128, 28, 128, 1, F4),
+        (256, 14, 256, 1, F4),
+        (512, 14, 512, 1, F4),
+        (512, 7, 512, 1, F2),
+        (448, 8, 384, 1, F2),
+        (192, 7, 384, 1, F2),
+        (160, 7, 320, 1, F2),
+        (128, 7, 32, 1, F2),
+        (128, 14, 32, 1, F4),
+        (64, 56, 128, 2, P2),
+        (128, 56, 128, 2, P2),
+        (128, 28, 256, 2, P2),
+        (256, 28, 256, 2, P2),
+        (288, 35, 384, 2, P2),
+        (256, 14, 512, 2, DIRECT),
+        (512, 14, 512, 2, DIRECT),
     ],
 )
 def test_measured_shapes_run_as_fast_as_they_can(
-    channels: int, size: int, out: int, fastest: Algorithm
+    channels: int, size: int, out: int, stride: int, fastest: Algorithm
 ) -> None:
-    assert choose(square(channels, size, out), "fp32") is fastest
+    assert choose(square(channels, size, out, stride), "fp32") is fastest
+
+
+@pytest.mark.skipif(LANES != 16, reason="measured with 16 lanes")
+def test_weights_that_stay_in_caches_may_be_larger() -> None:
+    shape = square(64, 8, 128)
+    assert choose(shape, "fp32", near=True) is F4
+    assert choose(shape, "fp32", near=False) is F2
+
+
+@given(size=SIZES, channels=WIDTHS, out=WIDTHS, stride=st.sampled_from([1, 2]))
+def test_near_weights_never_cost_more(size: int, channels: int, out: int, stride: int) -> None:
+    shape = square(channels, size, out, stride)
+    near, far = costs(shape, "fp32", near=True), costs(shape, "fp32", near=False)
+    assert all(near[a] <= far[a] for a in far)

@@ -12,12 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import leptonc
+from leptonc.backends.numba_cpu import scheduler
 from leptonc.backends.numba_cpu import tune as module
 from leptonc.backends.numba_cpu.lower import choices
 from leptonc.backends.numba_cpu.lower.choices import Answer, Question
 from leptonc.backends.numba_cpu.lower.core import ConstPool
+from leptonc.backends.numba_cpu.lower.questions import weights_stay
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
 from leptonc.ir.core import Function, Op
+from leptonc.runtime.caches import Caches
 from leptonc.runtime.choices import Book, Measured
 from leptonc.show.explain import explain
 
@@ -94,6 +97,13 @@ def program() -> Function:
 OPTIONS = Options(threads=2)
 
 
+@pytest.fixture(autouse=True)
+def far(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take small networks for ones whose weights leave the caches between calls."""
+    for place in (module, scheduler):
+        monkeypatch.setattr(place, "weights_stay", lambda fn, caches: False)
+
+
 class Timer:
     """Prepares races of given seconds; every run moves the clock."""
 
@@ -129,6 +139,20 @@ def test_questions_are_those_that_lowering_asks() -> None:
     assert {o.question.key for o in found} == {q.key for q in asked}
     assert sum(o.count for o in found) == len(asked) == 5
     assert next(o.question for o in found if o.count == 3) in asked
+
+
+def test_weights_that_stay_in_the_caches_are_not_timed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    forced_open(monkeypatch)
+    monkeypatch.setattr(module, "weights_stay", weights_stay)
+    fn = program()
+    for l3, timed in ((1 << 40, False), (1, True)):
+        timer, options = Timer(SECONDS), Options(caches=Caches(1, l3))
+        shelf = Book(tmp_path / str(l3), "m")
+        answers = module.tune(fn, ConstPool(), options, shelf, 1e9, timer.clock, timer.prepare)
+        assert bool(timer.prepared) is timed
+        assert any(a.why == choices.IN_CACHES for a in answers.values()) is not timed
 
 
 def test_winners_are_lowered_and_remembered(

@@ -12,42 +12,44 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from leptonc.backends.numba_cpu.kernels import winograd as wino
+from leptonc.backends.numba_cpu.kernels import winograd_plan as plan
 from leptonc.backends.numba_cpu.kernels import winograd_points as points
 from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.base import record
 from leptonc.backends.numba_cpu.kernels.igemm import Res
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
+from leptonc.backends.numba_cpu.kernels.winograd_points import POINTS, Form
 
 pytestmark = pytest.mark.numba
-BOUND = {2: 2e-6, 4: 2e-5}  # of the largest value, see the kernel's docstring
+FORMS = sorted(POINTS)
+BOUND = {2: 2e-6, 4: 2e-5}  # by m, of the largest value, see the kernel's docstring
 
 
 class Case:
     """One convolution with its memory; ``run(nt)`` returns the result as ``[b, h, w, n]``."""
 
     def __init__(
-        self, m: int, x: torch.Tensor, w: torch.Tensor, pad: tuple[int, int], **options
+        self, form: Form, x: torch.Tensor, w: torch.Tensor, pad: tuple[int, int], **options
     ) -> None:
-        self.m, (b, c, h, wide), n = m, x.shape, w.shape[0]
-        size = (h + 2 * pad[0] - 2, wide + 2 * pad[1] - 2)
+        (b, c, h, wide), n, m = x.shape, w.shape[0], form.m
+        size = [(s + 2 * p - 3) // form.stride + 1 for s, p in zip((h, wide), pad, strict=True)]
         self.shape = (b, *size, n)
         tiles = b * -(-size[0] // m) * -(-size[1] // m)
-        blocks = options.get("blocks") or wino.blocking(m, tiles, c, n)
+        blocks = options.get("blocks") or plan.blocking(form, tiles, c, n)
         bias, res = options.get("bias"), options.get("res")
         self.keep = {
             "x": np.ascontiguousarray(x.permute(0, 2, 3, 1).numpy()),
-            "weights": wino.transform_weights(w.numpy(), m),
+            "weights": plan.transform_weights(w.numpy(), form),
             "bias": 0 if bias is None else bias.numpy(),
             "res": 0 if res is None else np.ascontiguousarray(res.permute(0, 2, 3, 1).numpy()),
         }
         line, image = size[1] * n, size[0] * size[1] * n
         act, p0, p1 = options.get("act", (Act.NONE, 0.0, 0.0))
         self.values = {
-            "m": m, **self.keep, "x_b": h * wide * c, "x_y": wide * c, "x_x": c, "batch": b,
-            "in_h": h,
-            "in_w": wide, "channels": c, "columns": n, "pad_y": pad[0], "pad_x": pad[1],
-            "out_h": size[0], "out_w": size[1], "out_b": image, "out_y": line, "out_x": n,
-            "res_b": image, "res_y": line, "res_x": n,
+            "stride": form.stride, "m": m, **self.keep, "x_b": h * wide * c, "x_y": wide * c,
+            "x_x": c, "batch": b, "in_h": h, "in_w": wide, "channels": c, "columns": n,
+            "pad_y": pad[0], "pad_x": pad[1], "out_h": size[0], "out_w": size[1],
+            "out_b": image, "out_y": line, "out_x": n, "res_b": image, "res_y": line, "res_x": n,
             "res_mode": int(options.get("mode", Res.BEFORE)), "act": int(act), "act_p0": p0,
             "act_p1": p1, "tile_block": blocks.tile_block, "panel_block": blocks.panel_block,
             "scratch_bytes": blocks.scratch_bytes,
@@ -64,8 +66,8 @@ class Case:
         return out[..., :-1].copy()
 
 
-def reference(x: torch.Tensor, w: torch.Tensor, pad: tuple[int, int]) -> torch.Tensor:
-    return F.conv2d(x.double(), w.double(), padding=pad)
+def reference(form: Form, x: torch.Tensor, w: torch.Tensor, pad: tuple[int, int]) -> torch.Tensor:
+    return F.conv2d(x.double(), w.double(), stride=form.stride, padding=pad)
 
 
 def error(got: np.ndarray, want: torch.Tensor) -> float:
@@ -77,7 +79,7 @@ def data(*shape: int) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(sum(shape)).standard_normal(shape, np.float32))
 
 
-@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
     ("b", "c", "h", "w", "n", "pad"),
     [
@@ -91,58 +93,67 @@ def data(*shape: int) -> torch.Tensor:
     ],
 )
 def test_any_size_is_near_float64(
-    m: int, b: int, c: int, h: int, w: int, n: int, pad: tuple[int, int]
+    form: Form, b: int, c: int, h: int, w: int, n: int, pad: tuple[int, int]
 ) -> None:
     x, weight = data(b, c, h, w), data(n, c, 3, 3)
-    case = Case(m, x, weight, pad)
+    case = Case(form, x, weight, pad)
     got = case.run()
-    assert error(got, reference(x, weight, pad)) < BOUND[m]
+    assert error(got, reference(form, x, weight, pad)) < BOUND[form.m]
     for nt in (2, 3, 5):
         assert np.array_equal(got, case.run(nt))
 
 
-@pytest.mark.parametrize("m", [2, 4])
-def test_blocks_do_not_change_a_bit(m: int) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_blocks_do_not_change_a_bit(form: Form) -> None:
     x, weight = data(1, 40, 23, 21), data(100, 40, 3, 3)
-    want = Case(m, x, weight, (1, 1)).run()
-    full = wino.blocking(m, 10**6, 40, 100)
-    small = wino.Blocking(wino.ROWS, 1, full.scratch_bytes)
-    assert np.array_equal(want, Case(m, x, weight, (1, 1), blocks=small).run(2))
+    want = Case(form, x, weight, (1, 1)).run()
+    full = plan.blocking(form, 10**6, 40, 100)
+    small = plan.Blocking(wino.ROWS, 1, full.scratch_bytes)
+    assert np.array_equal(want, Case(form, x, weight, (1, 1), blocks=small).run(2))
 
 
-@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("mode", list(Res))
-def test_epilogue(m: int, mode: Res) -> None:
-    x, weight, bias, res = data(2, 16, 6, 7), data(21, 16, 3, 3), data(21), data(2, 21, 6, 7)
+def test_epilogue(form: Form, mode: Res) -> None:
+    x, weight, bias = data(2, 16, 6, 7), data(21, 16, 3, 3), data(21)
+    res = data(2, 21, *(-(-s // form.stride) for s in (6, 7)))
     act = (Act.LEAKY_RELU, 0.25, 0.0)
-    case = Case(m, x, weight, (1, 1), bias=bias, res=res, mode=mode, act=act)
-    plain = reference(x, weight, (1, 1)) + bias.double()[:, None, None]
+    case = Case(form, x, weight, (1, 1), bias=bias, res=res, mode=mode, act=act)
+    plain = reference(form, x, weight, (1, 1)) + bias.double()[:, None, None]
     want = {
         Res.BEFORE: lambda: F.leaky_relu(plain + res, 0.25),
         Res.AFTER: lambda: F.leaky_relu(plain, 0.25) + res,
         Res.TIMES: lambda: F.leaky_relu(plain, 0.25) * res,
     }[mode]()
-    assert error(case.run(2), want) < BOUND[m]
+    assert error(case.run(2), want) < BOUND[form.m]
 
 
-@pytest.mark.parametrize("m", sorted(points.PAIRS))
-def test_the_matrices_convolve(m: int) -> None:
-    t, rng = points.matrices(m), np.random.default_rng(m)
-    tile, g = rng.standard_normal((m + 2, m + 2)), rng.standard_normal((3, 3))
-    got = t.at @ ((t.g @ g @ t.g.T) * (t.bt @ tile @ t.bt.T)) @ t.at.T
-    exact = F.conv2d(torch.from_numpy(tile)[None, None], torch.from_numpy(g)[None, None])
+@pytest.mark.parametrize("form", FORMS)
+def test_the_matrices_convolve(form: Form) -> None:
+    t, rng, stride = points.matrices(form), np.random.default_rng(form.m), form.stride
+    tile, g = rng.standard_normal((form.side, form.side)), rng.standard_normal((3, 3))
+    sums = np.zeros((form.n, form.n))
+    for py, down in enumerate(form.taps):
+        for px, across in enumerate(form.taps):
+            kernel = t.g[:, : len(down)] @ g[np.ix_(down, across)] @ t.g[:, : len(across)].T
+            bt = [t.bt[:, : form.n - p] for p in (py, px)]
+            sums += kernel * (bt[0] @ tile[py::stride, px::stride] @ bt[1].T)
+    got = t.at @ sums @ t.at.T
+    exact = F.conv2d(
+        torch.from_numpy(tile)[None, None], torch.from_numpy(g)[None, None], stride=stride
+    )
     np.testing.assert_allclose(got, exact[0, 0], rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("m", sorted(points.PAIRS))
-def test_the_amplification_is_the_bound_of_ones(m: int) -> None:
-    bound = points.error_bound(np.ones((5, m + 2, m + 2)), np.ones((2, 5, 3, 3)), m)
-    r = points.roundings(m, 5) * 2.0**-24
-    assert bound.max() == pytest.approx(r / (1 - r) * 5 * 9 * points.amplification(m))
+@pytest.mark.parametrize("form", FORMS)
+def test_the_amplification_is_the_bound_of_ones(form: Form) -> None:
+    bound = points.error_bound(np.ones((5, form.side, form.side)), np.ones((2, 5, 3, 3)), form)
+    r = points.roundings(form, 5) * 2.0**-24
+    assert bound.max() == pytest.approx(r / (1 - r) * 5 * 9 * points.amplification(form))
 
 
 @given(
-    m=st.sampled_from(sorted(points.PAIRS)),
+    form=st.sampled_from(FORMS),
     tiles=st.tuples(st.integers(1, 3), st.integers(1, 3)),
     channels=st.integers(LANES, 80),
     out=st.integers(1, 40),
@@ -152,21 +163,28 @@ def test_the_amplification_is_the_bound_of_ones(m: int) -> None:
 )
 @settings(max_examples=40, deadline=None)
 def test_every_output_is_within_its_bound(
-    m: int, tiles: tuple[int, int], channels: int, out: int, seed: int, spread: float, mean: float
+    form: Form,
+    tiles: tuple[int, int],
+    channels: int,
+    out: int,
+    seed: int,
+    spread: float,
+    mean: float,
 ) -> None:
     """Magnitudes over ``spread`` decades, a ``mean`` that makes sums cancel or grow."""
     rng = np.random.default_rng(seed)
-    size = tuple(m * k + 2 for k in tiles)
+    size = tuple(form.stride * form.m * (k - 1) + form.side for k in tiles)
     x = (rng.standard_normal((channels, *size)) + mean) * 10 ** rng.uniform(-spread, 0, size)
     w = (rng.standard_normal((out, channels, 3, 3)) + mean) * 10 ** rng.uniform(-spread, 0, (3, 3))
     x, w = x.astype(np.float32), w.astype(np.float32)
-    case = Case(m, torch.from_numpy(x)[None], torch.from_numpy(w), (0, 0))
-    exact = reference(torch.from_numpy(x)[None], torch.from_numpy(w), (0, 0))[0].numpy()
-    assert (np.abs(case.run()[0].transpose(2, 0, 1) - exact) <= points.error_bound(x, w, m)).all()
+    case = Case(form, torch.from_numpy(x)[None], torch.from_numpy(w), (0, 0))
+    exact = reference(form, torch.from_numpy(x)[None], torch.from_numpy(w), (0, 0))[0].numpy()
+    bound = points.error_bound(x, w, form)
+    assert (np.abs(case.run()[0].transpose(2, 0, 1) - exact) <= bound).all()
 
 
 @given(
-    m=st.sampled_from(sorted(points.PAIRS)),
+    form=st.sampled_from(FORMS),
     shape=st.tuples(*(st.integers(1, 23) for _ in range(2))),
     channels=st.integers(LANES, 50),
     out=st.integers(1, 80),
@@ -175,32 +193,33 @@ def test_every_output_is_within_its_bound(
     act=st.sampled_from([Act.NONE, Act.RELU, Act.RELU6, Act.CLAMP, Act.SILU]),
 )
 @settings(max_examples=40, deadline=None)
-def test_any_thread_count_gives_the_same_bits(m, shape, channels, out, nt, mode, act) -> None:
+def test_any_thread_count_gives_the_same_bits(form, shape, channels, out, nt, mode, act) -> None:
     x, weight = data(2, channels, *shape), data(out, channels, 3, 3)
-    res = {} if mode is None else {"res": data(2, out, *shape), "mode": mode}
-    case = Case(m, x, weight, (1, 1), bias=data(out), act=(act, -0.5, 0.75), **res)
+    size = [-(-s // form.stride) for s in shape]
+    res = {} if mode is None else {"res": data(2, out, *size), "mode": mode}
+    case = Case(form, x, weight, (1, 1), bias=data(out), act=(act, -0.5, 0.75), **res)
     assert np.array_equal(case.run(), case.run(nt))
 
 
-@pytest.mark.parametrize("m", [2, 4])
-def test_images_that_are_fetched_ahead(m: int) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_images_that_are_fetched_ahead(form: Form) -> None:
     """An input and output of more than 4 MiB: the walk over the following block's tiles."""
     x, weight = data(1, 64, 131, 130), data(96, 64, 3, 3)
-    got = Case(m, x, weight, (1, 1)).run()
-    assert error(got, reference(x, weight, (1, 1))) < BOUND[m]
+    got = Case(form, x, weight, (1, 1)).run()
+    assert error(got, reference(form, x, weight, (1, 1))) < BOUND[form.m]
 
 
 def test_a_nan_stays_within_its_tile() -> None:
     x, weight = data(1, 16, 12, 12), data(16, 16, 3, 3)
     x[0, 3, 0, 0] = float("nan")
-    got = Case(4, x, weight, (1, 1)).run()
+    got = Case(Form(1, 4), x, weight, (1, 1)).run()
     assert np.isnan(got[0, :2, :2]).all() and np.isfinite(got[0, 4:]).all()
 
 
 def test_padding_is_never_read() -> None:
     """Whatever lies around the image in memory has no influence."""
     x, weight = data(1, 16, 6, 6), data(8, 16, 3, 3)
-    case = Case(4, x, weight, (1, 1))
+    case = Case(Form(1, 4), x, weight, (1, 1))
     want = case.run()
     wide = np.full((1, 8, 8, 16), np.nan, np.float32)
     wide[:, 1:7, 1:7] = case.keep["x"]
