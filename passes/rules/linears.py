@@ -7,6 +7,7 @@ from leptonc.ir.dims import same_dim
 from leptonc.ir.kinds.binary import Add
 from leptonc.ir.kinds.contract import Conv, ConvTranspose, Linear, Matmul
 from leptonc.ir.kinds.data import Constant
+from leptonc.ir.kinds.reduce import AvgPool
 from leptonc.ir.kinds.shape import Pad, Reshape, Transpose
 from leptonc.passes.rules.build import is_float
 from leptonc.rewrite.pattern import Node, Opt, Var
@@ -64,6 +65,21 @@ def _conv_pad(m: Match, b: Builder) -> Value | Skip | None:
     return b(kind, m["x"], m["w"], *(() if bias is None else (bias,)))
 
 
+def _pool_first(m: Match, b: Builder) -> Value | None:
+    """Mix the channels of the means: both are linear, and the means are fewer than the pixels.
+
+    Each window must be whole, or the bias would be averaged with zeros.
+    """
+    pool, conv = m.kind("pool", AvgPool), m.kind("conv", Conv)
+    pixelwise = all(same_dim(d, 1) for d in m["w"].type.shape[2:]) and set(conv.stride) == {1}
+    over_image = len(pool.kernel) == len(conv.stride)
+    whole = not conv.padded and not any(pool.padding) and pool.divisor is None
+    if not (pixelwise and over_image and whole) or max(pool.stride) == 1:
+        return None
+    bias = m.get("b")
+    return b(conv, b(pool, m["x"]), m["w"], *(() if bias is None else (bias,)))
+
+
 _WEIGHT = Node(Constant, (), "w")
 RULES: tuple[Rule, ...] = (
     Rule("linear-transposed", "matmul(x, w^T) = linear(x, w)", REASSOC,
@@ -84,6 +100,12 @@ RULES: tuple[Rule, ...] = (
          hints={"x": ("f32[2,3,5,5]",) * 2, "w": ("f32[4,3,2,2]",) * 2, "b": ("f32[4]",) * 2,
                 "pad": (Pad((0, 0, 1, 0), (0, 0, 0, 2)), Pad((0, 0, 1, 1), (0, 0, 1, 1))),
                 "conv": (Conv((2, 1), (0, 0), (1, 1)), Conv((1, 1), (1, 0), (1, 1)))}),
+    Rule("pool-before-conv", "avg_pool(conv[1x1](x, w, b)) = conv[1x1](avg_pool(x), w, b)", REASSOC,
+         Node(AvgPool, (Node(Conv, (X, W, Opt(B)), "conv", once=True),), "pool"), _pool_first,
+         hints={"x": ("f32[2,3,5,6]", "f32[2,4,8]"), "w": ("f32[4,3,1,1]", "f32[6,2,1]"),
+                "b": ("f32[4]", "f32[6]"),
+                "conv": (Conv((1, 1), (0, 0), (1, 1)), Conv((1,), (0,), (1,), 2)),
+                "pool": (AvgPool((2, 3), (2, 1), (0, 0)), AvgPool((3,), (2,), (0,), True))}),
 )  # fmt: skip
 
 # Its instances need a constant, which the text form names by hash only: tested by hand.

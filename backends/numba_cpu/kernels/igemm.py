@@ -31,7 +31,7 @@ from leptonc.backends.numba_cpu.kernels.microkernel import (
     run_tile,
     tile_rows,
 )
-from leptonc.backends.numba_cpu.kernels.row_tables import affine_rows, copy_rows, fill
+from leptonc.backends.numba_cpu.kernels.row_tables import affine_rows, ask_rows, copy_rows, fill
 from leptonc.backends.numba_cpu.kernels.tile_finish import (
     ADD_RES,
     FINISH_ROWS,
@@ -262,6 +262,12 @@ def _panel(args, tables, step, count, taps, depth, offset, b, column, bias, firs
         init = 0 if first else out_rows
         if first and late == NO_RES and arg(args, RES) != 0:
             init = out_rows + step
+        read = out_rows + step if last and late != NO_RES else init
+        if read != 0:  # the rows that the next tile will read
+            if i + some < count:
+                ask_rows(read + 8 * some, min(some, count - i - some), 4 * column)
+            else:
+                ask_rows(read - 8 * i, some, 4 * (column + PANEL))
         if alone:
             run_row(
                 out_rows + 2 * step, step, taps, depth, 4 * offset, b, out_rows, 4 * column,

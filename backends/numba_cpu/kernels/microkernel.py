@@ -51,7 +51,10 @@ PREFETCH = 8192  # bytes ahead in B: the hardware's own prefetch ends with each 
 # fewer rows would not be faster.
 _HEIGHTS = {16: (14, 12, 10, 8, 6, 4, 1), 8: (6, 5, 4, 1), 4: (4, 3, 1)}
 HEIGHTS = (12, 10, 8, 6, 4, 1) if "+neon" in host_features() else _HEIGHTS[LANES]
-HALF_HEIGHTS = (HEIGHTS[0], 8) if LANES == 16 else HEIGHTS[:1]
+HALF_HEIGHTS = (HEIGHTS[0], 12, 8) if LANES == 16 else HEIGHTS[:1]
+# A tile of one vector loads once for every fma. With AVX-512 the addresses of more than twelve rows
+# do not fit the integer registers, and would have to be loaded, too.
+HALF_ROWS = 12 if LANES == 16 else HEIGHTS[0]
 ROWS = HEIGHTS[0]
 ROW_SUMS = 4 * VECTORS  # chains of fma of one row alone, whatever its width
 
@@ -219,7 +222,9 @@ class _Writer:
         for u in range(unroll):
             places = [u * PANEL + j * LANES for j in range(self.nv)]
             columns = [load_vec(b, b.gep(ptr, [i64(at)], source_etype=F32)) for at in places]
-            for line in range(0, 4 * self.nv * LANES, 64):
+            # A narrow tile of many rows reads little of B, and has no loads to spare.
+            asked = 4 * self.nv * LANES if self.nv == VECTORS or self.mr == 1 else 0
+            for line in range(0, asked, 64):
                 prefetch(b, b.gep(ptr, [i64(PREFETCH + 4 * u * PANEL + line)], source_etype=I8))
             for i in range(self.mr):
                 at = b.gep(rows[i], [b.add(k, i64(u))], source_etype=F32)
@@ -364,12 +369,14 @@ def run_row(
 def tile_rows(left, width):
     """Return how many of ``left`` rows the next tile takes, so that all are filled evenly.
 
-    It is the height of a tile for ``width`` columns, unless all that are left are fewer: a tile
-    that reached into rows of the next one would add to their initial values twice.
+    It is the height of a tile for ``width`` columns (for one vector HALF_ROWS at most), unless all
+    that are left are fewer: a tile that reached into rows of the next one would add to their
+    initial values twice.
     """
-    tiles = (left + ROWS - 1) // ROWS
+    top = HALF_ROWS if width <= LANES else ROWS
+    tiles = (left + top - 1) // top
     want = (left + tiles - 1) // tiles
-    best = ROWS
+    best = top
     if width <= LANES:
         for height in HALF_HEIGHTS:
             best = height if height >= want else best

@@ -11,10 +11,18 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit
-from leptonc.backends.numba_cpu.kernels.microkernel import ROWS
+from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
 from leptonc.backends.numba_cpu.kernels.vec import LANES, ldi64, sti64, vload_n, vstore_n
-from leptonc.backends.numba_cpu.kernels.vectype import I64, i64, pointer, shared_function, splat
+from leptonc.backends.numba_cpu.kernels.vectype import (
+    I64,
+    i64,
+    pointer,
+    prefetch,
+    shared_function,
+    splat,
+)
 
+LINE = 64  # bytes of a cache line
 ENTRIES = ir.VectorType(I64, max(2, LANES // 2))
 
 
@@ -65,6 +73,32 @@ def fill(typingctx, table, start, count, first, step):
         return context.get_dummy_value()
 
     return types.void(*(types.int64,) * 5), build
+
+
+@intrinsic
+def ask_rows(typingctx, table, count, offset):
+    """Ask for the PANEL floats from byte ``offset`` of each of the ``count`` rows of a table."""
+
+    def write(b, table, count, offset):
+        entry, loop, end = b.block, b.append_basic_block("row"), b.append_basic_block("end")
+        b.branch(loop)
+        b.position_at_end(loop)
+        i = b.phi(I64)
+        place = b.add(b.load(pointer(b, table, i, 8), align=8, typ=I64), offset)
+        for at in range(0, 4 * PANEL, LINE):
+            prefetch(b, pointer(b, place, i64(at), 1))
+        following = b.add(i, i64(1))
+        i.add_incoming(i64(0), entry)
+        i.add_incoming(following, loop)
+        b.cbranch(b.icmp_signed("<", following, count), loop, end)
+        b.position_at_end(end)
+
+    def build(context, builder, sig, args):
+        fn = shared_function(builder.module, "lep_ask_rows", ir.VoidType(), [I64] * 3, write)
+        builder.call(fn, args)
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * 3), build
 
 
 @inline_njit

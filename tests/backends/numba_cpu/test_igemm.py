@@ -29,6 +29,7 @@ from leptonc.backends.numba_cpu.kernels.igemm import (
 )
 from leptonc.backends.numba_cpu.kernels.microkernel import (
     HALF_HEIGHTS,
+    HALF_ROWS,
     HEIGHTS,
     PANEL,
     ROWS,
@@ -308,6 +309,7 @@ def test_tiles_share_rows_evenly_and_end_with_them(rows, width):
     while left:
         some = plain(left, width)
         assert some in heights or some == left
+        assert some <= (ROWS if width > LANES else HALF_ROWS)
         work += min(h for h in heights if h >= some)
         left -= some
     if heights == HEIGHTS and rows > ROWS + 1:
