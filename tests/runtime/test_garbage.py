@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import linecache
 
 import pytest
 
-from leptonc.runtime.garbage import Pause
+from leptonc.runtime.garbage import Pause, Unread
 
 
 def test_pauses_nest():
@@ -35,3 +36,21 @@ def test_a_collector_that_is_off_stays_off():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_sources_of_one_package_are_not_read(tmp_path):
+    ours, other = tmp_path / "ours" / "a.py", tmp_path / "ours_too.py"
+    ours.parent.mkdir()
+    for path in (ours, other):
+        path.write_text("a = 1\n")
+    unread, before = Unread(str(ours.parent / "__init__.py")), linecache.getline
+    with unread():
+        with unread():
+            assert linecache.getline(str(ours), 1) == ""
+        assert linecache.getline(str(ours), 1) == ""
+        assert str(ours) not in linecache.cache
+        assert linecache.getline(str(other), 1) == "a = 1\n"
+        assert linecache.getline(str(other), 1, None) == "a = 1\n"
+        assert linecache.getlines(str(ours)) == ["a = 1\n"]
+    assert linecache.getline is before
+    assert linecache.getline(str(ours), 1) == "a = 1\n"
