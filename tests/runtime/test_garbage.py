@@ -6,8 +6,9 @@ import gc
 import linecache
 
 import pytest
+import torch
 
-from leptonc.runtime.garbage import Pause, Unread
+from leptonc.runtime.garbage import Pause, Unread, release_trace
 
 
 def test_pauses_nest():
@@ -54,3 +55,19 @@ def test_sources_of_one_package_are_not_read(tmp_path):
         assert linecache.getlines(str(ours)) == ["a = 1\n"]
     assert linecache.getline is before
     assert linecache.getline(str(ours), 1) == "a = 1\n"
+
+
+def test_the_last_trace_goes():
+    class Twice(torch.nn.Module):
+        def forward(self, x):
+            return x * 2
+
+    def graphs() -> int:
+        gc.collect()
+        return sum(isinstance(o, torch.fx.Graph) for o in gc.get_objects())
+
+    release_trace()
+    before = graphs()
+    torch.export.export(Twice(), (torch.zeros(3),))
+    release_trace()
+    assert graphs() == before
