@@ -20,7 +20,7 @@ from leptonc.compiled import CompiledModel, Specialization
 from leptonc.errors import LeptoncError, PipelineError, TargetError
 from leptonc.ir.core import Function
 from leptonc.passes import pipeline as passes_of
-from leptonc.runtime.garbage import paused
+from leptonc.runtime.garbage import paused, release_trace, torch_unread
 from leptonc.runtime.governor import Governor
 from leptonc.settings import read_settings
 from leptonc.show.progress import Progress
@@ -88,7 +88,9 @@ def compile(
         with Progress(f"compiling {name}") as progress, torch.no_grad(), paused(), ahead():
             start = time.perf_counter()
             progress("capturing")
-            captured = capture_model(model, args, kwargs, dynamic=dynamic)
+            with torch_unread():
+                captured = capture_model(model, args, kwargs, dynamic=dynamic)
+            release_trace()
             stats["capture_s"] = time.perf_counter() - start
             leaves = captured.flatten(args, kwargs)
             inputs = [t.detach().contiguous() for t in captured.tensors(leaves)]

@@ -2,13 +2,14 @@
 
 Greedy by size with best fit (Pisarchyk & Lee, "Efficient Memory Management for Deep Neural Net
 Inference", 2020, section 5): large buffers first, each into the tightest gap between those placed
-buffers that live at the same time. Or those of the fullest steps first (their section 4, greedy by
-breadth), if that takes less: a smaller arena has fewer lines that nobody touched for long.
+buffers that live at the same time. No one order suits every net, hence other orders follow until
+one needs no more than the largest live set: those of the fullest steps first (their section 4,
+greedy by breadth), large or early ones of these in front, and those of most bytes times steps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 
@@ -51,9 +52,22 @@ def plan(lifetimes: Sequence[Lifetime], align: int = 64) -> Plan:
     # Ties go to the older buffer, so that the plan is a function of its input alone.
     by_size = sorted(range(len(sizes)), key=lambda i: (-sizes[i], lifetimes[i].first, i))
     widest = _widest(lifetimes, sizes)
-    by_breadth = sorted(by_size, key=lambda i: -widest[i])
-    plans = [_placed(lifetimes, sizes, order) for order in (by_size, by_breadth)]
-    return min(plans, key=lambda plan: plan.total)
+    keys: tuple[Callable[[int], tuple[int, ...]], ...] = (
+        lambda i: (),
+        lambda i: (-widest[i],),
+        lambda i: (-widest[i], lifetimes[i].first),
+        lambda i: (-sizes[i] * (lifetimes[i].last - lifetimes[i].first + 1),),
+        lambda i: (lifetimes[i].first - lifetimes[i].last,),
+    )
+    best: Plan | None = None
+    for key in keys:
+        found = _placed(lifetimes, sizes, sorted(by_size, key=key))
+        if best is None or found.total < best.total:
+            best = found
+        if best.total <= best.lower_bound:
+            break
+    assert best is not None  # the first key has no condition
+    return best
 
 
 def _widest(lifetimes: Sequence[Lifetime], sizes: list[int]) -> list[int]:

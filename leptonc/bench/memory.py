@@ -1,19 +1,24 @@
-"""Memory of a compiled network: ``python -m leptonc.bench.memory NET...``.
+"""Memory of compiled networks and of their peers: ``python -m leptonc.bench.memory --help``.
 
-Every figure comes from a process of its own: resident bytes above what it held when its libraries
-were imported, after set-up and three calls, free heap pages given back to the system first. Once
-with the user's model kept, once with it deleted. The ONNX file that onnxruntime and openvino read
-is written by another process, so that they never hold the model; "first" finds an empty cache,
-"again" what the first left.
+Every figure comes from a process of its own: bytes above what it held when its libraries were
+imported. "steady" is what stays resident after set-up and three calls, the model deleted, garbage
+collected and free heap pages given back; "anonymous" the part of it that no file backs (the system
+may drop pages of files, and processes share them); "peak" the most that was resident at once.
+onnxruntime and openvino read an ONNX file that another process wrote and never hold the model;
+"first" (empty cache) and "again" (what "first" left) are ``leptonc.compile`` and hold it while they
+compile; "stored" has the stored program alone, neither model nor capture.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
+import dataclasses
 import gc
 import importlib
 import json
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -24,22 +29,19 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from leptonc.bench import peers, protocol, suites
+from leptonc.bench import memory_table, peers, protocol, suites
 
-DEFAULT = (
-    "resnet18", "resnet50", "mobilenet_v2", "efficientnet_b0", "vgg16", "minilm_128",
-    "bert_base_128",
-)  # fmt: skip
-CONTESTANTS = ("first", "again", "eager", "inductor", "onnxruntime", "openvino")
-OURS = ("first", "again")
+OURS = ("first", "again", "stored")
+CONTESTANTS = (*OURS, "eager", "inductor", "onnxruntime", "openvino")
+DEFAULT = (*OURS, "onnxruntime", "openvino")
 CALLS = 3
 TIMEOUT_S = 600
-MIB = 1 << 20
+_SIGNATURE = "signature.pickle"
 _IMPORTS = {
     "first": ("leptonc.api", "torch.export._trace"),
     "again": ("leptonc.api", "torch.export._trace"),
+    "stored": ("leptonc.stored",),
     "inductor": ("torch._inductor.compile_fx",),
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
@@ -48,20 +50,28 @@ _IMPORTS = {
 
 @dataclass(frozen=True)
 class Held:
-    """Resident bytes above the imports; of ours also the arena and the least it could be."""
+    """Bytes of one process: ``imports`` in all, the others above that (see the module).
 
+    ``kept`` is ``steady`` while the model is still there. Of ours also the bytes of the program's
+    constants, of its arena, and the least the arena could be.
+    """
+
+    imports: int
+    steady: int
+    anonymous: int
+    peak: int
     kept: int
-    deleted: int
+    constants: int = 0
     arena: int = 0
     bound: int = 0
 
 
-def resident() -> int:
+def resident(field: str = "VmRSS") -> int:
     """Return the resident bytes after a collection, free heap pages given back where possible."""
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-    return protocol.memory("VmRSS") or 0
+    return protocol.memory(field) or 0
 
 
 def measure(name: str, who: str, folder: Path) -> Held:
@@ -69,36 +79,79 @@ def measure(name: str, who: str, folder: Path) -> Held:
     net = _net(name)
     for module in _IMPORTS.get(who, ()):
         importlib.import_module(module)
+    modelless = who in peers.NEEDS_ONNX or who == "stored"
+    if not modelless:
+        _import_model(net)
+    torch.set_grad_enabled(False)
+    inputs = net.inputs(1)
+    before, anonymous = resident(), resident("RssAnon")
+    with protocol.footprint() as footprint:
+        model = None if modelless else suites.build(net)
+        call, stats = _prepare(model, inputs, who, name, folder)
+        for _ in range(CALLS):
+            call()
+    kept = resident()
+    if who not in ("eager", "inductor"):
+        del model
+    return Held(
+        imports=before,
+        steady=resident() - before,
+        anonymous=resident("RssAnon") - anonymous,
+        peak=footprint.peak_bytes or 0,
+        kept=kept - before,
+        constants=stats.get("constant_bytes", 0),
+        arena=stats.get("arena_bytes", 0),
+        bound=stats.get("arena_lower_bound_bytes", 0),
+    )
+
+
+def _import_model(net: suites.Net) -> None:
+    """Import what making ``net`` imports."""
     if net.needs:
         importlib.import_module("leptonc.bench.vision").beside(net.needs)
-    elif "_" in name:
+    if net in suites.SUITES["encoder"] and net.needs != "torchvision":
         _net("minilm_16").make()  # transformers imports its models when they are made
-    torch.set_grad_enabled(False)
-    inputs, before = net.inputs(1), resident()
-    model = None if who in peers.NEEDS_ONNX else suites.build(net)
-    call, stats = _prepare(model, inputs, who, name, folder)
-    for _ in range(CALLS):
-        call()
-    kept = resident()
-    if who == "eager":
-        return Held(kept - before, kept - before)
-    del model
-    return Held(
-        kept - before,
-        resident() - before,
-        stats.get("arena_bytes", 0),
-        stats.get("arena_lower_bound_bytes", 0),
-    )
 
 
 def _prepare(
     model: Any, inputs: Sequence[torch.Tensor], who: str, name: str, folder: Path
 ) -> tuple[Callable[[], Any], dict[str, Any]]:
+    if who == "stored":
+        net = _revived(name, inputs, folder)
+        return (lambda: net(*inputs)), net.stats
     if who in OURS:
         net = importlib.import_module("leptonc").compile(model, tuple(inputs))
+        if who == "first":
+            _keep_signature(net, folder)
         return (lambda: net(*inputs)), net.stats
     job = peers.Job(name, model, tuple(inputs), torch.get_num_threads(), folder)
     return peers.PEERS[who](job), {}
+
+
+def _keep_signature(net: Any, folder: Path) -> None:
+    """Write what a stored program needs beside its cache entry: how it is called."""
+    (spec,) = net.specializations
+    alone = dataclasses.replace(spec.captured.function, ops=(), returns=())
+    signature = dataclasses.replace(spec.captured, function=alone, remarks=())
+    kept = (signature, {"threads": spec.threads, "precision": spec.precision})
+    (folder / _SIGNATURE).write_bytes(pickle.dumps(kept))
+
+
+def _revived(name: str, inputs: Sequence[torch.Tensor], folder: Path) -> Any:
+    """Return the only program in the cache, loaded without the model it was captured from."""
+    stored, compiled, compiler, cache = (
+        importlib.import_module(f"leptonc.{part}")
+        for part in ("stored", "compiled", "compiler", "runtime.cache")
+    )
+    (entry,) = (folder / "compile").glob("??/*")
+    # Our own file, written by another process of this measurement.
+    signature, made = pickle.loads((folder / _SIGNATURE).read_bytes())
+    found = cache.CompileCache(folder)
+    spec = stored.load(found, entry.name, signature, inputs, stages=tuple, **made)
+    net = compiled.CompiledModel(name, lambda *_: spec, respecialize=False, describe=str)
+    net.specialize(tuple(inputs), {})
+    net.stats.update(compiler.figures(net.specializations[0].bind({})))
+    return net
 
 
 def export(name: str, folder: Path) -> None:
@@ -122,37 +175,64 @@ def _elsewhere(*arguments: str, cache: Path) -> str:
     return (done.stdout.strip().splitlines() or [""])[-1]
 
 
-def table(nets: Sequence[str], say: Callable[[str], None] = print) -> Table:
-    """Return MiB of every contestant on ``nets``; a blank cell is said why."""
-    title = "MiB above the imports, model deleted (kept); arena and its lower bound"
-    made = Table("net", *CONTESTANTS, "arena", "bound", title=title)
-    for name in nets:
-        with tempfile.TemporaryDirectory(prefix="leptonc-memory-") as text:
-            folder, cells, ours = Path(text), list[str](), Held(0, 0)
+def row(
+    name: str, who: Sequence[str], known: memory_table.Row, say: Callable[[str], None] = print
+) -> memory_table.Row:
+    """Return what each of ``who`` holds for a network, ``known`` ones as they are.
+
+    Who cannot take part is missing; ``say`` gets the reason.
+    """
+    found = dict(known)
+    with tempfile.TemporaryDirectory(prefix="leptonc-memory-") as text:
+        folder = Path(text)
+        todo = [w for w in who if w not in known]
+        if any(w in OURS for w in todo) and "first" not in todo:
+            todo.insert(0, "first")  # fills the cache of the others
+        if any(w in peers.NEEDS_ONNX for w in todo):
             _elsewhere("--export", name, str(folder), cache=folder)
-            for who in CONTESTANTS:
-                try:
-                    raw = _elsewhere("--measure", name, who, str(folder), cache=folder)
-                except (RuntimeError, subprocess.TimeoutExpired) as e:
-                    say(f"{name}, {who}: {e}")
-                    cells.append("")
-                    continue
-                held = Held(**json.loads(raw))
-                ours = held if who in OURS else ours
-                cells.append(f"{held.deleted / MIB:.0f} ({held.kept / MIB:.0f})")
-            made.add_row(name, *cells, f"{ours.arena / MIB:.2f}", f"{ours.bound / MIB:.2f}")
-    return made
+        for contestant in todo:
+            try:
+                raw = _elsewhere("--measure", name, contestant, str(folder), cache=folder)
+                found[contestant] = json.loads(raw)
+            except (RuntimeError, subprocess.TimeoutExpired) as e:
+                say(f"{name}, {contestant}: {e}")
+    return found
 
 
 def main(arguments: list[str]) -> None:
-    """Export or measure one net for another process, or print the table."""
+    """Export or measure one net for another process, or print the tables."""
     if arguments[:1] == ["--export"]:
         export(arguments[1], Path(arguments[2]))
     elif arguments[:1] == ["--measure"]:
         name, who, folder = arguments[1:4]
         print(json.dumps(asdict(measure(name, who, Path(folder)))))
     else:
-        Console(width=140).print(table(tuple(arguments) or DEFAULT))
+        _print_tables(_options().parse_args(arguments))
+
+
+def _options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m leptonc.bench.memory", description=__doc__)
+    parser.add_argument("nets", nargs="*", help="networks; default: all of the suites")
+    parser.add_argument("--suite", default="tiny,cnn,encoder", help="suites, by comma")
+    parser.add_argument("--who", default=",".join(DEFAULT), help=f"of {', '.join(CONTESTANTS)}")
+    parser.add_argument("--json", type=Path, help="figures: kept here, and not measured again")
+    return parser
+
+
+def _print_tables(asked: argparse.Namespace) -> None:
+    console = Console(width=150)
+    who = [w for w in CONTESTANTS if w in asked.who.split(",")]
+    nets = suites.pick(
+        tuple(suites.SUITES) if asked.nets else asked.suite.split(","), asked.nets or None
+    )
+    known = json.loads(asked.json.read_text()) if asked.json and asked.json.exists() else {}
+    rows: dict[str, memory_table.Row] = {}
+    for net in (n for n in nets if n.available):
+        rows[net.name] = known[net.name] = row(net.name, who, known.get(net.name, {}))
+        if asked.json:
+            asked.json.write_text(json.dumps(known, indent=1))
+    console.print(memory_table.bytes_table(rows, who))
+    console.print(memory_table.arena_table(rows))
 
 
 if __name__ == "__main__":

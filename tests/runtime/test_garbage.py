@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import linecache
 
 import pytest
+import torch
 
-from leptonc.runtime.garbage import Pause
+from leptonc.runtime.garbage import Pause, Unread, release_trace
 
 
 def test_pauses_nest():
@@ -35,3 +37,37 @@ def test_a_collector_that_is_off_stays_off():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_sources_of_one_package_are_not_read(tmp_path):
+    ours, other = tmp_path / "ours" / "a.py", tmp_path / "ours_too.py"
+    ours.parent.mkdir()
+    for path in (ours, other):
+        path.write_text("a = 1\n")
+    unread, before = Unread(str(ours.parent / "__init__.py")), linecache.getline
+    with unread():
+        with unread():
+            assert linecache.getline(str(ours), 1) == ""
+        assert linecache.getline(str(ours), 1) == ""
+        assert str(ours) not in linecache.cache
+        assert linecache.getline(str(other), 1) == "a = 1\n"
+        assert linecache.getline(str(other), 1, None) == "a = 1\n"
+        assert linecache.getlines(str(ours)) == ["a = 1\n"]
+    assert linecache.getline is before
+    assert linecache.getline(str(ours), 1) == "a = 1\n"
+
+
+def test_the_last_trace_goes():
+    class Twice(torch.nn.Module):
+        def forward(self, x):
+            return x * 2
+
+    def graphs() -> int:
+        gc.collect()
+        return sum(isinstance(o, torch.fx.Graph) for o in gc.get_objects())
+
+    release_trace()
+    before = graphs()
+    torch.export.export(Twice(), (torch.zeros(3),))
+    release_trace()
+    assert graphs() == before

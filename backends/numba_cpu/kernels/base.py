@@ -33,6 +33,7 @@ from leptonc.backends.numba_cpu.kernels.machine_code import (
     code_digest,
     kernel_dir,
     lanes,
+    native_code,
 )
 from leptonc.backends.numba_cpu.kernels.toolchain import (
     KernelPipeline,
@@ -132,7 +133,7 @@ class Kernel:
         if file is None:
             made = self._object()
             self.from_cache = False
-            return NativeCode(made.symbol, made.code)
+            return native_code(made.symbol, made.code)
         stored = file.load()
         self.from_cache = stored is not None
         if stored is not None:
@@ -144,7 +145,7 @@ class Kernel:
             if stored is not None:
                 return stored
             made = self._save(file)
-        return NativeCode(made.symbol, made.code)
+        return native_code(made.symbol, made.code)
 
     def _file(self) -> CodeFile | None:
         """Return the file that holds the machine code or will; None where there is none."""

@@ -22,15 +22,18 @@ import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import llvmlite
 import llvmlite.binding as llvm
 import numba
+from numba._helperlib import c_helpers
 from numba.core import registry
 from numba.core.codegen import get_host_cpu_features
 from numba.core.dispatcher import Dispatcher
 from numba.core.extending import _Intrinsic
 
+from leptonc.backends.numba_cpu.kernels import elf_object
 from leptonc.runtime.cache import private_directory
 from leptonc.settings import read_settings
 
@@ -169,13 +172,17 @@ def _reached(fn: types.FunctionType) -> list[object]:
     return cells + list(fn.__defaults__ or ()) + found + inside
 
 
-class NativeCode:
-    """Machine code in an LLVM engine of its own; lives as long as this object.
+class NativeCode(Protocol):
+    """Machine code in memory, which lives as long as this object; where its entry function lies."""
 
-    Args:
-        symbol: name of the entry function in the object code.
-        code: an object file for this machine.
-    """
+    @property
+    def address(self) -> int:
+        """Address of the entry function."""
+        ...
+
+
+class _EngineCode:
+    """Machine code in an LLVM engine of its own."""
 
     def __init__(self, symbol: str, code: bytes) -> None:
         # Building numba's target context (3 ms, once) makes libm and helper symbols known to LLVM.
@@ -186,6 +193,20 @@ class NativeCode:
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         self._engine.finalize_object()
         self.address = self._engine.get_function_address(symbol)
+
+
+def native_code(symbol: str, code: bytes) -> NativeCode:
+    """Return the code of an object file for this machine; ``symbol`` is its entry function."""
+    if elf_object.possible():
+        with contextlib.suppress(elf_object.Refused):
+            return elf_object.LoadedObject(symbol, code, _address_of)
+    return _EngineCode(symbol, code)
+
+
+def _address_of(symbol: str) -> int:
+    """Return the address of one of numba's helpers or of a C library's function; 0 without one."""
+    helper = c_helpers.get(symbol.removeprefix("numba_"), 0) if symbol.startswith("numba_") else 0
+    return helper or elf_object.symbol_of_process(symbol)
 
 
 class CodeFile:
@@ -213,7 +234,7 @@ class CodeFile:
             return None
         symbol, _, code = body.partition(b"\0")
         try:
-            return NativeCode(symbol.decode(), code)
+            return native_code(symbol.decode(), code)
         except RuntimeError:  # LLVM cannot read it although the digest fits
             return None
 

@@ -98,3 +98,17 @@ def test_the_fullest_step_first_where_the_largest_first_takes_more() -> None:
     assert found.total == found.lower_bound == 512
     largest_first = _placed(lives, [life.bytes for life in lives], (0, 1, 3, 2))
     assert largest_first.total > found.total
+
+
+# swin_t's first blocks, in units of 64 bytes: the first two orders take 16 % more than needed.
+SWIN = ((9, 0, 1), (18, 1, 2), (18, 2, 9), (18, 3, 4), (18, 4, 5), (56, 5, 6), (18, 6, 7),
+        (18, 7, 8), (18, 8, 9), (18, 9, 12), (18, 10, 11), (75, 11, 12), (18, 12, 27), (18, 13, 17),
+        (18, 14, 18), (18, 18, 19), (56, 19, 20), (18, 20, 21), (18, 21, 22), (18, 22, 26),
+        (18, 23, 27), (18, 27, 29), (18, 27, 28), (75, 28, 29))  # fmt: skip
+
+
+def test_a_net_that_needs_another_order_takes_its_largest_live_set() -> None:
+    lives = [Lifetime(64 * size, first, last) for size, first, last in SWIN]
+    got = plan(lives)
+    assert_sound(lives, got, 64)
+    assert got.total == got.lower_bound
