@@ -65,9 +65,10 @@ def _only_rows(body: Function, root: Op, index: int) -> bool:
 def _needs_gap(value: Value) -> bool:
     """Return whether the rows of a float32 ``value`` lie a multiple of a page apart."""
     shape = static_shape(value.type)
-    several = len(shape) > 1 and all(n > 0 for n in shape)
+    if len(shape) < 2 or 0 in shape:
+        return False
     plain = value.type.dtype is DType.F32 and value.type.layout is None
-    return several and plain and 4 * shape[-1] % SET_BYTES == 0
+    return plain and 4 * shape[-1] % SET_BYTES == 0
 
 
 def _with_gaps(ctx: Lowering, value: Value) -> View:

@@ -88,7 +88,7 @@ def release_trace() -> None:
 
     A table of torch's maps ids of traced tensors to nodes, for messages about tensors that leak
     from a trace, and is emptied at the next one only: it holds the whole graph and its weights'
-    stand-ins, 5 MiB of a densenet121.
+    stand-ins.
     """
     table = getattr(proxy_tensor, "_FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT", None)
     if isinstance(table, dict):
