@@ -1,4 +1,4 @@
-"""The ``leptonc`` command: compile, profile, ir, passes, doctor, bench."""
+"""The ``leptonc`` command: compile, explore, profile, ir, passes, doctor, bench."""
 
 from __future__ import annotations
 
@@ -78,27 +78,46 @@ def compile(
     remarks: Annotated[bool, typer.Option(help="say why rewrites were refused")] = False,
     explain: Annotated[bool, typer.Option(help="say how each unit is computed, and why")] = False,
     source: Annotated[bool, typer.Option(help="print the emitted schedule")] = False,
-    html: Annotated[Path | None, typer.Option(help="write the HTML report to this file")] = None,
     cache: Annotated[bool, typer.Option(help="use the compile cache")] = True,
     tune: Tune = None,
 ) -> None:
     """Compile a model, check it against eager and print the report."""
-    _writable("--html", html)
     made, inputs = _model(model), _inputs(input)
     net = importlib.import_module("leptonc").compile(
         made, inputs, target=target, pipeline=pipeline, threads=threads,
         verify=verify, precision=precision, cache=cache, tune=tune,
     )  # fmt: skip
-    console = Console()
-    console.print(net.report(remarks=remarks), highlight=False, markup=False, soft_wrap=True)
+    console, card = Console(), importlib.import_module("leptonc.show.card")
+    console.print(card.coloured(net.report(remarks=remarks)), soft_wrap=True)
     if explain:
         console.print(net.explain(), highlight=False, markup=False, soft_wrap=True)
     if source:
         console.print(Syntax(net.source, "python", word_wrap=True))
-    if html is not None:
-        page = importlib.import_module("leptonc.show.html").page(net)
-        html.write_text(page, encoding="utf-8")
-        console.print(f"report: {html}", highlight=False)
+
+
+@app.command()
+def explore(
+    model: Model,
+    input: Inputs = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="x.html, x.json (Model Explorer) or x.dot")
+    ] = Path("explorer.html"),
+    pipeline: Pipeline = "O2",
+    threads: Threads = None,
+    precision: Precision = "fp32",
+    tune: Tune = None,
+) -> None:
+    """Compile and measure a model and write every stage of it as one page for a browser."""
+    _writable("--output", output)
+    view = importlib.import_module("leptonc.show.explorer.view")
+    view.writer(output)  # a wrong suffix is told before the compile's seconds
+    made, inputs = _model(model), _inputs(input)
+    net = importlib.import_module("leptonc").compile(
+        made, inputs, pipeline=pipeline, threads=threads, precision=precision, tune=tune
+    )
+    net.profile(*inputs)
+    console = Console()
+    console.print(f"explorer: {net.explore(output)}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -142,11 +161,10 @@ def ir(
     row = _until(pipeline, after)  # a wrong name is told before the capture's seconds
     made, inputs = _model(model), _inputs(input)
     leptonc = importlib.import_module("leptonc")
-    text = importlib.import_module("leptonc.ir.text")
     fn = leptonc.capture(made, inputs)
     if not before:
         fn = leptonc.optimize(fn, row)
-    Console().print(text.dump(fn), highlight=False, markup=False, soft_wrap=True)
+    Console().print(fn, soft_wrap=True)
 
 
 @app.command()

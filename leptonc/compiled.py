@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.text import Text
 from torch import Tensor
 
 from leptonc import meaning
@@ -28,6 +29,7 @@ from leptonc.ir.specialize import specialize
 from leptonc.pipeline import Step
 from leptonc.rewrite.trace import Remark
 from leptonc.road import Road, make_road
+from leptonc.show import card
 from leptonc.show.explain import explain
 from leptonc.show.explorer.view import explore
 from leptonc.show.profile import Profile, profile
@@ -297,8 +299,15 @@ class CompiledModel:
 
     def __repr__(self) -> str:
         """Return a one-line summary."""
-        n = len(self._specializations)
-        return f"<leptonc.CompiledModel {self.name}: {n} specialization{'s' * (n != 1)}>"
+        return card.line(self)
+
+    def __rich__(self) -> Text:
+        """Give rich the report in colour."""
+        return card.text(self)
+
+    def _repr_html_(self) -> str:
+        """Return a card for notebooks, with the times of the last profile."""
+        return card.html(self, self._profile)
 
 
 def _fit(

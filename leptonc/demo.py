@@ -25,7 +25,6 @@ from leptonc.bench.rows import OURS
 from leptonc.compiled import CompiledModel
 from leptonc.errors import LeptoncError
 from leptonc.runtime.governor import Governor
-from leptonc.show import html
 
 NAME = "efficientnet-lite0"
 # What the published photos are prepared with: shorter side 256, centre 224, (x / 255 - M) / S.
@@ -133,8 +132,10 @@ def demo(
         console.print(
             f"memory of this process, torch and every peer in it: {resident / MIB:.0f} MiB"
         )
-    report.write_text(html.page(net), encoding="utf-8")
-    console.print(f"HTML report: {report.resolve()}", highlight=False, soft_wrap=True)
+    net.explore(report)
+    console.print(
+        f"explorer: {report.resolve()} (open it in a browser)", highlight=False, soft_wrap=True
+    )
     return net, eager, ours
 
 
@@ -168,7 +169,7 @@ def main(
         str, typer.Option(help="by comma; inductor takes a minute of set-up")
     ] = "onnxruntime,openvino",
     seconds: Annotated[float, typer.Option(help="measuring time per thread count")] = 6.0,
-    report: Annotated[Path, typer.Option(help="the HTML report")] = Path("report.html"),
+    report: Annotated[Path, typer.Option(help="the explorer's file")] = Path("report.html"),
 ) -> None:
     """Compile EfficientNet-Lite0, compare answers and speed with eager, write a report."""
     console = runner.wide_console()

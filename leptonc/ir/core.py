@@ -6,8 +6,9 @@ Only ``Builder`` grows; ``Builder.finish`` seals its contents into a ``Function`
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, Flag, auto
 from functools import cached_property
@@ -18,6 +19,7 @@ import sympy  # pyright: ignore[reportMissingTypeStubs]
 from leptonc.errors import InferError
 from leptonc.ir.constants import Const
 from leptonc.ir.dims import DimRange
+from leptonc.ir.paint import Painted, Piece, block, listing, pieces
 from leptonc.ir.types import TensorType
 
 Types: TypeAlias = "tuple[TensorType, ...]"
@@ -121,9 +123,12 @@ class Value:
     type: TensorType
     hint: str = ""
 
+    def __repr__(self) -> str:
+        return f"<Value %{self.hint or '_'}: {self.type}>"
 
-@dataclass(frozen=True, eq=False, slots=True)
-class Op:
+
+@dataclass(frozen=True, eq=False, slots=True, repr=False)
+class Op(Painted):
     """One application of a kind."""
 
     kind: Kind
@@ -137,9 +142,16 @@ class Op:
         (value,) = self.results
         return value
 
+    def __repr__(self) -> str:
+        return f"<Op {_text().op_text(self)}>"
 
-@dataclass(frozen=True, eq=False)
-class Function:
+    def painted(self) -> Iterable[Piece]:
+        """Return what notebooks and terminals show, piece by piece."""
+        return pieces(_text().op_text(self))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Function(Painted):
     """A sealed, topologically ordered list of ops; ``dims`` declares its symbolic sizes."""
 
     name: str
@@ -171,7 +183,22 @@ class Function:
         return {v: tuple(ops) for v, ops in found.items()}
 
     def __repr__(self) -> str:
-        return f"<Function {self.name}: {len(self.params)} params, {len(self.ops)} ops>"
+        made = ", ".join(str(v.type) for v in self.returns)
+        takes = ", ".join(str(v.type) for v in self.params)
+        return f"<Function {self.name}({takes}) -> {made or 'nothing'}: {len(self.ops)} ops>"
+
+    def painted(self) -> Iterable[Piece]:
+        """Return what notebooks and terminals show, piece by piece."""
+        return pieces(_text().dump(self))
+
+    def _repr_html_(self) -> str:
+        """Return the text form in colour; bodies of units are folded."""
+        return block(listing(_text().dump(self)))
+
+
+def _text() -> Any:
+    """Return the module of the text form, which imports this one."""
+    return importlib.import_module("leptonc.ir.text")
 
 
 @dataclass

@@ -75,18 +75,29 @@ def _lines(fn: Function, origins: bool) -> Iterator[str]:
     name = _BAD_NAME.sub("_", fn.name) or "f"
     yield f"func @{name}({params}{dims}) {{"
     for op in fn.ops:
-        outs = ", ".join(names[r] for r in op.results)
-        ins = ", ".join(names[v] for v in op.operands)
-        types = ", ".join(str(r.type) for r in op.results)
         where = f"{_SLASHES}{_one_line(op.origin)}" if origins and op.origin != NOWHERE else ""
         body = op.kind.body if isinstance(op.kind, Unit) else None
         opening = " {" if body is not None else ""
-        yield f"  {outs} = {kind_text(op.kind)}({ins}) : {types}{opening}{where}"
+        yield f"  {_call(op, names)}{opening}{where}"
         if body is not None:
             yield from (f"    {line}" for line in _lines(body, origins))
             yield "  }"
     yield f"  return {', '.join(names[v] for v in fn.returns)}"
     yield "}"
+
+
+def op_text(op: Op) -> str:
+    """Return one op as a line; values without a name of their own are ``%_``."""
+    names = {v: f"%{_BAD_HINT.sub('_', v.hint) or '_'}" for v in (*op.operands, *op.results)}
+    where = f"{_SLASHES}{_one_line(op.origin)}" if op.origin != NOWHERE else ""
+    return f"{_call(op, names)}{where}"
+
+
+def _call(op: Op, names: Mapping[Value, str]) -> str:
+    outs = ", ".join(names[r] for r in op.results)
+    ins = ", ".join(names[v] for v in op.operands)
+    types = ", ".join(str(r.type) for r in op.results)
+    return f"{outs} = {kind_text(op.kind)}({ins}) : {types}"
 
 
 def _one_line(origin: Origin) -> str:

@@ -6,11 +6,12 @@ A pass calls ``trace.applied(op, "...")``, ``trace.missed(op, "...")`` or ``trac
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
 from leptonc.ir.core import NOWHERE, Op, Origin, Value
+from leptonc.ir.paint import Painted, Piece
 
 
 class RemarkKind(Enum):
@@ -21,8 +22,11 @@ class RemarkKind(Enum):
     NOTE = "note"
 
 
+_ROLES = {RemarkKind.APPLIED: "good", RemarkKind.MISSED: "bad", RemarkKind.NOTE: "note"}
+
+
 @dataclass(frozen=True, slots=True)
-class Remark:
+class Remark(Painted):
     """One thing a pass has to say about one op.
 
     ``what`` names the op (kind and value name), ``rule`` the rewrite rule if there was one.
@@ -39,6 +43,14 @@ class Remark:
         at = f" at {self.origin}" if self.origin != NOWHERE else ""
         by = f"/{self.rule}" if self.rule else ""
         return f"{self.pass_}{by} {self.kind.value}: {self.what}{at}: {self.reason}"
+
+    def painted(self) -> Iterator[Piece]:
+        """Return what notebooks and terminals show, piece by piece."""
+        yield "head", f"{self.pass_}/{self.rule}" if self.rule else self.pass_
+        yield _ROLES[self.kind], f" {self.kind.value}: "
+        yield "kind", self.what
+        yield "note", f" at {self.origin}" if self.origin != NOWHERE else ""
+        yield "", f": {self.reason}"
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Tables of the HTML reports: cells that sort by number and may carry a bar."""
+"""Tables for notebooks: cells that stand right where they are numbers and may carry a bar."""
 
 from __future__ import annotations
 
@@ -6,10 +6,32 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+_DARK = (
+    "--bar: #5a3d25; --line: #46413b; --soft: #a39d93; --torch: #e0ab4a; --native: #62c08f; "
+    "--ink: #ece8e1;"
+)
+STYLE = f"""<style>
+.leptonc {{ --bar: #f3d9c2; --line: #e2ded7; --soft: #6b665f; --torch: #8f5500; --native: #1f7a4d;
+  --ink: #22201d;  font: 14px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }}
+@media (prefers-color-scheme: dark) {{
+  body:not([data-jp-theme-light="true"]) .leptonc {{ {_DARK} }} }}
+body[data-jp-theme-light="false"] .leptonc {{ {_DARK} }}
+.leptonc p {{ margin: .25em 0; }} .leptonc .soft {{ color: var(--soft); }}
+.leptonc .facts span {{ display: inline-block; margin-right: 1.4em; color: var(--soft); }}
+.leptonc .facts b {{ color: var(--ink); }}
+.leptonc .scroll {{ margin: .6em 0; overflow-x: auto; }}
+.leptonc table {{ border-collapse: collapse; font-size: .9em; }}
+.leptonc th, .leptonc td {{ padding: .2em .7em; text-align: left; white-space: nowrap;
+  border-bottom: 1px solid var(--line); background: none; }}
+.leptonc .n {{ text-align: right; font-variant-numeric: tabular-nums; }}
+.leptonc .torch, .leptonc .both {{ color: var(--torch); font-weight: 600; }}
+.leptonc .native {{ color: var(--native); }}
+</style>"""
+
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table: what it shows, the number it sorts by, and how it looks.
+    """One cell of a table: what it shows, the number it shows, and how it looks.
 
     ``text`` is escaped; ``bar`` (0 to 1) draws a bar behind it.
     """
@@ -24,8 +46,6 @@ class Cell:
         """Return the cell as HTML."""
         look = f"{self.look} n".strip() if self.value is not None else self.look
         attributes = f' class="{escape(look)}"' if look else ""
-        if self.value is not None:
-            attributes += f' data-v="{self.value:.6g}"'
         if self.bar > 0:
             edge = f"{100 * min(self.bar, 1.0):.1f}%"
             attributes += (

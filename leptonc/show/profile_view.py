@@ -22,19 +22,6 @@ if TYPE_CHECKING:
 _NAME, _NARROWEST = "unit", 8  # the column that is cut where there is no room
 _GAP = 2  # between columns
 ROWS = 30  # units listed in a terminal; the heaviest ones
-_CSS = """<style>
-.leptonc-profile { --bar: #f3d9c2; --line: #e2ded7; --torch: #a86400; font: 14px/1.5 system-ui,
-  "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
-@media (prefers-color-scheme: dark) { .leptonc-profile { --bar: #4a3524; --line: #38342f;
-  --torch: #e0ab4a; } }
-.leptonc-profile p { margin: .2em 0; }
-.leptonc-profile .scroll { margin: .6em 0; overflow-x: auto; }
-.leptonc-profile table { border-collapse: collapse; font-size: .9em; }
-.leptonc-profile th, .leptonc-profile td { padding: .2em .7em; text-align: left;
-  border-bottom: 1px solid var(--line); white-space: nowrap; }
-.leptonc-profile .n { text-align: right; font-variant-numeric: tabular-nums; }
-.leptonc-profile .torch { color: var(--torch); font-weight: 600; }
-</style>"""
 
 
 @dataclass(frozen=True)
@@ -182,7 +169,7 @@ def html(p: Profile) -> str:
         [c.head for c in columns], (_cells(p, u, columns, most) for u in p.units)
     )
     foot = "".join(f"<p>{escape(line)}</p>" for line in notes(p))
-    return f'{_CSS}<div class="leptonc-profile">{head}{table}{foot}</div>'
+    return f'{html_table.STYLE}<div class="leptonc">{head}{table}{foot}</div>'
 
 
 def _cells(p: Profile, u: UnitTime, columns: Sequence[Column], most: float) -> list[Cell]:

@@ -96,7 +96,8 @@ def test_version() -> None:
         (("ir", "{net}:Net", "--input", "1x4", "--after", "nope"), "it has: fold-constants, "),
         (("compile", "{net}:Net", "--input", "1x4", "--target", "tpu"), "unknown target 'tpu'"),
         (("compile", "{net}:Net", "--input", "1x4", "--verify", "maybe"), "off, final"),
-        (("compile", "{net}:Net", "--input", "1x4", "--html", "/no/dir/a.html"), "no directory"),
+        (("explore", "{net}:Net", "--input", "1x4", "-o", "/no/dir/a.html"), "no directory"),
+        (("explore", "{net}:Net", "--input", "1x4", "-o", "a.pdf"), "ends in .html, .json, .dot"),
         (("profile", "{net}:Net", "--input", "1x4", "--trace", "/no/dir/a.json"), "no directory"),
         (("bench", "--suite", "huge"), "unknown suite 'huge'"),
         (("bench", "--threads", "two"), "--threads two: expected whole numbers"),
@@ -120,13 +121,24 @@ def test_a_mistake_ends_the_process_without_a_traceback() -> None:
 
 
 @pytest.mark.numba
-def test_compile_writes_a_report(net: str, tmp_path: Path) -> None:
-    html = tmp_path / "report.html"
-    text = run("compile", f"{net}:Net", "--input", "2x4", "--html", str(html), "--source",
-               "--explain", "--no-tune")  # fmt: skip
+def test_compile_prints_a_report(net: str) -> None:
+    text = run("compile", f"{net}:Net", "--input", "2x4", "--source", "--explain", "--no-tune")
     assert "100.0 % native" in text and "def build" in text
     assert "ways to compute its units" in text and "nothing to choose: 1 unit" in text
-    assert html.read_text().startswith("<!doctype html>")
+
+
+@pytest.mark.numba
+def test_explore_writes_a_page(net: str, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    text = run("explore", f"{net}:Net", "--input", "2x4", "-o", str(page), "--no-tune")
+    assert text == f"explorer: {page}\n"
+    assert page.read_text().startswith("<!doctype html>")
+
+
+def test_ir_is_text_where_there_is_no_terminal(net: str) -> None:
+    text = run("ir", f"{net}:Net", "--input", "2x4", "--before")
+    assert text.startswith("func @") and "\x1b" not in text
+    assert "net.py:" in text
 
 
 @pytest.mark.numba

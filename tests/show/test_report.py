@@ -1,4 +1,4 @@
-"""The text report and the HTML page of a program laid out by hand: no kernel is compiled."""
+"""The text report and the card of a program laid out by hand: no kernel is compiled."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from rich.console import Console
 from show.plans import EVIL, Checker, function, schedule
 
 from leptonc.backends.numba_cpu.emit import emit
-from leptonc.errors import InputError
 from leptonc.ir.core import Origin
 from leptonc.passes import pipeline
 from leptonc.pipeline import PassManager, Recorder
 from leptonc.rewrite.trace import Remark, RemarkKind
-from leptonc.show import amounts, html, summary
+from leptonc.show import amounts, card, summary
 from leptonc.show.report import describe
 
 
@@ -24,7 +24,8 @@ def _net(stages: bool = True, specializations: int = 1) -> Any:
     fn = manager.run(function())
     plan = schedule(fn)
     spec = SimpleNamespace(
-        remarks=[Remark("fuse", RemarkKind.MISSED, "linear %y", "a & b", Origin("fc"), "r1")] * 2
+        bindings=True,
+        remarks=[Remark("fuse", RemarkKind.MISSED, "linear %y", "a & b", Origin("fc"), "r1")] * 2,
     )
     return SimpleNamespace(
         name=f"Net{EVIL}",
@@ -35,31 +36,6 @@ def _net(stages: bool = True, specializations: int = 1) -> Any:
         ir=fn,
         source=emit(plan).text,
     )
-
-
-def test_page_is_whole_self_contained_and_escaped() -> None:
-    text = html.page(_net())
-    checker = Checker()
-    checker.feed(text)
-    assert checker.stack == [] and checker.loads == []
-    assert "http" not in text and "@import" not in text
-    assert checker.seen.count("script") == 1, "only our own script"
-    assert "&lt;script&gt;" in text
-    assert "prefers-color-scheme: dark" in text
-
-
-def test_page_shows_units_stages_arena_remarks_and_programs() -> None:
-    text = html.page(_net())
-    for part in ("2 x igemm[6]", "net.py:8", 'class="torch"', 'class="native"', "partition",
-                 "128 B", "steps 0 to 1, 32 B at 0 between", "fuse/r1", "a &amp; b",
-                 "IR as captured", "IR as optimized", "def build(p, k, torch_step)"):  # fmt: skip
-        assert part in text, part
-
-
-def test_page_of_a_net_from_the_cache_and_of_one_not_compiled() -> None:
-    assert "came from the compile cache" in html.page(_net(stages=False))
-    with pytest.raises(InputError, match="call it once first"):
-        html.page(_net(specializations=0))
 
 
 def test_rows_count_what_the_schedule_holds() -> None:
@@ -89,6 +65,33 @@ def test_text_report() -> None:
         assert part in text, part
     assert "came from the compile cache" in describe(_net(stages=False))
     assert "first call compiles it" in describe(_net(specializations=0))
+
+
+def test_card_is_whole_self_contained_and_escaped() -> None:
+    text = card.html(_net())
+    checker = Checker()
+    checker.feed(text)
+    assert checker.stack == [] and checker.loads == [] and "script" not in checker.seen
+    assert "http" not in text and "&lt;script&gt;" in text
+    for part in ("50.0 %</b> of 2 ops native", "igemm[6]", "through torch", "prefers-color-scheme"):
+        assert part in text, part
+
+
+def test_card_and_line_of_a_net_not_compiled() -> None:
+    net = _net(specializations=0)
+    assert "compiled at its first call" in card.line(net)
+    assert card.html(net).startswith("<p><code>&lt;leptonc.CompiledModel")
+    assert "2 units, 50.0 % native, 1 thread>" in card.line(_net())
+
+
+def test_coloured_report_says_the_same_words() -> None:
+    report = describe(_net(), remarks=True)
+    text = card.coloured(report)
+    assert text.plain == report and text.spans
+    console = Console(width=40, color_system=None)
+    with console.capture() as plain:
+        console.print(text, soft_wrap=True, end="")
+    assert plain.get() == report, "without a terminal: no escapes, no line broken"
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from leptonc.errors import InferError
 from leptonc.ir.core import Function, Kind, Trait, Types, kind
 from leptonc.ir.kinds.base import arity
+from leptonc.ir.paint import Painted, Piece
 from leptonc.ir.types import TensorType
 
 
@@ -48,7 +50,7 @@ class TorchOp(Kind):
 
 
 @kind
-class Unit(Kind):
+class Unit(Kind, Painted):
     """A compute unit: a convex group of ops that runs, is timed and checked on its own.
 
     ``body`` takes the operands as parameters and returns the results. ``pattern`` names what fuse
@@ -73,6 +75,15 @@ class Unit(Kind):
             if a != p.type and a.logical() != p.type.logical():
                 raise InferError(f"unit: operand {a} does not fit parameter {p.type}")
         return tuple(v.type for v in self.body.returns)
+
+    def __repr__(self) -> str:
+        return f"<Unit {self.name or '_'} [{self.pattern or 'op'}]: {len(self.body.ops)} ops>"
+
+    def painted(self) -> Iterable[Piece]:
+        """Return what notebooks and terminals show, piece by piece."""
+        yield "head", f"unit {self.name or '_'}"
+        yield "note", f" [{self.pattern or 'op'}]\n"
+        yield from self.body.painted()
 
 
 KINDS: tuple[type[Kind], ...] = (TorchOp, Unit)

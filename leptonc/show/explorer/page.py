@@ -8,7 +8,7 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-SCRIPTS = ("model.js", "list.js", "details.js", "app.js")  # joined in this order
+SCRIPTS = ("model.js", "list.js", "graph.js", "details.js", "app.js")  # joined in this order
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>

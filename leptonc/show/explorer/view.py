@@ -41,10 +41,15 @@ def explore(net: Any, path: str | Path | None, profile: Profile | None) -> Any:
     if path is None:
         return _shown(document(net, profile))
     file = Path(path)
+    file.write_text(writer(file)(net, profile), encoding="utf-8")
+    return file
+
+
+def writer(file: Path) -> Callable[[Any, Profile | None], str]:
+    """Return what makes the text of a file with this suffix. Raises InputError for another one."""
     if file.suffix not in _WRITERS:
         raise InputError(f"{file.name}: expected a name that ends in {', '.join(_WRITERS)}")
-    file.write_text(_WRITERS[file.suffix](net, profile), encoding="utf-8")
-    return file
+    return _WRITERS[file.suffix]
 
 
 def _shown(doc: dict[str, Any]) -> Any:

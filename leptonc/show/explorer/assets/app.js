@@ -10,19 +10,20 @@ const OVERLAYS = {
 };
 const HELP = [["↑ ↓", "move"], ["← →", "fold, unfold"], ["/", "search; Enter and Shift+Enter walk the hits"],
   ["[ ]", "stage before, after"], ["Tab", "next pane"], ["d", "difference of the two panes"],
-  ["g", "group by unit, by module, not at all"], ["o", "next overlay"], ["1 … 5", "op, remarks, source, code, arena"],
+  ["p x", "one more pane, close the pane"], ["g", "group by unit, by module, not at all"], ["o", "next overlay"], ["1 … 5", "op, remarks, source, code, arena"],
   ["t", "light or dark"], ["?", "this help"], ["Esc", "close, clear the search"]];
 
 class App {
   constructor(host, doc) {
     this.doc = doc; this.host = host;
     this.unitOf = unitIndex(doc);
-    const at = remarkIndex(doc);
-    this.remarksOf = row => opOf(doc, row).constant ? [] : at(moduleOf(doc, row));
+    this.remarksOf = remarkIndex(doc);
+    this.name = `lx${Math.random().toString(36).slice(2, 8)}`;
     this.folds = new Map(); this.panes = []; this.chosen = null; this.query = ""; this.active = 0;
     this.state = {group: "unit", overlay: doc.total_us ? "time" : "none", constants: false, diff: false, tab: "Op"};
     this.unitRemarks = this.countRemarks();
     this.root = element("div", "lx");
+    this.root.dataset.lmSuppressShortcuts = "true"; // a notebook's own keys rest while this has the focus
     this.root.dataset.theme = this.darkOutside() ? "dark" : "light";
     host.replaceChildren(this.root);
     this.build();
@@ -35,6 +36,8 @@ class App {
 
   darkOutside() {
     const mark = document.body.dataset.jpThemeLight;
+    const code = document.body.dataset.vscodeThemeKind;
+    if (code !== undefined) return !code.includes("light");
     return mark !== undefined ? mark === "false" : matchMedia("(prefers-color-scheme: dark)").matches;
   }
 
@@ -59,18 +62,19 @@ class App {
     chip(doc.units.filter(u => u.runs !== "native" && u.runs !== "nothing").length, "through torch");
     if (doc.total_us) chip(fmt.us(doc.total_us), `on ${doc.threads} thread${doc.threads > 1 ? "s" : ""}`);
     chip(fmt.bytes(doc.arena.bytes), "arena");
-    top.append(element("span", "lx-space"));
-    this.search = element("input"); this.search.type = "search"; this.search.placeholder = "search: op, module, type";
+    const tools = element("div", "lx-tools");
+    top.append(tools);
+    this.search = element("input"); this.search.type = "search"; this.search.placeholder = "search: op, attribute, type, line";
     this.search.setAttribute("aria-label", "search"); this.search.size = 22;
     this.search.oninput = () => { this.query = this.search.value.toLowerCase(); this.hit = -1; this.refresh(); };
     this.hits = element("span", "lx-soft"); this.hits.setAttribute("aria-live", "polite");
-    top.append(this.search, this.hits);
+    tools.append(this.search, this.hits);
     const choice = (name, values, key) => {
       const label = element("label", "", name), select = element("select");
       for (const v of values) select.append(new Option(v, v));
       select.value = state[key];
       select.onchange = () => { state[key] = select.value; this.refresh(); };
-      label.append(select); top.append(label);
+      label.append(select); tools.append(label);
       return select;
     };
     this.groupBox = choice("group", ["unit", "module", "none"], "group");
@@ -78,12 +82,12 @@ class App {
     const toggle = (name, key, title) => {
       const b = element("button", "", name); b.title = title; b.setAttribute("aria-pressed", state[key]);
       b.onclick = () => { state[key] = !state[key]; b.setAttribute("aria-pressed", state[key]); this.refresh(); };
-      top.append(b); return b;
+      tools.append(b); return b;
     };
     this.diffButton = toggle("diff", "diff", "difference of the first two panes (d)");
     toggle("constants", "constants", "show constants as rows");
-    const button = (name, title, act) => { const b = element("button", "", name); b.title = title; b.setAttribute("aria-label", title); b.onclick = act; top.append(b); };
-    button("+ pane", "one more stage beside these", () => { this.addPane(this.doc.stages.length - 1); this.refresh(); });
+    const button = (name, title, act) => { const b = element("button", "", name); b.title = title; b.setAttribute("aria-label", title); b.onclick = act; tools.append(b); };
+    button("+ pane", "one more stage beside these (p)", () => this.morePanes());
     button("◐", "light or dark (t)", () => this.theme());
     button("?", "keys", () => this.toggleHelp());
     this.strip = element("div", "lx-strip"); this.strip.setAttribute("role", "img");
@@ -101,12 +105,18 @@ class App {
     this.tabs = element("div", "lx-tabs"); this.tabs.setAttribute("role", "tablist");
     for (const name of Object.keys(TABS)) {
       const b = element("button", "", name); b.setAttribute("role", "tab"); b.onclick = () => this.tab(name);
+      b.id = `${this.name}-${name}`; b.setAttribute("aria-controls", `${this.name}-side`);
+      b.onkeydown = e => {
+        const to = {ArrowRight: b.nextElementSibling, ArrowLeft: b.previousElementSibling}[e.key];
+        if (to) { this.tab(to.textContent); to.focus(); e.stopPropagation(); }
+      };
       this.tabs.append(b);
     }
     this.body = element("div", "lx-body"); this.body.setAttribute("role", "tabpanel"); this.body.tabIndex = 0;
+    this.body.id = `${this.name}-side`;
     side.append(this.tabs, this.body); main.append(this.panesBox, side);
     this.help = element("div", "lx-help"); this.help.hidden = true;
-    const box = element("div"); box.append(element("h2", "", "Keys"));
+    const box = element("div"); box.tabIndex = -1; box.setAttribute("role", "dialog"); box.setAttribute("aria-label", "keys"); box.append(element("h2", "", "Keys"));
     const t = element("table");
     for (const [k, what] of HELP) { const tr = element("tr"), td = element("td"); td.append(element("kbd", "", k)); tr.append(td, element("td", "", what)); t.append(tr); }
     box.append(t); this.help.append(box); this.help.onclick = () => this.toggleHelp();
@@ -125,7 +135,10 @@ class App {
   }
 
   theme() { this.root.dataset.theme = this.root.dataset.theme === "dark" ? "light" : "dark"; }
-  toggleHelp() { this.help.hidden = !this.help.hidden; }
+  toggleHelp(hide = !this.help.hidden) {
+    this.help.hidden = hide;
+    (hide ? this.panes[this.active].list.host : this.help.firstChild).focus();
+  }
 
   // ----- panes -------------------------------------------------------------------------------------
 
@@ -139,13 +152,13 @@ class App {
     pane.note = element("span", "lx-soft");
     bar.append(pane.select, pane.note);
     if (this.panes.length > 1) {
-      const close = element("button", "", "×"); close.title = "close this pane"; close.setAttribute("aria-label", "close this pane");
-      close.onclick = () => { this.panes.splice(this.panes.indexOf(pane), 1); pane.box.remove(); this.active = 0; this.refresh(); };
-      bar.append(close);
+      const close = element("button", "lx-close", "×"); close.title = "close this pane (x)"; close.setAttribute("aria-label", "close this pane");
+      close.onclick = () => this.closePane(pane);
+      pane.closes = true; bar.append(close);
     }
     const host = element("div", "lx-list"); host.tabIndex = 0; host.setAttribute("role", "tree");
-    host.setAttribute("aria-label", "ops of a stage");
-    host.onfocus = () => { this.active = this.panes.indexOf(pane); };
+    host.id = `${this.name}-list${this.made = (this.made ?? 0) + 1}`;
+    pane.box.addEventListener("focusin", () => this.activate(pane));
     pane.list = new List(host, (r, e) => this.drawRow(pane, r, e), (i, ev) => this.click(pane, i, ev));
     host.addEventListener("scroll", () => this.follow(pane), {passive: true});
     pane.box.append(bar, host);
@@ -153,9 +166,24 @@ class App {
     pane.select.onkeydown = e => e.stopPropagation();
   }
 
+  morePanes() { this.addPane(this.doc.stages.length - 1); this.refresh(); this.panes.at(-1).list.host.focus(); }
+
+  closePane(pane) {
+    if (!pane.closes) return;
+    this.panes.splice(this.panes.indexOf(pane), 1); pane.box.remove();
+    if (this.chosen?.pane === pane) this.chosen = null;
+    this.refresh(); this.panes.at(-1).list.host.focus();
+  }
+
+  activate(pane) {
+    this.active = this.panes.indexOf(pane);
+    this.panes.forEach(p => p.box.classList.toggle("lx-active", p === pane));
+  }
+
   refresh() {
     const {doc, state} = this;
     const diff = state.diff && this.panes.length > 1;
+    this.moved = null;
     this.scale = this.heatScale();
     if (diff) this.setDiff();
     this.panes.forEach((pane, n) => {
@@ -163,9 +191,11 @@ class App {
       if (!pane.diff)
         pane.entries = outline(doc, pane.stage, state.group === "none" ? "flat" : state.group, state.constants, this.unitOf,
           (key, byDefault) => this.folds.get(`${key}`) ?? (this.query ? true : byDefault));
+      this.markFirst(pane.entries);
       const stage = doc.stages[pane.stage], fired = Object.entries(stage.fired ?? {}).map(([k, v]) => v > 1 ? `${v} × ${k}` : k).join(", ");
       const ops = rowsOf(doc, pane.stage).filter(r => opOf(doc, r).unit === undefined && !opOf(doc, r).constant).length;
-      pane.note.textContent = `${ops} ops${stage.ms !== undefined ? `, ${stage.ms.toFixed(1)} ms` : ""}${fired ? `: ${fired}` : ""}`;
+      pane.list.host.setAttribute("aria-label", `ops after stage ${pane.stage}, ${stage.name}`);
+      pane.note.textContent = `${pane.diff ? `${this.moved[n]}; ` : ""}${ops} ops${stage.ms !== undefined ? `, ${stage.ms.toFixed(1)} ms` : ""}${fired ? `: ${fired}` : ""}`;
       pane.note.title = pane.note.textContent;
       pane.select.value = pane.stage;
     });
@@ -182,7 +212,7 @@ class App {
     left.entries = pairs.map(([a, b, mark]) => a ? {...a, mark, other: mark === "chg" ? b.row : null} : {gap: true});
     right.entries = pairs.map(([a, b, mark]) => b ? {...b, mark, other: mark === "chg" ? a.row : null} : {gap: true});
     const n = k => pairs.filter(p => p[2] === k).length;
-    this.diffButton.textContent = `diff −${n("del")} +${n("add")} ~${n("chg")}`;
+    this.moved = [`−${n("del")} ~${n("chg")}`, `+${n("add")} ~${n("chg")}`];
   }
 
   // Panes of a difference scroll together; others bring the selected op into sight when it is chosen.
@@ -203,8 +233,8 @@ class App {
   drawRow(pane, r, e) {
     const {doc} = this;
     if (e.gap) { r.classList.add("lx-gap"); return; }
-    const unit = e.unit ?? (e.row ? this.unitOf(e.row) : -1);
-    if (this.scale) r.append(this.heat(e, unit));
+    const unit = this.unitAt(e);
+    if (this.scale) r.append(this.heat(pane, e, unit));
     const pad = element("span"); pad.style.cssText = `flex:none;width:${6 + e.depth * 14}px`; r.append(pad);
     r.setAttribute("aria-level", e.depth + 1);
     if (e.group) {
@@ -216,16 +246,16 @@ class App {
     } else {
       const [made, kind, reads, types] = parts(doc, e.row), cut = kind.indexOf("{");
       const name = cut < 0 ? kind : kind.slice(0, cut), attrs = cut < 0 ? "" : kind.slice(cut);
-      const was = e.other ? parts(doc, e.other) : null;
-      const column = (text, at, cls) => {
-        const s = this.marked(text); s.className = cls;
-        if (was && was[at] !== parts(doc, e.row)[at]) s.classList.add("lx-new");
+      const was = e.other ? parts(doc, e.other) : null, wasCut = was ? was[1].indexOf("{") : -1;
+      const column = (text, before, cls) => {
+        const s = was && before !== text && !this.query ? this.news(text, before) : this.marked(text);
+        s.className = cls;
         return s;
       };
-      r.append(element("span", "lx-tw", " "), column(made, 0, ""), element("span", "lx-o", " = "));
-      r.append(column(name, was && was[1].split("{")[0] === name ? 9 : 1, "lx-k"), column(`(${reads})`, 2, ""));
-      r.append(element("span", "lx-o", " : "), column(types, 3, "lx-t"));
-      if (attrs) r.append(" ", column(attrs, 1, "lx-o"));
+      r.append(element("span", "lx-tw", " "), column(made, was?.[0], ""), element("span", "lx-o", " = "));
+      r.append(column(name, wasCut < 0 ? was?.[1] : was[1].slice(0, wasCut), "lx-k"), column(`(${reads})`, `(${was?.[2]})`, ""));
+      r.append(element("span", "lx-o", " : "), column(types, was?.[3], "lx-t"));
+      if (attrs) r.append(" ", column(attrs, wasCut < 0 ? "" : was[1].slice(wasCut), "lx-o"));
     }
     if (unit >= 0 && (e.group || this.state.group !== "unit") && doc.units[unit].runs !== "native" && doc.units[unit].runs !== "nothing")
       r.append(element("span", "lx-mark", "torch"));
@@ -237,21 +267,30 @@ class App {
     else if (pane.cursorKey && e.group && e.key === pane.cursorKey) r.classList.add("lx-sel");
   }
 
-  heat(e, unit) {
-    const h = element("span", "lx-heat");
-    if (unit >= 0 && (e.group ? e.unit !== undefined : this.state.group !== "unit" || !e.inUnit)) {
-      const v = this.measure(this.scale.o, unit);
-      if (v !== null && (e.group || this.state.group !== "unit")) {
-        h.textContent = this.scale.o.text(v);
-        const share = v / this.scale.most;
-        h.style.background = `rgba(var(--heat),${(.08 + .8 * (this.scale.o.low ? 1 - share : share)).toFixed(3)})`;
-      }
-    } else if (e.group && e.node && !e.isOpen) {
-      const v = this.sumOf(e.node);
-      if (v !== null) { h.textContent = this.scale.o.text(v); h.style.background = "rgba(var(--heat),.15)"; }
+  heat(pane, e, unit) {
+    const h = element("span", "lx-heat"), {o, most} = this.scale;
+    const show = (v, strong) => {
+      h.style.background = `rgba(var(--heat),${strong.toFixed(3)})`;
+      if (strong > .55) h.classList.add("lx-hot");
+      if (e.group || e.first) h.textContent = o.text(v);
+    };
+    if (e.group && e.unit === undefined) {
+      const v = e.node && !e.isOpen ? this.sumOf(e.node) : null;
+      if (v !== null) show(v, .15);
+    } else if (unit >= 0 && (e.group || pane.diff || this.state.group !== "unit")) {
+      const v = this.measure(o, unit);
+      if (v !== null) show(v, .08 + .8 * (o.low ? 1 - v / most : v / most));
     }
     return h;
   }
+
+  // Rows of one unit that follow each other carry its figure once, on the first of them.
+  markFirst(entries) {
+    let last = -1;
+    for (const e of entries) if (!e.gap) { const u = this.unitAt(e); e.first = u !== last; last = u; }
+  }
+
+  unitAt(e) { return e.unit ?? (e.row && !opOf(this.doc, e.row).constant ? this.unitOf(e.row) : -1); }
 
   // Times and bytes of a folded module: its units, each once.
   sumOf(node) {
@@ -277,10 +316,16 @@ class App {
     return span;
   }
 
+  news(text, was) {
+    const span = element("span"), [from, to] = changed(text, was);
+    span.append(text.slice(0, from), element("span", "lx-new", text.slice(from, to)), text.slice(to));
+    return span;
+  }
+
   // ----- selection ---------------------------------------------------------------------------------
 
   click(pane, i, event) {
-    this.active = this.panes.indexOf(pane);
+    this.activate(pane);
     const e = pane.entries[i];
     if (!e || e.gap) return;
     pane.cursor = i;
@@ -297,6 +342,8 @@ class App {
     this.chosen = row ? {pane, stage: pane.stage, row, i: e.i ?? -1} : null;
     this.panes.forEach(p => p.list.redraw());
     pane.list.reveal(i);
+    this.panes.forEach(p => p.list.host.removeAttribute("aria-activedescendant"));
+    pane.list.host.setAttribute("aria-activedescendant", `${pane.list.host.id}-${i}`);
     this.syncOthers(pane);
     this.showSide();
   }
@@ -312,7 +359,7 @@ class App {
       const exact = p.entries.findIndex(e => e.row && e.row[0] === here.row[0]);
       const unit = this.unitOf(here.row);
       const at = exact >= 0 ? exact : p.entries.findIndex(e => e.row && !e.group && this.isKin(here, e, this.unitOf(e.row)));
-      const near = at >= 0 ? at : unit < 0 ? -1 : p.entries.findIndex(e => (e.unit ?? (e.row ? this.unitOf(e.row) : -1)) === unit);
+      const near = at >= 0 ? at : unit < 0 ? -1 : p.entries.findIndex(e => this.unitAt(e) === unit);
       if (near >= 0) p.list.reveal(near);
     }
   }
@@ -333,17 +380,50 @@ class App {
   }
 
   selectUnit(unit) {
-    const pane = this.panes[Math.min(1, this.panes.length - 1)];
-    if (pane.stage !== this.doc.stages.length - 1 && !pane.diff) { pane.stage = this.doc.stages.length - 1; this.refresh(); }
-    const at = pane.entries.findIndex(e => (e.unit ?? (e.row ? this.unitOf(e.row) : -1)) === unit);
+    const pane = this.lastPane(), at = pane.entries.findIndex(e => this.unitAt(e) === unit);
     if (at >= 0) this.choose(pane, at);
+    else this.selectRow(pane, row => this.unitOf(row) === unit);
     [...this.strip.children].forEach((s, i) => s.classList.toggle("lx-on", i === unit));
+  }
+
+  // The pane that shows the last stage; without one, the second pane is turned to it.
+  lastPane() {
+    const last = this.doc.stages.length - 1, pane = this.panes.find(p => p.stage === last) ?? this.panes[Math.min(1, this.panes.length - 1)];
+    if (pane.stage !== last) { pane.stage = last; this.refresh(); }
+    return pane;
+  }
+
+  selectRow(pane, wanted) {
+    const {doc} = this, plain = row => opOf(doc, row).unit === undefined && !opOf(doc, row).constant;
+    const i = rowsOf(doc, pane.stage).findIndex(row => plain(row) && wanted(row));
+    if (i >= 0) this.select(pane, i);
+    return i >= 0;
+  }
+
+  // Remarks lead to the op they are about; ops that a pass removed stand in the captured program.
+  hasPlace(where) {
+    const {doc} = this;
+    this.places ??= new Set(doc.stages.flatMap((s, i) => s.same ? [] : rowsOf(doc, i).map(row => placeOf(doc, row))));
+    return this.places.has(where);
+  }
+
+  selectPlace(where) {
+    const here = row => placeOf(this.doc, row) === where;
+    if (this.selectRow(this.lastPane(), here)) return;
+    const stage = this.doc.stages.findLastIndex((_, s) => rowsOf(this.doc, s).some(here)), pane = this.panes[0];
+    if (stage < 0) return;
+    if (pane.stage !== stage) { pane.stage = stage; this.refresh(); }
+    this.selectRow(pane, here);
   }
 
   tab(name) { this.state.tab = name; this.showSide(); }
 
   showSide() {
-    [...this.tabs.children].forEach(b => b.setAttribute("aria-selected", b.textContent === this.state.tab));
+    for (const b of this.tabs.children) {
+      const on = b.textContent === this.state.tab;
+      b.setAttribute("aria-selected", on); b.tabIndex = on ? 0 : -1;
+    }
+    this.body.setAttribute("aria-labelledby", `${this.name}-${this.state.tab}`);
     const body = this.body, at = this.chosen;
     body.replaceChildren();
     if (!at && this.state.tab === "Op") { this.overview(body); return; }
@@ -365,7 +445,19 @@ class App {
       const tr = element("tr"), td = element("td"); td.append(link(doc.units[i].name, () => this.selectUnit(i)));
       tr.append(td, element("td", "n", doc.total_us ? fmt.us(v) : fmt.flops(v))); t.append(tr);
     }
-    body.append(t, element("p", "lx-soft", "Choose an op to see where it comes from and what became of it. Keys: ?"));
+    body.append(t, element("h3", "", "Passes"), this.passes(), element("p", "lx-soft", "Choose an op to see where it comes from and what became of it. Keys: ?"));
+  }
+
+  passes() {
+    const {doc} = this, t = element("table"), seconds = doc.stages.some(s => s.ms !== undefined);
+    doc.stages.forEach((s, i) => {
+      const tr = element("tr"), td = element("td"), fired = Object.values(s.fired ?? {}).reduce((a, b) => a + b, 0);
+      td.append(link(`${i} ${s.name}`, () => { this.panes[0].stage = i; this.refresh(); }));
+      tr.append(td, element("td", "lx-soft", s.same ? "no change" : fired ? `${fired} fired` : ""));
+      if (seconds) tr.append(element("td", "n", s.ms === undefined ? "" : `${s.ms.toFixed(1)} ms`));
+      t.append(tr);
+    });
+    return t;
   }
 
   // ----- search and keys ---------------------------------------------------------------------------
@@ -376,7 +468,7 @@ class App {
       p.hitRows = [];
       p.entries.forEach((e, i) => {
         if (!this.query || e.gap) return;
-        const text = e.group ? e.label : this.doc.strings[e.row[1]] + " " + moduleOf(this.doc, e.row);
+        const text = e.group ? e.label : `${this.doc.strings[e.row[1]].replaceAll("\t", " ")} ${placeOf(this.doc, e.row)}`;
         e.isHit = text.toLowerCase().includes(this.query);
         if (e.isHit) p.hitRows.push(i);
       });
@@ -406,7 +498,8 @@ class App {
     const page = Math.max(1, Math.floor(pane.list.host.clientHeight / ROW) - 2), inList = e.target === pane.list.host;
     const acts = {
       "/": () => this.search.focus(), "?": () => this.toggleHelp(), t: () => this.theme(),
-      d: () => this.diffButton.click(), Escape: () => { this.help.hidden = true; },
+      d: () => this.diffButton.click(), Escape: () => { if (!this.help.hidden) this.toggleHelp(true); },
+      p: () => this.morePanes(), x: () => this.closePane(pane),
       g: () => next(this.groupBox, ["unit", "module", "none"], "group"),
       o: () => next(this.overlayBox, [...this.overlayBox.options].map(x => x.value), "overlay"),
       "[": () => { pane.stage = Math.max(0, pane.stage - 1); this.refresh(); },
@@ -420,7 +513,7 @@ class App {
         Enter: () => { if (entry?.group) this.fold(pane, entry); },
       } : {}),
     };
-    if (acts[e.key]) { acts[e.key](); e.preventDefault(); }
+    if (acts[e.key]) { acts[e.key](); e.preventDefault(); e.stopPropagation(); }
   }
 }
 

@@ -10,7 +10,7 @@ const fmt = {
 function facts(pairs) {
   const dl = element("dl");
   for (const [name, value] of pairs) {
-    if (value === undefined || value === null || value === "") continue;
+    if (value === undefined || value === null || value === "" || value === false) continue;
     dl.append(element("dt", "", name));
     const dd = element("dd");
     value instanceof Node ? dd.append(value) : dd.append(String(value));
@@ -32,18 +32,18 @@ function tabOp(app, at, body) {
   const op = opOf(doc, at.row), rows = rowsOf(doc, at.stage);
   body.append(element("h2", "", `${made} = ${op.unit !== undefined ? "unit" : op.kind}`));
   const line = sourceOf(doc, at.row), unit = app.unitOf(at.row);
-  const jump = i => link(parts(doc, rows[i])[0], () => app.select(at.pane, i));
+  const jump = i => typeof i === "string" ? i : link(parts(doc, rows[i])[0], () => app.select(at.pane, i));
   const chips = list => { const s = element("span"); list.forEach((i, n) => s.append(n ? ", " : "", jump(i))); return s; };
-  const readers = rows.flatMap((r, i) => r[3].includes(at.i) ? [i] : []);
+  const near = neighbours(doc, at);
   body.append(facts([
     ["type", types], ["module", moduleOf(doc, at.row)],
     ["source", line && link(line, () => app.tab("Source"))],
     ["unit", unit >= 0 && link(doc.units[unit].name, () => app.selectUnit(unit))],
     ["operations", op.flops ? fmt.flops(op.flops) : ""],
-    ["reads", at.row[3].length ? chips(at.row[3]) : ""],
-    ["read by", readers.length ? chips(readers) : ""],
-    ["attributes", attributes(kind)],
-  ]));
+    ["reads", near.reads.length ? chips(near.reads) : ""],
+    ["read by", near.readers.length ? chips(near.readers) : ""],
+    ["attributes", op.unit === undefined && attributes(kind)],
+  ]), picture(app, at, near));
   if (unit >= 0) unitFacts(app, unit, body);
 }
 
@@ -85,7 +85,7 @@ function tabRemarks(app, at, body) {
   const show = list => list.forEach(i => {
     const r = doc.remarks[i], box = element("div", `lx-remark ${r.says}`);
     box.append(element("b", "", `${r.by} ${r.says}`), ` ${r.what}`, element("br"), r.why, r.n > 1 ? ` (${r.n} times)` : "");
-    if (r.where) box.append(element("br"), element("span", "lx-soft", r.where));
+    if (r.where) box.append(element("br"), app.hasPlace(r.where) ? link(r.where, () => app.selectPlace(r.where)) : element("span", "lx-soft", r.where));
     body.append(box);
   });
   body.append(element("h2", "", mine.length ? "Remarks on this op" : "No remarks on this op"));
@@ -128,18 +128,12 @@ function tabArena(app, at, body) {
   body.append(element("h2", "", `Arena: ${fmt.bytes(arena.bytes)}`));
   body.append(facts([["largest live set", fmt.bytes(arena.bound)], ["all activations", fmt.bytes(arena.sum)]]));
   body.append(element("p", "lx-soft", "Left to right: steps. Bottom to top: place in the arena. Filled: in use by the selected unit."));
-  const ns = "http:" + "//www.w3.org/2000/svg", svg = document.createElementNS(ns, "svg");
-  svg.setAttribute("viewBox", "0 0 400 260"); svg.setAttribute("role", "img");
-  svg.setAttribute("aria-label", "arena over time");
+  const svg = shape("svg", {viewBox: "0 0 400 260", role: "img", "aria-label": "arena over time", class: "lx-arena"});
   for (const [first, last, offset, size, note] of arena.lives) {
-    const r = document.createElementNS(ns, "rect"), used = new Set(arena.steps.slice(first, last + 1));
-    r.setAttribute("x", 400 * first / n); r.setAttribute("width", Math.max(.6, 400 * (last - first + 1) / n));
-    const h = Math.max(.6, 260 * size / arena.bytes);
-    r.setAttribute("y", 260 * (1 - offset / arena.bytes) - h); r.setAttribute("height", h);
-    if (unit >= 0 && used.has(unit)) r.setAttribute("class", "lx-on");
-    const t = document.createElementNS(ns, "title");
-    t.textContent = `steps ${first} to ${last}, ${fmt.bytes(size)} at ${offset} ${note}; ${units[arena.steps[first]]?.name ?? ""}`;
-    r.append(t);
+    const h = Math.max(.6, 260 * size / arena.bytes), used = arena.steps.slice(first, last + 1).includes(unit);
+    const r = shape("rect", {x: 400 * first / n, width: Math.max(.6, 400 * (last - first + 1) / n),
+                             y: 260 * (1 - offset / arena.bytes) - h, height: h, ...(used && unit >= 0 ? {class: "lx-on"} : {})});
+    r.append(shape("title", {}, `steps ${first} to ${last}, ${fmt.bytes(size)} at ${offset} ${note}; ${units[arena.steps[first]]?.name ?? ""}`));
     r.addEventListener("click", () => app.selectUnit(arena.steps[first]));
     svg.append(r);
   }

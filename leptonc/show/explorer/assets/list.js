@@ -27,7 +27,8 @@ class List {
     for (let i = from; i < to; i += 1) {
       if (this.drawn.has(i)) continue;
       const r = element("div", "lx-row");
-      r.style.top = `${i * ROW}px`; r.dataset.at = i; r.setAttribute("role", "treeitem");
+      r.style.top = `${i * ROW}px`; r.dataset.at = i; r.id = `${this.host.id}-${i}`;
+      r.setAttribute("role", "treeitem");
       this.draw(r, this.entries[i], i);
       this.drawn.set(i, r); fresh.append(r);
     }

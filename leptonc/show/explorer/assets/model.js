@@ -45,16 +45,26 @@ function unitIndex(doc) {
   return row => byOp.get(row[0]) ?? -1;
 }
 
-// Remarks of an op: those that name where it stands.
+// An op's place in the model as remarks write it: its module, and its line in brackets.
+const placeOf = (doc, row) => [moduleOf(doc, row), sourceOf(doc, row) && `(${sourceOf(doc, row)})`].filter(Boolean).join(" ");
+
+// Remarks of an op: those that name the place where it stands.
 function remarkIndex(doc) {
   const at = new Map();
   doc.remarks.forEach((r, i) => {
-    const where = r.where.replace(/ ?\([^()]*\)$/, "");
-    if (!where) return;
-    if (!at.has(where)) at.set(where, []);
-    at.get(where).push(i);
+    if (!r.where) return;
+    if (!at.has(r.where)) at.set(r.where, []);
+    at.get(r.where).push(i);
   });
-  return module => at.get(module) ?? [];
+  return row => opOf(doc, row).constant ? [] : at.get(placeOf(doc, row)) ?? [];
+}
+
+// Where a text differs from another one: [from, to] of what is neither its beginning nor its end.
+function changed(text, was) {
+  let a = 0, b = 0;
+  while (a < text.length && text[a] === was[a]) a += 1;
+  while (b < text.length - a && b < was.length - a && text[text.length - 1 - b] === was[was.length - 1 - b]) b += 1;
+  return [a, text.length - b];
 }
 
 // ----- rows to draw: groups by unit or module, repeated blocks collapsed ---------------------------
