@@ -22,8 +22,8 @@ STYLES = {
 }  # fmt: skip
 _TOKEN = re.compile(
     rf"(?P<note>  // [^\n]*)|(?P<text>{QUOTED})|(?P<func>@[\w.\-]+)|(?P<name>%\w+)"
-    r"|(?P<type>\b(?:bool|other|bf16|[fiuc]\d+)\[[^\]\n]*\](?:@\w+)?)|(?P<word>^ *(?:func|return)\b)"
-    r"|(?P<kind>(?<= = )[\w.]+)|(?P<attr>\b\w+=)",
+    r"|(?P<type>\b(?:bool|other|bf16|[fiuc]\d+)\[[^\]\n]*\](?:@\w+)?)"
+    r"|(?P<word>^ *(?:func|return)\b)|(?P<kind>(?<= = )[\w.]+)|(?P<attr>\b\w+=)",
     re.MULTILINE,
 )
 _UNIT = re.compile(r"( *)%.* = unit\b")

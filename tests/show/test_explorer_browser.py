@@ -5,6 +5,7 @@ Skipped where there is no Chromium. The page is served by nobody: it is opened a
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import time
 from collections.abc import Iterator
@@ -123,7 +124,12 @@ def test_difference_aligns_both_sides(page: Any) -> None:
     left, right = _rows(page, 0), _rows(page, 1)
     assert len(left) == len(right)
     marks = page.locator(".lx-add, .lx-del, .lx-chg").count()
-    assert marks > 0 and "−" in page.get_by_text("diff −").inner_text()
+    assert marks > 0
+    notes = page.locator(".lx-bar .lx-soft").all_inner_texts()
+    assert notes[0].startswith("−") and notes[1].startswith("+"), "what went, what came"
+    assert page.locator(".lx-heat", has_text="s").count(), "times stand beside the difference too"
+    news = page.locator(".lx-chg .lx-new").first
+    assert 0 < len(news.inner_text()) < len(page.locator(".lx-chg").first.inner_text()) / 2
     page.locator(".lx-list").first.evaluate("e => e.scrollTop = 2000")
     page.wait_for_timeout(100)
     assert page.locator(".lx-list").nth(1).evaluate("e => e.scrollTop") == 2000
@@ -218,6 +224,126 @@ def _contrast(a: str, b: str) -> float:
 
     hi, lo = sorted((light(a), light(b)), reverse=True)
     return (hi + 0.05) / (lo + 0.05)
+
+
+def test_a_picture_of_the_neighbours_leads_to_them(page: Any) -> None:
+    page.locator(".lx-list").nth(1).locator(".lx-row", has_text="gelu").first.click()
+    graph = page.locator(".lx-graph")
+    assert graph.locator("g.lx-on").count() == 1
+    assert graph.locator("g.lx-go").count() >= 2, "what it reads, and what reads it"
+    reader = graph.locator("g.lx-go").last
+    name = reader.get_attribute("aria-label").removeprefix("go to ")
+    reader.focus()
+    page.keyboard.press("Enter")
+    assert page.locator(".lx-body h2").first.inner_text().startswith(f"{name} =")
+    page.locator(".lx-graph g.lx-go").first.click()
+    assert "gelu" in page.locator(".lx-body h2").first.inner_text()
+
+
+def test_search_reads_attributes_and_source_lines(page: Any) -> None:
+    for text in ("axis", "test_explorer_browser.py:"):
+        page.keyboard.press("/")
+        page.locator("input[type=search]").fill(text)
+        assert not page.locator("[aria-live]").inner_text().startswith("0"), text
+        page.keyboard.press("Escape")
+
+
+def test_a_third_pane_opens_takes_keys_and_closes(page: Any) -> None:
+    page.locator(".lx-list").first.focus()
+    page.keyboard.press("p")
+    assert page.locator(".lx-pane").count() == 3
+    assert "lx-active" in page.locator(".lx-pane").nth(2).get_attribute("class")
+    page.keyboard.press("[")
+    stages = page.locator(".lx-bar select").nth(2)
+    assert int(stages.input_value()) == stages.locator("option").count() - 2
+    page.keyboard.press("ArrowDown")
+    assert page.locator(".lx-pane").nth(2).locator(".lx-sel").count() == 1
+    page.keyboard.press("x")
+    assert page.locator(".lx-pane").count() == 2
+    page.keyboard.press("x")
+    assert page.locator(".lx-pane").count() == 2, "two panes stay"
+
+
+def test_a_box_of_the_arena_leads_to_its_unit(page: Any) -> None:
+    page.keyboard.press("5")
+    page.locator(".lx-arena rect").nth(3).click()
+    assert page.locator(".lx-sel").count() == 1
+    assert page.locator(".lx-arena rect.lx-on").count() > 0
+
+
+def test_remarks_stand_at_their_op_and_lead_to_it(page: Any) -> None:
+    page.keyboard.press("2")
+    remark = page.locator(".lx-remark", has=page.locator("a")).first
+    where = remark.locator("a").inner_text()
+    remark.locator("a").click()
+    assert "Remarks on this op" in page.locator(".lx-body h2").inner_text()
+    assert where in page.locator(".lx-body .lx-remark").first.inner_text()
+
+
+def test_what_a_reader_of_the_screen_is_told(page: Any) -> None:
+    lists = page.locator(".lx-list")
+    names = [lists.nth(i).get_attribute("aria-label") for i in range(2)]
+    assert names[0] != names[1] and "captured" in names[0]
+    lists.first.focus()
+    page.keyboard.press("ArrowDown")
+    active = lists.first.get_attribute("aria-activedescendant")
+    assert page.locator(f"#{active}").get_attribute("aria-selected") == "true"
+    nameless = page.evaluate(
+        """() => [...document.querySelectorAll('.lx button, .lx select, .lx input')].filter(e =>
+             !(e.ariaLabel || e.textContent.trim() || e.closest('label'))).length"""
+    )
+    assert nameless == 0
+    page.get_by_role("tab", name="Op", exact=True).focus()
+    page.keyboard.press("ArrowRight")
+    assert page.get_by_role("tab", name="Remarks").get_attribute("aria-selected") == "true"
+
+
+@pytest.mark.parametrize("width", [700, 1000, 1400])
+def test_nothing_sticks_out_at_any_width(browser: Any, file: Path, width: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": 700})
+    page.goto(file.as_uri())
+    page.wait_for_selector(".lx-row")
+    page.keyboard.press("d")
+    wide = page.evaluate("document.documentElement.scrollWidth")
+    right = page.evaluate(
+        "Math.max(...[...document.querySelectorAll('.lx button, .lx select, .lx input')]"
+        ".map(e => e.getBoundingClientRect().right))"
+    )
+    page.close()
+    assert wide <= width and right <= width
+
+
+def test_the_widget_s_module_loads_and_draws(browser: Any, tmp_path: Path, file: Path) -> None:
+    pytest.importorskip("anywidget")
+    widget = importlib.import_module("leptonc.show.explorer.widget")
+    (tmp_path / "widget.mjs").write_text(widget.SOURCE)
+    text = file.read_text()
+    start = text.index('id="document">') + len('id="document">')
+    found = text[start : text.index("</script>", start)]
+    (tmp_path / "host.html").write_text(
+        "<!doctype html><body data-jp-theme-light='false'><div id='cell'></div>"
+        f"<script type='application/json' id='document'>{found}</script><script type='module'>"
+        "import widget from './widget.mjs'; const el = document.getElementById('cell');"
+        "const values = {height: 500, document: document.getElementById('document').textContent};"
+        "window.outside = 0; document.addEventListener('keydown', () => { window.outside += 1; });"
+        "widget.render({model: {get: name => values[name]}, el});</script>"
+    )
+    page = browser.new_page()
+    page.route("**/*", lambda route: _local(route, tmp_path))
+    page.goto("http://widget.test/host.html")
+    page.wait_for_selector(".lx-row")
+    assert page.locator(".lx").get_attribute("data-theme") == "dark", "the notebook's theme"
+    page.locator(".lx-list").first.focus()
+    page.keyboard.press("d")
+    assert page.locator(".lx-chg").count() and page.evaluate("outside") == 0, "d stays in here"
+    page.close()
+
+
+def _local(route: Any, folder: Path) -> None:
+    """Serve a file of ``folder``: modules cannot be imported from the file system."""
+    file = folder / route.request.url.rpartition("/")[2]
+    kind = "text/javascript" if file.suffix == ".mjs" else "text/html"
+    route.fulfill(body=file.read_text() if file.exists() else "", content_type=kind)
 
 
 def test_explore_needs_a_compiled_model() -> None:

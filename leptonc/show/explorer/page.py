@@ -8,7 +8,8 @@ from html import escape
 from importlib.resources import files
 from typing import Any
 
-SCRIPTS = ("model.js", "list.js", "graph.js", "details.js", "app.js")  # joined in this order
+# Joined in this order.
+SCRIPTS = ("model.js", "list.js", "graph.js", "details.js", "rows.js", "keys.js", "app.js")
 _PAGE = """<!doctype html>
 <html lang="en">
 <head>

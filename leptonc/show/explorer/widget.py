@@ -18,12 +18,13 @@ export default {
   },
 };
 """
+SOURCE = script() + _RENDER  # the module that a notebook imports
 
 
 class Explorer(anywidget.AnyWidget):
     """Shows a document (see ``document``); ``height`` in pixels."""
 
-    _esm = script() + _RENDER
+    _esm = SOURCE
     _css = look()
     document = traitlets.Unicode("{}").tag(sync=True)
     height = traitlets.Int(640).tag(sync=True)

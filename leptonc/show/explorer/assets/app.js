@@ -1,17 +1,4 @@
-// explorer > app: panes, overlays, selection, search, keys. `mount(host, document)` starts it.
-
-const OVERLAYS = {
-  none: null,
-  time: {value: u => u.us, text: fmt.us},
-  "FLOP/s": {value: u => u.flops ? u.gflops : null, text: v => `${v.toFixed(0)} GF/s`, low: true},
-  bytes: {value: u => u.bytes, text: fmt.bytes},
-  error: {value: u => u.error, text: v => v.toExponential(1)},
-  remarks: {value: (u, n) => n || null, text: v => `${v}`},
-};
-const HELP = [["↑ ↓", "move"], ["← →", "fold, unfold"], ["/", "search; Enter and Shift+Enter walk the hits"],
-  ["[ ]", "stage before, after"], ["Tab", "next pane"], ["d", "difference of the two panes"],
-  ["p x", "one more pane, close the pane"], ["g", "group by unit, by module, not at all"], ["o", "next overlay"], ["1 … 5", "op, remarks, source, code, arena"],
-  ["t", "light or dark"], ["?", "this help"], ["Esc", "close, clear the search"]];
+// explorer > app: the frame, its panes, selection and search. `mount(host, document)` starts it.
 
 class App {
   constructor(host, doc) {
@@ -29,7 +16,7 @@ class App {
     this.build();
     this.addPane(0); if (doc.stages.length > 1) this.addPane(doc.stages.length - 1);
     this.refresh();
-    this.root.addEventListener("keydown", e => this.key(e));
+    this.root.addEventListener("keydown", e => onKey(this, e));
   }
 
   focus() { this.panes[0].list.host.focus(); }
@@ -159,7 +146,7 @@ class App {
     const host = element("div", "lx-list"); host.tabIndex = 0; host.setAttribute("role", "tree");
     host.id = `${this.name}-list${this.made = (this.made ?? 0) + 1}`;
     pane.box.addEventListener("focusin", () => this.activate(pane));
-    pane.list = new List(host, (r, e) => this.drawRow(pane, r, e), (i, ev) => this.click(pane, i, ev));
+    pane.list = new List(host, (r, e) => drawRow(this, pane, r, e), (i, ev) => this.click(pane, i, ev));
     host.addEventListener("scroll", () => this.follow(pane), {passive: true});
     pane.box.append(bar, host);
     this.panesBox.append(pane.box); this.panes.push(pane);
@@ -191,7 +178,7 @@ class App {
       if (!pane.diff)
         pane.entries = outline(doc, pane.stage, state.group === "none" ? "flat" : state.group, state.constants, this.unitOf,
           (key, byDefault) => this.folds.get(`${key}`) ?? (this.query ? true : byDefault));
-      this.markFirst(pane.entries);
+      markFirst(this, pane.entries);
       const stage = doc.stages[pane.stage], fired = Object.entries(stage.fired ?? {}).map(([k, v]) => v > 1 ? `${v} × ${k}` : k).join(", ");
       const ops = rowsOf(doc, pane.stage).filter(r => opOf(doc, r).unit === undefined && !opOf(doc, r).constant).length;
       pane.list.host.setAttribute("aria-label", `ops after stage ${pane.stage}, ${stage.name}`);
@@ -230,98 +217,6 @@ class App {
     return {o, most: Math.max(...values, 1e-30)};
   }
 
-  drawRow(pane, r, e) {
-    const {doc} = this;
-    if (e.gap) { r.classList.add("lx-gap"); return; }
-    const unit = this.unitAt(e);
-    if (this.scale) r.append(this.heat(pane, e, unit));
-    const pad = element("span"); pad.style.cssText = `flex:none;width:${6 + e.depth * 14}px`; r.append(pad);
-    r.setAttribute("aria-level", e.depth + 1);
-    if (e.group) {
-      r.classList.add("lx-group"); r.setAttribute("aria-expanded", e.isOpen);
-      r.append(element("span", "lx-tw", e.isOpen ? "▾" : "▸"));
-      r.append(this.marked(e.label || "·"));
-      const times = e.times ? `  × ${e.times}` : "";
-      r.append(element("span", "lx-soft", `  ${e.note ? e.note + ", " : ""}${e.size} op${e.size > 1 ? "s" : ""}${e.like ? `, same as ${e.like}` : ""}${times}`));
-    } else {
-      const [made, kind, reads, types] = parts(doc, e.row), cut = kind.indexOf("{");
-      const name = cut < 0 ? kind : kind.slice(0, cut), attrs = cut < 0 ? "" : kind.slice(cut);
-      const was = e.other ? parts(doc, e.other) : null, wasCut = was ? was[1].indexOf("{") : -1;
-      const column = (text, before, cls) => {
-        const s = was && before !== text && !this.query ? this.news(text, before) : this.marked(text);
-        s.className = cls;
-        return s;
-      };
-      r.append(element("span", "lx-tw", " "), column(made, was?.[0], ""), element("span", "lx-o", " = "));
-      r.append(column(name, wasCut < 0 ? was?.[1] : was[1].slice(0, wasCut), "lx-k"), column(`(${reads})`, `(${was?.[2]})`, ""));
-      r.append(element("span", "lx-o", " : "), column(types, was?.[3], "lx-t"));
-      if (attrs) r.append(" ", column(attrs, wasCut < 0 ? "" : was[1].slice(wasCut), "lx-o"));
-    }
-    if (unit >= 0 && (e.group || this.state.group !== "unit") && doc.units[unit].runs !== "native" && doc.units[unit].runs !== "nothing")
-      r.append(element("span", "lx-mark", "torch"));
-    if (e.mark) r.classList.add(`lx-${e.mark}`);
-    if (this.query && !e.isHit) r.classList.add("lx-dim");
-    const here = this.chosen;
-    if (here && e.row && here.pane === pane && here.i === e.i) { r.classList.add("lx-sel"); r.setAttribute("aria-selected", "true"); }
-    else if (here && this.isKin(here, e, unit)) r.classList.add("lx-kin");
-    else if (pane.cursorKey && e.group && e.key === pane.cursorKey) r.classList.add("lx-sel");
-  }
-
-  heat(pane, e, unit) {
-    const h = element("span", "lx-heat"), {o, most} = this.scale;
-    const show = (v, strong) => {
-      h.style.background = `rgba(var(--heat),${strong.toFixed(3)})`;
-      if (strong > .55) h.classList.add("lx-hot");
-      if (e.group || e.first) h.textContent = o.text(v);
-    };
-    if (e.group && e.unit === undefined) {
-      const v = e.node && !e.isOpen ? this.sumOf(e.node) : null;
-      if (v !== null) show(v, .15);
-    } else if (unit >= 0 && (e.group || pane.diff || this.state.group !== "unit")) {
-      const v = this.measure(o, unit);
-      if (v !== null) show(v, .08 + .8 * (o.low ? 1 - v / most : v / most));
-    }
-    return h;
-  }
-
-  // Rows of one unit that follow each other carry its figure once, on the first of them.
-  markFirst(entries) {
-    let last = -1;
-    for (const e of entries) if (!e.gap) { const u = this.unitAt(e); e.first = u !== last; last = u; }
-  }
-
-  unitAt(e) { return e.unit ?? (e.row && !opOf(this.doc, e.row).constant ? this.unitOf(e.row) : -1); }
-
-  // Times and bytes of a folded module: its units, each once.
-  sumOf(node) {
-    if (!["time", "bytes", "remarks"].includes(this.state.overlay)) return null;
-    const units = new Set();
-    const walk = n => n.kids ? n.kids.forEach(walk) : units.add(this.unitOf(n.row));
-    walk(node); units.delete(-1);
-    return units.size ? [...units].reduce((s, u) => s + (this.measure(this.scale.o, u) ?? 0), 0) : null;
-  }
-
-  isKin(here, e, unit) {
-    if (!e.row) return false;
-    const doc = this.doc, a = opOf(doc, here.row), b = opOf(doc, e.row);
-    if (here.row[0] === e.row[0]) return true;
-    if (a.unit !== undefined) return unit >= 0 && unit === this.unitOf(here.row);
-    return a.kind === b.kind && a.module === b.module && a.source === b.source && Boolean(a.module || a.source);
-  }
-
-  marked(text) {
-    const span = element("span"), at = this.query ? text.toLowerCase().indexOf(this.query) : -1;
-    if (at < 0) { span.textContent = text; return span; }
-    span.append(text.slice(0, at), element("span", "lx-hit", text.slice(at, at + this.query.length)), text.slice(at + this.query.length));
-    return span;
-  }
-
-  news(text, was) {
-    const span = element("span"), [from, to] = changed(text, was);
-    span.append(text.slice(0, from), element("span", "lx-new", text.slice(from, to)), text.slice(to));
-    return span;
-  }
-
   // ----- selection ---------------------------------------------------------------------------------
 
   click(pane, i, event) {
@@ -358,8 +253,8 @@ class App {
       if (p === pane || p.diff) continue;
       const exact = p.entries.findIndex(e => e.row && e.row[0] === here.row[0]);
       const unit = this.unitOf(here.row);
-      const at = exact >= 0 ? exact : p.entries.findIndex(e => e.row && !e.group && this.isKin(here, e, this.unitOf(e.row)));
-      const near = at >= 0 ? at : unit < 0 ? -1 : p.entries.findIndex(e => this.unitAt(e) === unit);
+      const at = exact >= 0 ? exact : p.entries.findIndex(e => e.row && !e.group && isKin(this, here, e, this.unitOf(e.row)));
+      const near = at >= 0 ? at : unit < 0 ? -1 : p.entries.findIndex(e => unitAt(this, e) === unit);
       if (near >= 0) p.list.reveal(near);
     }
   }
@@ -380,7 +275,7 @@ class App {
   }
 
   selectUnit(unit) {
-    const pane = this.lastPane(), at = pane.entries.findIndex(e => this.unitAt(e) === unit);
+    const pane = this.lastPane(), at = pane.entries.findIndex(e => unitAt(this, e) === unit);
     if (at >= 0) this.choose(pane, at);
     else this.selectRow(pane, row => this.unitOf(row) === unit);
     [...this.strip.children].forEach((s, i) => s.classList.toggle("lx-on", i === unit));
@@ -484,37 +379,6 @@ class App {
     this.choose(pane, hits[this.hit]);
   }
 
-  key(e) {
-    if (e.ctrlKey || e.metaKey || e.altKey) return;
-    if (e.target === this.search) {
-      if (e.key === "Enter") { this.walkHits(e.shiftKey ? -1 : 1); e.preventDefault(); }
-      if (e.key === "Escape") { this.search.value = this.query = ""; this.refresh(); this.panes[this.active].list.host.focus(); }
-      return;
-    }
-    if (e.target.tagName === "SELECT") return;
-    const pane = this.panes[this.active] ?? this.panes[0], entry = pane.entries[pane.cursor];
-    const move = d => { let i = pane.cursor + d; while (pane.entries[i]?.gap) i += d; if (pane.entries[i]) this.choose(pane, i); };
-    const next = (box, values, key) => { this.state[key] = values[(values.indexOf(this.state[key]) + 1) % values.length]; box.value = this.state[key]; this.refresh(); };
-    const page = Math.max(1, Math.floor(pane.list.host.clientHeight / ROW) - 2), inList = e.target === pane.list.host;
-    const acts = {
-      "/": () => this.search.focus(), "?": () => this.toggleHelp(), t: () => this.theme(),
-      d: () => this.diffButton.click(), Escape: () => { if (!this.help.hidden) this.toggleHelp(true); },
-      p: () => this.morePanes(), x: () => this.closePane(pane),
-      g: () => next(this.groupBox, ["unit", "module", "none"], "group"),
-      o: () => next(this.overlayBox, [...this.overlayBox.options].map(x => x.value), "overlay"),
-      "[": () => { pane.stage = Math.max(0, pane.stage - 1); this.refresh(); },
-      "]": () => { pane.stage = Math.min(this.doc.stages.length - 1, pane.stage + 1); this.refresh(); },
-      ...Object.fromEntries(Object.keys(TABS).map((name, i) => [String(i + 1), () => this.tab(name)])),
-      ...(inList ? {
-        ArrowDown: () => move(1), ArrowUp: () => move(-1), PageDown: () => this.choose(pane, Math.min(pane.entries.length - 1, pane.cursor + page)),
-        PageUp: () => this.choose(pane, Math.max(0, pane.cursor - page)), Home: () => this.choose(pane, 0), End: () => this.choose(pane, pane.entries.length - 1),
-        ArrowLeft: () => { if (entry?.group && entry.isOpen) this.fold(pane, entry); else { let i = pane.cursor; while (i > 0 && !(pane.entries[i].group && pane.entries[i].depth < (entry?.depth ?? 0))) i -= 1; this.choose(pane, i); } },
-        ArrowRight: () => { if (entry?.group && !entry.isOpen) this.fold(pane, entry); else move(1); },
-        Enter: () => { if (entry?.group) this.fold(pane, entry); },
-      } : {}),
-    };
-    if (acts[e.key]) { acts[e.key](); e.preventDefault(); e.stopPropagation(); }
-  }
 }
 
 function mount(host, doc) { return new App(host, doc); }
