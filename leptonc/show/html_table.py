@@ -21,9 +21,9 @@ body[data-jp-theme-light="false"] .leptonc {{ {_DARK} }}
 .leptonc .facts b {{ color: var(--ink); }}
 .leptonc .scroll {{ margin: .6em 0; overflow-x: auto; }}
 .leptonc table {{ border-collapse: collapse; font-size: .9em; }}
-.leptonc th, .leptonc td {{ padding: .2em .7em; text-align: left; white-space: nowrap;
+.leptonc table th, .leptonc table td {{ padding: .2em .7em; text-align: left; white-space: nowrap;
   border-bottom: 1px solid var(--line); background: none; }}
-.leptonc .n {{ text-align: right; font-variant-numeric: tabular-nums; }}
+.leptonc table .n {{ text-align: right; font-variant-numeric: tabular-nums; }}
 .leptonc .torch, .leptonc .both {{ color: var(--torch); font-weight: 600; }}
 .leptonc .native {{ color: var(--native); }}
 </style>"""

@@ -333,6 +333,7 @@ def test_the_widget_s_module_loads_and_draws(browser: Any, tmp_path: Path, file:
     page.goto("http://widget.test/host.html")
     page.wait_for_selector(".lx-row")
     assert page.locator(".lx").get_attribute("data-theme") == "dark", "the notebook's theme"
+    assert page.locator(".lx").evaluate("e => e.offsetHeight") == 500, "not as tall as the program"
     page.locator(".lx-list").first.focus()
     page.keyboard.press("d")
     assert page.locator(".lx-chg").count() and page.evaluate("outside") == 0, "d stays in here"

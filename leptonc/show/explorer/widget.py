@@ -13,8 +13,7 @@ from leptonc.show.explorer.page import look, script
 _RENDER = """
 export default {
   render({ model, el }) {
-    el.style.height = `${model.get("height")}px`;
-    mount(el, JSON.parse(model.get("document")));
+    mount(el, JSON.parse(model.get("document"))).root.style.height = `${model.get("height")}px`;
   },
 };
 """
