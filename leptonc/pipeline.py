@@ -113,6 +113,12 @@ class Step:
         """Whether the pass made a new function."""
         return self.after is not self.before
 
+    def __repr__(self) -> str:
+        before, after = len(self.before.ops), len(self.after.ops)
+        change = f"{before} -> {after} ops" if self.changed else "no change"
+        said = f", {len(self.remarks)} remark{'s' * (len(self.remarks) != 1)}"
+        return f"<Step {self.index} {self.name}: {change}, {self.seconds * 1e3:.1f} ms{said}>"
+
 
 class Instrument(Protocol):
     """Sees each step after it was verified; never changes it; may raise."""

@@ -160,6 +160,14 @@ class Profile:
         """Write the timeline as Chrome trace events: open the file in ui.perfetto.dev."""
         Path(path).write_text(json.dumps(trace.document(self)), encoding="utf-8")
 
+    def __repr__(self) -> str:
+        """Return one line: the table is what ``print`` shows."""
+        plural = "s" * (self.threads != 1)
+        return (
+            f"<Profile of {self.name}: {self.total_us / 1e3:.3f} ms on {self.threads} "
+            f"thread{plural}, {self.gflops:.0f} GF/s, {len(self.units)} units>"
+        )
+
     def __str__(self) -> str:
         """Return a table of the heaviest units."""
         return profile_view.text(self)

@@ -222,6 +222,7 @@ def test_instruments_see_each_step() -> None:
     )
     after = manager.run(FN)
     first, second = recorder.steps
+    assert repr(first).startswith(f"<Step 0 {first.name}: ") and "\n" not in repr(first)
     assert not first.changed and second.changed and second.after is after
     assert timing.seconds == {"nothing": 1.0, "simplify": 1.0}
     assert [r.reason for r in first.remarks] == ["seen"]

@@ -210,3 +210,9 @@ def test_profile_of_a_net_with_a_torch_step_and_changing_sizes(
     assert unit_us == pytest.approx(max(s.end_us for s in large.spans), abs=0.01)
     with pytest.raises(InputError):
         net.profile(torch.randn(4, 3, 9))
+
+
+def test_repr_is_one_line() -> None:
+    text = repr(made(RUN[None]))
+    assert text.startswith("<Profile of ") and text.endswith("GF/s, 2 units>")
+    assert "\n" not in text

@@ -363,7 +363,7 @@ class App {
       p.hitRows = [];
       p.entries.forEach((e, i) => {
         if (!this.query || e.gap) return;
-        const text = e.group ? e.label : `${this.doc.strings[e.row[1]].replaceAll("\t", " ")} ${placeOf(this.doc, e.row)}`;
+        const text = e.group ? `${e.label} ${e.note}` : `${this.doc.strings[e.row[1]].replaceAll("\t", " ")} ${placeOf(this.doc, e.row)}`;
         e.isHit = text.toLowerCase().includes(this.query);
         if (e.isHit) p.hitRows.push(i);
       });

@@ -90,7 +90,8 @@ function tabRemarks(app, at, body) {
   });
   body.append(element("h2", "", mine.length ? "Remarks on this op" : "No remarks on this op"));
   show(mine);
-  const rest = doc.remarks.map((_, i) => i).filter(i => !mine.includes(i));
+  const order = r => r.says === "applied" ? 1 : 0; // what was refused comes before what was done
+  const rest = doc.remarks.map((_, i) => i).filter(i => !mine.includes(i)).sort((a, b) => order(doc.remarks[a]) - order(doc.remarks[b]));
   body.append(element("h3", "", `All others (${rest.length})`));
   show(rest.slice(0, 200));
   if (rest.length > 200) body.append(element("p", "lx-soft", `and ${rest.length - 200} more`));
