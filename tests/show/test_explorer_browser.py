@@ -321,7 +321,8 @@ def test_the_widget_s_module_loads_and_draws(browser: Any, tmp_path: Path, file:
     start = text.index('id="document">') + len('id="document">')
     found = text[start : text.index("</script>", start)]
     (tmp_path / "host.html").write_text(
-        "<!doctype html><body data-jp-theme-light='false'><div id='cell'></div>"
+        "<!doctype html><style>.jp-html dt { float: left; width: 1em; font-weight: bold; }</style>"
+        "<body data-jp-theme-light='false'><div id='cell' class='jp-html'></div>"
         f"<script type='application/json' id='document'>{found}</script><script type='module'>"
         "import widget from './widget.mjs'; const el = document.getElementById('cell');"
         "const values = {height: 500, document: document.getElementById('document').textContent};"
@@ -334,7 +335,8 @@ def test_the_widget_s_module_loads_and_draws(browser: Any, tmp_path: Path, file:
     page.wait_for_selector(".lx-row")
     assert page.locator(".lx").get_attribute("data-theme") == "dark", "the notebook's theme"
     assert page.locator(".lx").evaluate("e => e.offsetHeight") == 500, "not as tall as the program"
-    page.locator(".lx-list").first.focus()
+    page.locator(".lx-row", has_text="gelu").first.click()
+    assert page.locator("dt", has_text="attributes").evaluate("e => e.offsetHeight") < 30, "one line"
     page.keyboard.press("d")
     assert page.locator(".lx-chg").count() and page.evaluate("outside") == 0, "d stays in here"
     page.close()
