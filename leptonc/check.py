@@ -8,7 +8,7 @@ A result next to eager's passes whatever the spread is, without float64 (:func:`
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -48,18 +48,39 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class UnitError:
+    """What the check found of one unit, on the probe where it came nearest to its tolerance."""
+
+    error: float
+    tolerance: float
+    probe: str
+
+    @property
+    def ratio(self) -> float:
+        """The error in tolerances: above 1 is a miss."""
+        return self.error / self.tolerance if self.tolerance else self.error
+
+
+@dataclass(frozen=True)
 class Reference:
-    """What a program should give on fixed inputs: exact (float64) and as eager gives it."""
+    """What a program should give on fixed inputs: exact (float64) and as eager gives it.
+
+    ``moved`` are exact results on inputs that were moved by ``_ROUNDINGS`` roundings. No float32
+    program can be asked to tell such inputs apart, so one rounding's worth of the difference
+    counts as spread, and an integer that changes is decided by rounding.
+    """
 
     inputs: tuple[Tensor, ...]
     exact: tuple[Tensor, ...]
     eager: tuple[Tensor, ...]
     factor: float
+    moved: tuple[tuple[Tensor, ...], ...] = ()
 
     def compare(self, got: Sequence[Tensor]) -> tuple[Difference, ...]:
         """Return the difference of every output."""
-        rows = zip(self.exact, self.eager, got, strict=True)
-        return tuple(_difference(i, e, f, g, self.factor) for i, (e, f, g) in enumerate(rows))
+        moved = zip(*self.moved, strict=True) if self.moved else [()] * len(self.exact)
+        rows = zip(self.exact, self.eager, got, moved, strict=True)
+        return tuple(_difference(i, *row, self.factor) for i, row in enumerate(rows))
 
     def worst(self, got: Sequence[Tensor]) -> Difference | None:
         """Return the output that is furthest outside its tolerance; None if all are within."""
@@ -67,11 +88,37 @@ class Reference:
         return max(bad, key=lambda d: d.error / max(d.tolerance, 1e-300), default=None)
 
 
-def reference(fn: Function, inputs: Sequence[Tensor], precision: str) -> Reference:
-    """Return the reference of ``fn`` itself on ``inputs``: interpreted in both precisions."""
+def reference(
+    fn: Function,
+    inputs: Sequence[Tensor],
+    precision: str,
+    plain: Sequence[Tensor] | None = None,
+) -> Reference:
+    """Return the reference of ``fn`` itself on ``inputs``: interpreted in both precisions.
+
+    ``plain`` are its results in its own precision where they are known.
+    """
     exact = meaning.run(fn, *inputs, precision="f64")
-    plain = meaning.run(fn, *inputs)
+    plain = meaning.run(fn, *inputs) if plain is None else tuple(plain)
     return Reference(tuple(inputs), exact, plain, FACTORS[precision])
+
+
+def conditioned(ref: Reference, fn: Function) -> Reference:
+    """Return ``ref`` with exact results of ``fn`` on moved inputs: see :class:`Reference`."""
+    moved = tuple(
+        meaning.run(fn, *(_moved(t, sign) for t in ref.inputs), precision="f64")
+        for sign in (1.0, -1.0)
+    )
+    return replace(ref, moved=moved)
+
+
+def _moved(t: Tensor, sign: float) -> Tensor:
+    """Return ``t`` in float64, elements in turn larger and smaller by ``_ROUNDINGS`` roundings."""
+    if not t.is_floating_point():
+        return t
+    step = sign * _ROUNDINGS * torch.finfo(t.dtype).eps
+    turns = 1.0 - 2.0 * (torch.arange(t.numel()) % 2).double().reshape(t.shape)
+    return t.double() * (1.0 + step * turns)
 
 
 def surely_within(eager: Sequence[Tensor], got: Sequence[Tensor], precision: str) -> bool:
@@ -137,18 +184,46 @@ def _largest(t: Tensor) -> float:
     return float(finite.abs().max()) if finite.numel() else 0.0
 
 
-def _difference(index: int, exact: Tensor, eager: Tensor, got: Tensor, factor: float) -> Difference:
+def _difference(
+    index: int,
+    exact: Tensor,
+    eager: Tensor,
+    got: Tensor,
+    moved: Sequence[Tensor],
+    factor: float,
+) -> Difference:
     if got.shape != exact.shape:
         return Difference(index, float("inf"), 0.0, 0.0)
     if not exact.is_floating_point():
         # Integers are exact, unless float rounding itself decides them (an argmax near a tie).
         steady = exact.to(got.dtype) == eager
+        for other in moved:
+            steady &= other == exact
         wrong = (got != eager) & steady
         return Difference(index, float(wrong.sum()), 0.0, 0.0)
-    largest = _largest(exact)
+    # Where float32 overflows on the way and float64 does not, eager's own result means nothing.
+    bounded = exact.abs() <= torch.finfo(got.dtype).max
+    finite = bounded & torch.isfinite(eager)
+    largest = _largest(exact[finite])
+    if not _specials_agree(exact, eager, got, bounded, finite):
+        return Difference(index, float("inf"), 0.0, largest)
+    a = exact[finite].double()
     eps = torch.finfo(eager.dtype).eps if eager.is_floating_point() else 0.0
-    spread = max(_distance(exact, eager), _ROUNDINGS * eps * largest)
-    return Difference(index, _distance(exact, got), factor * spread, largest)
+    spreads = [_distance(a, eager[finite]), _ROUNDINGS * eps * largest]
+    spreads += [_distance(a, m[finite].double()) / _ROUNDINGS for m in moved]
+    return Difference(index, _distance(a, got[finite]), factor * max(spreads), largest)
+
+
+def _specials_agree(
+    exact: Tensor, eager: Tensor, got: Tensor, bounded: Tensor, finite: Tensor
+) -> bool:
+    """Return whether NaN and infinities stand in ``got`` where both references have them."""
+    if bool(finite.all()):
+        return bool(torch.isfinite(got).all())
+    nan = exact.isnan() & eager.isnan()
+    infinite = ~bounded & torch.isinf(eager) & (torch.sign(exact) == torch.sign(eager))
+    same = torch.where(nan, got.isnan(), torch.where(infinite, got == eager, True))
+    return bool((same & (~finite | torch.isfinite(got))).all())
 
 
 def _distance(exact: Tensor, got: Tensor) -> float:

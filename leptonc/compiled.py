@@ -22,6 +22,7 @@ from leptonc.backends.numba_cpu.runtime import Executable, load
 from leptonc.backends.numba_cpu.schedule import Schedule
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
 from leptonc.capture import Captured, CaptureRemark
+from leptonc.check import UnitError
 from leptonc.cost.flops import function_cost, known
 from leptonc.errors import InputError
 from leptonc.ir.core import Function
@@ -59,6 +60,7 @@ class Specialization:
     pool: ConstPool = field(default_factory=ConstPool)
     retreat: dict[str, str] = field(default_factory=dict[str, str])
     answers: dict[str, Answer] = field(default_factory=dict[str, Answer])
+    errors: dict[str, UnitError] = field(default_factory=dict[str, UnitError])
     bindings: OrderedDict[tuple[int, ...], Executable] = field(
         default_factory=OrderedDict[tuple[int, ...], Executable]
     )
@@ -111,8 +113,12 @@ class Specialization:
         return Options(team, self.precision, dict(self.retreat), answers=self.answers)
 
     def forget(self) -> None:
-        """Drop every laid-out program (after a unit retreated)."""
+        """Drop every laid-out program (after a unit retreated).
+
+        Packed constants go, too: a stored program asks for them in the order of its lowering.
+        """
         with self.lock:
+            self.pool = ConstPool()
             self.bindings.clear()
             self.roads.clear()
 
@@ -236,6 +242,15 @@ class CompiledModel:
         A program that came from the compile cache replays its passes when it is asked for this.
         """
         return self._first().stages()
+
+    @property
+    def errors(self) -> Mapping[str, UnitError]:
+        """What the check measured of each unit, by name; of units that were not checked, nothing.
+
+        ``verify="unit"`` and ``"pass"`` check every unit that runs natively, ``"final"`` only when
+        the whole net is wrong.
+        """
+        return dict(self._first().errors)
 
     @property
     def schedule(self) -> Schedule:

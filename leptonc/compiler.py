@@ -12,18 +12,17 @@ from typing import Any
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from leptonc import check, meaning, stored
+from leptonc import meaning, selfcheck, stored
 from leptonc.backends.numba_cpu.runtime import Executable
 from leptonc.backends.numba_cpu.tune import machine, tune
 from leptonc.capture import Captured
 from leptonc.capture.shim import boxed
-from leptonc.compiled import Specialization, output_types, run_program
-from leptonc.errors import CheckError, LeptoncError
+from leptonc.compiled import Specialization
 from leptonc.ir.core import Function, Op
-from leptonc.ir.kinds.region import TorchOp, Unit
+from leptonc.ir.kinds.region import TorchOp
 from leptonc.ir.specialize import specialize
 from leptonc.passes import pipeline as passes_of
-from leptonc.pipeline import Instrument, OracleCheck, PassManager, Recorder
+from leptonc.pipeline import Instrument, PassManager, Recorder
 from leptonc.rewrite.trace import Remark, RemarkKind
 from leptonc.runtime.cache import CompileCache
 from leptonc.runtime.choices import book
@@ -69,12 +68,12 @@ def build(
     """
     made = {"threads": settings.threads, "precision": settings.precision}
     cache = CompileCache(enabled=None if settings.cache else False)
-    key = ""
+    key = dropped = ""
     if settings.cache and settings.verify in ("final", "off"):
         with _timed(stats, "lookup_s"):
             key = stored.key_of(captured, (settings.pipeline, *made.values(), settings.tune_s > 0))
             replay = functools.cache(lambda: tuple(_optimized(again(), settings, ())[1].steps))
-            spec = stored.load(cache, key, captured, inputs, stages=replay, **made)
+            spec, dropped = stored.load(cache, key, captured, inputs, stages=replay, **made)
         if spec is not None:
             return _finished(spec, inputs, stats, cached=True)
     progress("optimizing")
@@ -87,6 +86,9 @@ def build(
         remarks=[*captured.remarks, *recorder.remarks],
         **made,
     )
+    if dropped:
+        text = f"dropped and compiled anew: {dropped}"
+        spec.remarks.append(Remark("cache", RemarkKind.MISSED, "the stored program", text))
     sizes = meaning.bind_dims(function, [t.shape for t in inputs])
     if settings.tune_s > 0:
         progress("timing alternatives")
@@ -103,12 +105,9 @@ def build(
         progress("checking against the model")
         with _timed(stats, "verify_s"):
             found = tuple(eager())
-            if settings.verify == "unit":
-                _check_units(spec, sizes, inputs)
-            if not check.surely_within(found, _results(spec, sizes, inputs), settings.precision):
-                fn = captured.function
-                ref = check.model_reference(fn, inputs, found, settings.precision)
-                _check_final(spec, sizes, ref)
+            if settings.verify in ("unit", "pass"):
+                selfcheck.units(spec, sizes, inputs)
+            selfcheck.whole(spec, sizes, inputs, found)
     if key:
         progress("writing the cache")
         with _timed(stats, "store_s"):
@@ -146,7 +145,7 @@ def _optimized(
     recorder = Recorder()
     instruments: list[Instrument] = [recorder]
     if settings.verify == "pass" and _random_op(captured.function) is None:
-        instruments.append(_oracle(captured.function, inputs, settings.precision))
+        instruments.append(selfcheck.PassCheck.of(captured.function, inputs, settings.precision))
     return optimize(captured.function, settings.pipeline, instruments), recorder
 
 
@@ -184,99 +183,3 @@ def figures(program: Executable) -> dict[str, Any]:
         "constant_bytes": sum(c.nbytes for c in plan.consts),
         "threads": plan.threads,
     }
-
-
-def _oracle(fn: Function, inputs: Sequence[Tensor], precision: str) -> OracleCheck:
-    """Return an instrument that compares every pass's result with the captured program."""
-    ref = check.reference(fn, inputs, precision)
-
-    def compare(_: Sequence[Tensor], got: Sequence[Tensor]) -> str | None:
-        bad = ref.worst(got)
-        return None if bad is None else str(bad)
-
-    def evaluate(fn: Function) -> Sequence[Tensor]:
-        return meaning.run(fn, *inputs)
-
-    return OracleCheck(evaluate, compare)
-
-
-def _check_final(spec: Specialization, sizes: Mapping[str, int], ref: check.Reference) -> None:
-    """Compare the whole program; if it is wrong, find the guilty units and retreat them."""
-    bad = _whole(spec, sizes, ref)
-    if bad is None:
-        return
-    first = bad
-    if _check_units(spec, sizes, ref.inputs) and (bad := _whole(spec, sizes, ref)) is None:
-        return
-    raise CheckError(
-        f"{spec.function.name}: the compiled result is not the model's ({bad or first}) and no "
-        f"single unit explains it. verify='pass' names a guilty pass; 'O0' rewrites nothing"
-    )
-
-
-def _whole(
-    spec: Specialization, sizes: Mapping[str, int], ref: check.Reference
-) -> check.Difference | None:
-    return ref.worst(_results(spec, sizes, ref.inputs))
-
-
-def _results(
-    spec: Specialization, sizes: Mapping[str, int], inputs: Sequence[Tensor]
-) -> Sequence[Tensor]:
-    program = spec.bind(sizes)
-    return run_program(program, inputs, output_types(program))
-
-
-def _check_units(
-    spec: Specialization, sizes: Mapping[str, int], inputs: Sequence[Tensor]
-) -> list[str]:
-    """Run every native unit alone on its true operands; retreat those that miss. Returns names."""
-    fn = specialize(spec.function, sizes)
-    operands: dict[Op, tuple[Tensor, ...]] = {}
-    env: dict[Any, Tensor] = dict(zip(fn.params, inputs, strict=True))
-    own = set(fn.ops)
-
-    def observe(op: Op, results: tuple[Tensor, ...]) -> None:
-        if op not in own:
-            return  # inside a unit, whose own operands are what counts
-        operands[op] = tuple(env[v] for v in op.operands)
-        env.update(zip(op.results, results, strict=True))
-
-    meaning.run(fn, *inputs, observe=observe)
-    guilty: list[str] = []
-    for op in fn.ops:
-        if not isinstance(op.kind, Unit) or op.kind.name in spec.retreat:
-            continue
-        if (why := _unit_problem(spec, op, operands[op])) is not None:
-            guilty.append(op.kind.name)
-            spec.retreat[op.kind.name] = why
-            spec.remarks.append(
-                Remark(
-                    "check",
-                    RemarkKind.MISSED,
-                    op.kind.name,
-                    f"runs through torch: {why}",
-                    op.origin,
-                )
-            )
-    if guilty:
-        spec.forget()
-    return guilty
-
-
-def _unit_problem(spec: Specialization, op: Op, operands: tuple[Tensor, ...]) -> str | None:
-    alone = isolate(op)
-    ref = check.reference(alone, operands, spec.precision)
-    try:
-        program = spec.build(alone)
-        plain = [t.contiguous() for t in operands]
-        bad = ref.worst(run_program(program, plain, output_types(program)))
-    except LeptoncError as e:
-        return str(e)
-    return None if bad is None else f"its native result misses the reference ({bad})"
-
-
-def isolate(op: Op) -> Function:
-    """Return the Function whose only op is ``op``; a value read twice is one parameter."""
-    params = tuple(dict.fromkeys(op.operands))
-    return Function(op.kind.NAME, params, (op,), op.results)

@@ -91,16 +91,24 @@ def save(cache: CompileCache, key: str, spec: Specialization, inputs: Sequence[T
 
 def load(
     cache: CompileCache, key: str, captured: Captured, inputs: Sequence[Tensor], **made: Any
-) -> Specialization | None:
-    """Return the stored specialization if there is one and its probe still holds."""
+) -> tuple[Specialization | None, str]:
+    """Return the stored specialization if there is one and its probe still holds.
+
+    The text is empty, or says why a program that was there cannot be trusted: it is dropped.
+    """
+    there = cache.holds(key)
     entry = cache.get(key)
     if entry is None:
-        return None
+        return None, "its files are not what was stored" if there else ""
     try:
         spec = _revive(entry, captured, made)
-        return spec if _probe_holds(entry, spec, inputs) else None
-    except (LeptoncError, KeyError, ValueError, TypeError):
-        return None  # a damaged or outdated entry is a miss: the compile goes on without it
+        wrong = _probe_problem(entry, spec)
+    except (LeptoncError, LookupError, ValueError, TypeError, RuntimeError) as e:
+        spec, wrong = None, f"it does not load ({type(e).__name__}: {e})"
+    if wrong:
+        cache.drop(key)
+        return None, wrong
+    return spec, ""
 
 
 def _name(const: Const) -> str:
@@ -166,19 +174,17 @@ def _revive(entry: Entry, captured: Captured, made: Mapping[str, Any]) -> Specia
     return spec
 
 
-def _probe_holds(entry: Entry, spec: Specialization, inputs: Sequence[Tensor]) -> bool:
-    count = len(inputs)
+def _probe_problem(entry: Entry, spec: Specialization) -> str:
+    """Return what is wrong with the results on the stored probe, "" if every bit is right."""
     types = [p.type for p in spec.function.params]
+    raw = [entry.arrays[f"probe{i}"] for i in range(len(types))]
     probe = [
-        meaning.tensor_from_raw(
-            entry.arrays[f"probe{i}"], t.with_shape(entry.arrays[f"probe{i}"].shape)
-        )
-        for i, t in enumerate(types)
+        meaning.tensor_from_raw(r, t.with_shape(r.shape)) for r, t in zip(raw, types, strict=True)
     ]
     program = spec.bind(meaning.bind_dims(spec.function, [t.shape for t in probe]))
     got = run_program(program, [t.contiguous() for t in probe], output_types(program))
-    want = [entry.arrays[f"probe{count + i}"] for i in range(len(got))]
-    return all(
-        np.array_equal(meaning.raw_tensor(g).view(np.uint8), w.view(np.uint8))
-        for g, w in zip(got, want, strict=True)
-    )
+    for i, g in enumerate(got):
+        found, want = meaning.raw_tensor(g), entry.arrays[f"probe{len(types) + i}"]
+        if found.tobytes() != want.tobytes():
+            return f"on the stored probe, output {i} is not what it was when it was checked"
+    return ""

@@ -147,7 +147,7 @@ def _revived(name: str, inputs: Sequence[torch.Tensor], folder: Path) -> Any:
     # Our own file, written by another process of this measurement.
     signature, made = pickle.loads((folder / _SIGNATURE).read_bytes())
     found = cache.CompileCache(folder)
-    spec = stored.load(found, entry.name, signature, inputs, stages=tuple, **made)
+    spec, _ = stored.load(found, entry.name, signature, inputs, stages=tuple, **made)
     net = compiled.CompiledModel(name, lambda *_: spec, respecialize=False, describe=str)
     net.specialize(tuple(inputs), {})
     net.stats.update(compiler.figures(net.specializations[0].bind({})))

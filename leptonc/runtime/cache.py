@@ -138,6 +138,15 @@ class CompileCache:
             os.utime(path / _META)
         return entry
 
+    def holds(self, key: str) -> bool:
+        """Return whether there is an entry, sound or not. Raises ArtifactError as ``get``."""
+        return self._usable() and self._path(key).is_dir()
+
+    def drop(self, key: str) -> None:
+        """Remove an entry if there is one. Raises ArtifactError as ``get``."""
+        if self.holds(key):
+            shutil.rmtree(self._path(key), ignore_errors=True)
+
     def put(
         self,
         key: str,

@@ -6,6 +6,7 @@ on the very ops that they leave alone, so an op that two stages share was not to
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -159,10 +160,10 @@ def _units(net: Any, profile: Profile | None) -> list[Json]:
     plan = net.schedule
     times = {u.index: u for u in profile.units} if profile else {}
     code = program_lines(net.source)
-    retreat = net.specializations[0].retreat
+    retreat, errors = net.specializations[0].retreat, net.specializations[0].errors
     found: list[Json] = []
     for row, info in zip(summary.units(plan), plan.units, strict=True):
-        t = times.get(row.index)
+        t, e = times.get(row.index), errors.get(row.name)
         found.append({
             "name": row.name, "pattern": row.pattern, "module": row.where, "source": row.source,
             "runs": row.runs, "why": retreat.get(row.name) or row.reason,
@@ -170,9 +171,15 @@ def _units(net: Any, profile: Profile | None) -> list[Json]:
             "kernels": dict(row.kernels), "code": code.get(row.index, []),
             "us": t and round(t.us, 3), "share": t and t.share, "wait_us": t and t.wait_us,
             "gflops": t and t.gflops, "gbytes": t and t.gbytes,
+            "error": e and _finite(e.error), "tolerance": e and _finite(e.tolerance),
             "choices": [_choice(d) for d in info.decisions],
         })  # fmt: skip
     return found
+
+
+def _finite(error: float) -> float:
+    """Return ``error`` as JSON can hold it: the largest number for an infinite one."""
+    return min(error, sys.float_info.max)
 
 
 def _choice(d: Any) -> Json:
