@@ -43,6 +43,7 @@ def _lines(net: Any, remarks: bool) -> Iterator[str]:
         f"constants {amounts.nbytes(sum(c.nbytes for c in plan.consts))}"
     )
     yield from _compile_time(stats)
+    yield from _checked(net.errors)
     yield from _stages(net.stages)
     yield from _heaviest(rows)
     yield from _through_torch(rows)
@@ -57,6 +58,19 @@ def _compile_time(stats: Mapping[str, Any]) -> Iterator[str]:
     if parts:
         cached = " (from the compile cache)" if stats.get("cached") else ""
         yield f"  compile   {', '.join(parts)}{cached}"
+
+
+def _checked(errors: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what the check of every unit found, if there was one."""
+    if not errors:
+        return
+    missed = sum(e.ratio > 1 for e in errors.values())
+    name, nearest = max(errors.items(), key=lambda item: item[1].ratio)
+    yield (
+        f"  check     {len(errors)} units compared one by one, {missed} missed; nearest to its "
+        f"tolerance: {name} on {nearest.probe}, "
+        f"error {nearest.error:.2g} of {nearest.tolerance:.2g}"
+    )
 
 
 def _stages(stages: Sequence[Any]) -> Iterator[str]:

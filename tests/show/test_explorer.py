@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from show.plans import EVIL, Checker, function, schedule
 
 from leptonc.backends.numba_cpu.emit import emit
+from leptonc.check import UnitError
 from leptonc.errors import InputError
 from leptonc.passes import pipeline
 from leptonc.pipeline import PassManager, Recorder
@@ -30,6 +33,7 @@ def net(stages: bool = True) -> Any:
         remarks=[Remark("fuse", RemarkKind.MISSED, "linear %y", "a & b")],
         captured=SimpleNamespace(files={"net.py:7": __file__, "net.py:8": "/nowhere/net.py"}),
         retreat={},
+        errors={EVIL: UnitError(2e-6, 1e-5, "zeros"), "act": UnitError(math.inf, 0.0, "NaN")},
     )
     return SimpleNamespace(
         name=f"Net{EVIL}", specializations=(spec,), stats={"governor": "1 thread: tests"},
@@ -62,6 +66,15 @@ def test_operands_point_at_the_rows_that_make_them() -> None:
     rows = doc["stages"][2]["rows"]
     inner = next(r for r in rows if doc["ops"][r[0]]["kind"] == "relu")
     assert inner[3], "a body's parameter leads to what makes the unit's operand"
+
+
+def test_errors_of_units_are_numbers_that_json_can_hold() -> None:
+    first, second = document(net())["units"]
+    assert (first["error"], first["tolerance"]) == (2e-6, 1e-5)
+    assert (second["error"], second["tolerance"]) == (sys.float_info.max, 0.0)
+    unchecked = net()
+    unchecked.specializations[0].errors.clear()
+    assert [u["error"] for u in document(unchecked)["units"]] == [None, None]
 
 
 def test_code_lines_of_units() -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from show.plans import EVIL, Checker, function, schedule
 
 from leptonc.backends.numba_cpu.emit import emit
+from leptonc.check import UnitError
 from leptonc.ir.core import Origin
 from leptonc.passes import pipeline
 from leptonc.pipeline import PassManager, Recorder
@@ -31,6 +32,7 @@ def _net(stages: bool = True, specializations: int = 1) -> Any:
         name=f"Net{EVIL}",
         specializations=(spec,) * specializations,
         stats={"governor": "1 thread: tests", "capture_s": 0.5, "total_s": 1.5},
+        errors={"fc": UnitError(3e-6, 1e-5, "zeros"), "act": UnitError(1.0, 0.5, "NaN")},
         stages=tuple(recorder.steps) if stages else (),
         schedule=plan,
         ir=fn,
@@ -111,3 +113,12 @@ def test_coloured_report_says_the_same_words() -> None:
 )
 def test_amounts(text: str, want: str) -> None:
     assert text == want
+
+
+def test_report_tells_what_the_check_of_every_unit_found() -> None:
+    net = _net()
+    line = next(t for t in describe(net).splitlines() if t.startswith("  check "))
+    assert "2 units compared one by one, 1 missed" in line
+    assert "act on NaN, error 1 of 0.5" in line
+    net.errors.clear()
+    assert "  check " not in describe(net), "a net whose units were not compared says nothing"
