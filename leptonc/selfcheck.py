@@ -19,6 +19,7 @@ from leptonc import check, meaning
 from leptonc.backends.numba_cpu.runtime import Executable, load
 from leptonc.backends.numba_cpu.schedule import Schedule, TorchStep, UnitInfo
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
+from leptonc.backends.numba_cpu.watch import BEFORE, BEHIND, watchable, watched
 from leptonc.check import Difference, Reference, UnitError
 from leptonc.compiled import Specialization, output_types
 from leptonc.errors import CheckError, LeptoncError
@@ -48,7 +49,7 @@ def whole(
     A program that misses is searched for guilty units, which retreat to torch.
 
     Raises:
-        CheckError: no retreat repairs it; the text names the guilty pass if there is one.
+        CheckError: no retreat repairs it; the text names the guilty pass or the unit.
     """
 
     def results() -> Sequence[Tensor]:
@@ -63,18 +64,57 @@ def whole(
     first = ref.worst(got)
     if first is None or (units(spec, sizes, inputs) and ref.worst(results()) is None):
         return
+    why = _guilty_pass(spec.stages(), ref)
+    if not why:
+        at, why = _in_place(spec, sizes, inputs)
+        if at is not None:
+            _retreat(spec, spec.bind(sizes).schedule, at, why)
+            spec.forget()
+            if ref.worst(results()) is None:
+                return
     raise CheckError(
-        f"{spec.function.name}: the compiled result is not the model's ({first}); "
-        f"{_guilty_pass(spec.stages(), ref)}"
+        f"{spec.function.name}: the compiled result is not the model's ({first}); {why}"
     )
 
 
 def _guilty_pass(steps: Sequence[Step], ref: Reference) -> str:
-    """Return which pass explains a result that no unit explains, as text."""
+    """Return which pass explains a result that no unit explains, as text; "" if none does."""
     for step in steps:
         if step.changed and (bad := ref.worst(meaning.run(step.after, *ref.inputs))) is not None:
             return f"{_about(step)} changed what the program computes ({bad})"
-    return "no single pass and no unit alone explains it: the schedule must be wrong"
+    return ""
+
+
+def _in_place(
+    spec: Specialization, sizes: Mapping[str, int], inputs: Sequence[Tensor]
+) -> tuple[int | None, str]:
+    """Return the first unit that goes wrong where it stands in the schedule, and what is wrong.
+
+    Each is held to what its body means for the operands that it finds in memory there.
+    """
+    plan = spec.bind(sizes).schedule
+    if not watchable(plan):
+        return None, "no single pass and no unit alone explains it: the schedule must be wrong"
+    seen: dict[tuple[int, str], list[Tensor]] = {}
+    program = watched(plan, lambda unit, when, tensors: seen.update({(unit, when): tensors}))
+    _run(program, inputs, output_types(program))
+    made: dict[Value, tuple[str, Tensor]] = {}
+    for i, unit in enumerate(plan.units):
+        reads = dict(zip(unit.op.operands, seen[i, BEFORE], strict=True))
+        for v, t in reads.items():
+            if v in made and not _same_bits(made[v][1], t):
+                return i, f"what {made[v][0]} wrote for it was overwritten before it ran"
+        fn = isolate(unit.op)
+        ref = check.reference(fn, tuple(reads.values()), spec.precision)
+        if (bad := _furthest(_differences(ref, fn, seen[i, BEHIND]))) is not None:
+            return i, f"right on its own, it misses the reference where it stands ({bad})"
+        pairs = zip(unit.op.results, seen[i, BEHIND], strict=True)
+        made.update({v: (unit.name, t) for v, t in pairs})
+    return None, "every unit is right when all wait for each other: a barrier must be missing"
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    return meaning.raw_tensor(a).tobytes() == meaning.raw_tensor(b).tobytes()
 
 
 # ----- passes -------------------------------------------------------------------------------------
@@ -148,13 +188,19 @@ def units(spec: Specialization, sizes: Mapping[str, int], inputs: Sequence[Tenso
             spec.errors[info.name] = error
         if why:
             guilty.append(info.name)
-            text = f"{why}; {_made_by(spec.stages(), plan, index[op])}"
-            spec.retreat[info.name] = text
-            reason = f"runs through torch: {text}"
-            spec.remarks.append(Remark("check", RemarkKind.MISSED, info.name, reason, op.origin))
+            _retreat(spec, plan, index[op], why)
     if guilty:
         spec.forget()
     return guilty
+
+
+def _retreat(spec: Specialization, plan: Schedule, index: int, why: str) -> None:
+    """Let a unit of ``plan`` run through torch from the next program on, and say why."""
+    info = plan.units[index]
+    text = f"{why}; {_made_by(spec.stages(), plan, index)}"
+    spec.retreat[info.name] = text
+    reason = f"runs through torch: {text}"
+    spec.remarks.append(Remark("check", RemarkKind.MISSED, info.name, reason, info.op.origin))
 
 
 def isolate(op: Op) -> Function:

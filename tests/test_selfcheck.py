@@ -92,7 +92,7 @@ def lower(monkeypatch: pytest.MonkeyPatch) -> Seed:
 def no_bias(op: Op) -> Kind | None:
     """Return a bias of zeros for the bias of ``Net.fc``."""
     if isinstance(op.kind, Constant) and op.result.type.rank == 1:
-        return Constant(meaning.const_of(torch.zeros(op.result.type.shape)))
+        return Constant(meaning.const_of(torch.zeros(int(op.result.type.numel))))
     return None
 
 
@@ -203,6 +203,48 @@ def test_indices_stay_in_range() -> None:
 
     net = compiled(Words(), torch.tensor([[0, 8, 3], [8, 8, 1]]), verify="pass")
     assert not remarks(net) and net.errors
+
+
+# ----- the schedule -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_buffer_overwritten_too_early_names_the_unit_that_reads_it(monkeypatch, threads) -> None:
+    class Three(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            a = torch.softmax(x, -1)
+            return torch.softmax(torch.cumsum(a, 1), -1) + a
+
+    real = scheduler._place
+
+    def everything_at_zero(steps: Any) -> Any:
+        plan, offsets = real(steps)
+        return plan, dict.fromkeys(offsets, 0)
+
+    x = torch.randn(40, 64)
+    assert len(compiled(Three(), x, threads=threads).schedule.offsets) > 1
+    monkeypatch.setattr(scheduler, "_place", everything_at_zero)
+    with pytest.raises(CheckError, match=r"was overwritten before it ran|where it stands"):
+        compiled(Three(), x, threads=threads)
+
+
+def test_a_unit_that_is_wrong_only_where_it_stands_retreats(monkeypatch) -> None:
+    real = scheduler._lower_unit
+
+    def wrong(ctx: Any, index: int, op: Op, *rest: Any) -> Any:
+        mark = len(ctx.steps)
+        info = real(ctx, index, op, *rest)
+        if index == 2 and not info.reason:  # the unit is alone elsewhere
+            ctx.steps[mark:] = [without_tail(s) for s in ctx.steps[mark:]]
+        return info
+
+    monkeypatch.setattr(scheduler, "_lower_unit", wrong)
+    model, x = Net(), example()
+    net = compiled(model, x)
+    assert [bool(why) for why in ways(net).values()] == [False, False, True]
+    (remark,) = remarks(net)
+    assert "where it stands" in str(remark) and "tanh" in str(remark)
+    torch.testing.assert_close(net(x), model(x), rtol=1e-5, atol=1e-6)
 
 
 # ----- passes -------------------------------------------------------------------------------------

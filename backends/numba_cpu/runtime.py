@@ -129,14 +129,14 @@ def torch_call(step: TorchStep) -> Callable[[Sequence[int], Sequence[int]], None
     """Return the Python step: wrap the addresses as tensors, run the body, copy the results out."""
 
     def call(inputs: Sequence[int], outputs: Sequence[int]) -> None:
-        args = [_tensor(a, v) for a, v in zip(inputs, step.inputs, strict=True)]
+        args = [tensor_of(a, v) for a, v in zip(inputs, step.inputs, strict=True)]
         results = meaning.run(step.body, *args)
         for address, view, result in zip(outputs, step.outputs, results, strict=True):
-            _tensor(address, view).copy_(result)
+            tensor_of(address, view).copy_(result)
 
     return call
 
 
-def _tensor(address: int, view: View) -> Any:
+def tensor_of(address: int, view: View) -> Any:
     """Return the tensor that lies at ``address`` with the view's shape and strides."""
     return meaning.tensor_at(address, view.dtype, view.shape, view.strides)

@@ -65,7 +65,10 @@ class TorchStep:
 
 @dataclass(frozen=True)
 class UnitInfo:
-    """What a report says of one unit: op, name, how it runs, why not natively, what it chose."""
+    """What a report says of one unit: op, name, how it runs, why not natively, what it chose.
+
+    ``operands`` and ``results`` are where those of the op lie, of the last part of the batch.
+    """
 
     op: Op
     name: str
@@ -75,6 +78,8 @@ class UnitInfo:
     reason: str = ""
     parts: int = 1  # of the batch, one after another
     decisions: tuple[Decision, ...] = ()
+    operands: tuple[View, ...] = ()
+    results: tuple[View, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,7 @@ def _lower_unit(
     }
     for inner, outer in zip(body.params, op.operands, strict=True):
         ctx.views[inner] = ctx.view(outer)
+    operands = tuple(ctx.view(p) for p in body.params)
     why = _why_torch(op, options)
     count = sum(not isinstance(o.kind, FREE) for o in body.ops)
     mark = len(ctx.steps)
@@ -209,6 +210,8 @@ def _lower_unit(
         torch_ops=count - native,
         reason=why or "",
         decisions=tuple(ctx.decisions),
+        operands=operands,
+        results=tuple(ctx.view(v) for v in op.results),
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from conformance import opinfo
 
 import leptonc
-from leptonc import compiler
+from leptonc import selfcheck
 from leptonc.errors import CaptureError
 
 
@@ -70,13 +70,13 @@ def test_units_are_checked_one_by_one() -> None:
 
 
 def test_a_unit_that_computes_wrongly_retreats_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = compiler.run_program
+    run = selfcheck._run
 
     def faulty(program: Any, *args: Any) -> list[torch.Tensor]:
         wrong = any(u.native_ops for u in program.schedule.units)
         return [r + wrong for r in run(program, *args)]
 
-    monkeypatch.setattr(compiler, "run_program", faulty)
+    monkeypatch.setattr(selfcheck, "_run", faulty)
     x = torch.rand(4, 4) + 1
     net = leptonc.compile(Fn(lambda x: torch.special.bessel_j0(x).sin() + x), (x,), cache=False)
     assert net.specializations[0].retreat
