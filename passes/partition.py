@@ -8,7 +8,9 @@ what other units, or the caller, compute.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import ClassVar
 
 from leptonc.ir.core import Function, Op, Value
@@ -30,9 +32,11 @@ class Partition(Pass):
     ESTABLISHES: ClassVar[frozenset[str]] = frozenset({"partitioned"})
 
     def run(self, fn: Function, trace: Trace) -> Function:
-        """Return ``fn`` as units only; ``fn`` itself if it is that."""
+        """Return ``fn`` as units of different names only; ``fn`` itself if it is that."""
         if all(_is_whole(op, fn) for op in fn.ops):
-            return fn
+            apart = _named_apart(fn.ops)
+            same = all(a is b for a, b in zip(apart, fn.ops, strict=True))
+            return fn if same else Function(fn.name, fn.params, apart, fn.returns, fn.dims)
         copies = _copying_reshapes(fn)
         for op in fn.ops:
             if id(op) in copies:
@@ -52,7 +56,27 @@ class Partition(Pass):
             name = op.kind.name if isinstance(op.kind, Unit) else ""
             ops.append(make_unit(inside, outputs, fn.producer, fn.dims, pattern, name))
         trace.note(fn.name, f"{len(fn.ops)} ops in {len(ops)} units")
-        return Function(fn.name, fn.params, tuple(ops), fn.returns, fn.dims)
+        return Function(fn.name, fn.params, _named_apart(ops), fn.returns, fn.dims)
+
+
+def _named_apart(ops: Sequence[Op]) -> tuple[Op, ...]:
+    """Return ``ops`` with units that share a name numbered from the second on: ``add``, ``add#2``.
+
+    Remarks, errors and retreats go by the name of a unit.
+    """
+    taken = {op.kind.name for op in ops if isinstance(op.kind, Unit)}
+    seen: set[str] = set()
+    made: list[Op] = []
+    for op in ops:
+        if isinstance(op.kind, Unit) and op.kind.name in seen:
+            numbered = (f"{op.kind.name}#{n}" for n in count(2))
+            name = next(n for n in numbered if n not in taken)
+            taken.add(name)
+            op = replace(op, kind=replace(op.kind, name=name))
+        if isinstance(op.kind, Unit):
+            seen.add(op.kind.name)
+        made.append(op)
+    return tuple(made)
 
 
 def _is_whole(op: Op, fn: Function) -> bool:

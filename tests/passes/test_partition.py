@@ -55,6 +55,8 @@ def assert_partitioned(fn: Function, before: Function) -> None:
     assert all(isinstance(op.kind, Unit) for op in fn.ops)
     assert PROPERTY_CHECKS["partitioned"](fn) is None
     assert tally(fn) == tally(before), "every op in exactly one unit"
+    names = [op.kind.name for op in fn.ops]
+    assert len(set(names)) == len(names), "a name means one unit"
 
 
 @given(networks(), st.sampled_from(PREFIXES), st.data())
