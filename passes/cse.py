@@ -12,8 +12,9 @@ from leptonc.ir.kinds.data import Constant
 from leptonc.ir.types import DType
 from leptonc.meaning import raw_array
 from leptonc.pipeline import Pass
-from leptonc.rewrite.trace import Trace
+from leptonc.rewrite.trace import Trace, named
 
+IMPURE = "it draws random numbers or has an effect"
 _SAMPLES = 16  # elements of a constant that are looked at
 
 
@@ -32,21 +33,28 @@ class Cse(Pass):
         seen: dict[Hashable, Op] = {}
         new: dict[Value, Value] = {}
         kept: list[Op] = []
+        constants = 0
         for op in fn.ops:
             if new and not new.keys().isdisjoint(op.operands):
                 operands = tuple(new.get(v, v) for v in op.operands)
                 op = Op(op.kind, operands, op.results, op.origin)
-            if Trait.PURE not in op.kind.traits:
-                kept.append(op)
-                continue
             first = seen.setdefault(_key(op), op)
             if first is op or _types(first) != _types(op):
                 kept.append(op)
                 continue
+            if Trait.PURE not in op.kind.traits:
+                trace.missed(op, f"computed again, though it repeats {named(first)}: {IMPURE}")
+                kept.append(op)
+                continue
             new.update(zip(op.results, first.results, strict=True))
-            trace.applied(op, f"same as {first.kind.NAME} at {first.origin}")
+            if isinstance(op.kind, Constant):
+                constants += 1
+            else:
+                trace.applied(op, f"computed once, with {named(first)}")
         if not new:
             return fn
+        if constants:
+            trace.applied(fn.name, f"kept {constants} constants once that are equal to others")
         returns = tuple(new.get(v, v) for v in fn.returns)
         return Function(fn.name, fn.params, tuple(kept), returns, fn.dims)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from leptonc.ir.core import Function
+from leptonc.ir.core import Function, Trait
+from leptonc.passes.cse import IMPURE
 from leptonc.pipeline import Pass
 from leptonc.rewrite.driver import drop_dead
 from leptonc.rewrite.trace import Trace
@@ -20,6 +21,9 @@ class Dce(Pass):
     def run(self, fn: Function, trace: Trace) -> Function:
         """Return ``fn`` without dead ops."""
         after = drop_dead(fn)
+        for op in after.ops:
+            if Trait.PURE not in op.kind.traits and not any(after.use_count[r] for r in op.results):
+                trace.missed(op, f"kept, though nothing reads it: {IMPURE}")
         if after is not fn:
             trace.applied(fn.name, f"dropped {len(fn.ops) - len(after.ops)} dead ops")
         return after

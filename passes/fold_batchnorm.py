@@ -15,7 +15,9 @@ from leptonc.ir.constants import Const
 from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.binary import Add, Mul
 from leptonc.ir.kinds.contract import Conv, ConvTranspose, Linear
+from leptonc.ir.kinds.data import Full
 from leptonc.ir.kinds.norm import BatchNorm
+from leptonc.ir.kinds.region import TorchOp
 from leptonc.ir.types import DType
 from leptonc.passes.fusing.bias import const_in, is_channel_vector
 from leptonc.passes.fusing.channels import (
@@ -29,9 +31,13 @@ from leptonc.passes.fusing.channels import (
 )
 from leptonc.passes.fusing.rebuild import Rebuild
 from leptonc.pipeline import Pass
-from leptonc.rewrite.trace import Trace, describe, readers_text, value_text
+from leptonc.rewrite.trace import Trace, named, readers_text, value_text
 
+_NO_VECTOR = "the factor is constant, but not one number for each channel"
 _INFINITE = "the weight would not be finite"
+_OF_BATCH = (
+    "it is in training mode or keeps no running statistics: it normalizes every batch by its own"
+)
 _HOSTS = (Conv, ConvTranspose, Linear)
 
 
@@ -43,7 +49,7 @@ class FoldBatchNorm(Pass):
 
     def run(self, fn: Function, trace: Trace) -> Function:
         """Return ``fn`` without them; ``fn`` itself when nothing folds."""
-        if not any(isinstance(op.kind, (BatchNorm, Mul)) for op in fn.ops):
+        if not any(isinstance(op.kind, (BatchNorm, Mul, TorchOp)) for op in fn.ops):
             return fn
         folder = _Folder(fn, trace)
         for op in fn.ops:
@@ -65,12 +71,20 @@ class _Folder:
         elif op.operands and op.operands[0] in self.waiting:
             self.before(op, *self.waiting.pop(op.operands[0]))
         elif not (isinstance(op.kind, Mul) and self.scale(op)):
+            if isinstance(op.kind, TorchOp) and "batch_norm" in op.kind.target:
+                self.of_batch(op)
             self.new.keep(op)
+
+    def of_batch(self, bn: Op) -> None:
+        """Say of a batch norm without running statistics what keeps it from being folded."""
+        host = next((m for v in bn.operands if (m := self.new.maker(v)) is not None), None)
+        into = f" into {named(host)}" if host and isinstance(host.kind, _HOSTS) else ""
+        self.trace.missed(bn, f"not folded{into}: {_OF_BATCH}")
 
     def norm(self, bn: Op) -> None:
         consts = [self.new.const_in(self.new.now[v]) for v in bn.operands[1:]]
         if any(c is None for c in consts):
-            self.trace.missed(bn, "its statistics or weights are no constants")
+            self.trace.missed(bn, "not folded: its statistics or weights are no constants")
             self.new.keep(bn)
             return
         assert isinstance(bn.kind, BatchNorm)
@@ -88,11 +102,19 @@ class _Folder:
         """Fold a multiply by a constant per output channel into the contraction before it."""
         for x, v in (mul.operands, mul.operands[::-1]):
             host, factor = self.new.maker(x), self.new.const_in(self.new.now[v])
-            if host is None or not isinstance(host.kind, _HOSTS) or factor is None:
+            if host is None or not isinstance(host.kind, _HOSTS):
                 continue
-            if is_channel_vector(v.type, host) and mul.result.type == x.type:
+            if factor is None and not self.is_full(v):
+                continue
+            if factor is not None and is_channel_vector(v.type, host) and mul.result.type == x.type:
                 return self.after(mul, x, scale_only(factor))
+            self.trace.missed(mul, f"not folded into {named(host)}: {_NO_VECTOR}")
         return False
+
+    def is_full(self, v: Value) -> bool:
+        """Return whether ``v`` is one number everywhere, known now."""
+        maker = self.new.maker(v)
+        return maker is not None and isinstance(maker.kind, Full)
 
     def after(self, bn: Op, x: Value, affine: Affine) -> bool:
         """Fold ``bn``, which is ``affine`` of ``x``, into the contraction that makes ``x``."""
@@ -101,15 +123,15 @@ class _Folder:
             return False
         reason = self._after_misfit(bn, x, host)
         if reason is not None:
-            self.trace.missed(bn, f"not folded into {describe(host)}: {reason}")
+            self.trace.missed(bn, f"not folded into {named(host)}: {reason}")
             return False
         w, b = scaled_outputs(host.kind, *self._weights(host), affine, _dtype(host))
         if not all_finite(w, b):
-            self.trace.missed(bn, f"not folded into {describe(host)}: {_INFINITE}")
+            self.trace.missed(bn, f"not folded into {named(host)}: {_INFINITE}")
             return False
         self.new.absorb(host)
         self._emit(host, host.operands[0], w, b, bn.result)
-        self.trace.applied(bn, f"scales the weight of {describe(host)} before it")
+        self.trace.applied(bn, f"scales the weight of {named(host)} before it")
         return True
 
     def _after_misfit(self, bn: Op, x: Value, host: Op) -> str | None:
@@ -128,17 +150,20 @@ class _Folder:
     def reader_takes(self, bn: Op, affine: Affine) -> bool:
         """Return whether the only reader of the norm is a contraction that can take it in."""
         y = bn.result
-        users = self.fn.users[y]
-        host = users[0] if len(users) == 1 and self.fn.use_count[y] == 1 else None
-        if host is None or not isinstance(host.kind, _HOSTS) or host.operands[0] is not y:
+        hosts = (u for u in self.fn.users[y] if isinstance(u.kind, _HOSTS))
+        host = next((u for u in hosts if u.operands[0] is y), None)
+        if host is None:
             return False
         reason = self._before_misfit(host, affine)
         if reason is not None:
-            self.trace.missed(bn, f"not folded into {describe(host)} after it: {reason}")
+            self.trace.missed(bn, f"not folded into {named(host)} after it: {reason}")
         return reason is None
 
     def _before_misfit(self, host: Op, affine: Affine) -> str | None:
-        kind = host.kind
+        kind, y = host.kind, host.operands[0]
+        if self.fn.use_count[y] != 1:
+            others = readers_text(self.fn.users[y], (host,)) or "the caller"
+            return f"{value_text(y)} is also read by {others}"
         if any(const_in(v, self.fn) is None for v in host.operands[1:]):
             return "its weight or bias is no constant"
         if isinstance(kind, Linear) and host.operands[0].type.rank != 2:
@@ -153,12 +178,12 @@ class _Folder:
         moved = Op(host.kind, (bn.operands[0], *now), host.results, host.origin)
         w, b = scaled_inputs(host.kind, *self._weights(moved), affine, _dtype(host))
         if not all_finite(w, b):
-            self.trace.missed(bn, f"not folded into {describe(host)}: {_INFINITE}")
+            self.trace.missed(bn, f"not folded into {named(host)}: {_INFINITE}")
             self.alone(bn, affine)
             self.new.keep(host)
             return
         self._emit(moved, self.new.now[bn.operands[0]], w, b, host.result)
-        self.trace.applied(bn, f"scales the weight of {describe(host)} after it")
+        self.trace.applied(bn, f"scales the weight of {named(host)} after it")
 
     # ----- alone -----
 

@@ -15,6 +15,7 @@ from leptonc.ir.kinds.region import Unit
 from leptonc.ir.kinds.shape import Expand, Relayout
 from leptonc.ir.types import DType, TensorType
 from leptonc.meaning import array_of, fold
+from leptonc.passes.cse import IMPURE
 from leptonc.pipeline import Pass
 from leptonc.rewrite.driver import drop_dead
 from leptonc.rewrite.trace import Trace
@@ -70,7 +71,7 @@ class _Folding:
         try:
             consts = self.evaluate(op)
         except Exception as e:  # whatever the op raises, it shall raise when the program runs
-            self.trace.missed(op, f"raises when computed: {e}")
+            self.trace.missed(op, f"not computed at compile time: it raises {e}")
             return (op,)
         self.trace.applied(op, "computed at compile time")
         return self.known(op, consts)
@@ -78,9 +79,11 @@ class _Folding:
     def foldable(self, op: Op) -> bool:
         """Whether ``op`` is pure, known in all operands, and small enough."""
         kind = op.kind
-        if Trait.PURE not in kind.traits or isinstance(kind, (Unit, Relayout)):
+        if isinstance(kind, (Unit, Relayout)) or not all(v in self.source for v in op.operands):
             return False
-        if not all(v in self.source for v in op.operands):
+        if Trait.PURE not in kind.traits:
+            if op.operands:
+                self.trace.missed(op, f"not computed at compile time: {IMPURE}")
             return False
         if not all(r.type.is_static and r.type.dtype is not DType.OTHER for r in op.results):
             return False
@@ -90,7 +93,10 @@ class _Folding:
         read = sum(_nbytes(s.result.type) for s in self.sources(op) if isinstance(s.kind, Constant))
         if made - read <= self.growth:
             return True
-        self.trace.missed(op, f"its result would take {made} bytes, its constants take {read}")
+        self.trace.missed(
+            op, f"not computed at compile time: its result would take {_size(made)}, what it is "
+            f"made of takes {_size(read)}"
+        )  # fmt: skip
         return False
 
     def sources(self, op: Op) -> tuple[Op, ...]:
@@ -134,6 +140,10 @@ def _likes_full(op: Op) -> bool:
 
 def _nbytes(t: TensorType) -> int:
     return int(t.numel) * t.dtype.nbytes
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 2**20:.1f} MiB" if nbytes >= 1 << 20 else f"{nbytes} bytes"
 
 
 def _splat(const: Const) -> bool | int | float | None:

@@ -25,7 +25,9 @@ from leptonc.passes.fusing.quotient import Quotient
 from leptonc.passes.fusing.scaled import scaled, scalings
 from leptonc.passes.fusing.units import make_unit, outputs_of, unit_name, without_dead_sources
 from leptonc.pipeline import Pass
-from leptonc.rewrite.trace import Trace, value_text
+from leptonc.rewrite.trace import Trace, named, value_text
+
+BETWEEN = "another op would have to run between them"
 
 
 @dataclass(frozen=True)
@@ -93,25 +95,25 @@ def _contractions(groups: _Groups, trace: Trace) -> None:
     for root in roots(groups.fn):
         ops = find_chain(root, groups.fn, groups.taken, trace)
         if len(ops) > 1 and not groups.take(ops, "contract"):
-            trace.missed(root, "its epilogue would close a cycle")
+            trace.missed(root, f"not run with {value_text(ops[-1].result)}: {BETWEEN}")
 
 
 def _bands(groups: _Groups, trace: Trace) -> None:
     for window in windows(groups.fn):
         chains = around(window, groups.fn, groups.chain)
         if isinstance(chains, str):
-            trace.missed(window, chains)
+            trace.missed(window, f"not run in bands with its neighbours: {chains}")
         elif not groups.take([op for chain in chains for op in chain], "banded"):
-            trace.missed(window, "another op lies between it and the convolutions around it")
+            trace.missed(window, f"not run in bands with its neighbours: {BETWEEN}")
 
 
 def _scalings(groups: _Groups, trace: Trace) -> None:
     for scaling, conv in scalings(groups.fn):
         ops = scaled(scaling, conv, groups.fn, groups.taken, groups.chain)
         if isinstance(ops, str):
-            trace.missed(scaling, ops)
+            trace.missed(scaling, f"not run with {named(conv)}: {ops}")
         elif not groups.take(ops, "scaled"):
-            trace.missed(scaling, "another op lies between it and the convolution behind it")
+            trace.missed(scaling, f"not run with {named(conv)}: {BETWEEN}")
 
 
 def _norms(groups: _Groups, trace: Trace) -> None:
@@ -122,9 +124,10 @@ def _norms(groups: _Groups, trace: Trace) -> None:
         add = fn.producer.get(op.operands[0])
         if add is None or not isinstance(add.kind, Add):
             continue
+        without = f"not run with the sum {value_text(add.result)} before it:"
         if id(add) in groups.taken:
-            trace.missed(op, f"add {value_text(add.result)} is fused with {groups.taken[id(add)]}")
+            trace.missed(op, f"{without} {groups.taken[id(add)]} does that already")
         elif not all(same_memory(v.type, add.result.type) for v in add.operands):
-            trace.missed(op, f"add {value_text(add.result)} broadcasts or changes layout")
+            trace.missed(op, f"{without} its summands differ in shape or in layout")
         elif not groups.take([add, op], "norm"):
-            trace.missed(op, "what lies between it and the add reads the add")
+            trace.missed(op, f"{without} {BETWEEN}")

@@ -23,11 +23,11 @@ from leptonc.ir.kinds.shape import Relayout, Transpose
 from leptonc.ir.types import TensorType
 from leptonc.passes.fusing.axes import Order, as_layout, channels_last, order_of, same_order
 from leptonc.passes.fusing.bias import const_in
-from leptonc.passes.fusing.flatten import by_weights, channels_inside
+from leptonc.passes.fusing.flatten import channels_inside, flattens, refusal
 from leptonc.passes.fusing.policy import CHANNELS_LAST, Policy, policy_of
 from leptonc.passes.fusing.units import SOURCES, without_dead_sources
 from leptonc.pipeline import Pass
-from leptonc.rewrite.trace import Trace
+from leptonc.rewrite.trace import Trace, kind_name
 
 _UNKNOWN = 64  # stands for a symbolic size when bytes are compared
 
@@ -84,7 +84,7 @@ class _Sweep:
             where = self.fn.producer[v].origin if v in self.fn.producer else None
             op = Op(Relayout(order), (made,), (Value(type_, v.hint),))
             op = op if where is None else Op(op.kind, op.operands, op.results, where)
-            self.trace.note(op, f"{made.type} is copied to {type_} for {reader}")
+            self.trace.note(op, f"copied: {made.type} to {type_}, as {reader} reads it")
         self.ops.append(op)
         self.versions[made].append(op.result)
         return op.result
@@ -113,15 +113,17 @@ class _Sweep:
         if isinstance(op.kind, Relayout):
             self.relayout(op, op.kind)
             return
-        if op.operands and by_weights(op, self.fn, self.order(op.operands[0])):
-            self.flatten(op)
-            return
+        if op.operands and flattens(op, self.order(op.operands[0])):
+            if (reason := refusal(op, self.fn)) is None:
+                self.flatten(op)
+                return
+            self.trace.missed(op, f"its image is copied to be flattened: {reason}")
         if op.operands and op.operands[0] in self.flattened:
             op = self.reordered(op)
         policy = policy_of(op)
         plan = policy(op, self.view(op))
         operands = tuple(
-            self.now[v] if need is None else self.want(v, need, op.kind.NAME)
+            self.now[v] if need is None else self.want(v, need, kind_name(op))
             for v, need in zip(op.operands, plan.needs, strict=True)
         )
         self.emit(op, operands, plan.results)
@@ -143,7 +145,7 @@ class _Sweep:
         flat = Value(op.result.type, op.result.hint)
         self.ops.append(Op(Transpose(perm), (x,), (turned,), op.origin))
         self.ops.append(Op(op.kind, (turned,), (flat,), op.origin))
-        self.trace.note(op, "the weights of its readers change order instead")
+        self.trace.note(op, "flattened without a copy: the weights of its readers change order")
         self.now[op.result], self.versions[flat] = flat, [flat]
         self.flattened[op.result] = x.type.shape
 

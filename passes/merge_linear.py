@@ -22,7 +22,7 @@ from leptonc.passes.fusing.bias import const_in
 from leptonc.passes.fusing.contract import is_activation
 from leptonc.passes.fusing.rebuild import Arithmetic, Rebuild, sizes
 from leptonc.pipeline import Pass
-from leptonc.rewrite.trace import Trace, describe, readers_text, value_text
+from leptonc.rewrite.trace import Trace, named, readers_text, value_text
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def _parallel(fn: Function, trace: Trace) -> Function:
     for op in fn.ops:
         if isinstance(op.kind, Linear) and _weights(op, fn) is not None:
             groups.setdefault((op.operands[0], op.result.type.dtype), []).append(op)
+    _tell_computed(fn, trace)
     merged: dict[int, list[Op]] = {}  # by id of the first
     for ops in groups.values():
         if len(ops) > 1 and _worth_merging(ops, fn, trace):
@@ -69,6 +70,15 @@ def _parallel(fn: Function, trace: Trace) -> Function:
         elif id(op) not in gone:
             new.keep(op)
     return new.finish()
+
+
+def _tell_computed(fn: Function, trace: Trace) -> None:
+    """Say which linear layers have neighbours, but weights that the model computes."""
+    for op in fn.ops:
+        if not isinstance(op.kind, Linear) or _weights(op, fn) is not None:
+            continue
+        if sum(isinstance(u.kind, Linear) for u in fn.users[op.operands[0]]) > 1:
+            trace.missed(op, "not merged with its neighbours: its weight or bias is no constant")
 
 
 def _worth_merging(ops: list[Op], fn: Function, trace: Trace) -> bool:
@@ -133,11 +143,11 @@ def _consecutive(fn: Function, trace: Trace) -> Function:
             continue
         reason = _misfit(first, op, new)
         if reason is not None:
-            trace.missed(op, f"not merged with {describe(first)}: {reason}")
+            trace.missed(op, f"not merged with {named(first)}: {reason}")
             new.keep(op)
             continue
         _emit_composed(first, op, new)
-        trace.applied(op, f"composed with {describe(first)}")
+        trace.applied(op, f"composed with {named(first)}")
     return new.finish()
 
 
@@ -155,7 +165,7 @@ def _misfit(first: Op, second: Op, new: Rebuild) -> str | None:
         return "the first has groups"
     before, after = _work(first, second)
     if after >= before:
-        return f"{after} instead of {before} multiplications a position would save nothing"
+        return f"{after} multiplications a position instead of {before} would save nothing"
     return None
 
 

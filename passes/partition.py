@@ -20,7 +20,7 @@ from leptonc.ir.kinds.shape import Reshape
 from leptonc.passes.fusing.axes import Strided
 from leptonc.passes.fusing.units import SOURCES, VIEWS, make_unit, outputs_of, pattern_of
 from leptonc.pipeline import Pass
-from leptonc.rewrite.trace import Trace
+from leptonc.rewrite.trace import Trace, named
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Partition(Pass):
         copies = _copying_reshapes(fn)
         for op in fn.ops:
             if id(op) in copies:
-                trace.note(op, "this reshape must copy: its operand does not lie in order")
-        members = _assign(fn, copies, self.max_ops)
+                trace.missed(op, "its elements are copied: what it reads lies in another order")
+        members = _assign(fn, copies, self.max_ops, trace)
         returned = set(fn.returns)
         ops: list[Op] = []
         for op in fn.ops:
@@ -98,7 +98,9 @@ def _joins(op: Op, copies: set[int]) -> bool:
     return isinstance(op.kind, (*VIEWS, Iota)) and id(op) not in copies
 
 
-def _assign(fn: Function, copies: set[int], max_ops: int) -> dict[int, list[Op]]:
+def _assign(
+    fn: Function, copies: set[int], max_ops: int, trace: Trace
+) -> dict[int, list[Op]]:
     """Return, by the id of each unit's last op, the ops of the unit in order."""
     returned = set(fn.returns)
     root: dict[int, Op] = {}
@@ -113,6 +115,9 @@ def _assign(fn: Function, copies: set[int], max_ops: int) -> dict[int, list[Op]]
             if len(homes) == 1:
                 (only,) = homes.values()
                 home = only if size[id(only)] < max_ops else op
+                if home is op and max_ops > 1:
+                    reason = f"the unit of {named(only)} has {max_ops} ops already"
+                    trace.missed(op, f"a unit of its own: {reason}")
         root[id(op)] = home
         members.setdefault(id(home), []).append(op)
         size[id(home)] = size.get(id(home), 0) + _count(op)

@@ -44,6 +44,7 @@ def rewrite(fn: Function, rules: Sequence[Rule], trace: Trace, max_sweeps: int =
         sweep = _Sweep(fn, index, trace)
         after = sweep.run()
         if after is fn:
+            sweep.tell_refusals()
             return fn
         fn, fired = after, sweep.fired
     still = ", ".join(sorted({r.name for r in fired})) or "no sweep allowed"
@@ -75,6 +76,7 @@ class _Sweep:
         self.new: dict[Value, Value] = {}  # replaced values
         self.uses: dict[Value, int] = dict(fn.use_count)
         self.fired: list[Rule] = []
+        self.refused: list[tuple[Op, Rule, str]] = []
 
     def run(self) -> Function:
         new, b = self.new, self.b
@@ -88,6 +90,11 @@ class _Sweep:
         if not self.fired:
             return self.fn
         return drop_dead(b.finish(*(new.get(v, v) for v in self.fn.returns)))
+
+    def tell_refusals(self) -> None:
+        """Record what the rules declined. Only the last sweep's: earlier ones may not stand."""
+        for op, rule, reason in self.refused:
+            self.trace.missed(op, reason, rule.name)
 
     def rewrite_last(self) -> None:
         """Rewrite the op just appended, and what replaces it, while rules fire."""
@@ -114,7 +121,7 @@ class _Sweep:
                 del self.b.producer[r]
         del self.b.ops[mark:]
         if out is not None:
-            self.trace.missed(op, out.reason, rule.name)
+            self.refused.append((op, rule, out.reason))
         return False
 
     def build(self, rule: Rule, m: Match) -> Value | Skip | None:

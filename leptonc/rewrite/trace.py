@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from leptonc.ir.core import NOWHERE, Op, Origin, Value
+from leptonc.ir.kinds.region import TorchOp
 from leptonc.ir.paint import Painted, Piece
 
 
@@ -86,7 +87,17 @@ class Trace:
 
 def describe(op: Op) -> str:
     """Return ``kind %name`` for messages; a nameless result shows as its type."""
-    return f"{op.kind.NAME} {', '.join(map(value_text, op.results))}"
+    return f"{kind_name(op)} {', '.join(map(value_text, op.results))}"
+
+
+def kind_name(op: Op) -> str:
+    """Return what an op does in one word; of an op that only torch knows, torch's own name."""
+    return op.kind.target if isinstance(op.kind, TorchOp) else op.kind.NAME
+
+
+def named(op: Op) -> str:
+    """Return ``module (kind %name)``: how a reason names another op than the remark's own."""
+    return f"{op.origin.module} ({describe(op)})" if op.origin.module else describe(op)
 
 
 def value_text(value: Value) -> str:
@@ -97,5 +108,5 @@ def value_text(value: Value) -> str:
 def readers_text(users: Iterable[Op], besides: Iterable[Op] = ()) -> str:
     """Return the names of ``users`` other than ``besides`` for a refusal's text."""
     skip = {id(op) for op in besides}
-    names = [describe(op) for op in users if id(op) not in skip]
+    names = [named(op) for op in users if id(op) not in skip]
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

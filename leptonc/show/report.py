@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from leptonc.show import amounts, summary
+from leptonc.show.remarks import grouped
 
 _HEAVIEST = 5  # units listed by their arithmetic
 _NAMED = 4  # units named behind a reason
@@ -105,8 +106,5 @@ def _through_torch(rows: Sequence[summary.UnitRow]) -> Iterator[str]:
 
 
 def _remarks(rows: Sequence[summary.RemarkRow]) -> Iterator[str]:
-    yield f"  remarks ({len(rows)})"
-    for r in rows:
-        at = f" at {r.where}" if r.where else ""
-        times = f" ({r.count} times)" if r.count > 1 else ""
-        yield f"    {r.by} {r.says}: {r.what}{at}: {r.why}{times}"
+    yield f"  remarks   {len(rows)}; report(format='json') has each of them"
+    yield from (f"    {line}" for line in grouped(rows))

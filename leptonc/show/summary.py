@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +12,10 @@ from leptonc.backends.numba_cpu.schedule import Schedule, TorchStep, UnitInfo
 from leptonc.backends.numba_cpu.views import Buffer
 from leptonc.capture import CaptureRemark
 from leptonc.cost.flops import function_cost, known, op_cost
+from leptonc.errors import LeptoncError
+from leptonc.ir.core import Origin
 from leptonc.rewrite.trace import Remark
+from leptonc.show import choices
 
 
 @dataclass(frozen=True)
@@ -64,14 +68,25 @@ class Work:
 
 @dataclass(frozen=True)
 class RemarkRow:
-    """One thing that capture, a pass or the self-check said, and how often."""
+    """One thing that capture, a pass, the choice of an algorithm or the self-check said.
+
+    ``by`` is the pass, with its rule behind a slash; ``says`` is ``missed``, ``applied``, ``note``
+    or, of an op that only torch knows, ``opaque``; ``what`` names an op or a unit, ``module`` and
+    ``source`` where it stands in the user's model; ``count`` is how often it was said.
+    """
 
     by: str
     says: str
     what: str
-    where: str
     why: str
+    module: str = ""
+    source: str = ""
     count: int = 1
+
+    @property
+    def where(self) -> str:
+        """Return ``module (file.py:line)``, as far as they are known."""
+        return str(Origin(self.module, self.source))
 
 
 @dataclass(frozen=True)
@@ -149,19 +164,37 @@ def lives(plan: Schedule) -> list[Life]:
 
 
 def remarks(net: Any) -> list[RemarkRow]:
-    """Return the remarks of every specialization; equal ones once, in the order they came."""
+    """Return the remarks of every specialization; equal ones once, in the order they came.
+
+    Behind them stands how the program that ran last computes its units, and why.
+    """
     found: dict[RemarkRow, int] = {}
     for spec in net.specializations:
-        for r in spec.remarks:
+        for r in _said(spec):
             row = _pass_remark(r) if isinstance(r, Remark) else _capture_remark(r)
             found[row] = found.get(row, 0) + 1
-    return [replace(row, count=n) for row, n in found.items()]
+    rows = [replace(row, count=n) for row, n in found.items()]
+    return [*rows, *map(_unit_remark, choices.remarks(net.schedule))]
+
+
+def _said(spec: Any) -> Sequence[Remark | CaptureRemark]:
+    """Return the remarks of a specialization; one from the compile cache replays its passes."""
+    if spec.remarks:
+        return spec.remarks
+    with suppress(LeptoncError):  # the model is gone, and with it what is to be replayed
+        return [*spec.captured.remarks, *(r for step in spec.stages() for r in step.remarks)]
+    return spec.captured.remarks
 
 
 def _pass_remark(r: Remark) -> RemarkRow:
     by = f"{r.pass_}/{r.rule}" if r.rule else r.pass_
-    return RemarkRow(by, r.kind.value, r.what, str(r.origin), r.reason)
+    return RemarkRow(by, r.kind.value, r.what, r.reason, r.origin.module, r.origin.source)
 
 
 def _capture_remark(r: CaptureRemark) -> RemarkRow:
-    return RemarkRow("capture", "opaque", r.op, str(r.origin), r.reason)
+    return RemarkRow("capture", "opaque", r.op, r.reason, r.origin.module, r.origin.source)
+
+
+def _unit_remark(said: choices.Said) -> RemarkRow:
+    origin = said.unit.op.origin
+    return RemarkRow(said.by, said.says, said.unit.name, said.why, origin.module, origin.source)

@@ -11,7 +11,7 @@ from leptonc.ir.kinds.contract import Conv, ConvTranspose, Linear
 from leptonc.ir.kinds.data import Constant
 from leptonc.ir.kinds.shape import Reshape
 from leptonc.ir.types import TensorType
-from leptonc.rewrite.trace import Trace, readers_text, value_text
+from leptonc.rewrite.trace import Trace, named, readers_text, value_text
 
 _BIASED = (Linear, Conv, ConvTranspose)
 
@@ -33,7 +33,7 @@ def fold_bias(fn: Function, trace: Trace) -> Function:
     for op in fn.ops:
         if id(op) in folded:
             ops.extend(_with_bias(op, folded[id(op)], fn))
-            name = value_text(folded[id(op)].result)
+            name = named(folded[id(op)])
             trace.applied(op, f"the added constant joins the bias of {name}")
         elif id(op) not in gone:
             ops.append(op)
@@ -63,10 +63,10 @@ def _root_of(add: Op, fn: Function, trace: Trace) -> Op | None:
             continue
         if fn.use_count[v] != 1:
             more = readers_text(fn.users[v], (add,)) or "the caller"
-            trace.missed(add, f"{value_text(v)} is also read by {more}")
+            trace.missed(add, f"no bias of {named(root)}: {value_text(v)} is also read by {more}")
             continue
         if len(root.operands) == 3 and const_in(root.operands[2], fn) is None:
-            trace.missed(add, f"the bias of {value_text(v)} is no constant")
+            trace.missed(add, f"no bias of {named(root)}: the bias it has is no constant")
             continue
         return root
     return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from leptonc.ir.core import Function, Kind, Op, Value
+from leptonc.ir.core import Function, Kind, Op, Trait, Value
 from leptonc.ir.dims import same_dim
 from leptonc.ir.kinds.binary import Add
 from leptonc.ir.kinds.contract import Matmul
@@ -14,7 +14,7 @@ from leptonc.ir.kinds.pointwise import Clamp, Elu, Gelu, LeakyRelu, Softplus
 from leptonc.ir.kinds.unary import HardSigmoid, HardSwish, Mish, Relu, Sigmoid, Silu, Tanh
 from leptonc.passes.fusing.axes import same_memory
 from leptonc.passes.fusing.units import ROOTS
-from leptonc.rewrite.trace import Trace, readers_text, value_text
+from leptonc.rewrite.trace import Trace, named, readers_text, value_text
 
 
 def _always(_: Kind) -> bool:
@@ -68,12 +68,15 @@ def find_chain(root: Op, fn: Function, taken: Mapping[int, str], trace: Trace) -
     """
     chain = _Chain([root])
     while (user := _only_reader(chain, fn, trace)) is not None:
-        if id(user) in taken:
-            if _could_join(chain, user, fn):
-                trace.missed(root, f"{user.kind.NAME} {value_text(user.result)} is fused with "
-                             f"{taken[id(user)]} already")  # fmt: skip
+        reason = f"{taken[id(user)]} does that already" if id(user) in taken else None
+        if reason is not None and not _could_join(chain, user, fn):
             break
-        if not _join(chain, user, fn):
+        if reason is None and not _join(chain, user, fn):
+            reason = _misfit(chain, user)
+            if reason is None:
+                break
+        if reason is not None:
+            trace.missed(root, f"not run with {named(user)}: {reason}")
             break
         chain.ops.append(user)
     return chain.ops
@@ -87,7 +90,8 @@ def _only_reader(chain: _Chain, fn: Function, trace: Trace) -> Op | None:
     if wanted is not None:
         others = readers_text(users, (wanted,))
         more = others or ("the caller" if chain.value in fn.returns else "the same op again")
-        trace.missed(wanted, f"{value_text(chain.value)} is also read by {more}")
+        what = value_text(chain.value)
+        trace.missed(wanted, f"not run with {named(chain.ops[0])}: {what} is also read by {more}")
     return None
 
 
@@ -114,6 +118,24 @@ def _join(chain: _Chain, user: Op, fn: Function) -> bool:
         chain.residual = True
         return same_memory(chain.value.type, user.result.type)
     return False
+
+
+def _misfit(chain: _Chain, user: Op) -> str | None:
+    """Return why the elementwise op that alone reads a chain is not part of it; None for others."""
+    kind = user.kind
+    if Trait.ELEMENTWISE not in kind.traits:
+        return None
+    if is_activation(kind):
+        return "one activation is applied to its result already"
+    if type(kind) in ACTIVATIONS:
+        return f"with these attributes {kind.NAME} is none that it can apply to its result"
+    if not isinstance(kind, Add):
+        return f"it can apply an activation and a sum to its result, but no {kind.NAME}"
+    if all(v is chain.value for v in user.operands):
+        return "it adds its result to itself"
+    if chain.residual:
+        return "another value is added to its result already"
+    return "what it adds differs in shape or in layout"
 
 
 def _is_column_vector(chain: _Chain, v: Value, fn: Function) -> bool:

@@ -13,6 +13,7 @@ from leptonc.ir.kinds.data import Constant
 from leptonc.ir.kinds.shape import Reshape, Transpose
 from leptonc.passes.fusing.axes import Order, channels_last, reshaped_order
 from leptonc.passes.fusing.bias import const_in
+from leptonc.rewrite.trace import named
 
 LARGEST = 16 << 20  # bytes of a weight from which the copy of one image is no matter
 
@@ -23,26 +24,39 @@ def by_weights(op: Op, fn: Function, order: Order) -> bool:
     It flattens each channels-last image of a batch, which would take a copy, and nothing but linear
     layers with constant weights reads the result.
     """
+    return flattens(op, order) and refusal(op, fn) is None
+
+
+def flattens(op: Op, order: Order) -> bool:
+    """Return whether ``op`` flattens each channels-last image of a batch, which takes a copy."""
     if not isinstance(op.kind, Reshape):
         return False
     x, to = op.operands[0].type, op.result.type
     if to.rank != 2 or not 3 <= x.rank <= 5:
         return False
-    flattens = same_dim(x.shape[0], to.shape[0]) and all(isinstance(d, int) for d in x.shape[1:])
-    if not flattens or order != channels_last(x.rank):
+    if not same_dim(x.shape[0], to.shape[0]) or not all(isinstance(d, int) for d in x.shape[1:]):
         return False
-    if reshaped_order(x.shape, order, to.shape) is not None or op.result in fn.returns:
-        return False
-    return all(_reads(r, op.result, fn) for r in fn.users[op.result])
+    return order == channels_last(x.rank) and reshaped_order(x.shape, order, to.shape) is None
 
 
-def _reads(op: Op, x: Value, fn: Function) -> bool:
+def refusal(op: Op, fn: Function) -> str | None:
+    """Return why what reads the flattened image cannot take it in another order, or None."""
+    if op.result in fn.returns:
+        return "the caller reads it"
+    found = (_misfit(reader, op.result, fn) for reader in fn.users[op.result])
+    return next((why for why in found if why is not None), None)
+
+
+def _misfit(op: Op, x: Value, fn: Function) -> str | None:
     if not isinstance(op.kind, Linear) or x in op.operands[1:]:
-        return False
+        return f"{named(op)} reads it, which is no linear layer of it"
     weight = const_in(op.operands[1], fn)
     if weight is None:
-        return False
-    return math.prod(int(d) for d in weight.type.shape) * weight.type.dtype.nbytes <= LARGEST
+        return f"the weight of {named(op)} is no constant"
+    nbytes = math.prod(int(d) for d in weight.type.shape) * weight.type.dtype.nbytes
+    if nbytes > LARGEST:
+        return f"beside the {nbytes >> 20} MiB of weights of {named(op)} the copy is no matter"
+    return None
 
 
 def channels_inside(weight: Const, image: Shape) -> Const:

@@ -25,12 +25,13 @@ from leptonc.ir.types import DType
 from leptonc.meaning import array_of
 from leptonc.passes.rules.build import is_bool, is_float, same_shape
 from leptonc.rewrite.pattern import Either, Lit, Node, Opt, Pattern, Var, maybe
-from leptonc.rewrite.rule import Exactness, Match, Rule
+from leptonc.rewrite.rule import Exactness, Match, Rule, Skip
 
 REASSOC = Exactness.REASSOC
 V, MASK, KEEP = Var("v"), Var("mask", is_float), Var("keep", is_bool)
 MORE = Var("more", is_float)
 _ABSORBS = -1e30  # added to any sane score, this leaves itself: the same as filling with it
+_OTHER_DTYPE = Skip("its mask has another dtype than its scores")
 
 _SCORES = Node(Matmul, (Var("q", is_float), Var("kt")), "scores", once=True)
 _SCALED = Either((
@@ -59,40 +60,42 @@ def _scale(m: Match) -> float | None:
     return scale if math.isfinite(scale) else None
 
 
-def _attend(m: Match, b: Builder, *mask: Value, nan_rows: bool = False) -> Value | None:
+def _attend(m: Match, b: Builder, *mask: Value, nan_rows: bool = False) -> Value | Skip:
     scale, scores = _scale(m), m["scores"].type
-    if scale is None or m.kind("soft", Softmax).axis != scores.rank - 1:
-        return None
+    if scale is None:
+        return Skip("its scale is no finite number")
+    if m.kind("soft", Softmax).axis != scores.rank - 1:
+        return Skip("its softmax does not run over the keys")
     if m["soft"].type.shape != scores.shape:
-        return None  # the mask widened the scores
+        return Skip("its mask has more axes, or longer ones, than its scores")
     kt = m["kt"]
     rank = kt.type.rank
     k = b(Transpose((*range(rank - 2), rank - 1, rank - 2)), kt)
     return b(Attention(scale, nan_rows=nan_rows), m["q"], k, m["v"], *mask)
 
 
-def _plain(m: Match, b: Builder) -> Value | None:
+def _plain(m: Match, b: Builder) -> Value | Skip:
     return _attend(m, b)
 
 
-def _added(m: Match, b: Builder) -> Value | None:
+def _added(m: Match, b: Builder) -> Value | Skip:
     mask = m["mask"]
     if mask.type.dtype is not m["q"].type.dtype:
-        return None
+        return _OTHER_DTYPE
     return _attend(m, b, mask, nan_rows=not _leaves_some(b.producer.get(mask)))
 
 
-def _added_twice(m: Match, b: Builder) -> Value | None:
+def _added_twice(m: Match, b: Builder) -> Value | Skip:
     mask, more = m["mask"], m["more"]
     if {mask.type.dtype, more.type.dtype} != {m["q"].type.dtype}:
-        return None
+        return _OTHER_DTYPE
     return _attend(m, b, b(Add(), mask, more), nan_rows=True)
 
 
-def _filled(m: Match, b: Builder, fill_where: bool) -> Value | None:
+def _filled(m: Match, b: Builder, fill_where: bool) -> Value | Skip:
     fill, dtype = float(m.lit("fill")), m["scores"].type.dtype
     if not fill <= _ABSORBS:
-        return None
+        return Skip(f"what it fills masked scores with, {fill:g}, does not rule them out")
     more = "mask" in m.values
     kept = not more and _keeps_some(b.producer.get(m["keep"]), keeps=not fill_where)
     nan_rows = not kept if math.isinf(fill) else more

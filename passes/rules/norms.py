@@ -12,10 +12,11 @@ from leptonc.ir.kinds.reduce import Var as Variance
 from leptonc.ir.kinds.unary import Exp, Log, Rsqrt, Sqrt
 from leptonc.passes.rules.build import is_float
 from leptonc.rewrite.pattern import Either, Lit, Node, Pattern, Var
-from leptonc.rewrite.rule import Build, Exactness, Hint, Match, Rule
+from leptonc.rewrite.rule import Build, Exactness, Hint, Match, Rule, Skip
 
 REASSOC = Exactness.REASSOC
 X, W = Var("x", is_float), Var("w")
+_NO_AXIS = Skip("its maximum and its sum do not run along one axis, the same of both")
 EPS = Lit(name="eps")
 
 
@@ -59,14 +60,14 @@ def _same_axis(m: Match) -> int | None:
     return top[0] if top == total and len(top) == 1 else None
 
 
-def _softmax(m: Match, b: Builder) -> Value | None:
+def _softmax(m: Match, b: Builder) -> Value | Skip:
     axis = _same_axis(m)
-    return None if axis is None else b(Softmax(axis), m["x"])
+    return _NO_AXIS if axis is None else b(Softmax(axis), m["x"])
 
 
-def _log_softmax(m: Match, b: Builder) -> Value | None:
+def _log_softmax(m: Match, b: Builder) -> Value | Skip:
     axis = _same_axis(m)
-    return None if axis is None else b(LogSoftmax(axis), m["x"])
+    return _NO_AXIS if axis is None else b(LogSoftmax(axis), m["x"])
 
 
 def _last_axes(m: Match, *names: str) -> int | None:
@@ -84,14 +85,24 @@ def _last_axes(m: Match, *names: str) -> int | None:
     return counts.pop() if len(counts) == 1 else None
 
 
-def _layer_norm(m: Match, b: Builder) -> Value | None:
+def _refusal(axes: int | None, eps: float) -> Skip:
+    if axes is None:
+        return Skip("its mean and variance do not both run over the last axes")
+    return Skip(f"its epsilon is {eps:g}, where a norm's is above zero")
+
+
+def _layer_norm(m: Match, b: Builder) -> Value | Skip:
     axes, eps = _last_axes(m, "mean", "var"), float(m.lit("eps"))
-    return None if axes is None or eps <= 0 else b(LayerNorm(axes, eps, "none"), m["x"])
+    if axes is None or eps <= 0:
+        return _refusal(axes, eps)
+    return b(LayerNorm(axes, eps, "none"), m["x"])
 
 
-def _rms_norm(m: Match, b: Builder) -> Value | None:
+def _rms_norm(m: Match, b: Builder) -> Value | Skip:
     axes, eps = _last_axes(m, "var"), float(m.lit("eps"))
-    return None if axes is None or eps <= 0 else b(RmsNorm(axes, eps, "none"), m["x"])
+    if axes is None or eps <= 0:
+        return _refusal(axes, eps)
+    return b(RmsNorm(axes, eps, "none"), m["x"])
 
 
 def _weight(cls: type[LayerNorm] | type[RmsNorm]) -> Build:

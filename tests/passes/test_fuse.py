@@ -152,7 +152,9 @@ def test_resnet_units() -> None:
         ("contract", "layer1.conv1+relu"),
         ("contract", "layer1.downsample+add+relu"),
     ]
-    assert missed == ["add (f32[1,8,4,4]@0231) is fused with layer1.downsample+add+relu already"]
+    assert missed == [
+        "not run with add (f32[1,8,4,4]@0231): layer1.downsample+add+relu does that already"
+    ]
 
 
 def test_gate_units() -> None:
@@ -200,14 +202,16 @@ def test_result_with_another_reader_is_not_fused() -> None:
     y = b.linear(b.input(2, 4), 4)
     after, missed = fused(b.finish(b(Relu(), y), b(Softmax(1), y)))
     assert not patterns(after)
-    assert missed == ["(f32[2,4]) is also read by softmax (f32[2,4])"]
+    assert missed == [
+        "not run with linear (f32[2,4]): (f32[2,4]) is also read by softmax (f32[2,4])"
+    ]
 
 
 def test_returned_result_is_not_fused() -> None:
     b = Net()
     y = b.linear(b.input(2, 4), 4)
     after, missed = fused(b.finish(b(Relu(), y), y))
-    assert not patterns(after) and missed == ["(f32[2,4]) is also read by the caller"]
+    assert not patterns(after) and "(f32[2,4]) is also read by the caller" in missed[0]
 
 
 def test_value_added_to_itself_is_no_residual() -> None:
@@ -286,7 +290,7 @@ def test_norm_of_a_broadcast_sum_stays_alone() -> None:
     b = Net()
     s = b(Add(), b.input(2, 4), b.input(1, 4, hint="r"))
     after, missed = fused(b.finish(b(LayerNorm(1, 1e-5, "none"), s)))
-    assert not patterns(after) and "broadcasts" in missed[0]
+    assert not patterns(after) and "differ in shape" in missed[0]
 
 
 # ----- chain --------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def test_a_second_reader_trips_the_guard() -> None:
     assert rewrite(fn, (SILU,), trace) is fn
     (remark,) = trace.remarks
     assert remark.kind is RemarkKind.MISSED and remark.rule == "silu"
-    assert remark.reason == "%s is also read by add %n"
+    assert remark.reason == "%s is also read by out (add %n)"
     assert "act (net.py:4)" in str(remark)
 
 
