@@ -77,11 +77,17 @@ def compile(
     precision: Precision = "fp32",
     remarks: Annotated[bool, typer.Option(help="say why rewrites were refused")] = False,
     explain: Annotated[bool, typer.Option(help="say how each unit is computed, and why")] = False,
+    about: Annotated[
+        list[str] | None,
+        typer.Option(help="say everything about a module, unit or value, by its name"),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="write the report to this file")] = None,
     source: Annotated[bool, typer.Option(help="print the emitted schedule")] = False,
     cache: Annotated[bool, typer.Option(help="use the compile cache")] = True,
     tune: Tune = None,
 ) -> None:
     """Compile a model, check it against eager and print the report."""
+    _writable("--json", json)
     made, inputs = _model(model), _inputs(input)
     net = importlib.import_module("leptonc").compile(
         made, inputs, target=target, pipeline=pipeline, threads=threads,
@@ -91,6 +97,10 @@ def compile(
     console.print(card.coloured(net.report(remarks=remarks)), soft_wrap=True)
     if explain:
         console.print(net.explain(), highlight=False, markup=False, soft_wrap=True)
+    for name in about or ():
+        console.print(net.explain(name), highlight=False, markup=False, soft_wrap=True)
+    if json is not None:
+        json.write_text(net.report(format="json"), encoding="utf-8")
     if source:
         console.print(Syntax(net.source, "python", word_wrap=True))
 

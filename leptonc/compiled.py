@@ -33,6 +33,7 @@ from leptonc.road import Road, make_road
 from leptonc.show import card
 from leptonc.show.explain import explain
 from leptonc.show.explorer.view import explore
+from leptonc.show.place import explain_place
 from leptonc.show.profile import Profile, profile
 
 MAX_BINDINGS = 16  # programs kept for different sizes of one specialization
@@ -293,13 +294,36 @@ class CompiledModel:
         zeros = [torch.zeros(v.shape, dtype=meaning.TORCH_DTYPES[v.dtype]) for v in views]
         return profile(self.name, program, zeros)
 
-    def report(self, remarks: bool = False) -> str:
-        """Return a text report: what runs natively, time, memory, and with ``remarks`` why not."""
-        return self._describe(self, remarks=remarks)
+    @property
+    def last_profile(self) -> Profile | None:
+        """The result of the last ``profile``, None before it."""
+        return self._profile
 
-    def explain(self) -> str:
-        """Return, unit by unit, which ways there were to compute it, their times, and why one."""
-        return explain(self._program().schedule)
+    def report(self, remarks: bool = False, format: str = "text") -> str:
+        """Return a report: what runs natively, time, memory, and with ``remarks`` why not.
+
+        ``format="json"`` is for machines: every unit, stage, choice and remark; its keys are
+        described in ``leptonc/show/record.py``.
+
+        Raises:
+            InputError: another format, or JSON of a model that is not compiled yet.
+        """
+        return self._describe(self, remarks=remarks, format=format)
+
+    def explain(self, name: str | int | None = None) -> str:
+        """Return, unit by unit, which ways there were to compute it, their times, and why one.
+
+        With ``name``, everything about one place: the source line, what was captured there, what
+        each pass did or refused, the unit it ended in, how that runs and why, times and checks.
+        ``name`` is a module path, the name of a unit or of a value, or the index of a unit.
+
+        Raises:
+            InputError: nothing has that name; the text lists similar ones.
+        """
+        if name is None:
+            return explain(self._program().schedule)
+        self._first()
+        return explain_place(self, name)
 
     def _first(self) -> Specialization:
         if not self._specializations:

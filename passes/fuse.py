@@ -86,7 +86,8 @@ class _Groups:
                 continue
             outputs = outputs_of(members, fn, returned)
             unit = make_unit(members, outputs, fn.producer, fn.dims, self.pattern[g])
-            trace.applied(unit, f"{len(members)} ops: {unit_name(members)}", self.pattern[g])
+            text = f"{len(members)} ops run as one: {unit_name(members)}"
+            trace.applied(unit, text, self.pattern[g])
             ops.append(unit)
         return without_dead_sources(Function(fn.name, fn.params, tuple(ops), fn.returns, fn.dims))
 

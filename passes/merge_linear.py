@@ -153,19 +153,19 @@ def _consecutive(fn: Function, trace: Trace) -> Function:
 
 def _misfit(first: Op, second: Op, new: Rebuild) -> str | None:
     """Return why ``second`` after ``first`` stays, or None."""
-    x = second.operands[0]
-    if new.fn.use_count[x] != 1:
-        others = readers_text(new.fn.users[x], (second,)) or "the caller"
-        return f"{value_text(x)} is also read by {others}"
-    if _new_weights(first, new) is None or _weights(second, new.fn) is None:
-        return "a weight or bias is no constant"
     if isinstance(second.kind, Conv) and not _pointwise(second):
         return "the second is no 1x1 convolution"
     if isinstance(first.kind, Conv) and first.kind.groups != 1:
         return "the first has groups"
+    if _new_weights(first, new) is None or _weights(second, new.fn) is None:
+        return "a weight or bias is no constant"
     before, after = _work(first, second)
     if after >= before:
         return f"{after} multiplications a position instead of {before} would save nothing"
+    x = second.operands[0]
+    if new.fn.use_count[x] != 1:
+        others = readers_text(new.fn.users[x], (second,)) or "the caller"
+        return f"{value_text(x)} is also read by {others}"
     return None
 
 

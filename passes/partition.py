@@ -98,9 +98,7 @@ def _joins(op: Op, copies: set[int]) -> bool:
     return isinstance(op.kind, (*VIEWS, Iota)) and id(op) not in copies
 
 
-def _assign(
-    fn: Function, copies: set[int], max_ops: int, trace: Trace
-) -> dict[int, list[Op]]:
+def _assign(fn: Function, copies: set[int], max_ops: int, trace: Trace) -> dict[int, list[Op]]:
     """Return, by the id of each unit's last op, the ops of the unit in order."""
     returned = set(fn.returns)
     root: dict[int, Op] = {}

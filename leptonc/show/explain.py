@@ -17,7 +17,7 @@ def explain(plan: Schedule, cycles_per_us: float | None = None) -> str:
 
     ``cycles_per_us`` are one core's (default: measured); estimates count cycles.
     """
-    rate = cycles_per_us or _cycles_per_us()
+    rate = cycles_per_us or core_rate()
     asked = _asked(plan)
     told = [(d, names) for d, names in asked.values() if len(d.question.costs) > 1]
     single = [(d, names) for d, names in asked.values() if len(d.question.costs) == 1]
@@ -32,7 +32,7 @@ def explain(plan: Schedule, cycles_per_us: float | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cycles_per_us() -> float:
+def core_rate() -> float:
     """Return the cycles of one core in a microsecond: it does two vector multiply-adds in each."""
     return peak.gflops(1) * 1e3 / (4 * lanes())
 
@@ -49,6 +49,11 @@ def _asked(plan: Schedule) -> Mapping[str, tuple[Decision, list[str]]]:
 def _told(d: Decision, names: Sequence[str], rate: float) -> Iterator[str]:
     yield f"  {_some(names)}"
     yield f"    {d.question.about}; {d.answer.why}"
+    yield from ways(d, rate)
+
+
+def ways(d: Decision, rate: float) -> Iterator[str]:
+    """Yield the candidates of a decision with their times; ``rate`` are cycles a microsecond."""
     for c in d.question.ranked:
         mark = "*" if c == d.answer.chosen else " "
         seconds = d.answer.times.get(c)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from leptonc.errors import InputError
 from leptonc.show import amounts, summary
+from leptonc.show.record import record
 from leptonc.show.remarks import grouped
 
 _HEAVIEST = 5  # units listed by their arithmetic
@@ -13,8 +16,16 @@ _NAMED = 4  # units named behind a reason
 _PHASES = ("capture", "load", "passes", "tune", "schedule", "verify", "store")
 
 
-def describe(net: Any, remarks: bool = False) -> str:
-    """Return the report of a ``CompiledModel`` as text."""
+def describe(net: Any, remarks: bool = False, format: str = "text") -> str:
+    """Return the report of a ``CompiledModel``, as text or JSON.
+
+    Raises:
+        InputError: another format, or JSON of a model that is not compiled yet.
+    """
+    if format == "json":
+        return json.dumps(record(net), indent=1)
+    if format != "text":
+        raise InputError(f"format {format!r}: a report is 'text' or 'json'")
     if not net.specializations:
         return f"{net.name}: not compiled yet; its first call compiles it\n"
     return "\n".join(_lines(net, remarks)) + "\n"

@@ -123,7 +123,7 @@ def _join(chain: _Chain, user: Op, fn: Function) -> bool:
 def _misfit(chain: _Chain, user: Op) -> str | None:
     """Return why the elementwise op that alone reads a chain is not part of it; None for others."""
     kind = user.kind
-    if Trait.ELEMENTWISE not in kind.traits:
+    if Trait.ELEMENTWISE not in kind.traits or user.result.type.shape != chain.value.type.shape:
         return None
     if is_activation(kind):
         return "one activation is applied to its result already"
