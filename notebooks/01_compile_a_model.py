@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Compile a model and read the report
 #
-# EfficientNet-Lite0 with its trained weights looks at 20 photos, once as PyTorch runs it and once
+# EfficientNet-Lite0 with its trained weights looks at photos, once as PyTorch runs it and once
 # compiled. Are the answers the same, how long do they take, and what did the compiler do?
 
 # %%

@@ -69,7 +69,7 @@ plt.show()
 #
 # `meaning.run` computes a function operation by operation with torch. It is the reference:
 # whatever a pass makes of the function must compute the same. Here it shows what flows through
-# the network on the way to an answer: eight channels after each convolution, activation and pool.
+# the network on the way to an answer: some channels after each convolution, activation and pool.
 
 # %%
 seen = {}
