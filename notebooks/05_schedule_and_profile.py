@@ -121,9 +121,10 @@ for u in ranked[:5]:
 # ## What limits a unit?
 #
 # A unit can be no faster than the machine computes, and no faster than memory brings its data.
-# The roof in the picture is both: on the left memory is the limit, on the right arithmetic. A dot
-# far below the roof has something else that holds it back. A dot above the sloping roof got its
-# data from the caches, which are faster than memory.
+# The line in the picture, the roof, is both: on the left memory is the limit, on the right
+# arithmetic. A dot far below the roof has something else that holds it back. A dot above the
+# sloping roof got its data from the caches, which are faster than memory. The slowest units carry
+# their number in the table.
 
 # %%
 native = [u for u in profile.units if u.flops and u.us > 0]
@@ -137,11 +138,9 @@ axis.loglog(x, roof, color="black", linewidth=1)
 axis.scatter(intensity, speed, s=[4 + 600 * u.share for u in native], color="tab:orange", alpha=0.7)
 for u in ranked[:3]:
     if u in native:
-        axis.annotate(u.name[:40], (u.flops / u.bytes, u.gflops), fontsize=7)
+        axis.annotate(str(u.index), (u.flops / u.bytes, u.gflops), ha="center", va="center")
 axis.set(xlabel="operations per byte", ylabel="10^9 operations a second")
-axis.set_title(
-    "each dot is a unit, as large as its share of the time; the line is the machine's roof"
-)
+axis.set_title("each dot is a unit, as large as its share of the time")
 plt.show()
 print(f"measured peak: {profile.limits.gflops:.0f} GF/s, memory: {profile.limits.gbytes:.0f} GB/s")
 print(f"the whole network: {profile.gflops:.0f} GF/s")
