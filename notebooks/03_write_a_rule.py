@@ -210,6 +210,7 @@ for rule, color in ((MEAN_FIRST, "tab:red"), (POOL_FIRST, "tab:green")):
     print(f"{rule.name}: {sum(e > 0 for e in errors)} of {len(errors)} programs differ")
 axis.set(xlabel="numbers in the input", ylabel="largest difference", xscale="log")
 axis.set_yscale("symlog", linthresh=1e-3)
+axis.set_ylim(bottom=-5e-4)
 axis.legend()
 plt.show()
 

@@ -2,8 +2,8 @@
 # # Find a wrong result with bisect
 #
 # A compiler has many passes, each with many rewrites, and one mistake in one of them makes a
-# network wrong. Not by a crash: the answers just get worse. This notebook puts such a mistake
-# into the compiler, looks at the damage, and lets `net.bisect` find it.
+# network wrong. Not by a crash: the answers are just no longer the model's. This notebook puts
+# such a mistake into the compiler, looks at the damage, and lets `net.bisect` find it.
 
 # %%
 import dataclasses
@@ -23,7 +23,8 @@ eager = demo.answers(model, photos)
 # ## The mistake
 #
 # The rule `conv-pad` takes a padding with zeros into the convolution after it. EfficientNet needs
-# that: where a convolution skips every other pixel, it pads below and on the right only.
+# that: where a convolution skips every other pixel, it pads more below and on the right than
+# above and on the left.
 #
 # Somebody mixes up the two sides, and only for windows of 5 x 5 pixels. Nothing else changes:
 # shapes and types stay right, so no check of the program's form can see it.
