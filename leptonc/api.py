@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from leptonc import compiler
 from leptonc.backends.numba_cpu.runtime import ahead
 from leptonc.capture import Captured
+from leptonc.capture.captured import arguments
 from leptonc.capture.failure import refuse_training
 from leptonc.capture.frontend import capture as capture_model
 from leptonc.compiled import CompiledModel, Specialization
@@ -96,16 +97,11 @@ def compile(
             leaves = captured.flatten(args, kwargs)
             inputs = [t.detach().contiguous() for t in captured.tensors(leaves)]
 
-            def eager() -> Sequence[Tensor]:
-                return compiler.returns_of(captured, _callable(model)(*args, **kwargs))
+            def eager(args: Any = args, kwargs: Any = kwargs) -> Sequence[Tensor]:
+                return compiler.returns_of(captured, _callable(_alive(held, name))(*args, **kwargs))
 
             def again() -> Captured:
-                if (alive := held()) is None:
-                    raise LeptoncError(
-                        f"{name} came from the compile cache and the model is gone: its passes "
-                        "cannot be replayed. Keep the model, or compile with cache=False"
-                    )
-                return capture_model(alive, args, kwargs, dynamic=dynamic)
+                return capture_model(_alive(held, name), args, kwargs, dynamic=dynamic)
 
             spec = compiler.build(captured, settings, inputs, eager, again, stats, progress)
             stats["total_s"] = time.perf_counter() - start
@@ -115,7 +111,7 @@ def compile(
     net = CompiledModel(name, make, respecialize=not once, describe=describe)
     net.stats = stats
     if example_inputs is not None:
-        net.specialize(*_arguments(example_inputs))
+        net.specialize(*arguments(example_inputs))
     if once:
         net.close()
     return net
@@ -137,16 +133,18 @@ def _tuning_seconds(tune: bool | None) -> float:
     return asked.tune_ms / 1e3 if (asked.tune if tune is None else tune) else 0.0
 
 
-def _arguments(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
-    if isinstance(example_inputs, (tuple, list)):
-        return tuple(example_inputs), {}
-    return (example_inputs,), {}
-
-
 def _name(model: Any) -> str:
     return type(model).__name__
+
+
+def _alive(held: weakref.ref[Any], name: str) -> Any:
+    """Return the model, which a compiled one does not keep. Raises LeptoncError if it is gone."""
+    if (model := held()) is None:
+        raise LeptoncError(
+            f"{name}: the model is gone, and its weights with it: its passes cannot be replayed. "
+            "Keep the model; stages alone are kept too with cache=False"
+        )
+    return model
 
 
 def _callable(model: Any) -> Any:

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,10 @@ from leptonc.backends.numba_cpu.lower.core import ConstPool
 from leptonc.backends.numba_cpu.runtime import Executable, load
 from leptonc.backends.numba_cpu.schedule import Schedule
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
+from leptonc.bisect import Replay, Verdict, bisect, subject
+from leptonc.bisect.judge import Metric
 from leptonc.capture import Captured, CaptureRemark
+from leptonc.capture.captured import arguments
 from leptonc.check import UnitError
 from leptonc.cost.flops import function_cost, known
 from leptonc.errors import InputError
@@ -67,6 +71,7 @@ class Specialization:
     )
     roads: dict[tuple[int, ...], Road] = field(default_factory=dict[tuple[int, ...], Road])
     lock: threading.Lock = field(default_factory=threading.Lock)
+    replay: Replay | None = None
     bound: int = 0  # how many programs were laid out so far
 
     def bind(self, sizes: Sizes) -> Executable:
@@ -287,6 +292,28 @@ class CompiledModel:
             InputError: a model not compiled yet, or a file name with another suffix.
         """
         return explore(self, path, self._profile or self._profile_of_zeros())
+
+    def bisect(self, inputs: Any, metric: Metric | None = None, drop: float = 0.0) -> Verdict:
+        """Return who makes the result on ``inputs`` differ from the model's: pass, rule or unit.
+
+        Args:
+            inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments.
+            metric: judges what the model returns, more is better; by default every element counts,
+                with the tolerance of the compile's check.
+            drop: how much lower than the model's own the metric may be.
+
+        Raises:
+            InputError: an argument that does not fit, as in a call.
+            LeptoncError: the model is gone; bisect captures it again, so keep it.
+        """
+        args, kwargs = arguments(inputs)
+        spec, leaves, tensors, sizes = self._select(args, kwargs)
+        if spec.replay is None:
+            raise InputError(f"{self.name}: how it was compiled is not known")
+        program = spec.bind(sizes)
+        restore = partial(spec.captured.restore, leaves=leaves, sizes=sizes)
+        seen = subject(self.name, spec, spec.replay, program, tensors, restore, args, kwargs)
+        return bisect(seen, metric, drop)
 
     def _profile_of_zeros(self) -> Profile:
         program = self._program()

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from leptonc import meaning, selfcheck, stored
 from leptonc.backends.numba_cpu.runtime import Executable
 from leptonc.backends.numba_cpu.tune import machine, tune
+from leptonc.bisect import Replay
 from leptonc.capture import Captured
 from leptonc.capture.shim import boxed
 from leptonc.compiled import Specialization
@@ -52,14 +53,15 @@ def build(
     captured: Captured,
     settings: Settings,
     inputs: Sequence[Tensor],
-    eager: Callable[[], Sequence[Tensor]],
+    eager: Callable[..., Sequence[Tensor]],
     again: Callable[[], Captured],
     stats: dict[str, Any],
     progress: Progress,
 ) -> Specialization:
     """Return ``captured`` optimized, scheduled for ``inputs`` and checked as ``settings`` ask.
 
-    ``eager`` gives the model's own results on ``inputs``, ``again`` captures it once more. Figures
+    ``eager`` gives the model's own results on ``inputs`` (or on the arguments and keywords it is
+    given), ``again`` captures it once more. Figures
     go to ``stats``. A static program keeps no weights but the packed ones: the constants of
     ``captured`` are released.
 
@@ -69,12 +71,14 @@ def build(
     made = {"threads": settings.threads, "precision": settings.precision}
     cache = CompileCache(enabled=None if settings.cache else False)
     key = dropped = ""
+    replayed = Replay(settings.pipeline, again, eager)
     if settings.cache and settings.verify in ("final", "off"):
         with _timed(stats, "lookup_s"):
             key = stored.key_of(captured, (settings.pipeline, *made.values(), settings.tune_s > 0))
             replay = functools.cache(lambda: tuple(_optimized(again(), settings, ())[1].steps))
             spec, dropped = stored.load(cache, key, captured, inputs, stages=replay, **made)
         if spec is not None:
+            spec.replay = replayed
             return _finished(spec, inputs, stats, cached=True)
     progress("optimizing")
     with _timed(stats, "passes_s"):
@@ -84,6 +88,7 @@ def build(
         function=function,
         stages=lambda: tuple(recorder.steps),
         remarks=[*captured.remarks, *recorder.remarks],
+        replay=replayed,
         **made,
     )
     if dropped:

@@ -38,6 +38,9 @@ class Cse(Pass):
             if new and not new.keys().isdisjoint(op.operands):
                 operands = tuple(new.get(v, v) for v in op.operands)
                 op = Op(op.kind, operands, op.results, op.origin)
+            if trace.spent:
+                kept.append(op)
+                continue
             first = seen.setdefault(_key(op), op)
             if first is op or _types(first) != _types(op):
                 kept.append(op)

@@ -66,10 +66,12 @@ class _Folder:
         self.waiting: dict[Value, tuple[Op, Affine]] = {}
 
     def op(self, op: Op) -> None:
-        if isinstance(op.kind, BatchNorm):
-            self.norm(op)
-        elif op.operands and op.operands[0] in self.waiting:
+        if op.operands and op.operands[0] in self.waiting:
             self.before(op, *self.waiting.pop(op.operands[0]))
+        elif self.trace.spent:
+            self.new.keep(op)
+        elif isinstance(op.kind, BatchNorm):
+            self.norm(op)
         elif not (isinstance(op.kind, Mul) and self.scale(op)):
             if isinstance(op.kind, TorchOp) and "batch_norm" in op.kind.target:
                 self.of_batch(op)

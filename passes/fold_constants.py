@@ -66,7 +66,7 @@ class _Folding:
         if isinstance(op.kind, Expand) and op.operands[0] in self.source:
             self.source[op.result] = (*self.source[op.operands[0]], op)
             return (op,)  # never written out, but known to its readers
-        if not self.foldable(op):
+        if self.trace.spent or not self.foldable(op):
             return (op,)
         try:
             consts = self.evaluate(op)

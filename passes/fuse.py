@@ -81,7 +81,7 @@ class _Groups:
         ops: list[Op] = []
         for g in self.quotient.groups():
             members = self.quotient.ops(g)
-            if g not in self.pattern:
+            if g not in self.pattern or trace.spent:
                 ops.extend(members)
                 continue
             outputs = outputs_of(members, fn, returned)

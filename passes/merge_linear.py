@@ -138,7 +138,7 @@ def _consecutive(fn: Function, trace: Trace) -> Function:
     new = Rebuild(fn)
     for op in fn.ops:
         first = new.maker(op.operands[0]) if isinstance(op.kind, (Linear, Conv)) else None
-        if first is None or type(first.kind) is not type(op.kind):
+        if first is None or type(first.kind) is not type(op.kind) or trace.spent:
             new.keep(op)
             continue
         reason = _misfit(first, op, new)

@@ -176,6 +176,13 @@ class Captured:
         return tuple(given[n] for n in self.arg_names[:count]), {n: given[n] for n in names}
 
 
+def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and keyword arguments that example inputs stand for."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), {}
+
+
 def _holds_size(spec: pytree.TreeSpec) -> bool:
     return spec.type is torch.Size or any(map(_holds_size, spec.children()))
 

@@ -99,6 +99,8 @@ class _Sweep:
     def rewrite_last(self) -> None:
         """Rewrite the op just appended, and what replaces it, while rules fire."""
         for _ in range(_CHAIN):
+            if self.trace.spent:
+                return
             op = self.b.ops[-1]
             rules = self.index.get(type(op.kind), ())
             if not any(self.apply(rule, op) for rule in rules) or not self.b.ops:

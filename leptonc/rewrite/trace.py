@@ -56,9 +56,15 @@ class Remark(Painted):
 
 @dataclass
 class Trace:
-    """Collects the remarks of one run of one pass; equal remarks are kept once."""
+    """Collects the remarks of one run of one pass; equal remarks are kept once.
+
+    With a ``limit`` the pass stops after that many rewrites and leaves the rest as it is: what it
+    did last is then the only difference to a run with a limit of one less. Passes that cannot stop
+    midway (layout, partition) ignore it.
+    """
 
     pass_: str = ""
+    limit: int | None = None
     fired: Counter[str] = field(default_factory=Counter[str])
     _remarks: dict[Remark, None] = field(default_factory=dict[Remark, None])
 
@@ -66,6 +72,11 @@ class Trace:
     def remarks(self) -> tuple[Remark, ...]:
         """The remarks, in the order they were made."""
         return tuple(self._remarks)
+
+    @property
+    def spent(self) -> bool:
+        """Whether the limit is reached: no further rewrite may be applied."""
+        return self.limit is not None and self.fired.total() >= self.limit
 
     def applied(self, op: Op | str, reason: str, rule: str = "") -> None:
         """Record that ``op`` was rewritten."""
