@@ -1,4 +1,4 @@
-"""The ``leptonc`` command: compile, explore, profile, ir, passes, doctor, bench."""
+"""The ``leptonc`` command: compile, explore, profile, bisect, ir, passes, doctor, bench."""
 
 from __future__ import annotations
 
@@ -160,6 +160,44 @@ def profile(
 
 
 @app.command()
+def bisect(
+    model: Model,
+    input: Annotated[
+        list[str] | None,
+        typer.Option("--input", help="inputs.pt, .npz, .npy or .safetensors, or a shape as above"),
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="MODULE:CALLABLE that judges outputs, more is better")
+    ] = None,
+    drop: Annotated[float, typer.Option(help="how much lower the metric may be")] = 0.0,
+    pipeline: Pipeline = "O2",
+    threads: Threads = None,
+    precision: Precision = "fp32",
+    tune: Tune = None,
+    write: Annotated[Path | None, typer.Option(help="write the test to this file")] = None,
+) -> None:
+    """Find the pass, rule or unit that makes a compiled model's result differ; 1 if there is one.
+
+    The model is compiled without checks and without the cache, and run beside eager on the inputs.
+    """
+    _writable("--write", write)
+    judge = None if metric is None else _named_in(metric)
+    files = importlib.import_module("leptonc.bisect.files")
+    made, inputs = _model(model), files.read_all(input, _inputs)
+    net = importlib.import_module("leptonc").compile(
+        made, inputs, pipeline=pipeline, threads=threads, precision=precision, tune=tune,
+        verify="off", cache=False,
+    )  # fmt: skip
+    verdict = net.bisect(inputs, judge, drop)
+    Console().print(str(verdict), highlight=False, markup=False, soft_wrap=True, end="")
+    if write is not None and verdict.test:
+        verdict.write(write)
+        print(f"test: {write}")
+    if verdict.guilty:
+        raise typer.Exit(1)
+
+
+@app.command()
 def ir(
     model: Model,
     input: Inputs = None,
@@ -264,6 +302,14 @@ def _until(pipeline: str, after: str | None) -> str:
 
 def _model(spec: str) -> Any:
     """Return the model that ``MODULE:CALLABLE`` makes (or is), in evaluation mode."""
+    found = _named_in(spec)
+    torch = importlib.import_module("torch")
+    model = found if isinstance(found, torch.nn.Module) else _made(found, spec)
+    return model.eval()
+
+
+def _named_in(spec: str) -> Any:
+    """Return what ``MODULE:NAME`` names."""
     where, _, name = spec.partition(":")
     if not where or not name:
         raise LeptoncError(f"{spec!r}: expected MODULE:CALLABLE, e.g. torchvision.models:resnet18")
@@ -273,9 +319,7 @@ def _model(spec: str) -> Any:
         if not hasattr(found, part):
             _no_such_name(where, name, found, part)
         found = getattr(found, part)
-    torch = importlib.import_module("torch")
-    model = found if isinstance(found, torch.nn.Module) else _made(found, spec)
-    return model.eval()
+    return found
 
 
 def _module(where: str, name: str) -> Any:

@@ -5,6 +5,7 @@ A test file that bisect writes holds one ``Case`` and asserts that it has no ``p
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -147,17 +148,18 @@ def file_text(case: Case, about: Sequence[str], name: str) -> str:
     constants = "".join(f'        "{k}": {text_of(t)},\n' for k, t in case.constants.items())
     inputs = "".join(f"        {text_of(t)},\n" for t in case.inputs)
     makers = [m for m in _MAKERS if f"{m}(" in constants + inputs]
-    fields = f"    precision={case.precision!r},\n"
-    fields += f"    passes={case.passes!r},\n" if case.passes else f"    threads={case.threads},\n"
+    held = f"{{\n{constants}    }}" if constants else "{}"
+    fields = f'    precision="{case.precision}",\n'
+    fields += f'    passes="{case.passes}",\n' if case.passes else f"    threads={case.threads},\n"
     if case.answers:
-        fields += f"    answers={dict(case.answers)!r},\n"
+        fields += f"    answers={json.dumps(dict(case.answers))},\n"
     lines = "\n".join(about).replace("\\", "/").replace('"""', "'''")
     imports = f"from leptonc.bisect.data import {', '.join(makers)}\n" if makers else ""
     return (
         f'"""{lines}\n"""\n\n'
         f"from leptonc.bisect.case import Case\n{imports}\n"
         f"CASE = Case(\n    ir={_quoted(case.ir)},\n"
-        f"    constants={{\n{constants}    }},\n    inputs=(\n{inputs}    ),\n{fields})\n\n\n"
+        f"    constants={held},\n    inputs=(\n{inputs}    ),\n{fields})\n\n\n"
         f"def test_{name}() -> None:\n    assert CASE.problem() is None\n"
     )
 

@@ -71,6 +71,7 @@ def test_a_rule_with_a_wrong_axis(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     with monkeypatch.context() as patch:
         break_rule(patch)
         verdict = compiled(model, TOKENS).bisect(TOKENS)
+        print(verdict, verdict.test)
         assert verdict.found == "pass" and verdict.guilty
         assert verdict.pass_ == "recognize"
         assert verdict.rule == "softmax"
@@ -97,6 +98,7 @@ def test_a_fold_that_drops_eps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
             lambda kind, consts: real(dataclasses.replace(kind, eps=0.0), consts),
         )  # fmt: skip
         verdict = compiled(model, IMAGE).bisect(IMAGE)
+        print(verdict, verdict.test)
         assert (verdict.found, verdict.pass_) == ("pass", "fold-batchnorm")
         assert verdict.application == (1, 7)
         assert "batch_norm" in verdict.op and "stem.1" in verdict.origin.module
@@ -147,7 +149,7 @@ def test_a_unit_that_is_lowered_wrong(
     with monkeypatch.context() as patch:
         fault(patch)
         verdict = compiled(model, IMAGE).bisect(IMAGE)
-        print(verdict)
+        print(verdict, verdict.test)
         assert verdict.found == "unit", verdict
         assert unit in verdict.unit
         assert module in verdict.origin.module
