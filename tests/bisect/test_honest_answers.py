@@ -119,12 +119,11 @@ def test_a_metric_that_drops_names_the_pass(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     model = transformer()
-    want = model(TOKENS).argmax(-1)
+    want = model(TOKENS).detach()
 
     def score(logits: Tensor) -> float:
-        return -float((logits - model(TOKENS)).abs().max()) if logits.shape[-1] == 7 else 0.0
+        return -float((logits - want).abs().max())
 
-    assert want.shape == (2, 6)
     with monkeypatch.context() as patch:
         break_rule(patch)
         verdict = compiled(model, TOKENS).bisect(TOKENS, score, 1e-3)
@@ -139,7 +138,7 @@ def test_a_metric_that_drops_names_the_unit(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     model = cnn()
-    want = model(IMAGE)
+    want = model(IMAGE).detach()
 
     def near(p: Tensor) -> float:
         return -float((p - want).abs().max())

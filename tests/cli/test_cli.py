@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -99,6 +100,9 @@ def test_version() -> None:
         (("explore", "{net}:Net", "--input", "1x4", "-o", "/no/dir/a.html"), "no directory"),
         (("explore", "{net}:Net", "--input", "1x4", "-o", "a.pdf"), "ends in .html, .json, .dot"),
         (("profile", "{net}:Net", "--input", "1x4", "--trace", "/no/dir/a.json"), "no directory"),
+        (("bisect", "{net}:Net", "--input", "nowhere.pt"), "there is no file nowhere.pt"),
+        (("bisect", "{net}:Net", "--input", "1x4", "--write", "/no/dir/t.py"), "no directory"),
+        (("bisect", "{net}:Net", "--input", "1x4", "--metric", "{net}:No"), "has no 'No'"),
         (("bench", "--suite", "huge"), "unknown suite 'huge'"),
         (("bench", "--threads", "two"), "--threads two: expected whole numbers"),
         (("bench", "--peers", "tvm"), "unknown peer 'tvm'"),
@@ -149,3 +153,34 @@ def test_profile_prints_a_table_and_writes_figures(net: str, tmp_path: Path) -> 
     assert "of the measured peak" in text and "by kernel" in text and "trace: " in text
     assert json.loads(figures.read_text())["inputs"] == ["f32[2,4]"]
     assert {e["ph"] for e in json.loads(timeline.read_text())["traceEvents"]} == {"M", "X"}
+
+
+@pytest.mark.numba
+def test_bisect_of_a_right_model(net: str, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    torch.save(torch.randn(2, 4), tmp_path / "x.pt")
+    test = tmp_path / "test_found.py"
+    text = run("bisect", f"{net}:READY", "--input", str(tmp_path / "x.pt"), "--write", str(test))
+    assert "nothing" in text and not test.exists()
+    assert "nothing" in run("bisect", f"{net}:READY", "--input", "2x4")
+
+
+@pytest.mark.numba
+def test_bisect_of_a_wrong_model_writes_a_test_and_exits_with_1(
+    net: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from leptonc.ir.kinds.unary import Neg
+    from leptonc.passes import simplify
+    from leptonc.passes.rules.build import emit
+
+    rules = tuple(
+        dataclasses.replace(r, rhs=emit(Neg(), "x")) if r.name == "mul-one" else r
+        for r in simplify.ALWAYS
+    )
+    monkeypatch.setattr(simplify, "ALWAYS", rules)
+    test = tmp_path / "test_found.py"
+    arguments = ["bisect", f"{net}:READY", "--input", "2x4", "--write", str(test)]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 1 and f"test: {test}" in done.output
+    assert "mul-one, application 1 of 1" in done.output and "(net.py:" in done.output
+    assert "CASE.problem() is None" in test.read_text()
