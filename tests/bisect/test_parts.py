@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -213,7 +214,7 @@ def test_a_guilty_pass_has_a_right_input_and_a_wrong_result(wrong: list[bool]) -
     bad = {id(f) for f, w in zip(fns[1:], wrong, strict=True) if w}
     steps = [
         Step(i, pipeline("dce")[0], a, b, 0.0, (), {})
-        for i, (a, b) in enumerate(zip(fns, fns[1:], strict=False))
+        for i, (a, b) in enumerate(pairwise(fns))
     ]
     at: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
