@@ -30,6 +30,8 @@ T = TypeVar("T")
 Program = tuple[Function, tuple[Tensor, ...]]  # a function and its inputs
 Fails = Callable[[Function, Sequence[Tensor]], bool]
 _RADII = (0, 1, 2, 3, 4, 6, 8, 12, 16)
+# What a program that was cut too far may raise, in a pass, a lowering or torch.
+_REFUSALS = (LeptoncError, RuntimeError, ValueError, TypeError, AssertionError, LookupError)
 _TRIES = 300  # programs tried in each way to shrink
 
 
@@ -67,7 +69,7 @@ class Shrinker:
         """Return whether a program still shows the fault."""
         try:
             return self.fails(fn, inputs)
-        except (LeptoncError, RuntimeError, ValueError, TypeError, AssertionError, IndexError):
+        except _REFUSALS:
             return False  # it says something else, or nothing at all
 
     def region(self, fn: Function, inputs: Sequence[Tensor], guilty: Op | None) -> Program | None:
@@ -137,7 +139,7 @@ class Shrinker:
             for new in _smaller(old):
                 try:
                     fn = resized(program[0], old, new)
-                except (LeptoncError, RuntimeError, ValueError, TypeError, AssertionError):
+                except _REFUSALS:
                     continue
                 inputs = tuple(narrowed(t, old, new) for t in program[1])
                 if self.holds(fn, inputs):

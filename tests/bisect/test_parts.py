@@ -213,8 +213,7 @@ def test_a_guilty_pass_has_a_right_input_and_a_wrong_result(wrong: list[bool]) -
     fns = [FN, *(dataclasses.replace(FN) for _ in wrong)]
     bad = {id(f) for f, w in zip(fns[1:], wrong, strict=True) if w}
     steps = [
-        Step(i, pipeline("dce")[0], a, b, 0.0, (), {})
-        for i, (a, b) in enumerate(pairwise(fns))
+        Step(i, pipeline("dce")[0], a, b, 0.0, (), {}) for i, (a, b) in enumerate(pairwise(fns))
     ]
     at: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
