@@ -16,7 +16,10 @@ BENCH8 ?= --suite tiny,cnn,encoder --threads 1,2 --batch 8 --seconds 2 --peers o
   --only mlp,conv3,lstm_cell,mnist_net,resnet18,resnet50,mobilenet_v2,efficientnet_b0,$\
   efficientnet_lite0,densenet121,inception_v3,convnext_tiny,minilm_16,minilm_128,distilbert_16
 
-.PHONY: install demo test test-deep bench bench-readme notebooks lint clean
+# Which faults `make mutation` judges (a pattern for name, layer or kind); FRESH=--fresh: all again.
+ONLY ?= .
+
+.PHONY: install demo test test-deep mutation bench bench-readme notebooks lint clean
 
 install: $(STAMP)
 
@@ -36,6 +39,10 @@ test: install
 
 test-deep: install
 	HYPOTHESIS_PROFILE=deep $(BIN)/python -m pytest
+
+# Seeds faults in copies of the checkout and writes docs/mutation.md; goes on where it was stopped.
+mutation: install
+	PYTHONPATH=tests $(BIN)/python -m mutation.run --only '$(ONLY)' $(FRESH)
 
 # torchvision without its dependencies: they would pull in another build of torch.
 $(PEERS): $(STAMP)

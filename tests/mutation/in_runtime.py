@@ -1,0 +1,92 @@
+"""mutation > in_runtime: faults in planner, executor, caches and calls.
+
+Where no unit and no pass is guilty, ``names`` is what a self-check could still say: the memory
+plan, the schedule. Where a compile cannot see the fault at all (a call with other arguments, a
+second compile), there are no models.
+"""
+
+from __future__ import annotations
+
+from mutation.fault import Fault
+
+_NUMBA = "backends/numba_cpu"
+_TESTS = "tests/backends/numba_cpu"
+_PLAN = (r"schedule|arena|memory|buffer|overlap",)
+
+
+def _planner(
+    name: str, file: str, category: str, before: str, after: str, tests: tuple[str, ...],
+    *models: str, names: tuple[str, ...] = _PLAN, threads: int = 1,
+) -> Fault:  # fmt: skip
+    path = f"{_NUMBA}/{file}.py"
+    return Fault(name, "planner", category, path, before, after, tests, models, names, threads)
+
+
+def _runtime(
+    name: str, file: str, category: str, before: str, after: str, tests: tuple[str, ...]
+) -> Fault:
+    return Fault(name, "runtime", category, file, before, after, tests, (), ())
+
+
+FAULTS: tuple[Fault, ...] = (
+    _planner("live-at-first-step-only", "memory", "arena overlap",
+             "for t in steps:\n                self.live", "for t in steps[:1]:\n                "
+             "self.live", (f"{_TESTS}/test_memory.py",), "residual_around"),
+    _planner("gap-too-small", "memory", "arena overlap",
+             "if gap >= size and (best < 0", "if gap > 0 and (best < 0",
+             (f"{_TESTS}/test_memory.py",), "residual_around", "three_sizes"),
+    _planner("lifetime-ends-at-first-read", "scheduler", "stale buffer",
+             "first.setdefault(b, i)\n                last[b] = i",
+             "first.setdefault(b, i)\n                last.setdefault(b, i)",
+             (f"{_TESTS}/test_batch.py", "tests/test_api.py"), "residual_around"),
+    _planner("joined-parts-on-top", "joined", "wrong offset",
+             "view.slice(join.axis, at, at + size)", "view.slice(join.axis, 0, size)",
+             (f"{_TESTS}/test_joined.py",), "concat_of_convs"),
+    _planner("batch-part-twice", "scheduler", "off-by-one band",
+             "return view.slice(0, index * size, (index + 1) * size)",
+             "return view.slice(0, max(index - 1, 0) * size, max(index, 1) * size)",
+             (f"{_TESTS}/test_batch.py",), "large_batch"),
+    _planner("sliced-along-other-axis", "sliceable", "wrong axis",
+             "if 0 in (axes if isinstance(axes, tuple) else (axes,)):",
+             "if -1 in (axes if isinstance(axes, tuple) else (axes,)):",
+             (f"{_TESTS}/test_batch.py",), "large_batch_softmax", names=(r"guilty",)),
+    _planner("scratch-of-thread-zero", "emit", "scratch shared between threads",
+             'return "_"', 'return "0"', (f"{_TESTS}/test_assemble.py",), "large_products",
+             names=(r"guilty", *_PLAN), threads=2),
+    _planner("no-barrier", "context", "missing barrier",
+             "if found and before & native.NO_BARRIER and len(made) <= room:",
+             "if found and len(made) <= room:", (f"{_TESTS}/test_executor.py",),
+             "large_products", threads=2),
+    _planner("strict-takes-winograd", "lower/conv_choice", "precision setting ignored",
+             'if precision != "strict" and _winograd_fits(shape):', "if _winograd_fits(shape):",
+             (f"{_TESTS}/test_conv_choice.py",), names=()),
+    _planner("winograd-of-dilated", "lower/conv_choice", "dead guard",
+             "        and s.dilation == (1, 1)\n", "", (f"{_TESTS}/test_conv_choice.py",),
+             "dilated_wide_conv", names=(r"guilty",)),
+    _runtime("key-forgets-settings", "leptonc/stored.py", "wrong cache key",
+             "return cache_key(dump(captured.function), *parts, torch",
+             "return cache_key(dump(captured.function), torch", ("tests/test_api.py",)),
+    _runtime("key-forgets-weights", "leptonc/stored.py", "stale cache",
+             "return cache_key(dump(captured.function), *parts",
+             "return cache_key(len(captured.function.ops), *parts",
+             ("tests/test_api.py", "tests/test_weights.py")),
+    _runtime("entry-digest-ignored", "leptonc/runtime/cache.py", "stale cache",
+             "if hashlib.sha256(raw).hexdigest() != digest:", "if not raw:",
+             ("tests/runtime/test_cache.py",)),
+    _runtime("size-bound-ignored", "leptonc/ir/specialize.py", "wrong dynamic size bound",
+             "if n < d.min or (d.max is not None and n > d.max):", "if n < d.min:",
+             ("tests/ir/test_specialize.py",)),
+    _runtime("input-not-contiguous", "leptonc/compiled.py", "input alias",
+             "return t.detach().resolve_conj().resolve_neg().contiguous()",
+             "return t.detach().resolve_conj().resolve_neg()", ("tests/test_api.py",)),
+    _runtime("road-takes-strided", "leptonc/road.py", "wrong stride",
+             'f" or {name}.requires_grad or not {name}.is_contiguous()"',
+             'f" or {name}.requires_grad"', ("tests/test_road.py",)),
+    _runtime("mutation-alias-ignored", "leptonc/capture/alias.py", "input alias",
+             "self.order[n] < here < self.last_use[n] and self.same[n] is not me",
+             "here < self.order[n] < self.last_use[n] and self.same[n] is not me",
+             ("tests/capture/test_refusals.py", "tests/capture/test_nets.py")),
+    _runtime("quota-rounds-up", "leptonc/runtime/governor.py", "wrong thread share",
+             "whole = max(1, math.floor(quota.cores + _ROUNDING))",
+             "whole = max(1, math.ceil(quota.cores))", ("tests/runtime/test_governor.py",)),
+)  # fmt: skip
