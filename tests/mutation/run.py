@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--kernels", type=Path, default=None, help="cache to start from")
     parser.add_argument("--json", type=Path, default=ROOT / "docs" / "mutation.json")
     args = parser.parse_args(argv)
-    rows = _rows(args.json)
+    rows = _rows(args.json) | _unwritten(args.work)
     wanted = [
         f.name for f in FAULTS
         if re.search(args.only, f"{f.name} {f.layer} {f.category}")
@@ -48,16 +48,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]  # fmt: skip
     works = [args.work / str(i) for i in range(max(1, min(args.workers, len(wanted))))]
     if wanted:
+        args.json.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
         for work in works:
             _prepare(work, args.kernels)
         prefix, turn = shlex.split(args.prefix), [str(args.turn), str(int(not args.narrow))]
         with ThreadPoolExecutor(len(works)) as pool:
             shares = [wanted[i :: len(works)] for i in range(len(works))]
             list(pool.map(lambda w, s: _work(w, s, prefix, turn), works, shares))
-    for work in works:
-        for line in _lines(work / "results.jsonl"):
-            row = json.loads(line)
-            rows[row["name"]] = row
+    rows |= _unwritten(args.work)
     known = {f.name for f in FAULTS}
     kept = [rows[f.name] for f in FAULTS if f.name in rows and rows[f.name]["name"] in known]
     args.json.write_text(json.dumps(kept, indent=1) + "\n")
@@ -66,6 +64,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _rows(path: Path) -> dict[str, dict[str, Any]]:
     return {r["name"]: r for r in json.loads(path.read_text())} if path.exists() else {}
+
+
+def _unwritten(work: Path) -> dict[str, dict[str, Any]]:
+    """Return the rows that workers left, of a run that was interrupted too."""
+    found = (json.loads(x) for p in work.glob("*/results.jsonl") for x in _lines(p))
+    return {r["name"]: r for r in found}
 
 
 def _stale(row: dict[str, Any] | None, fault: Fault, broad: bool) -> bool:

@@ -101,6 +101,7 @@ def _tests(selection: Sequence[str], seconds: float, profile: str = "dev") -> st
 
 
 def _pytest(selection: Sequence[str], profile: str) -> str:
+    import hypothesis
     import pytest
 
     os.environ["HYPOTHESIS_PROFILE"] = profile
@@ -108,6 +109,12 @@ def _pytest(selection: Sequence[str], profile: str) -> str:
     first: list[str] = []
 
     class Watch:
+        def pytest_sessionstart(self) -> None:
+            # Finding the smallest example takes longer than finding one, and nobody reads it.
+            phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+            hypothesis.settings.register_profile("mutation", hypothesis.settings(), phases=phases)
+            hypothesis.settings.load_profile("mutation")
+
         def pytest_runtest_logreport(self, report: Any) -> None:
             if report.failed:
                 first.append(report.nodeid)
