@@ -138,6 +138,20 @@ def _three_sizes(self: Call, x: Tensor) -> Tensor:
     return c + a.sum(1, keepdim=True) * b.mean(1, keepdim=True)
 
 
+def _cycle(x: Tensor) -> Tensor:
+    e = x.exp()
+    return e / e.sum(0, keepdim=True) + 1
+
+
+def _hourglass(self: Call, x: Tensor) -> Tensor:
+    a = torch.relu(self.get_submodule("one")(x))
+    b = torch.relu(self.get_submodule("two")(F.max_pool2d(a, 2)))
+    c = torch.relu(self.get_submodule("three")(F.max_pool2d(b, 2)))
+    up = F.interpolate(torch.sigmoid(c), scale_factor=2.0)
+    wide = F.interpolate(torch.cat([up, b], 1), scale_factor=2.0)
+    return torch.cat([wide, a], 1) * torch.tanh(x.mean(1, keepdim=True))
+
+
 def _conv_bn() -> nn.Module:
     return nn.Sequential(nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6, eps=0.1))
 
@@ -248,6 +262,8 @@ MODELS: dict[str, Model] = {
     "bn_two_readers": _with(
         _bn_two_readers, lambda: {"conv": nn.Conv2d(4, 6, 3), "bn": nn.BatchNorm2d(6)}, _IMAGE
     ),
+    "bn_alone": _net(lambda: nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4), nn.ReLU()), _IMAGE),
+    "cycle": _of(_cycle, (3, 7)),
     "same_ends": _with(_same_ends, dict, (3, 4)),
     "both_differences": _of(lambda x, y: (x - y) * 2 + torch.exp(y - x), (3, 7), (3, 7)),
     "two_clamps": _of(lambda x: torch.clamp(x, -1, 0.2) + 2 * torch.clamp(x, -0.3, 1), (3, 7)),
@@ -265,11 +281,8 @@ MODELS: dict[str, Model] = {
         _IMAGE,
     ),
     "conv_rotated": _with(_conv_rotated, lambda: {"conv": nn.Conv2d(4, 6, 3)}, _IMAGE),
-    "conv_mean": _with(
-        lambda self, x: torch.relu(self.conv(x).mean(2)), lambda: {"conv": nn.Conv2d(4, 6, 3)},
-        _IMAGE,
-    ),
     "residual_around": _with(_residual_around, lambda: _convs(8, 8, 8, 8), (1, 8, 12, 12)),
+    "hourglass": _with(_hourglass, lambda: _convs(5, 6, 12, 20), (1, 5, 24, 20)),
     "three_sizes": _with(_three_sizes, lambda: _convs(4, 16, 3, 9), (1, 4, 12, 12)),
     "dead_operand": _of(_dead_operand, (3, 7), (3, 7)),
     # lowering
@@ -316,10 +329,11 @@ MODELS: dict[str, Model] = {
     "causal_attention": _of(
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), *_HEADS
     ),
-    "inverse_root": _of(lambda x: (x * x + 1) ** -0.5, (3, 7)),
+    "inverse_square": _of(lambda x: (x.abs() + 1) ** -2, (3, 7)),
     "lstm": _with(
-        lambda self, x: self.lstm(x)[0],
-        lambda: {"lstm": nn.LSTM(12, 20, num_layers=2, bidirectional=True)}, (5, 2, 12),
+        lambda self, x, h, c: self.lstm(x, (h, c))[0],
+        lambda: {"lstm": nn.LSTM(12, 20, num_layers=2, bidirectional=True)},
+        (5, 2, 12), (4, 2, 20), (4, 2, 20),
     ),
     "gru": _with(lambda self, x: self.gru(x)[0], lambda: {"gru": nn.GRU(12, 20)}, (5, 2, 12)),
     # kernels
