@@ -84,7 +84,7 @@ FAULTS: tuple[Fault, ...] = (
              'f" or {name}.requires_grad"', ("tests/test_road.py",)),
     _runtime("mutation-alias-ignored", "leptonc/capture/alias.py", "input alias",
              "self.order[n] < here < self.last_use[n] and self.same[n] is not me",
-             "here < self.order[n] < self.last_use[n] and self.same[n] is not me",
+             "self.order[n] < here > self.last_use[n] and self.same[n] is not me",
              ("tests/capture/test_refusals.py", "tests/capture/test_nets.py")),
     _runtime("quota-rounds-up", "leptonc/runtime/governor.py", "wrong thread share",
              "whole = max(1, math.floor(quota.cores + _ROUNDING))",

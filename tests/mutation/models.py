@@ -117,7 +117,7 @@ def _band_mask(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _masked(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=3 * q[..., :6] * k[..., :6])
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=3 * q * k)
 
 
 def _grouped(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -325,7 +325,7 @@ MODELS: dict[str, Model] = {
     ),
     "max_pool": Model(lambda: nn.MaxPool2d(3, 2, 1), (), _negative),
     "grouped_attention": _of(_grouped, (1, 4, 6, 8), (1, 2, 6, 8), (1, 2, 6, 8)),
-    "masked_attention": _of(_masked, *_HEADS),
+    "masked_attention": _of(_masked, *((1, 4, 40, 40),) * 3),
     "causal_attention": _of(
         lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), *_HEADS
     ),
@@ -341,7 +341,9 @@ MODELS: dict[str, Model] = {
     "row_maxima": Model(lambda: Call(lambda _, x: x.amax(-1)), (), _with_nan),
     "deep_linear": _net(lambda: nn.Sequential(nn.Linear(4096, 24), nn.ReLU()), (9, 4096)),
     "inverted_residual": _net(_inverted, (2, 24, 56, 56)),
-    "embedding": Model(lambda: nn.Embedding(50, 33), (), _tokens),
+    "embedding": Model(
+        lambda: nn.Sequential(nn.Embedding(50, 129), nn.Linear(129, 256)), (), _tokens
+    ),
     # planner
     "concat_of_convs": _with(
         _concat_of_convs,

@@ -1,7 +1,7 @@
 """mutation > run: every fault in copies of the checkout, two at a time; then the table.
 
-``python -m mutation.run [--only PATTERN] [--fresh] [--workers 2] [--narrow] ...``. An
-interrupted run continues: faults that have a row are not judged again, unless they changed.
+``python -m mutation.run [--only PATTERN] [--fresh] [--tests own] ...``. An interrupted run
+continues: faults that have a row are not judged again, unless they changed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="mutation.run")
     parser.add_argument("--only", default="", help="regular expression: name, layer or category")
     parser.add_argument("--fresh", action="store_true", help="judge again what has a row")
-    parser.add_argument("--narrow", action="store_true", help="a fault's own tests only")
+    parser.add_argument(
+        "--tests", choices=("own", "all", "none"), default="all",
+        help="a fault's own tests, broader ones too, or the self-check alone",
+    )  # fmt: skip
     parser.add_argument("--turn", type=float, default=150.0, help="seconds of a worker process")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "mutation")
@@ -40,22 +43,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--kernels", type=Path, default=None, help="cache to start from")
     parser.add_argument("--json", type=Path, default=ROOT / "docs" / "mutation.json")
     args = parser.parse_args(argv)
-    rows = _rows(args.json) | _unwritten(args.work)
+    rows = _merged(_rows(args.json), _unwritten(args.work))
     wanted = [
         f.name for f in FAULTS
         if re.search(args.only, f"{f.name} {f.layer} {f.category}")
-        and (args.fresh or _stale(rows.get(f.name), f, not args.narrow))
+        and (args.fresh or _stale(rows.get(f.name), f, args.tests))
     ]  # fmt: skip
     works = [args.work / str(i) for i in range(max(1, min(args.workers, len(wanted))))]
     if wanted:
         args.json.write_text(json.dumps(list(rows.values()), indent=1) + "\n")
         for work in works:
             _prepare(work, args.kernels)
-        prefix, turn = shlex.split(args.prefix), [str(args.turn), str(int(not args.narrow))]
+        prefix, turn = shlex.split(args.prefix), [str(args.turn), args.tests]
         with ThreadPoolExecutor(len(works)) as pool:
             shares = [wanted[i :: len(works)] for i in range(len(works))]
             list(pool.map(lambda w, s: _work(w, s, prefix, turn), works, shares))
-    rows |= _unwritten(args.work)
+    rows = _merged(rows, _unwritten(args.work))
     known = {f.name for f in FAULTS}
     kept = [rows[f.name] for f in FAULTS if f.name in rows and rows[f.name]["name"] in known]
     args.json.write_text(json.dumps(kept, indent=1) + "\n")
@@ -72,11 +75,24 @@ def _unwritten(work: Path) -> dict[str, dict[str, Any]]:
     return {r["name"]: r for r in found}
 
 
-def _stale(row: dict[str, Any] | None, fault: Fault, broad: bool) -> bool:
+def _merged(
+    old: dict[str, dict[str, Any]], new: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """Return all rows, the new ones first; what only the self-check judged keeps its tests."""
+    rows = dict(old)
+    for name, row in new.items():
+        if row["tests"] is None:
+            before = old.get(name, {"tests": "", "which": "own", "tests_s": 0.0})
+            row = row | {k: before[k] for k in ("tests", "which", "tests_s")}
+        rows[name] = row
+    return rows
+
+
+def _stale(row: dict[str, Any] | None, fault: Fault, tests: str) -> bool:
     """Return whether a fault must be judged (again)."""
     if row is None or row["digest"] != digest(fault):
         return True
-    return broad and not row["broad"] and not row["tests"]
+    return tests == "all" and row["which"] != "all" and not row["tests"]
 
 
 def _lines(path: Path) -> list[str]:

@@ -1,9 +1,9 @@
 """mutation > worker: seeds faults one after another in a tree of its own and sees who catches them.
 
-``python -m mutation.worker WORK SECONDS BROAD NAME...``: ``WORK/tree`` is a copy of the checkout,
-``WORK/cache`` its caches; with BROAD 0 only a fault's own tests run. One line of JSON a fault goes
-to ``WORK/results.jsonl``. No fault is begun after SECONDS; who started the worker starts it again
-for what is left.
+``python -m mutation.worker WORK SECONDS TESTS NAME...``: ``WORK/tree`` is a copy of the checkout,
+``WORK/cache`` its caches. TESTS says which run: ``own`` (the fault's), ``all`` (broader ones too),
+``none`` (the self-check alone). One line of JSON a fault goes to ``WORK/results.jsonl``. No fault
+is begun after SECONDS; who started the worker starts it again for what is left.
 
 Torch is imported once. Tests and self-check run in forked processes, which load leptonc afresh:
 the tree differs from fault to fault.
@@ -35,7 +35,7 @@ PINNED = "return digest.hexdigest()[:24]\n\n\ndef kernel_dir"
 CHECK_S, TESTS_S, BROADER_S = 60.0, 60.0, 120.0
 
 
-def main(work: Path, seconds: float, broad: bool, names: Sequence[str]) -> None:
+def main(work: Path, seconds: float, tests: str, names: Sequence[str]) -> None:
     """Work through ``names``."""
     end = time.monotonic() + seconds
     tree = work / "tree"
@@ -46,12 +46,12 @@ def main(work: Path, seconds: float, broad: bool, names: Sequence[str]) -> None:
     for name in names:
         if time.monotonic() > end:
             return
-        row = judge(by_name[name], tree, broad)
+        row = judge(by_name[name], tree, tests)
         with (work / "results.jsonl").open("a") as out:
             out.write(json.dumps(row) + "\n")
 
 
-def judge(fault: Fault, tree: Path, broad: bool) -> dict[str, Any]:
+def judge(fault: Fault, tree: Path, tests: str) -> dict[str, Any]:
     """Seed ``fault``, ask self-check and tests, restore the tree; return the row of the table."""
     path = tree / fault.file
     text = path.read_text()
@@ -60,8 +60,8 @@ def judge(fault: Fault, tree: Path, broad: bool) -> dict[str, Any]:
         fault.apply(tree)
         self_check = _self_check(fault)
         checked = time.monotonic()
-        caught = _tests(fault.tests, TESTS_S)
-        if not caught and broad:
+        caught = None if tests == "none" else _tests(fault.tests, TESTS_S)
+        if caught == "" and tests == "all":
             # as `make test` runs them, with more examples
             caught = _tests(fault.tests, BROADER_S, "ci")
             caught = caught or _tests(BROADER[fault.layer], BROADER_S)
@@ -70,7 +70,7 @@ def judge(fault: Fault, tree: Path, broad: bool) -> dict[str, Any]:
     said = f"{self_check['noticed']} {self_check['said']}"
     named = bool(self_check["noticed"]) and any(re.search(n, said) for n in fault.names)
     return {
-        "name": fault.name, "digest": digest(fault), "tests": caught, "broad": broad, **self_check,
+        "name": fault.name, "digest": digest(fault), "tests": caught, "which": tests, **self_check,
         "named": named, "check_s": round(checked - started, 1),
         "tests_s": round(time.monotonic() - checked, 1),
     }  # fmt: skip
@@ -209,4 +209,4 @@ def _fingerprint() -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3] == "1", sys.argv[4:])
+    main(Path(sys.argv[1]), float(sys.argv[2]), sys.argv[3], sys.argv[4:])
