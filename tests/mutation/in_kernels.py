@@ -86,7 +86,7 @@ FAULTS: tuple[Fault, ...] = (
             "total = outer * count\n    for k in range(total * tid // nt, total * (tid + 1) // nt):"
             "\n        o, i = k // count, k % count\n        at = ldi64",
             "total = outer * count\n    for k in range(total // nt * tid, total // nt * (tid + 1)):"
-            "\n        o, i = k // count, k % count\n        at = ldi64", "gather",
+            "\n        o, i = k // count, k % count\n        at = ldi64", "gather_shares",
             "embedding", threads=2),
     _kernel("gru-gates-swapped", "recurrent", "swapped operands",
             "vadd(vmul(vsub(vsplat(1.0), z), u), vmul(z, old))",

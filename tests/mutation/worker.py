@@ -78,7 +78,8 @@ def judge(fault: Fault, tree: Path, tests: str) -> dict[str, Any]:
 
 def digest(fault: Fault) -> str:
     """Return what changes when the fault does."""
-    return repr((fault.file, fault.before, fault.after, fault.models, fault.names, fault.threads))
+    parts = (fault.before, fault.after, fault.tests, fault.models, fault.names, fault.threads)
+    return repr((fault.file, *parts))
 
 
 def _self_check(fault: Fault) -> dict[str, Any]:
