@@ -1,22 +1,20 @@
 """mutation > in_runtime: faults in planner, executor, caches and calls.
 
-Where no unit and no pass is guilty, ``names`` is what a self-check could still say: the memory
-plan, the schedule. Where a compile cannot see the fault at all (a call with other arguments, a
-second compile), there are no models.
+Where neither a unit nor a pass is guilty there is nothing to name. Where a compile cannot see the
+fault at all (a call with other arguments, a second compile), there are no models.
 """
 
 from __future__ import annotations
 
-from mutation.fault import Fault
+from mutation.fault import UNIT, Fault
 
 _NUMBA = "backends/numba_cpu"
 _TESTS = "tests/backends/numba_cpu"
-_PLAN = (r"schedule|arena|memory|buffer|overlap",)
 
 
 def _planner(
     name: str, file: str, category: str, before: str, after: str, tests: tuple[str, ...],
-    *models: str, names: tuple[str, ...] = _PLAN, threads: int = 1,
+    *models: str, names: tuple[str, ...] = (), threads: int = 1,
 ) -> Fault:  # fmt: skip
     path = f"{_NUMBA}/{file}.py"
     return Fault(name, "planner", category, path, before, after, tests, models, names, threads)
@@ -49,20 +47,20 @@ FAULTS: tuple[Fault, ...] = (
     _planner("sliced-along-other-axis", "sliceable", "wrong axis",
              "if 0 in (axes if isinstance(axes, tuple) else (axes,)):",
              "if -1 in (axes if isinstance(axes, tuple) else (axes,)):",
-             (f"{_TESTS}/test_batch.py",), "large_batch_softmax", names=(r"guilty",)),
+             (f"{_TESTS}/test_batch.py",), "large_batch_softmax", names=UNIT),
     _planner("scratch-of-thread-zero", "emit", "scratch shared between threads",
              'return "_"', 'return "0"', (f"{_TESTS}/test_assemble.py",), "large_products",
-             names=(r"guilty", *_PLAN), threads=2),
+             names=UNIT, threads=2),
     _planner("no-barrier", "context", "missing barrier",
              "if found and before & native.NO_BARRIER and len(made) <= room:",
              "if found and len(made) <= room:", (f"{_TESTS}/test_executor.py",),
              "large_products", threads=2),
     _planner("strict-takes-winograd", "lower/conv_choice", "precision setting ignored",
              'if precision != "strict" and _winograd_fits(shape):', "if _winograd_fits(shape):",
-             (f"{_TESTS}/test_conv_choice.py",), names=()),
+             (f"{_TESTS}/test_conv_choice.py",)),
     _planner("winograd-of-dilated", "lower/conv_choice", "dead guard",
              "        and s.dilation == (1, 1)\n", "", (f"{_TESTS}/test_conv_choice.py",),
-             "dilated_wide_conv", names=(r"guilty",)),
+             "dilated_wide_conv", names=UNIT),
     _runtime("key-forgets-settings", "leptonc/stored.py", "wrong cache key",
              "return cache_key(dump(captured.function), *parts, torch",
              "return cache_key(dump(captured.function), torch", ("tests/test_stored_keys.py",)),
