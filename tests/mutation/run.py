@@ -82,7 +82,7 @@ def _merged(
     rows = dict(old)
     for name, row in new.items():
         if row["tests"] is None:
-            before = old.get(name, {"tests": "", "which": "own", "tests_s": 0.0})
+            before = old.get(name, {"tests": "", "which": "none", "tests_s": 0.0})
             row = row | {k: before[k] for k in ("tests", "which", "tests_s")}
         rows[name] = row
     return rows
@@ -91,6 +91,8 @@ def _merged(
 def _stale(row: dict[str, Any] | None, fault: Fault, tests: str) -> bool:
     """Return whether a fault must be judged (again)."""
     if row is None or row["digest"] != digest(fault):
+        return True
+    if row["which"] == "none" != tests:
         return True
     return tests == "all" and row["which"] != "all" and not row["tests"]
 

@@ -32,7 +32,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], path: Path) -> str:
         f = faults[r["name"]]
         checked = (r["noticed"] or "—") if f.models else "none"
         named = ("yes" if r["named"] else "—") if f.models and f.names else "none"
-        cells = (r["name"], f.layer, f.category, _short(r["tests"]), checked, named)
+        cells = (r["name"], f.layer, f.category, _tests(r), checked, named)
         text += f"| {' | '.join(cells)} | {r['check_s']:.1f} | {r['tests_s']:.1f} |\n"
     text += _survivors(rows)
     path.write_text(text)
@@ -52,17 +52,22 @@ def totals(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _short(node: str) -> str:
-    return f"`{node.removeprefix('tests/')}`".replace("|", "/") if node else "—"
+def _tests(row: Mapping[str, Any]) -> str:
+    node = row["tests"].removeprefix("tests/").replace("|", "/")
+    return f"`{node}`" if node else "not run" if row["which"] == "none" else "—"
 
 
 def _survivors(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return a list of what neither caught, and what a compile let pass although it was wrong."""
-    lost = [r["name"] for r in rows if not (r["tests"] or r["noticed"])]
+    judged = [r for r in rows if r["which"] != "none"]
+    lost = [r["name"] for r in judged if not (r["tests"] or r["noticed"])]
+    waiting = [r["name"] for r in rows if r["which"] == "none"]
     blind = [r["name"] for r in rows if r["wrong"]]
     parts = []
     if lost:
         parts.append("Caught by nothing: " + ", ".join(lost) + ".")
+    if waiting:
+        parts.append("Their tests have not run yet: " + ", ".join(waiting) + ".")
     if blind:
         parts.append("The results were wrong and the self-check silent: " + ", ".join(blind) + ".")
     return "\n" + "\n\n".join(parts) + "\n" if parts else ""
