@@ -22,5 +22,6 @@ os.environ.setdefault("LEPTONC_TUNE", "0")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--update-lir``, which rewrites the expected outputs under ``tests/lir``."""
+    """Add ``--update-lir``, which rewrites outputs under ``tests/lir``, and ``--lir FILE``."""
     parser.addoption("--update-lir", action="store_true", help="rewrite tests/lir/**/*.lir")
+    parser.addoption("--lir", action="append", help="a counter-example that tests/properties runs")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from hypothesis import assume
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from leptonc.ir.kinds import binary, contract, data, norm, pointwise, reduce, sh
 from leptonc.ir.types import DType, TensorType
 from leptonc.meaning import const_of
 
+from .arrays import arrays
 from .operands import (
     ALL_DTYPES,
     DTYPES,
@@ -115,18 +115,27 @@ def _conv_attrs(draw: Draw, ts: Types) -> Kind:
         for d, p, k in zip(x.shape[2:], padding, w.shape[2:], strict=True)
     ]
     dilation = tuple(draw(st.integers(1, max(1, min(r, 2)))) for r in room)
-    return contract.Conv(stride, padding, dilation, x.shape[1] // w.shape[1])
+    after = () if draw(st.booleans()) else tuple(p + draw(st.integers(0, 1)) for p in padding)
+    return contract.Conv(stride, padding, dilation, x.shape[1] // w.shape[1], after)
 
 
 def _conv_transpose_attrs(draw: Draw, ts: Types) -> Kind:
-    n = ts[0].rank - 2
-    stride = tuple(draw(st.integers(1, 3)) for _ in range(n))
+    x, w, *bias = ts
+    n = x.rank - 2
+    stride, dilation = (tuple(draw(st.integers(1, hi)) for _ in range(n)) for hi in (3, 2))
     out_pad = tuple(draw(st.integers(0, s - 1)) for s in stride)
-    return contract.ConvTranspose(stride, (0,) * n, out_pad, (1,) * n, 1)
+    reach = [d * (k - 1) for d, k in zip(dilation, w.shape[2:], strict=True)]
+    padding = tuple(draw(st.integers(0, r // 2)) for r in reach)
+    even = [g for g in range(1, x.shape[1] + 1) if x.shape[1] % g == 0]
+    fits = [g for g in even if not bias or bias[0].shape[0] == w.shape[1] * g]
+    return contract.ConvTranspose(stride, padding, out_pad, dilation, draw(st.sampled_from(fits)))
 
 
 def _attention_attrs(draw: Draw, ts: Types) -> Kind:
-    return contract.Attention(draw(st.sampled_from([1.0, 0.5, 0.125])), draw(st.booleans()))
+    q, k = ts[:2]
+    shared = q.rank > 2 and (q.shape[-3] != k.shape[-3] or draw(st.booleans()))
+    scale = draw(st.sampled_from([1.0, 0.5, 0.125]))
+    return contract.Attention(scale, draw(st.booleans()), shared, draw(st.booleans()))
 
 
 def _norm_axes(draw: Draw, ts: Types) -> int:
@@ -147,7 +156,11 @@ def _window(draw: Draw, x: TensorType) -> tuple[tuple[int, ...], ...]:
 
 
 def _max_pool(draw: Draw, ts: Types) -> Kind:
-    return reduce.MaxPool(*_window(draw, ts[0]), draw(st.booleans()))
+    kernel, stride, padding = _window(draw, ts[0])
+    sizes = zip(ts[0].shape[-len(kernel) :], kernel, strict=True)
+    most = [(d - 1) // (k - 1) if k > 1 else 2 for d, k in sizes]
+    spread = () if draw(st.booleans()) else tuple(draw(st.integers(1, min(2, m))) for m in most)
+    return reduce.MaxPool(kernel, stride, padding, draw(st.booleans()), spread)
 
 
 def _avg_pool(draw: Draw, ts: Types) -> Kind:
@@ -168,7 +181,9 @@ def _interpolate(draw: Draw, ts: Types) -> Kind:
     modes = ["nearest", "nearest-exact", "linear"] + (["bicubic"] if n == 2 else [])
     mode = draw(st.sampled_from(modes))
     corners = draw(st.booleans()) and not mode.startswith("nearest")
-    return data.Interpolate(tuple(draw(st.integers(1, 6)) for _ in range(n)), mode, corners)
+    size = tuple(draw(st.integers(1, 6)) for _ in range(n))
+    scales = tuple(s / d for s, d in zip(size, ts[0].shape[2:], strict=True))
+    return data.Interpolate(size, mode, corners, scales if draw(st.booleans()) else ())
 
 
 def _clamp(draw: Draw, ts: Types) -> Kind:
@@ -204,14 +219,18 @@ def _iota(draw: Draw, ts: Types) -> Kind:
 
 
 def _constant(draw: Draw, ts: Types) -> Kind:
-    t = draw(tensor_types((DType.F32,)))
-    return data.Constant(const_of(torch.full(t.shape, draw(_FLOATS), dtype=torch.float32)))
+    return data.Constant(const_of(draw(arrays(draw(tensor_types(ALL_DTYPES))))))
 
 
 def _recurrent_attrs(draw: Draw, ts: Types) -> Kind:
-    gates = ts[-1].shape[0] // ts[1].shape[2]
+    """Read cell, layers, directions and bias off the operands that ``operands`` made."""
+    at = next(i for i, t in enumerate(ts) if i and t.rank == 2)
+    runs, hidden = ts[1].shape[0], ts[1].shape[2]
+    gates, per = ts[at + 1].shape[0] // hidden, (len(ts) - at) // runs
     cell = {4: "lstm", 3: "gru"}.get(gates) or draw(st.sampled_from(["tanh", "relu"]))
-    return data.Recurrent(cell, 1, bidirectional=False, bias=False)
+    second = ts[at + per] if runs > 1 else ts[at]
+    both = runs > 1 and second.shape[1] == ts[at].shape[1]
+    return data.Recurrent(cell, runs // 2 if both else runs, both, per == 4)
 
 
 def _reduction(cls: Any) -> Callable[[Draw, Types], Kind]:

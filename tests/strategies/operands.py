@@ -118,13 +118,17 @@ def _conv(draw: Draw, x: TensorType) -> Types:
 
 
 def _conv_transpose(draw: Draw, x: TensorType) -> Types:
-    n = draw(st.integers(1, 3))
-    w = TensorType(x.dtype, (x.shape[1], n, *(draw(st.integers(1, 3)) for _ in x.shape[2:])))
-    return (w, *_maybe(draw, _vector(x, n)))
+    n, c = draw(st.integers(1, 3)), x.shape[1]
+    groups = draw(st.sampled_from([g for g in range(1, c + 1) if c % g == 0]))
+    w = TensorType(x.dtype, (c, n, *(draw(st.integers(1, 3)) for _ in x.shape[2:])))
+    return (w, *_maybe(draw, _vector(x, n * groups)))
 
 
 def _attention(draw: Draw, q: TensorType) -> Types:
     t, e, lead = draw(SIZES), draw(SIZES), q.shape[:-2]
+    if lead and draw(st.booleans()):  # fewer heads for keys and values
+        fewer = draw(st.sampled_from([g for g in range(1, lead[-1] + 1) if lead[-1] % g == 0]))
+        lead = (*lead[:-1], fewer)
     k, v = (TensorType(q.dtype, (*lead, t, d)) for d in (q.shape[-1], e))
     dtype = draw(st.sampled_from([q.dtype, DType.BOOL]))
     return (k, v, *_maybe(draw, TensorType(dtype, (q.shape[-2], t))))
@@ -164,10 +168,18 @@ def _gather(draw: Draw, x: TensorType) -> Types:
 
 
 def _recurrent(draw: Draw, x: TensorType) -> Types:
-    """Draw for one layer, one direction, without bias; ``_attrs`` reads cell off the counts."""
+    """Draw one or two layers or directions, or two of both; ``attrs`` reads them off the types."""
     hidden, gates = draw(SIZES), draw(st.sampled_from([1, 3, 4]))
-    state = x.with_shape((1, x.shape[1], hidden))
-    weights = tuple(x.with_shape((gates * hidden, k)) for k in (x.shape[2], hidden))
+    layers, directions = draw(st.sampled_from([(1, 1), (2, 1), (1, 2), (2, 2)]))
+    if layers == 2 and directions == 1 and hidden == x.shape[2]:
+        hidden += 1  # else two layers look like two directions
+    state = x.with_shape((layers * directions, x.shape[1], hidden))
+    bias = (x.with_shape((gates * hidden,)),) * (2 * draw(st.booleans()))
+    weights: list[TensorType] = []
+    for layer in range(layers):
+        wide = x.shape[2] if layer == 0 else hidden * directions
+        w = (x.with_shape((gates * hidden, k)) for k in (wide, hidden))
+        weights += [*w, *bias] * directions
     return (*((state,) * (2 if gates == 4 else 1)), *weights)
 
 

@@ -1,0 +1,264 @@
+"""A simulated scheduler: runs a program's native tasks one share at a time, in any legal order.
+
+It reads the very tables that the native loops run (segments, phases, tasks, records), patches the
+addresses of a call into them, and calls the kernels through their ABI. Within a phase every task
+may run at any time and by any thread, a task being one share of a step or a row of serial steps;
+so a *legal order* is any merge of a phase's tasks, phase after phase.
+
+Two things go beyond running. Memory that nothing living lies in is poisoned before each phase, so
+that a stale or early read shows in the results. And every task first runs alone on the memory as
+it was when the phase began: what it wrote must lie in what its step declares, no two tasks may
+write one byte, and all of them together must give what they give one after another. Then no order,
+however fine its interleaving, gives other bits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from leptonc.backends.numba_cpu import native
+from leptonc.backends.numba_cpu.context import ARENA, SCRATCH, Context, array_at
+from leptonc.backends.numba_cpu.executor import Program
+from leptonc.backends.numba_cpu.runtime import ARENA_SLACK
+from leptonc.backends.numba_cpu.schedule import Schedule
+from leptonc.backends.numba_cpu.views import Buffer
+
+POISON = 0xFF  # as floats of any width these bytes are NaN, as integers -1
+_CALL = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+Order = Callable[[int], int]  # picks one of n
+
+
+@dataclass(frozen=True)
+class Call:
+    """One kernel call of a task: step ``step`` of the program as share ``share`` of ``shares``."""
+
+    step: int
+    kernel: int
+    record: int
+    share: int
+    shares: int
+
+    def __call__(self) -> None:
+        """Run it."""
+        _CALL(self.kernel)(self.record, self.share, self.shares)
+
+
+Phase = list[list[Call]]  # its tasks, each a row of calls
+
+
+def _words(address: int, count: int) -> list[int]:
+    return array_at(address, (count,), "int64").tolist()
+
+
+def _phases(segment: int, first: int) -> Iterator[Phase]:
+    """Yield the phases of a native segment whose first step is the program's ``first``-th."""
+    head = _words(segment, native.SEGMENT_WORDS)
+    at, count, table = head[:3]
+    for p in range(count):
+        tasks, n = _words(at + 8 * native.PHASE_WORDS * p, native.PHASE_WORDS)
+        phase: Phase = []
+        for t in range(n):
+            where = tasks + 8 * native.TASK_WORDS * t
+            step, steps, share, shares = _words(where, native.TASK_WORDS)
+            rows = range(step, step + 8 * native.STEP_WORDS * steps, 8 * native.STEP_WORDS)
+            phase.append(
+                [
+                    Call(
+                        first + (r - table) // (8 * native.STEP_WORDS),
+                        *_words(r, native.STEP_WORDS),
+                        share,
+                        shares,
+                    )
+                    for r in rows
+                ]
+            )
+        yield phase
+
+
+def _patch(segment: int) -> None:
+    """Write the call's addresses into the records, as the native loop does first."""
+    patches, count, io = _words(segment, 6)[3:]
+    for i in range(count):
+        slot, index, offset = _words(patches + 8 * native.PATCH_WORDS * i, native.PATCH_WORDS)
+        array_at(slot, (1,), "int64")[0] = _words(io + 8 * index, 1)[0] + offset
+
+
+class Region:
+    """Memory that a task may write: its bytes, and the changes that a task made to them."""
+
+    def __init__(self, address: int, nbytes: int) -> None:
+        self.bytes = array_at(address, (nbytes,), "uint8")
+        self.kept = self.bytes.copy()
+
+    def keep(self) -> None:
+        self.kept = self.bytes.copy()
+
+    def restore(self) -> None:
+        self.bytes[:] = self.kept
+
+    def changed(self) -> np.ndarray:
+        """Return the indices of bytes that differ from those kept."""
+        return np.flatnonzero(self.bytes != self.kept)
+
+
+class Simulation:
+    """One call of a scheduled program, its phases under the reader's control.
+
+    Args:
+        schedule: what the program was made from.
+        program: the loaded program.
+        addresses: those of inputs and outputs (and the status words).
+    """
+
+    def __init__(self, schedule: Schedule, program: Program, addresses: Sequence[int]) -> None:
+        self.schedule, self.context = schedule, Context(program_plan(program))
+        self.threads = program.threads
+        ctx = self.context
+        ctx._pack(ctx._io_bytes, 0, *addresses)
+        self.stride = program.scratch_stride
+        self.arena = Region(ctx._starts[ARENA], schedule.arena_bytes + ARENA_SLACK)
+        self.scratch = Region(ctx._starts[SCRATCH], self.stride * self.threads)
+        sizes = [v.buffer.nbytes or v.numel * v.dtype.nbytes for v in schedule.outputs]
+        first = len(schedule.inputs)
+        self.outputs = [Region(addresses[first + i], n) for i, n in enumerate(sizes)]
+        self.first, self.last = lifetimes(schedule)
+
+    # -- memory -----------------------------------------------------------------------------------
+
+    def poison(self, phase: Phase) -> None:
+        """Overwrite every byte of the arena that holds nothing when ``phase`` begins."""
+        begin = min(call.step for task in phase for call in task)
+        held = np.zeros(len(self.arena.bytes), bool)
+        for b, at in self.schedule.offsets.items():
+            if self.first[b] < begin <= self.last[b]:
+                held[at : at + b.nbytes] = True
+        self.arena.bytes[~held] = POISON
+
+    def allowed(self, step: int) -> list[np.ndarray]:
+        """Return which bytes of the arena and of each output a step declares to write."""
+        masks = [np.zeros(len(r.bytes), bool) for r in (self.arena, *self.outputs)]
+        for b in self.schedule.steps[step].writes:
+            if b.space == "arena":
+                at = self.schedule.offsets[b]
+                masks[0][at : at + b.nbytes] = True
+            elif b.space == "output":
+                masks[1 + b.index][:] = True
+        return masks
+
+    # -- running ----------------------------------------------------------------------------------
+
+    def run(self, order: Order, *, alone: bool = True) -> None:
+        """Run the program; ``order`` decides which task goes on. Raises AssertionError."""
+        step = 0
+        for part in self.context._parts:
+            if not isinstance(part, int):
+                self.arena.keep()
+                part.call(self.context._now(part.inputs), self.context._now(part.outputs))
+                step += 1
+                continue
+            _patch(part)
+            for phase in _phases(part, step):
+                self.poison(phase)
+                merged = self.alone(phase) if alone else None
+                self._ordered(phase, order)
+                if merged is not None:
+                    for r, want in zip((self.arena, *self.outputs), merged, strict=True):
+                        assert np.array_equal(r.bytes, want), f"{self._name(phase)}: order matters"
+            step += _words(part, native.SEGMENT_WORDS)[8]
+
+    def _ordered(self, phase: Phase, order: Order) -> None:
+        """Run a phase's tasks merged as ``order`` says, call by call."""
+        left = [list(task) for task in phase if task]
+        while left:
+            at = order(len(left))
+            call = left[at].pop(0)
+            self.scratch.bytes[self._mine(call)] = POISON
+            call()
+            if not left[at]:
+                del left[at]
+
+    def alone(self, phase: Phase) -> list[np.ndarray]:
+        """Run each task alone on memory as it is; return the memory that all make together."""
+        regions = (self.arena, *self.outputs)
+        for r in regions:
+            r.keep()
+        merged = [r.bytes.copy() for r in regions]
+        written = [np.zeros(len(r.bytes), bool) for r in regions]
+        users = set[int]()  # shares whose scratch a task of this phase has used
+        for task in phase:
+            self.scratch.bytes[:] = POISON
+            self.scratch.keep()
+            for call in task:
+                call()
+            if self._uses_scratch(task):
+                share = task[0].share
+                assert share not in users, f"{self._name(phase)}: two tasks share their scratch"
+                users.add(share)
+            self._declared(task)
+            for r, m, w in zip(regions, merged, written, strict=True):
+                at = r.changed()
+                assert not w[at].any(), f"{self._name(phase)}: two tasks write one byte"
+                w[at], m[at] = True, r.bytes[at]
+                r.restore()
+        return merged
+
+    def _mine(self, call: Call) -> slice:
+        return slice(call.share * self.stride, (call.share + 1) * self.stride)
+
+    def _uses_scratch(self, task: list[Call]) -> bool:
+        """Return whether a task wrote scratch; raises AssertionError where it was not its own."""
+        at, mine = self.scratch.changed(), self._mine(task[0])
+        own = (at >= mine.start) & (at < mine.stop)
+        assert own.all(), f"{self._step(task[0].step)}: writes the scratch of another thread"
+        return bool(at.size)
+
+    def _declared(self, task: list[Call]) -> None:
+        masks = [self.allowed(call.step) for call in task]
+        for i, r in enumerate((self.arena, *self.outputs)):
+            may = np.any([m[i] for m in masks], axis=0)
+            beyond = ~may[r.changed()]
+            assert not beyond.any(), f"{self._step(task[0].step)}: writes what it does not declare"
+
+    def _step(self, step: int) -> str:
+        return f"step {step} ({self.schedule.steps[step].note})"
+
+    def _name(self, phase: Phase) -> str:
+        return ", ".join(dict.fromkeys(self._step(c.step) for task in phase for c in task))
+
+
+def program_plan(program: Program):
+    """Return the finished plan of ``program``."""
+    return program._context()._plan
+
+
+def lifetimes(schedule: Schedule) -> tuple[dict[Buffer, int], dict[Buffer, int]]:
+    """Return the first and the last step that mentions each arena buffer, records included."""
+    first: dict[Buffer, int] = {}
+    last: dict[Buffer, int] = {}
+    for i, step in enumerate(schedule.steps):
+        for b in mentioned(step):
+            if b.space == "arena":
+                first.setdefault(b, i)
+                last[b] = i
+    return first, last
+
+
+def mentioned(step) -> set[Buffer]:
+    """Return every buffer that a step declares or holds an address of."""
+    found = {*step.reads, *step.writes}
+    found |= {s.buffer for s in getattr(step, "slots", ()) if hasattr(s, "buffer")}
+    return found
+
+
+def orders(seed: int) -> Order:
+    """Return an order by number: 0 the tables' own, 1 the reverse, others drawn."""
+    if seed == 0:
+        return lambda n: 0
+    if seed == 1:
+        return lambda n: n - 1
+    return random.Random(seed).randrange

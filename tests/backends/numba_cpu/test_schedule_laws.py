@@ -1,0 +1,253 @@
+"""Laws of schedules, on drawn networks: memory, order, and that no legal interleaving shows.
+
+Some are read off the tables (nothing live overlaps, every read comes after its write and a
+barrier), the others are run, task by task, by the simulated scheduler of ``interleave``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from strategies.inputs import inputs
+from strategies.models import models
+from strategies.orders import reordered
+
+from leptonc import meaning
+from leptonc.backends.numba_cpu import memory, scheduler
+from leptonc.backends.numba_cpu.context import Step as NativeStep
+from leptonc.backends.numba_cpu.context import phases
+from leptonc.backends.numba_cpu.lower.core import ConstPool
+from leptonc.backends.numba_cpu.runtime import Executable, load
+from leptonc.backends.numba_cpu.schedule import Schedule, Scratch, Step
+from leptonc.backends.numba_cpu.scheduler import Options, schedule
+from leptonc.compiled import output_types, run_program
+from leptonc.compiler import optimize
+from leptonc.ir.core import Function
+from leptonc.ir.specialize import specialize
+from tests.backends.numba_cpu.interleave import POISON, Simulation, lifetimes, mentioned, orders
+from tests.passes.nets import resnet, transformer
+
+pytestmark = pytest.mark.numba
+THREADS = (1, 2, 3, 5)
+# One example is a whole compile and many runs: a share of the profile's examples is enough.
+FEW = settings(max_examples=max(10, settings.default.max_examples // 8))  # type: ignore[union-attr]
+
+
+def planned(fn: Function, args: Sequence[torch.Tensor], threads: int, pipe: str = "O2") -> Schedule:
+    """Return the schedule of ``fn`` for the sizes of ``args``."""
+    return rescheduled(optimize(fn, pipe), args, threads)
+
+
+def rescheduled(fn: Function, args: Sequence[torch.Tensor], threads: int) -> Schedule:
+    sizes = meaning.bind_dims(fn, [t.shape for t in args])
+    return schedule(specialize(fn, sizes), ConstPool(), Options(threads=threads))
+
+
+def bits(results: Sequence[torch.Tensor]) -> list[bytes]:
+    return [t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for t in results]
+
+
+def run(program: Executable, args: Sequence[torch.Tensor]) -> list[bytes]:
+    return bits(run_program(program, args, output_types(program)))
+
+
+def simulated(
+    program: Executable, args: Sequence[torch.Tensor], order: int, *, alone: bool
+) -> list[bytes]:
+    """Return the results of one run under the simulated scheduler, outputs poisoned before."""
+    results = [torch.empty(shape, dtype=d) for shape, d in output_types(program)]
+    for t in results:
+        t.reshape(-1).view(torch.uint8).fill_(POISON)
+    status = np.zeros(64, np.int64)
+    more = [status.ctypes.data] if program.schedule.errors else []
+    given_ = bits(args)
+    addresses = [*(t.data_ptr() for t in (*args, *results)), *more]
+    Simulation(program.schedule, program.program, addresses).run(orders(order), alone=alone)
+    assert bits(args) == given_, "an input was written to"
+    return bits(results)
+
+
+# ----- laws that the tables show ------------------------------------------------------------------
+
+
+def assert_memory_is_sound(plan: Schedule) -> None:
+    """Whatever lives at one step lies apart; every address is declared; all lies in the arena."""
+    first, last = lifetimes(plan)
+    assert set(first) == set(plan.offsets)
+    for i, step in enumerate(plan.steps):
+        undeclared = {b for b in mentioned(step) if b.space == "arena"}
+        undeclared -= {*step.reads, *step.writes}
+        assert not undeclared, f"step {i} ({step.note}) holds addresses that it does not declare"
+        live = sorted((plan.offsets[b], b.nbytes) for b in first if first[b] <= i <= last[b])
+        for (at, n), (after, _) in itertools.pairwise(live):
+            assert at + n <= after, f"two live buffers overlap at step {i} ({step.note})"
+        assert all(at % 64 == 0 and at + n <= plan.arena_bytes for at, n in live)
+
+
+def assert_reads_follow_writes(plan: Schedule) -> None:
+    """Every arena buffer is written in an earlier phase than any that reads it."""
+    phase, begun = phase_of(plan), dict[object, int]()
+    for i, step in enumerate(plan.steps):
+        for b in step.reads:
+            if b.space == "arena":
+                assert b in begun, f"step {i} ({step.note}) reads what nobody wrote: {b.note}"
+        for b in step.writes:
+            begun.setdefault(b, phase[i])
+    users: dict[object, list[tuple[int, int, bool]]] = {}
+    for i, step in enumerate(plan.steps):
+        for b in {*step.reads, *step.writes}:
+            users.setdefault(b, []).append((phase[i], i, b in step.writes))
+    for found in users.values():
+        for p, i, writes in found:
+            rivals = [j for q, j, w in found if q == p and j != i and (w or writes)]
+            assert not rivals, f"steps {i} and {rivals} share memory without a barrier between them"
+
+
+def phase_of(plan: Schedule) -> list[int]:
+    """Return the number of the phase of every step; steps of one serial task are a phase each."""
+    number, at = 0, list[int]()
+    run_: list[NativeStep] = []
+    for step in (*plan.steps, None):
+        if isinstance(step, Step):
+            flags = step.serial * 1 | (not step.barrier) * 2
+            run_.append(NativeStep(step.kernel, (), flags))
+            continue
+        for phase in phases(run_, plan.threads):
+            number += 1
+            for first, count, share, _ in phase:
+                if share == 0:
+                    at.extend([number + k for k in range(count)] if len(phase) == 1 else [number])
+                    number += count - 1 if len(phase) == 1 else 0
+                assert first < len(run_)
+        run_ = []
+        number += 1
+        at.append(number)
+    return at[:-1]
+
+
+def assert_scratch_is_per_thread(plan: Schedule) -> None:
+    """A scratch address stands in front of its stride, and lies within what was reserved."""
+    for i, step in enumerate(plan.steps):
+        slots = getattr(step, "slots", ())
+        for s, after in zip(slots, (*slots[1:], None), strict=True):
+            if isinstance(s, Scratch) and not s.stride:
+                assert s.byte_offset < plan.scratch_bytes, f"step {i} ({step.note})"
+                assert isinstance(after, Scratch) and after.stride, f"step {i} ({step.note})"
+
+
+@given(fn=models(), threads=st.sampled_from(THREADS), data=st.data())
+def test_memory_order_and_scratch(fn: Function, threads: int, data: st.DataObject) -> None:
+    pipe = data.draw(st.sampled_from(("O0", "O1", "O2", "O3")))
+    plan = planned(fn, data.draw(inputs(fn)), threads, pipe)
+    assert_memory_is_sound(plan)
+    assert_reads_follow_writes(plan)
+    assert_scratch_is_per_thread(plan)
+
+
+# ----- laws that running shows --------------------------------------------------------------------
+
+
+@FEW
+@given(fn=models(), threads=st.sampled_from(THREADS), order=st.integers(0, 999), data=st.data())
+def test_any_interleaving_gives_the_same_bits(
+    fn: Function, threads: int, order: int, data: st.DataObject
+) -> None:
+    args = data.draw(inputs(fn))
+    program = load(planned(fn, args, threads))
+    want = run(load(planned(fn, args, 1)), args)
+    assert simulated(program, args, order, alone=True) == want
+    assert simulated(program, args, order + 1, alone=False) == want
+    assert run(program, args) == want == run(program, args), "the arena of the call before shows"
+
+
+@FEW
+@given(fn=models(), data=st.data())
+def test_any_order_of_units_gives_the_same_bits(fn: Function, data: st.DataObject) -> None:
+    args = data.draw(inputs(fn))
+    units = optimize(fn, "O2")
+    other = data.draw(reordered(units))
+    plan = rescheduled(other, args, 2)
+    assert_memory_is_sound(plan)
+    assert_reads_follow_writes(plan)
+    assert run(load(plan), args) == run(load(rescheduled(units, args, 2)), args)
+
+
+# ----- the laws can fail --------------------------------------------------------------------------
+
+
+def of(block, seed: int = 0) -> tuple[Function, tuple[torch.Tensor, ...]]:
+    """Return a hand-made net and an input for it."""
+    fn = block()
+    g = torch.Generator().manual_seed(seed)
+    shapes = ([int(d) for d in p.type.shape] for p in fn.params)
+    return fn, tuple(torch.randn(s, generator=g) for s in shapes)
+
+
+def broken(plan: Schedule, at: int, **change) -> Schedule:
+    """Return ``plan`` with one step changed."""
+    steps = list(plan.steps)
+    steps[at] = replace(steps[at], **change)
+    return replace(plan, steps=tuple(steps))
+
+
+def test_an_overlap_is_found() -> None:
+    fn, args = of(resnet)
+    want = run(load(planned(fn, args, 2)), args)
+    honest = memory.plan
+
+    def halved(lifetimes, align=64):
+        found = honest(lifetimes, align)
+        return replace(found, offsets=tuple(o // 128 * 64 for o in found.offsets))
+
+    with patch.object(scheduler.memory, "plan", halved):
+        plan = planned(fn, args, 2)
+    with pytest.raises(AssertionError, match="two live buffers overlap"):
+        assert_memory_is_sound(plan)
+    assert simulated(load(plan), args, 0, alone=False) != want
+
+
+def test_a_missing_barrier_is_found() -> None:
+    fn, args = of(resnet)
+    plan = planned(fn, args, 3)
+    native = [i for i, s in enumerate(plan.steps[:-1]) if isinstance(s, Step)]
+    at = next(i for i in native if {*plan.steps[i].writes} & {*plan.steps[i + 1].reads})
+    plan = broken(plan, at, barrier=False)
+    with pytest.raises(AssertionError, match="without a barrier"):
+        assert_reads_follow_writes(plan)
+    with pytest.raises(AssertionError, match="order matters"):
+        simulated(load(plan), args, 1, alone=True)
+
+
+def test_undeclared_memory_is_found() -> None:
+    fn, args = of(resnet)
+    plan = planned(fn, args, 2)
+    step = plan.steps[0]
+    assert isinstance(step, Step) and step.writes
+    with pytest.raises(AssertionError, match="does not declare"):
+        assert_memory_is_sound(broken(plan, 0, writes=()))
+    with pytest.raises(AssertionError, match="does not declare"):
+        simulated(load(broken(plan, 0, writes=())), args, 0, alone=True)
+    with pytest.raises(AssertionError, match="what nobody wrote"):
+        assert_reads_follow_writes(replace(plan, steps=plan.steps[1:]))
+
+
+def test_shared_scratch_is_found() -> None:
+    fn, args = of(transformer)
+    plan = planned(fn, args, 2)
+    at = next(
+        i for i, s in enumerate(plan.steps)
+        if isinstance(s, Step) and not s.serial and any(isinstance(x, Scratch) for x in s.slots)
+    )  # fmt: skip
+    slots = [0 if isinstance(x, Scratch) and x.stride else x for x in plan.steps[at].slots]
+    with pytest.raises(AssertionError, match=f"step {at} "):
+        assert_scratch_is_per_thread(broken(plan, at, slots=tuple(slots)))
+    with pytest.raises(AssertionError, match="scratch"):
+        simulated(load(broken(plan, at, slots=tuple(slots))), args, 0, alone=True)
