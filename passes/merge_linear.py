@@ -7,7 +7,7 @@ between, becomes one where that takes fewer operations.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from leptonc.ir.constants import Const
@@ -204,7 +204,7 @@ def _emit_composed(first: Op, second: Op, new: Rebuild) -> None:
     if isinstance(kind, Conv):
         assert isinstance(second.kind, Conv)
         stride = tuple(a * b for a, b in zip(kind.stride, second.kind.stride, strict=True))
-        kind = Conv(stride, kind.padding, kind.dilation)
+        kind = replace(kind, stride=stride)
     operands = [first.operands[0], new.constant(w, second.origin)]
     if bias is not None:
         operands.append(new.constant(bias, second.origin))

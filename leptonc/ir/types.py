@@ -106,7 +106,7 @@ def same_type(a: TensorType, b: TensorType) -> bool:
     return a.shape == b.shape or all(map(same_dim, a.shape, b.shape))
 
 
-_TYPE = re.compile(r"(\w+)\[([^\]]*)\](?:@([0-9a-z]+))?")
+_TYPE = re.compile(r"(\w+)\[([^\]]*)\](?:@([0-9a-z]*))?")
 
 
 def _axis(a: int) -> str:

@@ -138,6 +138,17 @@ def test_conv_then_pointwise_composes(k: int, stride: int, second: int, rank: in
     assert_same_bits(before, after)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_zeros_on_one_side_of_a_conv_stay(stride: int) -> None:
+    b = Net()
+    x = b.input(1, 2, 6, 6)
+    first = Conv((stride, stride), (1, 0), (1, 1), 1, (2, 1))
+    before = b.finish(b.conv(b(first, x, b.weight(8, 2, 3, 3)), 3, 1))
+    after, _ = merged(before)
+    assert names(after) == ["conv"]
+    assert_same_bits(before, after)
+
+
 def test_three_in_a_row_compose() -> None:
     b = Net()
     y = b.conv(b.conv(b.conv(b.input(1, 3, 6, 6), 8), 6, 1), 4, 1)

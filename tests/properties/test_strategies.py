@@ -29,7 +29,7 @@ from leptonc.ir.types import DType, TensorType, parse_type, same_type
 from leptonc.ir.verify import verify
 
 SEEN = settings(
-    max_examples=150, derandomize=True, database=None, phases=[Phase.generate], deadline=None,
+    max_examples=100, derandomize=True, database=None, phases=[Phase.generate], deadline=None,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 
@@ -121,6 +121,11 @@ def test_types(declared, type_: TensorType, data: st.DataObject) -> None:
     assert fixed.is_static and fixed.dtype is type_.dtype and fixed.layout == type_.layout
     assert fixed.numel == evaluate(type_.numel, sizes)
     assert fixed.shape == tuple(evaluate(d, sizes) for d in again.shape)
+
+
+def test_the_layout_of_a_scalar_reads_back() -> None:
+    scalar = TensorType(DType.F64, (), ())
+    assert parse_type(str(scalar)) == scalar != scalar.logical()
 
 
 @given(fn=models(), data=st.data())
