@@ -30,7 +30,7 @@ from leptonc.ir.text import constants
 pytestmark = pytest.mark.numba
 HERE = Path(__file__).parent
 # One example is a whole compile: a share of the profile's examples is enough.
-FEW = settings(max_examples=max(10, settings.default.max_examples // 5))  # type: ignore[union-attr]
+FEW = settings(max_examples=max(10, settings.default.max_examples // 3))  # type: ignore[union-attr]
 
 # Continuous ops: where a rounding decides which way a result jumps, no tolerance is right.
 CONTINUOUS = (
@@ -60,7 +60,8 @@ def test_case_file(lir_file: Path) -> None:
 def test_networks(shaped, data: st.DataObject) -> None:
     fn = data.draw(shaped())
     pipe = data.draw(st.sampled_from(("O2", "O2", "O3", "O1", "O0")))
-    case = Case(fn, data.draw(inputs(fn)), pipe, data.draw(st.sampled_from((1, 2))))
+    args = data.draw(inputs(fn, special=data.draw(st.booleans())))
+    case = Case(fn, args, pipe, data.draw(st.sampled_from((1, 2))))
     with kept(case, f"networks-{shaped.__name__}"):
         case.check()
 

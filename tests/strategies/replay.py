@@ -129,7 +129,8 @@ def kept(case: Case, name: str) -> Iterator[None]:
 
 
 def _packed(t: Tensor) -> str:
-    raw = t.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() if t.numel() else b""
+    flat = torch.empty(t.numel(), dtype=t.dtype).copy_(t.reshape(-1))
+    raw = flat.view(torch.uint8).numpy().tobytes()
     return f"{meaning.type_of(t)} {base64.b64encode(zlib.compress(raw, 9)).decode()}"
 
 

@@ -20,10 +20,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from torch import Tensor
 
 from leptonc.backends.numba_cpu import native
-from leptonc.backends.numba_cpu.context import ARENA, SCRATCH, Context, array_at
+from leptonc.backends.numba_cpu.context import ARENA, SCRATCH, array_at
 from leptonc.backends.numba_cpu.executor import Program
+from leptonc.backends.numba_cpu.lower.core import STATUS_WORDS
 from leptonc.backends.numba_cpu.runtime import ARENA_SLACK
 from leptonc.backends.numba_cpu.schedule import Schedule
 from leptonc.backends.numba_cpu.views import Buffer
@@ -112,20 +114,31 @@ class Simulation:
     Args:
         schedule: what the program was made from.
         program: the loaded program.
-        addresses: those of inputs and outputs (and the status words).
+        args: contiguous inputs.
+        results: tensors for the outputs.
+
+    Attributes:
+        shared: how many phases several tasks wrote something in.
     """
 
-    def __init__(self, schedule: Schedule, program: Program, addresses: Sequence[int]) -> None:
-        self.schedule, self.context = schedule, Context(program_plan(program))
-        self.threads = program.threads
+    def __init__(
+        self,
+        schedule: Schedule,
+        program: Program,
+        args: Sequence[Tensor],
+        results: Sequence[Tensor],
+    ) -> None:
+        self.schedule, self.context = schedule, program._context()
+        self.threads, self.shared = program.threads, 0
         ctx = self.context
+        self._status = np.zeros(STATUS_WORDS, np.int64)
+        more = [self._status.ctypes.data] * bool(schedule.errors)
+        addresses = [*(t.data_ptr() for t in (*args, *results)), *more]
         ctx._pack(ctx._io_bytes, 0, *addresses)
         self.stride = program.scratch_stride
         self.arena = Region(ctx._starts[ARENA], schedule.arena_bytes + ARENA_SLACK)
         self.scratch = Region(ctx._starts[SCRATCH], self.stride * self.threads)
-        sizes = [v.buffer.nbytes or v.numel * v.dtype.nbytes for v in schedule.outputs]
-        first = len(schedule.inputs)
-        self.outputs = [Region(addresses[first + i], n) for i, n in enumerate(sizes)]
+        self.outputs = [Region(t.data_ptr(), t.nbytes) for t in results]
         self.first, self.last = lifetimes(schedule)
 
     # -- memory -----------------------------------------------------------------------------------
@@ -199,6 +212,7 @@ class Simulation:
             r.keep()
         merged = [r.bytes.copy() for r in regions]
         written = [np.zeros(len(r.bytes), bool) for r in regions]
+        writers = 0
         users = set[int]()  # shares whose scratch a task of this phase has used
         for task in phase:
             self.scratch.bytes[:] = POISON
@@ -210,11 +224,13 @@ class Simulation:
                 assert share not in users, f"{self._name(phase)}: two tasks share their scratch"
                 users.add(share)
             self._declared(task)
+            writers += any(r.changed().size for r in regions)
             for r, m, w in zip(regions, merged, written, strict=True):
                 at = r.changed()
                 assert not w[at].any(), f"{self._name(phase)}: two tasks write one byte"
                 w[at], m[at] = True, r.bytes[at]
                 r.restore()
+        self.shared += writers > 1
         return merged
 
     def _mine(self, call: Call) -> slice:
@@ -239,11 +255,6 @@ class Simulation:
 
     def _name(self, phase: Phase) -> str:
         return ", ".join(dict.fromkeys(self._step(c.step) for task in phase for c in task))
-
-
-def program_plan(program: Program):
-    """Return the finished plan of ``program``."""
-    return program._context()._plan
 
 
 def lifetimes(schedule: Schedule) -> tuple[dict[Buffer, int], dict[Buffer, int]]:

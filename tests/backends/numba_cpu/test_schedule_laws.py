@@ -7,23 +7,24 @@ barrier), the others are run, task by task, by the simulated scheduler of ``inte
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from unittest.mock import patch
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from strategies.inputs import inputs
 from strategies.models import models
 from strategies.orders import reordered
+from strategies.replay import assert_near
 
 from leptonc import meaning
-from leptonc.backends.numba_cpu import memory, scheduler
+from leptonc.backends.numba_cpu import batch, memory, scheduler
 from leptonc.backends.numba_cpu.context import Step as NativeStep
 from leptonc.backends.numba_cpu.context import phases
+from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.core import ConstPool
 from leptonc.backends.numba_cpu.runtime import Executable, load
 from leptonc.backends.numba_cpu.schedule import Schedule, Scratch, Step
@@ -32,23 +33,60 @@ from leptonc.compiled import output_types, run_program
 from leptonc.compiler import optimize
 from leptonc.ir.core import Function
 from leptonc.ir.specialize import specialize
+from leptonc.passes.fusing import bands
+from leptonc.runtime.caches import Caches
 from tests.backends.numba_cpu.interleave import POISON, Simulation, lifetimes, mentioned, orders
 from tests.passes.nets import resnet, transformer
 
 pytestmark = pytest.mark.numba
 THREADS = (1, 2, 3, 5)
 # One example is a whole compile and many runs: a share of the profile's examples is enough.
-FEW = settings(max_examples=max(10, settings.default.max_examples // 8))  # type: ignore[union-attr]
+FEW = settings(max_examples=max(10, settings.default.max_examples // 2))  # type: ignore[union-attr]
 
 
-def planned(fn: Function, args: Sequence[torch.Tensor], threads: int, pipe: str = "O2") -> Schedule:
-    """Return the schedule of ``fn`` for the sizes of ``args``."""
-    return rescheduled(optimize(fn, pipe), args, threads)
+TINY = Caches(l2=1 << 8, l3=1 << 12)  # nothing fits: images are banded
 
 
-def rescheduled(fn: Function, args: Sequence[torch.Tensor], threads: int) -> Schedule:
-    sizes = meaning.bind_dims(fn, [t.shape for t in args])
-    return schedule(specialize(fn, sizes), ConstPool(), Options(threads=threads))
+@dataclass(frozen=True)
+class Setup:
+    """An optimized function, inputs for it, and what steers its lowering besides the threads.
+
+    With ``caches`` of its own it cuts every batch that may be cut, whatever that costs.
+    """
+
+    fn: Function
+    args: tuple[torch.Tensor, ...]
+    caches: Caches | None = None
+    answers: Mapping[str, Answer] = field(default_factory=dict[str, Answer])
+
+    def plan(self, threads: int) -> Schedule:
+        sizes = meaning.bind_dims(self.fn, [t.shape for t in self.args])
+        options = Options(threads=threads, caches=self.caches, answers=self.answers)
+        if self.caches is None:
+            return schedule(specialize(self.fn, sizes), ConstPool(), options)
+        with patch.object(batch, "_cost", lambda op, parts, *rest: -float(parts)):
+            return schedule(specialize(self.fn, sizes), ConstPool(), options)
+
+
+@st.composite
+def setups(draw: st.DrawFn, source: Function, pipes: Sequence[str] = ("O2",)) -> Setup:
+    """Draw inputs, a machine, and any of the candidates for every choice that lowering has."""
+    small = draw(st.booleans())
+    with patch.object(bands, "CACHE_BYTES", TINY.l2 if small else bands.CACHE_BYTES):
+        fn = optimize(source, draw(st.sampled_from(pipes)))
+    setup = Setup(fn, draw(inputs(source)), TINY if small else None)
+    asked = {d.question.key: d.question for u in setup.plan(1).units for d in u.decisions}
+    answers = {
+        key: Answer(draw(st.sampled_from(question.ranked)), "drawn")
+        for key, question in asked.items()
+        if len(question.costs) > 1
+    }
+    return replace(setup, answers=answers)
+
+
+def planned(fn: Function, args: Sequence[torch.Tensor], threads: int) -> Schedule:
+    """Return the schedule of ``fn`` as the compiler makes it."""
+    return Setup(optimize(fn, "O2"), tuple(args)).plan(threads)
 
 
 def bits(results: Sequence[torch.Tensor]) -> list[bytes]:
@@ -59,18 +97,23 @@ def run(program: Executable, args: Sequence[torch.Tensor]) -> list[bytes]:
     return bits(run_program(program, args, output_types(program)))
 
 
-def simulated(
-    program: Executable, args: Sequence[torch.Tensor], order: int, *, alone: bool
-) -> list[bytes]:
-    """Return the results of one run under the simulated scheduler, outputs poisoned before."""
+def simulation_of(
+    program: Executable, args: Sequence[torch.Tensor]
+) -> tuple[Simulation, list[torch.Tensor]]:
+    """Return one call under the simulated scheduler and its results, poisoned before it runs."""
     results = [torch.empty(shape, dtype=d) for shape, d in output_types(program)]
     for t in results:
         t.reshape(-1).view(torch.uint8).fill_(POISON)
-    status = np.zeros(64, np.int64)
-    more = [status.ctypes.data] if program.schedule.errors else []
+    return Simulation(program.schedule, program.program, args, results), results
+
+
+def simulated(
+    program: Executable, args: Sequence[torch.Tensor], order: int, *, alone: bool
+) -> list[bytes]:
+    """Return the results of one run under the simulated scheduler."""
+    simulation, results = simulation_of(program, args)
     given_ = bits(args)
-    addresses = [*(t.data_ptr() for t in (*args, *results)), *more]
-    Simulation(program.schedule, program.program, addresses).run(orders(order), alone=alone)
+    simulation.run(orders(order), alone=alone)
     assert bits(args) == given_, "an input was written to"
     return bits(results)
 
@@ -145,8 +188,7 @@ def assert_scratch_is_per_thread(plan: Schedule) -> None:
 
 @given(fn=models(), threads=st.sampled_from(THREADS), data=st.data())
 def test_memory_order_and_scratch(fn: Function, threads: int, data: st.DataObject) -> None:
-    pipe = data.draw(st.sampled_from(("O0", "O1", "O2", "O3")))
-    plan = planned(fn, data.draw(inputs(fn)), threads, pipe)
+    plan = data.draw(setups(fn, ("O0", "O1", "O2", "O3"))).plan(threads)
     assert_memory_is_sound(plan)
     assert_reads_follow_writes(plan)
     assert_scratch_is_per_thread(plan)
@@ -160,24 +202,53 @@ def test_memory_order_and_scratch(fn: Function, threads: int, data: st.DataObjec
 def test_any_interleaving_gives_the_same_bits(
     fn: Function, threads: int, order: int, data: st.DataObject
 ) -> None:
-    args = data.draw(inputs(fn))
-    program = load(planned(fn, args, threads))
-    want = run(load(planned(fn, args, 1)), args)
-    assert simulated(program, args, order, alone=True) == want
-    assert simulated(program, args, order + 1, alone=False) == want
-    assert run(program, args) == want == run(program, args), "the arena of the call before shows"
+    setup = data.draw(setups(fn))
+    program, alone = load(setup.plan(threads)), load(setup.plan(1))
+    want = run(alone, setup.args)
+    assert simulated(program, setup.args, order, alone=True) == want
+    assert simulated(program, setup.args, order + 1, alone=False) == want
+    again = run(program, setup.args)
+    assert again == want == run(program, setup.args), "the arena of the call before shows"
+    results = run_program(program, setup.args, output_types(program))
+    assert_near(fn, setup.args, results)  # whichever candidates were chosen
 
 
 @FEW
 @given(fn=models(), data=st.data())
 def test_any_order_of_units_gives_the_same_bits(fn: Function, data: st.DataObject) -> None:
-    args = data.draw(inputs(fn))
-    units = optimize(fn, "O2")
-    other = data.draw(reordered(units))
-    plan = rescheduled(other, args, 2)
+    setup = data.draw(setups(fn))
+    plan = replace(setup, fn=data.draw(reordered(setup.fn))).plan(2)
     assert_memory_is_sound(plan)
     assert_reads_follow_writes(plan)
-    assert run(load(plan), args) == run(load(rescheduled(units, args, 2)), args)
+    if setup.caches is None:  # else other stretches of the batch may be cut, for other kernels
+        assert run(load(plan), setup.args) == run(load(setup.plan(2)), setup.args)
+
+
+def test_drawn_networks_are_worth_the_simulation() -> None:
+    """Their units run natively, several threads share steps, and small caches cut batches."""
+    native = torch_ = shared = 0
+    parts, patterns = set[int](), set[str]()
+
+    @settings(max_examples=60, derandomize=True, database=None, phases=[Phase.generate])
+    @given(fn=models(), data=st.data())
+    def look(fn: Function, data: st.DataObject) -> None:
+        nonlocal native, torch_, shared
+        setup = data.draw(setups(fn))
+        plan = setup.plan(2)
+        native += sum(u.native_ops for u in plan.units)
+        torch_ += sum(u.torch_ops for u in plan.units)
+        parts.update(u.parts for u in plan.units)
+        patterns.update(u.pattern for u in plan.units)
+        if shared < 20:
+            simulation, _ = simulation_of(load(plan), setup.args)
+            simulation.run(orders(0))
+            shared += simulation.shared
+
+    look()
+    assert torch_ < native / 20
+    assert shared >= 20
+    assert max(parts) > 1
+    assert {"contract", "chain", "norm", "attention"} <= patterns
 
 
 # ----- the laws can fail --------------------------------------------------------------------------
