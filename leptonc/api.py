@@ -17,7 +17,7 @@ from leptonc.capture import Captured
 from leptonc.capture.captured import arguments
 from leptonc.capture.failure import refuse_training
 from leptonc.capture.frontend import capture as capture_model
-from leptonc.compiled import CompiledModel, Specialization
+from leptonc.compiled import CompiledModel
 from leptonc.errors import LeptoncError, PipelineError, TargetError
 from leptonc.ir.core import Function
 from leptonc.passes import pipeline as passes_of
@@ -26,6 +26,7 @@ from leptonc.runtime.governor import Governor
 from leptonc.settings import read_settings
 from leptonc.show.progress import Progress
 from leptonc.show.report import describe
+from leptonc.specialization import Specialization
 
 PRECISIONS = ("strict", "fp32", "fast")
 TARGETS = ("cpu",)

@@ -18,7 +18,6 @@ from leptonc.backends.numba_cpu.tune import machine, tune
 from leptonc.bisect import Replay
 from leptonc.capture import Captured
 from leptonc.capture.shim import boxed
-from leptonc.compiled import Specialization
 from leptonc.ir.core import Function, Op
 from leptonc.ir.kinds.region import TorchOp
 from leptonc.ir.specialize import specialize
@@ -27,6 +26,7 @@ from leptonc.pipeline import Instrument, PassManager, Recorder
 from leptonc.rewrite.trace import Remark, RemarkKind
 from leptonc.runtime.cache import CompileCache
 from leptonc.runtime.choices import book
+from leptonc.specialization import Specialization
 
 VERIFY = ("off", "final", "unit", "pass")
 Progress = Callable[[str], None]

@@ -21,7 +21,6 @@ from leptonc.backends.numba_cpu.schedule import Schedule, TorchStep, UnitInfo
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
 from leptonc.backends.numba_cpu.watch import BEFORE, BEHIND, watchable, watched
 from leptonc.check import Difference, Reference, UnitError
-from leptonc.compiled import Specialization, output_types
 from leptonc.errors import CheckError, LeptoncError
 from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.region import Unit
@@ -29,6 +28,7 @@ from leptonc.ir.specialize import specialize
 from leptonc.pipeline import Step
 from leptonc.probes import EXAMPLE, Probe, probes
 from leptonc.rewrite.trace import Remark, RemarkKind
+from leptonc.specialization import Specialization, output_types
 
 # What torch and Python raise for inputs that an op does not take.
 REFUSALS = (RuntimeError, LookupError, ValueError, TypeError, ArithmeticError)

@@ -27,7 +27,6 @@ from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.core import ALIGN, aligned
 from leptonc.backends.numba_cpu.schedule import TorchStep
 from leptonc.capture import Captured
-from leptonc.compiled import Specialization, output_types, run_program
 from leptonc.errors import LeptoncError
 from leptonc.ir.constants import Const, ConstantStore
 from leptonc.ir.core import Function
@@ -36,6 +35,7 @@ from leptonc.ir.text import constants, dump, parse
 from leptonc.ir.types import parse_type
 from leptonc.runtime.cache import CompileCache, Entry, cache_key
 from leptonc.runtime.caches import read_caches
+from leptonc.specialization import Specialization, output_types, run_program
 
 # Lowering may look at the elements of constants up to this size (masks, divisors, index tables).
 _SMALL = 16 << 10  # bytes

@@ -19,7 +19,6 @@ from leptonc.backends.numba_cpu.runtime import Executable, load
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
 from leptonc.backends.numba_cpu.sliceable import part_of
 from leptonc.capture import capture
-from leptonc.compiled import output_types, run_program
 from leptonc.compiler import optimize
 from leptonc.ir.core import Builder, Function, Op
 from leptonc.ir.kinds import binary, norm, pointwise, reduce, shape, unary
@@ -29,6 +28,7 @@ from leptonc.ir.kinds.region import Unit
 from leptonc.ir.types import DType, TensorType
 from leptonc.passes.fusing.units import make_unit
 from leptonc.runtime.caches import SMALL, Caches, read_caches
+from leptonc.specialization import output_types, run_program
 
 KINDS = (
     *sliceable.RULES, unary.Relu, binary.Add, binary.Mul, pointwise.Clamp, pointwise.Where,
