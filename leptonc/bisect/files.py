@@ -13,7 +13,7 @@ import torch
 
 from leptonc.errors import InputError
 
-_NUMBERED = re.compile(r"(?:arr_)?(\d+)")
+_NUMBERED = re.compile(r"(?:arr_)?\d+")
 
 
 def read_inputs(path: Path) -> tuple[Any, ...] | dict[str, Any]:
@@ -60,9 +60,8 @@ def read_all(specs: Sequence[str] | None, shaped: Callable[[Any], tuple[Any, ...
 
 def _named(found: Mapping[str, torch.Tensor]) -> Any:
     """Return tensors in the order of their numbers if all names are numbers, else by name."""
-    numbers = {name: _NUMBERED.fullmatch(name) for name in found}
-    if all(numbers.values()):
-        return [found[n] for n in sorted(found, key=lambda n: int(numbers[n][1]))]  # type: ignore[index]
+    if all(_NUMBERED.fullmatch(name) for name in found):
+        return [found[n] for n in sorted(found, key=lambda n: int(n.removeprefix("arr_")))]
     return found
 
 
