@@ -103,8 +103,8 @@ def _passes(net: Any) -> list[Json]:
 
 def _units(net: Any) -> list[Json]:
     plan, known = net.schedule, net.last_profile
-    measured = known.units if known is not None and len(known.units) == len(plan.units) else ()
-    times = {u.index: u.us for u in measured}
+    timed = () if known is None or len(known.units) != len(plan.units) else known.units
+    times = {u.index: u.us for u in timed}
     return [
         {
             "index": row.index, "name": row.name, "pattern": row.pattern, "module": row.where,
