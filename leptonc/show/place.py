@@ -48,8 +48,8 @@ def explain_place(net: Any, name: str | int, rate: float | None = None) -> str:
     """Return what became of one place of a ``CompiledModel``, from source line to kernels.
 
     ``name`` is a module path (a unit, or all below it), the name of a unit, the name of a value
-    (with or without ``%``) or the index of a unit. ``rate`` are one core's cycles in a microsecond
-    (default: measured).
+    (with or without ``%``) or the index of a unit; as text, a module goes before an index.
+    ``rate`` are one core's cycles in a microsecond (default: measured).
 
     Raises:
         InputError: nothing has that name; the text lists similar ones.
@@ -75,13 +75,14 @@ def find(net: Any, name: str | int) -> Place:
     """Return the place that ``name`` stands for. Raises InputError when there is none."""
     plan, text = net.schedule, str(name).strip().removeprefix("%")
     names = _names(net)
+    ops = tuple(op for op in _ops(net) if _inside(op.origin.module, text))
+    if ops and not isinstance(name, int):
+        return _of_ops(plan, f"module {text}", ops, names, frozenset({text}))
     if text.isdigit():
         if int(text) >= len(plan.units):
             last = len(plan.units) - 1
             raise InputError(f"{net.name} has no unit {text}; its units are numbered 0 to {last}")
         return _of_units(net, f"unit {text}", (int(text),))
-    if ops := tuple(op for op in _ops(net) if _inside(op.origin.module, text)):
-        return _of_ops(plan, f"module {text}", ops, names, frozenset({text}))
     if units := tuple(i for i, u in enumerate(plan.units) if u.name == text):
         return _of_units(net, f"unit {text}", units)
     if ops := tuple(op for op in _ops(net) if any(names[r] == text for r in op.results)):
