@@ -88,6 +88,7 @@ def test_html_shows_the_dump_and_folds_units() -> None:
     page = read(fn._repr_html_())
     assert page.text.replace("\n", "") == dump(fn).replace("\n", "")
     assert {"details", "summary"} <= page.seen
+    assert "    }\n  }</div></details>" in fn._repr_html_(), "the body's brace is inside the fold"
 
 
 @pytest.mark.parametrize(
