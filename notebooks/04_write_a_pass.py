@@ -242,7 +242,8 @@ assert torch.equal(got.argmax(1), want.argmax(1))
 # ## Does it pay?
 #
 # For more and more channels: how many of the digits are read right, how long the program takes
-# with zeros in it, and how long without them. All programs take turns.
+# with zeros in it, and how long without them. All programs take turns. Where nothing is pruned
+# both programs are the same one: what they differ by there is what this measurement leaves open.
 
 # %%
 shares = (0.0, 0.25, 0.5, 0.75)
