@@ -158,6 +158,7 @@ def twins(draw: st.DrawFn, fn: Function) -> tuple[Function, int]:
     return Function(fn.name, fn.params, tuple(ops), tuple(returns), fn.dims), exact
 
 
+@FEW
 @given(fn=models(), data=st.data())
 def test_cse_merges_equal_ops_and_no_others(fn: Function, data: st.DataObject) -> None:
     before, exact = data.draw(twins(fn))
