@@ -67,7 +67,8 @@ class Reference:
 
     ``moved`` are exact results on inputs that were moved by ``_ROUNDINGS`` roundings. No float32
     program can be asked to tell such inputs apart, so one rounding's worth of the difference
-    counts as spread, and an integer that changes is decided by rounding.
+    counts as spread, and an integer that changes is decided by rounding. ``exact`` is rounded, too:
+    what cancels out of inputs of size L may be off by L roundings of float64, which counts as well.
     """
 
     inputs: tuple[Tensor, ...]
@@ -80,7 +81,9 @@ class Reference:
         """Return the difference of every output."""
         moved = zip(*self.moved, strict=True) if self.moved else [()] * len(self.exact)
         rows = zip(self.exact, self.eager, got, moved, strict=True)
-        return tuple(_difference(i, *row, self.factor) for i, row in enumerate(rows))
+        floats = [t for t in self.inputs if t.is_floating_point()]
+        noise = torch.finfo(torch.float64).eps * max(map(_largest, floats), default=0.0)
+        return tuple(_difference(i, *row, noise, self.factor) for i, row in enumerate(rows))
 
     def worst(self, got: Sequence[Tensor]) -> Difference | None:
         """Return the output that is furthest outside its tolerance; None if all are within."""
@@ -190,6 +193,7 @@ def _difference(
     eager: Tensor,
     got: Tensor,
     moved: Sequence[Tensor],
+    noise: float,
     factor: float,
 ) -> Difference:
     if got.shape != exact.shape:
@@ -209,7 +213,7 @@ def _difference(
         return Difference(index, float("inf"), 0.0, largest)
     a = exact[finite].double()
     eps = torch.finfo(eager.dtype).eps if eager.is_floating_point() else 0.0
-    spreads = [_distance(a, eager[finite]), _ROUNDINGS * eps * largest]
+    spreads = [_distance(a, eager[finite]), _ROUNDINGS * eps * largest, noise]
     spreads += [_distance(a, m[finite].double()) / _ROUNDINGS for m in moved]
     return Difference(index, _distance(a, got[finite]), factor * max(spreads), largest)
 
