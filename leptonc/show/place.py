@@ -269,7 +269,7 @@ def _time(t: Any) -> str:
 def _check(net: Any, name: str) -> str:
     """Return what the self-check found of a unit, the largest error where it was measured."""
     why = net.specializations[0].retreat.get(name)
-    found = getattr(net.specializations[0], "errors", {}).get(name)
+    found = net.specializations[0].errors.get(name)
     if why is not None:
         return f"failed, so it runs through torch: {why}"
     if found is not None:

@@ -53,6 +53,7 @@ def _net(**more: Any) -> Any:
         captured=SimpleNamespace(function=fn, files={"net.py:1": __file__}, remarks=()),
         remarks=[*recorder.remarks, other],
         retreat={},
+        errors={},
     )
     values = {
         "name": "Net", "specializations": (spec,), "schedule": plan, "last_profile": None,

@@ -21,6 +21,7 @@ from leptonc.show import summary
 from leptonc.show.explorer.listing import program_lines
 from leptonc.show.explorer.sources import excerpts
 from leptonc.show.profile import Profile
+from leptonc.show.record import choice
 
 VERSION = 1
 Json = dict[str, Any]
@@ -172,7 +173,7 @@ def _units(net: Any, profile: Profile | None) -> list[Json]:
             "us": t and round(t.us, 3), "share": t and t.share, "wait_us": t and t.wait_us,
             "gflops": t and t.gflops, "gbytes": t and t.gbytes,
             "error": e and _finite(e.error), "tolerance": e and _finite(e.tolerance),
-            "choices": [_choice(d) for d in info.decisions],
+            "choices": [choice(d) for d in info.decisions],
         })  # fmt: skip
     return found
 
@@ -180,16 +181,6 @@ def _units(net: Any, profile: Profile | None) -> list[Json]:
 def _finite(error: float) -> float:
     """Return ``error`` as JSON can hold it: the largest number for an infinite one."""
     return min(error, sys.float_info.max)
-
-
-def _choice(d: Any) -> Json:
-    return {
-        "about": d.question.about,
-        "why": d.answer.why,
-        "chosen": d.answer.chosen,
-        "cycles": dict(d.question.costs),
-        "us": {k: v * 1e6 for k, v in d.answer.times.items()},
-    }
 
 
 def _remarks(net: Any) -> list[Json]:
