@@ -10,7 +10,7 @@ from leptonc.backends.numba_cpu.joined import joined
 from leptonc.backends.numba_cpu.legal import YES, Claim, No
 from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.core import ConstPool, Lowering
-from leptonc.backends.numba_cpu.lower.questions import weights_stay
+from leptonc.backends.numba_cpu.lower.questions import Reuse, reuse
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
 from leptonc.backends.numba_cpu.lower.table import LOWER, UNITS
 from leptonc.backends.numba_cpu.schedule import Schedule, Step, TorchStep, UnitInfo
@@ -31,17 +31,22 @@ class Options:
     """What steers lowering besides the program itself.
 
     ``retreat`` maps the name of a unit to the reason why it must run through torch, ``answers``
-    the key of a question to its answer; ``caches`` are the machine's unless given. With
-    ``as_laid_out``, inputs and outputs lie in memory as the layouts of their types say, not
-    row-major.
+    the key of a question to its answer; ``caches`` are the machine's unless given, ``reuse`` the
+    program's. With ``as_laid_out``, inputs and outputs lie in memory as the layouts of their types
+    say, not row-major.
     """
 
     threads: int = 1
     precision: str = "fp32"
     retreat: Mapping[str, str] | None = None
     caches: Caches | None = None
+    reuse: Reuse | None = None
     answers: Mapping[str, Answer] = field(default_factory=dict[str, Answer])
     as_laid_out: bool = False
+
+    def reuse_of(self, fn: Function) -> Reuse:
+        """Return how far apart two calls of ``fn`` use the same weights."""
+        return self.reuse or reuse(fn, self.precision, self.caches or read_caches())
 
     def outside(self, value: Value) -> TensorType:
         """Return the type under which the caller hands over an input or output."""
@@ -54,8 +59,9 @@ def schedule(fn: Function, pool: ConstPool, options: Options) -> Schedule:
     Raises:
         ClaimError: an op that is no unit.
     """
-    near = weights_stay(fn, options.caches or read_caches())
-    ctx = Lowering(pool, options.threads, options.precision, near, answers=options.answers)
+    ctx = Lowering(
+        pool, options.threads, options.precision, options.reuse_of(fn), answers=options.answers
+    )
     inputs = tuple(
         dense(Buffer("input", 0, i, v.hint), options.outside(v)) for i, v in enumerate(fn.params)
     )

@@ -24,7 +24,7 @@ from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower import choices
 from leptonc.backends.numba_cpu.lower.choices import Answer, Question
 from leptonc.backends.numba_cpu.lower.core import STATUS_WORDS, ConstPool, aligned
-from leptonc.backends.numba_cpu.lower.questions import asked, weights_stay
+from leptonc.backends.numba_cpu.lower.questions import asked
 from leptonc.backends.numba_cpu.peak import read_all
 from leptonc.backends.numba_cpu.runtime import ARENA_SLACK, torch_call
 from leptonc.backends.numba_cpu.schedule import Schedule
@@ -34,10 +34,8 @@ from leptonc.cost.flops import nbytes
 from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.region import Unit
 from leptonc.ir.types import DType
-from leptonc.runtime.caches import read_caches
 from leptonc.runtime.choices import Book, Measured
 
-SWEEP_BYTES = 128 << 20  # read before each run: caches that resist streaming keep part of less
 _GROUP = 32 * LANES  # bytes that the sweeping kernel takes at a time
 FEWEST, USUAL, MOST = 3, 5, 12  # counted runs of a candidate
 Clock = Callable[[], float]
@@ -72,11 +70,11 @@ Prepare = Callable[[Op, Question, str], Race]
 def questions(fn: Function, options: Options) -> list[Open]:
     """Return every question that the native units of a static program ask, each once."""
     found: dict[str, Open] = {}
-    near = weights_stay(fn, options.caches or read_caches())
+    reuse = options.reuse_of(fn)
     for op in lowered_ops(fn, options):
         if not isinstance(op.kind, Unit) or op.kind.name in (options.retreat or {}):
             continue
-        for question in asked(op.kind.body, options.precision, near):
+        for question in asked(op.kind.body, options.precision, reuse):
             old = found.get(question.key, Open(question, op, 0))
             found[question.key] = replace(old, count=old.count + 1)
     return list(found.values())
@@ -95,12 +93,10 @@ def tune(
 
     The questions that take most time come first; those left when ``budget_s`` seconds are spent
     (compiling kernels apart, which happens once per machine) are answered by the model. Weights
-    packed for the winners are handed to ``pool``. Where all weights stay in the caches from call to
-    call, the model answers: candidates are timed with swept ones.
+    packed for the winners are handed to ``pool``.
     """
+    options = replace(options, reuse=options.reuse_of(fn))
     found = questions(fn, options)
-    if weights_stay(fn, options.caches or read_caches()):
-        return {o.question.key: choices.estimate(o.question, choices.IN_CACHES) for o in found}
     answers: dict[str, Answer] = {}
     todo: list[Open] = []
     for item in found:
@@ -114,7 +110,7 @@ def tune(
             answers[q.key] = choices.estimate(q, choices.NO_RIVAL)
     end, new = clock() + budget_s, dict[str, Answer]()
     if todo and prepare is None:
-        prepare = functools.partial(_prepare, options, _memory())
+        prepare = functools.partial(_prepare, options, _memory(options.reuse_of(fn).distance))
     for item in sorted(todo, key=lambda o: -o.worth):
         q = item.question
         if prepare is None or clock() >= end:
@@ -190,8 +186,9 @@ def _prepare(
 def _swept(plan: Schedule, sweep: np.ndarray) -> Program:
     """Return the program of ``plan`` behind steps that sweep the caches and read all but weights.
 
-    So threads are awake and start together, weights are in no cache, inputs in the nearest. In a
-    network, the memory of results and scratch is warm, too: it is used over and over.
+    As much is swept as the network reads between two uses of its weights: they lie where they will
+    lie in the network, in some cache or in none. Threads are awake and start together, inputs are
+    in the nearest cache. The memory of results and scratch is warm, too: it is used over and over.
     """
     program = Program(
         threads=plan.threads,
@@ -242,6 +239,6 @@ def _values(random: np.random.Generator, value: Value) -> np.ndarray:
     return np.zeros(int(nbytes([value])), np.uint8)
 
 
-def _memory() -> np.ndarray:
-    """Return the array that sweeps the caches."""
-    return aligned(np.ones(SWEEP_BYTES // 4, np.float32))  # aligned: programs need no copy of it
+def _memory(distance: int) -> np.ndarray:
+    """Return the array that sweeps ``distance`` bytes of the caches."""
+    return aligned(np.ones(distance // 4, np.float32))  # aligned: programs need no copy of it

@@ -29,6 +29,7 @@ from __future__ import annotations
 
 from leptonc.backends.numba_cpu.kernels.base import KERNELS, Kernel, inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.ew_loop import OP_SIGNATURE, call_op, copy_bytes
+from leptonc.backends.numba_cpu.kernels.prefetch import ask_soon
 from leptonc.backends.numba_cpu.kernels.vec import (
     arg,
     ldi8,
@@ -40,7 +41,6 @@ from leptonc.backends.numba_cpu.kernels.vec import (
     sti32,
     sti64,
 )
-from leptonc.backends.numba_cpu.kernels.winograd_product import prefetch_read
 
 HEAD, WORDS = 15, 14
 OPERATE, MOVE, ROWS = 0, 1, 2
@@ -64,7 +64,7 @@ def _run(program, count, registers, rows, cols):
         step = arg(at, 11)
         for r in range(rows):
             for i in range(0, cols * 4, LINE):
-                prefetch_read(a + (r + AHEAD) * step + i)
+                ask_soon(a + (r + AHEAD) * step + i)
             step_dst, step_a, step_b, step_c = arg(at, 10), arg(at, 11), arg(at, 12), arg(at, 13)
             call_op(fn, dst + r * step_dst, a + r * step_a, b + r * step_b, c + r * step_c, cols,
                     at + 48)  # fmt: skip

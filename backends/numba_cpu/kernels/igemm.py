@@ -26,6 +26,7 @@ from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel, record
 from leptonc.backends.numba_cpu.kernels.microkernel import (
     PANEL,
+    PREFETCH,
     ROWS,
     run_row,
     run_tile,
@@ -251,11 +252,20 @@ def _late(args):
 
 
 @inline_njit
-def _panel(args, tables, step, count, taps, depth, offset, b, column, bias, first, last):
-    """Compute one panel of columns for a block of rows; ``tables``: output, residual, A rows."""
+def _panel(args, tables, step, count, taps, depth, offset, b, column, bias, first, last,
+           following):  # fmt: skip
+    """Compute one panel of columns for a block of rows; ``tables``: output, residual, A rows.
+
+    Only its first tile waits for the panel. So that memory is busy for the others, too, every tile
+    asks for its part of the panel that is ``following``.
+    """
     width, late = arg(args, COLUMNS) - column, _late(args)
     low, high, unfinished = _bounds(args, last)
     alone = arg(args, ROWS_Z) * arg(args, ROWS_Y) * arg(args, ROWS_X) == 1
+    tiles, size = (count + ROWS - 1) // ROWS, 4 * PANEL * taps * depth
+    ahead, advance = following, 4 * PANEL // tiles
+    if tiles == 1:
+        ahead = b + PREFETCH
     i, finished = 0, 0
     while i < count:
         out_rows, some = tables + 8 * i, tile_rows(count - i, width)
@@ -271,14 +281,15 @@ def _panel(args, tables, step, count, taps, depth, offset, b, column, bias, firs
         if alone:
             run_row(
                 out_rows + 2 * step, step, taps, depth, 4 * offset, b, out_rows, 4 * column,
-                width, bias if first else 0, init, low, high,
+                width, bias if first else 0, init, ahead, advance, low, high,
             )  # fmt: skip
         else:
             run_tile(
                 some, out_rows + 2 * step, step, taps, depth, 4 * offset, b, out_rows, 4 * column,
-                width, bias if first else 0, init, low, high,
+                width, bias if first else 0, init, ahead, advance, low, high,
             )  # fmt: skip
         i += some
+        ahead += size // tiles
         if unfinished and (i >= count or i - finished > FINISH_ROWS - ROWS):
             rows = tables + 8 * finished
             finish_tile(
@@ -315,10 +326,14 @@ def _block(args, tables, m0, count, panel0, panel1, a, b, bias, out, res):
                         copy_rows(table, count, some_depth, 4 * k0, to, pitch)
             first = tap0 == 0 and k0 == 0
             last = tap0 + some_taps >= taps and k0 + some_depth >= depth
+            part = b + 4 * PANEL * (tap0 * depth + k0)
             for p in range(panel0, panel1):
-                panel = b + 4 * PANEL * ((p * taps + tap0) * depth + k0)
+                panel = part + 4 * PANEL * p * taps * depth
+                following = panel + 4 * PANEL * taps * depth
+                if p + 1 == panel1:  # the first panel of the next part of the sum
+                    following = part + 4 * PANEL * (panel0 * taps * depth + some_taps * some_depth)
                 _panel(args, tables, step, count, some_taps, some_depth, 0 if pitch != 0 else k0,
-                       panel, p * PANEL, bias, first, last)  # fmt: skip
+                       panel, p * PANEL, bias, first, last, following)  # fmt: skip
             k0 += some_depth
             if k0 >= depth:
                 break

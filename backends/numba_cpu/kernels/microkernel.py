@@ -74,11 +74,13 @@ class _Tile:
     width: ir.Value
     bias: ir.Value
     init_rows: ir.Value
+    ahead: ir.Value
+    advance: ir.Value
     low: ir.Value
     high: ir.Value
 
 
-_PARAMS = [I64] * 11 + [F32, F32]
+_PARAMS = [I64] * 13 + [F32, F32]
 
 
 class _Writer:
@@ -147,22 +149,22 @@ class _Writer:
             self.block("done"),
         )
         some = b.and_(b.icmp_signed(">", t.taps, i64(0)), b.icmp_signed(">", t.depth, i64(0)))
-        base = b.inttoptr(t.panel, PTR)
+        base, start = b.inttoptr(t.panel, PTR), b.inttoptr(t.ahead, PTR)
         b.cbranch(some, tap_loop, done)
 
         b.position_at_end(tap_loop)
-        tap, table, panel = b.phi(I64), b.phi(I64), b.phi(PTR)
+        tap, table, panel, ahead = b.phi(I64), b.phi(I64), b.phi(PTR), b.phi(PTR)
         sums = [b.phi(VF) for _ in init]
         rows = [pointer(b, b.add(self.row(table, i), t.offset)) for i in range(self.mr)]
-        inner, panel_end = self.depth_loop(rows, panel, sums)
+        inner, panel_end, ahead_end = self.depth_loop(rows, panel, ahead, sums)
         b.branch(tap_end)
 
         b.position_at_end(tap_end)
         next_tap, next_table = b.add(tap, i64(1)), b.add(table, t.tap_step)
         for phi, first, later in zip(
-            [tap, table, panel, *sums],
-            [i64(0), t.rows, base, *init],
-            [next_tap, next_table, panel_end, *inner],
+            [tap, table, panel, ahead, *sums],
+            [i64(0), t.rows, base, start, *init],
+            [next_tap, next_table, panel_end, ahead_end, *inner],
             strict=True,
         ):
             phi.add_incoming(first, entry)
@@ -171,61 +173,66 @@ class _Writer:
         b.position_at_end(done)
         return self.merge([(init, entry), (inner, tap_end)])
 
-    def depth_loop(self, rows: list[ir.Value], panel: ir.Value, sums: list[ir.Value]):
-        """Write the innermost loops; return their accumulators and the panel pointer after them."""
+    def depth_loop(self, rows, panel, ahead, sums):
+        """Write the innermost loops; return their accumulators and both pointers after them.
+
+        ``ahead`` points to what is asked for into the caches meanwhile.
+        """
         if self.parts == 1:
-            _, ptr, sums = self.steps(rows, i64(0), panel, sums, 1)
-            return sums, ptr
+            _, ptr, ahead, sums = self.steps(rows, i64(0), panel, ahead, sums, 1)
+            return sums, ptr, ahead
         b, cells = self.b, len(sums)
         zero = fconst(0.0)
         first = [*sums, *[zero] * (cells * (self.parts - 1))]
-        k, ptr, many = self.while_left(rows, i64(0), panel, first, self.parts)
+        k, ptr, ahead, many = self.while_left(rows, i64(0), panel, ahead, first, self.parts)
         half = self.parts
         while half > 1:  # in pairs: the parts differ least in size
             half //= 2
             pairs = zip(many[: half * cells], many[half * cells :], strict=True)
             many = [b.fadd(x, y) for x, y in pairs]
-        _, ptr, sums = self.while_left(rows, k, ptr, many, 1)
-        return sums, ptr
+        _, ptr, ahead, sums = self.while_left(rows, k, ptr, ahead, many, 1)
+        return sums, ptr, ahead
 
-    def while_left(self, rows, k, ptr, sums, unroll):
+    def while_left(self, rows, k, ptr, ahead, sums, unroll):
         """Write :meth:`steps`, passed by if less than ``unroll`` of the depth is left."""
         b, before = self.b, self.b.block
         some, end = self.block("some"), self.block("no_more")
         b.cbranch(b.icmp_signed(">=", b.sub(self.t.depth, k), i64(unroll)), some, end)
         b.position_at_end(some)
-        old, (next_k, next_ptr, new) = (k, ptr, sums), self.steps(rows, k, ptr, sums, unroll)
+        old = [k, ptr, ahead, *sums]
+        *new, many = self.steps(rows, k, ptr, ahead, sums, unroll)
         after = b.block
         b.branch(end)
         b.position_at_end(end)
         phis = []
-        for first, later in zip([old[0], old[1], *old[2]], [next_k, next_ptr, *new], strict=True):
+        for first, later in zip(old, [*new, *many], strict=True):
             phi = b.phi(first.type)
             phi.add_incoming(first, before)
             phi.add_incoming(later, after)
             phis.append(phi)
-        return phis[0], phis[1], phis[2:]
+        return *phis[:3], phis[3:]
 
-    def steps(self, rows, k0, panel, sums, unroll):
+    def steps(self, rows, k0, panel, ahead0, sums, unroll):
         """Write the loop over ``unroll`` of depth at a time, one or more times.
 
         ``sums`` are the accumulators of the first of ``unroll``, then those of the second, and so
-        on. Returns k and the panel pointer after it, and its accumulators.
+        on. Returns k and the pointers after it, and its accumulators.
         """
         b, before = self.b, self.b.block
         loop, end = self.block("depth"), self.block("depth_end")
         b.branch(loop)
         b.position_at_end(loop)
-        k, ptr = b.phi(I64), b.phi(PTR)
+        k, ptr, ahead = b.phi(I64), b.phi(PTR), b.phi(PTR)
         acc = [b.phi(VF) for _ in sums]
-        new, cells = [], self.mr * self.nv
+        new, cells, asking = [], self.mr * self.nv, ahead
         for u in range(unroll):
             places = [u * PANEL + j * LANES for j in range(self.nv)]
             columns = [load_vec(b, b.gep(ptr, [i64(at)], source_etype=F32)) for at in places]
             # A narrow tile of many rows reads little of B, and has no loads to spare.
             asked = 4 * self.nv * LANES if self.nv == VECTORS or self.mr == 1 else 0
             for line in range(0, asked, 64):
-                prefetch(b, b.gep(ptr, [i64(PREFETCH + 4 * u * PANEL + line)], source_etype=I8))
+                prefetch(b, b.gep(asking, [i64(line)], source_etype=I8), level=2)
+            asking = b.gep(asking, [self.t.advance], source_etype=I8)
             for i in range(self.mr):
                 at = b.gep(rows[i], [b.add(k, i64(u))], source_etype=F32)
                 a = splat(b, b.load(at, align=4, typ=F32))
@@ -233,14 +240,14 @@ class _Writer:
                     new.append(fma(b, a, columns[j], acc[u * cells + i * self.nv + j]))
         next_k = b.add(k, i64(unroll))
         next_ptr = b.gep(ptr, [i64(unroll * PANEL)], source_etype=F32)
-        starts, laters = [k0, panel, *sums], [next_k, next_ptr, *new]
-        for phi, first, later in zip([k, ptr, *acc], starts, laters, strict=True):
+        starts, laters = [k0, panel, ahead0, *sums], [next_k, next_ptr, asking, *new]
+        for phi, first, later in zip([k, ptr, ahead, *acc], starts, laters, strict=True):
             phi.add_incoming(first, before)
             phi.add_incoming(later, loop)
         last = b.sub(self.t.depth, i64(unroll))
         b.cbranch(b.icmp_signed("<=", next_k, last), loop, end)
         b.position_at_end(end)
-        return next_k, next_ptr, new
+        return next_k, next_ptr, asking, new
 
     def finish(self, acc: list[ir.Value]) -> None:
         """Clamp and store; only the last, narrow panel pays for masked stores."""
@@ -319,7 +326,7 @@ def _emit_choice(b: ir.IRBuilder, count: ir.Value, *args: ir.Value) -> None:
 @intrinsic
 def run_tile(
     typingctx, count, rows, tap_step, taps, depth, offset, panel, out_rows, column, width, bias,
-    init_rows, low, high,
+    init_rows, ahead, advance, low, high,
 ):  # fmt: skip
     """Compute a tile of up to ROWS x PANEL outputs.
 
@@ -332,7 +339,9 @@ def run_tile(
     ``out_rows``: address of the output row addresses. ``column``: bytes added to each output row,
     each initial row and to ``bias``. ``width``: columns that exist from there. ``bias``: address or
     0. ``init_rows``: address of the addresses of rows to start from (residual, partial sums) or 0.
-    ``low``, ``high``: float32 bounds of the result.
+    ``ahead``: address of what to ask for into the second-level cache meanwhile, any; it grows by
+    ``advance`` bytes, at most those of a row of the panel, per k. ``low``, ``high``: float32 bounds
+    of the result.
     """
 
     def build(context, builder, sig, args):
@@ -341,14 +350,14 @@ def run_tile(
         builder.call(fn, args)
         return context.get_dummy_value()
 
-    params = (types.int64,) * 12 + (types.float32,) * 2
+    params = (types.int64,) * 14 + (types.float32,) * 2
     return types.void(*params), build
 
 
 @intrinsic
 def run_row(
     typingctx, rows, tap_step, taps, depth, offset, panel, out_rows, column, width, bias,
-    init_rows, low, high,
+    init_rows, ahead, advance, low, high,
 ):  # fmt: skip
     """Compute one row of up to PANEL outputs; arguments as of :func:`run_tile`.
 
@@ -361,7 +370,7 @@ def run_row(
         builder.call(fn, args)
         return context.get_dummy_value()
 
-    params = (types.int64,) * 11 + (types.float32,) * 2
+    params = (types.int64,) * 13 + (types.float32,) * 2
     return types.void(*params), build
 
 

@@ -10,7 +10,7 @@ torch.nn.RNN.
 from __future__ import annotations
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
-from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, run_row, run_tile
+from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, PREFETCH, ROWS, run_row, run_tile
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -130,10 +130,12 @@ def recurrence(args, tid, nt):
                 panel = arg(args, W) + 4 * p * n
                 if batch == 1:
                     run_row(h_rows, 0, 1, n, 0, panel, g_rows, 4 * p, wide - p,
-                            arg(args, BIAS), 0, -_INF, _INF)  # fmt: skip
+                            arg(args, BIAS), 0, panel + PREFETCH, 4 * PANEL, -_INF,
+                            _INF)  # fmt: skip
                 else:
                     run_tile(count, h_rows, 0, 1, n, 0, panel, g_rows, 4 * p, wide - p,
-                             arg(args, BIAS), 0, -_INF, _INF)  # fmt: skip
+                             arg(args, BIAS), 0, panel + PREFETCH, 4 * PANEL, -_INF,
+                            _INF)  # fmt: skip
             for i in range(count):
                 x = arg(args, GATES) + 4 * (t * arg(args, G_T) + (b0 + i) * arg(args, G_B))
                 hi = h + 4 * i * n

@@ -143,10 +143,15 @@ def masked_store(b: ir.IRBuilder, value: ir.Value, ptr: ir.Value, mask: ir.Value
     call(b, f"llvm.masked.store.v{LANES}f32.p0", ir.VoidType(), args)
 
 
-def prefetch(b: ir.IRBuilder, ptr: ir.Value) -> None:
-    """Ask for the cache line at ``ptr``, which will be read; any address is allowed."""
-    read, keep, data = ir.Constant(I32, 0), ir.Constant(I32, 3), ir.Constant(I32, 1)
-    call(b, "llvm.prefetch.p0", ir.VoidType(), [ptr, read, keep, data])
+def prefetch(b: ir.IRBuilder, ptr: ir.Value, level: int = 1, write: bool = False) -> None:
+    """Ask for the cache line at ``ptr`` into the cache of ``level``; any address is allowed.
+
+    What is used at once belongs into the first level. What is used later belongs into the second:
+    it does not push out what is in use, and a core waits for more lines of it at a time (a dozen
+    go to the first level, some forty to the second).
+    """
+    how, keep, data = (ir.Constant(I32, v) for v in (int(write), 4 - level, 1))
+    call(b, "llvm.prefetch.p0", ir.VoidType(), [ptr, how, keep, data])
 
 
 def shared_function(

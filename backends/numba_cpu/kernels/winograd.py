@@ -32,6 +32,7 @@ from leptonc.backends.numba_cpu.kernels.activation import Act, vact
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.igemm import Res
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
+from leptonc.backends.numba_cpu.kernels.prefetch import ask_later, ask_to_write
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -50,8 +51,6 @@ from leptonc.backends.numba_cpu.kernels.winograd_product import (
     HEIGHTS,
     UNROLL,
     multiply_tile,
-    prefetch_read,
-    prefetch_write,
 )
 from leptonc.backends.numba_cpu.kernels.winograd_transform import (
     transform_input,
@@ -258,9 +257,9 @@ def _fetch(place, length, pixels, step, write):
     for j in range(pixels):
         for at in range(place + j * step, place + j * step + length, 64):
             if write:
-                prefetch_write(at)
+                ask_to_write(at)
             else:
-                prefetch_read(at)
+                ask_later(at)
 
 
 @inline_njit
@@ -268,9 +267,9 @@ def _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_g
               panels, following, fetch):  # fmt: skip
     """Multiply every plane of V with ``panels`` panels of weights, from ``panel0``, into M.
 
-    Memory is busy meanwhile: the weights are fetched ahead (``following``: the address of those
-    after the last), and with ``fetch``, line of tiles by line of tiles, the input of the next block
-    and where this one's results will go.
+    Memory is busy meanwhile: every group of tiles asks for its part of the next panel of weights
+    (``following``: the address of those after the last), and with ``fetch``, line of tiles by line
+    of tiles, for the input of the next block and for where this one's results will go.
     """
     stride, m = arg(args, STRIDE), arg(args, M)
     channels = (arg(args, CHANNELS) + LANES - 1) // LANES  # vectors of them
@@ -290,14 +289,13 @@ def _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_g
         size = 4 * vectors * LANES * PANEL
         for p in range(panels):
             b = at_plane + p * all_size
-            ahead = b + _AHEAD
-            if size <= _AHEAD:
+            ahead, advance = b + _AHEAD, 4 * UNROLL * PANEL // groups
+            if size <= _AHEAD or groups > 1:
                 ahead = b + all_size
                 if p == panels - 1:
                     ahead = at_plane + size if plane < planes - 1 else following
             out = m_base + VECTORS * p * column + plane * ROWS * _BYTES
             for g in range(groups):
-                advance = 4 * UNROLL * PANEL if g == 0 else 0
                 multiply_tile(
                     min(rows, count - g * rows),
                     v + g * v_group + plane * v_plane,
@@ -305,7 +303,7 @@ def _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_g
                     out + g * m_group,
                     column,
                     vectors,
-                    ahead,
+                    ahead + g * (size // groups),
                     advance,
                 )
             done += fetch * count * m

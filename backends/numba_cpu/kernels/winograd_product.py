@@ -17,11 +17,9 @@ from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.vectype import (
     F32,
     I8,
-    I32,
     I64,
     LANES,
     PTR,
-    call,
     fconst,
     fma,
     i64,
@@ -36,30 +34,6 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
 HEIGHTS = tuple(range(ROWS, 3, -2)) or (ROWS,)
 UNROLL = 4  # of the loop over the channels of a vector; divides LANES
 _LINES = UNROLL * PANEL * 4 // 64  # cache lines of the panel that a step reads
-
-
-def _prefetch_code(write: int):
-    """Return the code of an intrinsic that prefetches a line of input or output."""
-
-    def code(context, b, sig, args):
-        # Into the second level: it is a while until it is used.
-        write_, keep, data = ir.Constant(I32, write), ir.Constant(I32, 3), ir.Constant(I32, 1)
-        call(b, "llvm.prefetch.p0", ir.VoidType(), [pointer(b, args[0]), write_, keep, data])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), code
-
-
-@intrinsic
-def prefetch_read(typingctx, address):
-    """Ask for the cache line at ``address``, which will be read; any address is allowed."""
-    return _prefetch_code(0)
-
-
-@intrinsic
-def prefetch_write(typingctx, address):
-    """Ask for the cache line at ``address``, which will be written; any address is allowed."""
-    return _prefetch_code(1)
 
 
 def _counted(b: ir.IRBuilder, count, starts, body) -> list[ir.Value]:
@@ -89,7 +63,7 @@ def _tile(height: int, b: ir.IRBuilder, a, panel, out, out_step, vectors, ahead,
         rows, columns, following, *sums = values
         for k in range(UNROLL):
             for line in range(k, _LINES, UNROLL):
-                prefetch(b, b.gep(following, [i64(line * 64)], source_etype=I8))
+                prefetch(b, b.gep(following, [i64(line * 64)], source_etype=I8), level=2)
             line = [load_vec(b, floats(columns, k * PANEL + j * LANES)) for j in range(VECTORS)]
             for i in range(height):
                 x = splat(b, b.load(floats(rows, i * LANES + k), align=4, typ=F32))
@@ -135,7 +109,8 @@ def multiply_tile(typingctx, count, a, panel, out, out_step, vectors, ahead, adv
     ``count``: rows, 1 to ROWS. ``a``: address of ``f32[vectors, ROWS, LANES]``. ``panel``: address
     of ``f32[vectors * LANES, PANEL]``. ``out``: address of ``f32[ROWS, LANES]``, the first vector
     of columns; ``out_step``: bytes from there to the next. ``vectors``: vectors of channels, at
-    least 1. ``ahead``: address of what to prefetch, ``advance`` bytes every UNROLL channels.
+    least 1. ``ahead``: address of what to ask for meanwhile, ``advance`` bytes every UNROLL
+    channels, at most those of UNROLL rows of the panel.
     """
 
     def build(context, builder, sig, args):

@@ -19,7 +19,6 @@ NO_RIVAL = f"estimated: no other within {CLOSE}x"
 NOT_TIMED = "estimated: not timed"
 TOO_BUSY = "estimated: the machine was too busy to tell"
 NO_TIME = "estimated: the time for tuning was spent"
-IN_CACHES = "estimated: timing sweeps the caches, where this network's weights stay"
 MEASURED = "measured"
 
 

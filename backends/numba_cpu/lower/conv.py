@@ -87,7 +87,7 @@ def lower_conv(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> None
     constant = ctx.array(job.weight) is not None
     algorithm = Algorithm.IGEMM
     if constant:
-        algorithm = Algorithm(ctx.decide(questions.conv(shape, ctx.precision, ctx.near)))
+        algorithm = Algorithm(ctx.decide(questions.conv(shape, ctx.precision, ctx.reuse)))
     if out.numel:
         _LOWER[algorithm](job)
     done()

@@ -17,6 +17,7 @@ from leptonc.backends.numba_cpu.kernels.base import Kernel
 from leptonc.backends.numba_cpu.kernels.pack import aligned_empty
 from leptonc.backends.numba_cpu.lower import choices
 from leptonc.backends.numba_cpu.lower.choices import Answer, Decision, Question
+from leptonc.backends.numba_cpu.lower.questions import FAR, Reuse
 from leptonc.backends.numba_cpu.schedule import Scratch, Slot, Step, TorchStep
 from leptonc.backends.numba_cpu.views import Buffer, Ref, View, dense, ordered, row_major
 from leptonc.errors import ClaimError
@@ -92,7 +93,7 @@ class Lowering:
     pool: ConstPool
     threads: int
     precision: str = "fp32"
-    near: bool = False  # the weights of the network stay in the caches from call to call
+    reuse: Reuse = FAR  # of the network's weights
     unit: int = 0
     note: str = ""
     steps: list[Step | TorchStep] = field(default_factory=list[Step | TorchStep])

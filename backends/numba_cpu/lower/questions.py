@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from leptonc.backends.numba_cpu.lower.choices import Question
-from leptonc.backends.numba_cpu.lower.conv_choice import ConvShape, costs
+from leptonc.backends.numba_cpu.lower.conv_choice import (
+    Algorithm,
+    ConvShape,
+    choose,
+    costs,
+    held_bytes,
+)
 from leptonc.cost.flops import nbytes
 from leptonc.ir.core import Function, Op
 from leptonc.ir.kinds.contract import Conv
@@ -13,29 +20,62 @@ from leptonc.ir.kinds.data import Constant
 from leptonc.ir.kinds.region import Unit
 from leptonc.runtime.caches import Caches
 
-EXPANDED = 4  # times the bytes of weights, at most, where Winograd packs them
+NEAREST, FARTHEST = 2**20, 2**27  # bytes: what is nearer, or farther, makes no difference
 
 
-def weights_stay(fn: Function, caches: Caches) -> bool:
-    """Return whether all weights of a network stay in the caches from call to call."""
+@dataclass(frozen=True)
+class Reuse:
+    """How long weights wait for their next use.
+
+    Attributes:
+        distance: bytes that the network reads before it comes back to the same weights, its reuse
+            distance: a power of two from ``NEAREST`` to ``FARTHEST``.
+        near: whether so much stays in the caches from call to call.
+    """
+
+    distance: int
+    near: bool
+
+
+FAR = Reuse(FARTHEST, near=False)
+
+def reuse(fn: Function, precision: str, caches: Caches) -> Reuse:
+    """Return how far apart two calls of a static network use the same weights.
+
+    Convolutions count with the weights of the algorithm that is best where weights are far.
+    """
     bodies = [fn, *(op.kind.body for op in fn.ops if isinstance(op.kind, Unit))]
     held = [op.result for body in bodies for op in body.ops if isinstance(op.kind, Constant)]
-    return EXPANDED * int(nbytes(held)) <= caches.l3
+    total = int(nbytes(held))
+    for body in bodies:
+        for shape in _shapes(body):
+            algorithm = choose(shape, precision)
+            if algorithm is not Algorithm.DEPTHWISE:
+                total += held_bytes(shape, algorithm) - held_bytes(shape, Algorithm.IGEMM)
+    distance = min(max(1 << (total - 1).bit_length(), NEAREST), FARTHEST)
+    return Reuse(distance, distance <= caches.l3)
 
 
-def conv(shape: ConvShape, precision: str, near: bool) -> Question:
-    """Return the question of a convolution with constant weights; ``near``: see :func:`costs`."""
-    found = {a.value: cost for a, cost in costs(shape, precision, near).items()}
-    return Question(f"conv {_conv_text(shape)}: {', '.join(sorted(found))}", found)
+def conv(shape: ConvShape, precision: str, reuse: Reuse) -> Question:
+    """Return the question of a convolution with constant weights."""
+    found = {a.value: cost for a, cost in costs(shape, precision, reuse.near).items()}
+    again = f"weights again after {reuse.distance >> 20} MiB"
+    return Question(f"conv {_conv_text(shape)}, {again}: {', '.join(sorted(found))}", found)
 
 
-def asked(body: Function, precision: str, near: bool) -> Iterator[Question]:
+def asked(body: Function, precision: str, reuse: Reuse) -> Iterator[Question]:
     """Yield the questions of a unit's body."""
+    for shape in _shapes(body):
+        yield conv(shape, precision, reuse)
+
+
+def _shapes(body: Function) -> Iterator[ConvShape]:
+    """Yield the sizes of the convolutions with constant weights."""
     for op in body.ops:
         if isinstance(op.kind, Conv):
             weight = body.producer.get(op.operands[1])
             if weight is not None and isinstance(weight.kind, Constant):
-                yield conv(conv_shape(op), precision, near)
+                yield conv_shape(op)
 
 
 def conv_shape(op: Op) -> ConvShape:

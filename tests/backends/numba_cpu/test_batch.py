@@ -27,7 +27,8 @@ from leptonc.ir.kinds.data import Embedding
 from leptonc.ir.kinds.region import Unit
 from leptonc.ir.types import DType, TensorType
 from leptonc.passes.fusing.units import make_unit
-from leptonc.runtime.caches import SMALL, Caches, read_caches
+from leptonc.runtime.caches import SHARE, SMALL, Caches, read_caches
+from leptonc.runtime.governor import affinity_cores
 from leptonc.specialization import output_types, run_program
 
 KINDS = (
@@ -251,6 +252,9 @@ def test_cache_sizes_come_from_the_system_or_are_assumed_small(tmp_path) -> None
             (folder / name).write_text(text + "\n")
     assert read_caches(tmp_path) == Caches(2**20, 16 * 2**20)
     assert read_caches(tmp_path / "nowhere") == SMALL
+    read_caches.cache_clear()
+    (tmp_path / "index2" / "size").write_text("260M\n")
+    assert read_caches(tmp_path).l3 == min(260 * 2**20, SHARE * affinity_cores())
     other = tmp_path / "other"
     other.mkdir()
     (tmp_path / "index1").rename(other / "index1")

@@ -17,7 +17,7 @@ from leptonc.backends.numba_cpu import tune as module
 from leptonc.backends.numba_cpu.lower import choices
 from leptonc.backends.numba_cpu.lower.choices import Answer, Question
 from leptonc.backends.numba_cpu.lower.core import ConstPool
-from leptonc.backends.numba_cpu.lower.questions import weights_stay
+from leptonc.backends.numba_cpu.lower.questions import FAR, FARTHEST, NEAREST, Reuse, reuse
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
 from leptonc.ir.core import Function, Op
 from leptonc.runtime.caches import Caches
@@ -100,8 +100,7 @@ OPTIONS = Options(threads=2)
 @pytest.fixture(autouse=True)
 def far(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take small networks for ones whose weights leave the caches between calls."""
-    for place in (module, scheduler):
-        monkeypatch.setattr(place, "weights_stay", lambda fn, caches: False)
+    monkeypatch.setattr(scheduler, "reuse", lambda fn, precision, caches: FAR)
 
 
 class Timer:
@@ -141,18 +140,38 @@ def test_questions_are_those_that_lowering_asks() -> None:
     assert next(o.question for o in found if o.count == 3) in asked
 
 
-def test_weights_that_stay_in_the_caches_are_not_timed(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("wide", [1, 1000, 1020, 1021, 2000, 40_000, 200_000])
+def test_reuse_distance_is_what_a_network_reads(wide: int) -> None:
+    net = torch.nn.Linear(256, wide).eval()
+    fn = leptonc.optimize(leptonc.capture(net, torch.randn(1, 256)), "O2")
+    found, read = reuse(fn, "fp32", Caches(1, 1 << 21)), 4 * 257 * wide
+    assert NEAREST <= found.distance <= FARTHEST
+    assert found.distance >= min(read, FARTHEST) and found.distance < max(2 * read, 2 * NEAREST)
+    assert found.near is (read <= 1 << 21)
+
+
+def test_convolutions_count_with_their_packed_weights() -> None:
+    layers = [torch.nn.Conv2d(256, 256, 3, padding=1, bias=False) for _ in range(3)]
+    net = torch.nn.Sequential(*layers).eval()
+    fn = leptonc.optimize(leptonc.capture(net, torch.randn(1, 256, 28, 28)), "O2")
+    plain, caches = 3 * 4 * 9 * 256 * 256, Caches(1, 1)
+    assert reuse(fn, "strict", caches).distance == 1 << (plain - 1).bit_length()
+    assert reuse(fn, "fp32", caches).distance == 1 << (plain * 36 // 9 - 1).bit_length()
+
+
+@pytest.mark.parametrize("distance", [NEAREST, FARTHEST])
+def test_caches_are_swept_as_far_as_the_network_reads(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, distance: int
 ) -> None:
     forced_open(monkeypatch)
-    monkeypatch.setattr(module, "weights_stay", weights_stay)
-    fn = program()
-    for l3, timed in ((1 << 40, False), (1, True)):
-        timer, options = Timer(SECONDS), Options(caches=Caches(1, l3))
-        shelf = Book(tmp_path / str(l3), "m")
-        answers = module.tune(fn, ConstPool(), options, shelf, 1e9, timer.clock, timer.prepare)
-        assert bool(timer.prepared) is timed
-        assert any(a.why == choices.IN_CACHES for a in answers.values()) is not timed
+    swept = list[int]()
+    whole = module._memory
+    monkeypatch.setattr(module, "_memory", lambda n: swept.append(n) or whole(n))
+    timer, options = Timer(SECONDS), Options(reuse=Reuse(distance, near=False))
+    monkeypatch.setattr(module, "_prepare", lambda _o, _s, *rest: timer.prepare(*rest))
+    answers = module.tune(program(), ConstPool(), options, Book(tmp_path, "m"), 1e9, timer.clock)
+    assert swept == [distance]
+    assert all(f"again after {distance >> 20} MiB" in key for key in answers)
 
 
 def test_winners_are_lowered_and_remembered(
