@@ -26,9 +26,13 @@ DEPTH_BLOCK = 1024
 WHOLE_DEPTH = 4096
 FEWEST_TILES = 16
 MOST_TILES = 32
+#: floats of B that the second-level cache holds beside the rest, and the tiles of a block then: no
+#: panel is worth many rows, and rows of the result are finished while they are near.
+B_BLOCK = 128 * 1024
+TILES_BESIDE_B = 4
 
 
-def blocking(rows: int, taps: int, depth: int) -> tuple[int, int, int]:
+def blocking(rows: int, taps: int, depth: int, columns: int) -> tuple[int, int, int]:
     """Return ``(row_block, tap_block, depth_block)`` for a product of this size."""
     if depth > DEPTH_BLOCK:
         parts = -(-depth // DEPTH_BLOCK)
@@ -38,6 +42,8 @@ def blocking(rows: int, taps: int, depth: int) -> tuple[int, int, int]:
         parts = -(-taps // most)
         tap_block, depth_block = max(1, -(-taps // parts)), max(depth, 1)
     most_tiles = min(MOST_TILES, max(1, A_BLOCK // (ROWS * tap_block * depth_block)))
+    if taps * depth * columns <= B_BLOCK:
+        most_tiles = min(most_tiles, TILES_BESIDE_B)
     return _even_block(rows, most_tiles), tap_block, depth_block
 
 
@@ -51,7 +57,7 @@ def _even_block(rows: int, most_tiles: int) -> int:
 def _record(rows: tuple[int, int, int], columns: int, taps: int, depth: int, **rest) -> IGemm:
     """Return the record with default strides and blocking; ``rest`` overrides fields."""
     z, y, x = rows
-    row_block, tap_block, depth_block = blocking(z * y * x, taps, depth)
+    row_block, tap_block, depth_block = blocking(z * y * x, taps, depth, columns)
     names = (name for name in IGemm.__dataclass_fields__ if name not in ("act_p0", "act_p1"))
     values: dict = dict.fromkeys(names, 0)
     values |= {"outer0": 1, "outer1": 1, "rows_z": z, "rows_y": y, "rows_x": x, "columns": columns}
@@ -192,7 +198,7 @@ def merged_conv(plan: ConvPlan, kernel_width: int, width: int, left: int) -> Con
     table[:, 2] += left
     lines = call.in_h * width * channels
     row_block, tap_block, depth_block = blocking(
-        call.rows_z * call.rows_y * call.rows_x, len(table), depth
+        call.rows_z * call.rows_y * call.rows_x, len(table), depth, call.columns
     )
     merged = replace(
         call, taps=len(table), depth=depth, in_w=width, a_z=lines, a_y=width * channels,

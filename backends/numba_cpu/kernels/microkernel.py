@@ -231,7 +231,7 @@ class _Writer:
             # A narrow tile of many rows reads little of B, and has no loads to spare.
             asked = 4 * self.nv * LANES if self.nv == VECTORS or self.mr == 1 else 0
             for line in range(0, asked, 64):
-                prefetch(b, b.gep(asking, [i64(line)], source_etype=I8), level=2)
+                prefetch(b, b.gep(asking, [i64(line)], source_etype=I8))
             asking = b.gep(asking, [self.t.advance], source_etype=I8)
             for i in range(self.mr):
                 at = b.gep(rows[i], [b.add(k, i64(u))], source_etype=F32)
@@ -339,7 +339,7 @@ def run_tile(
     ``out_rows``: address of the output row addresses. ``column``: bytes added to each output row,
     each initial row and to ``bias``. ``width``: columns that exist from there. ``bias``: address or
     0. ``init_rows``: address of the addresses of rows to start from (residual, partial sums) or 0.
-    ``ahead``: address of what to ask for into the second-level cache meanwhile, any; it grows by
+    ``ahead``: address of what to ask for meanwhile, any; it grows by
     ``advance`` bytes, at most those of a row of the panel, per k. ``low``, ``high``: float32 bounds
     of the result.
     """
