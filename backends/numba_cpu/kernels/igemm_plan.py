@@ -41,14 +41,13 @@ def blocking(rows: int, taps: int, depth: int, columns: int) -> tuple[int, int, 
         most = max(1, DEPTH_BLOCK // max(depth, 1))
         parts = -(-taps // most)
         tap_block, depth_block = max(1, -(-taps // parts)), max(depth, 1)
-    most_tiles = min(MOST_TILES, max(1, A_BLOCK // (ROWS * tap_block * depth_block)))
-    if taps * depth * columns <= B_BLOCK:
-        most_tiles = min(most_tiles, TILES_BESIDE_B)
-    return _even_block(rows, most_tiles), tap_block, depth_block
+    most_tiles = max(1, A_BLOCK // (ROWS * tap_block * depth_block))
+    return _even_block(rows, most_tiles, taps * depth * columns), tap_block, depth_block
 
 
-def _even_block(rows: int, most_tiles: int) -> int:
+def _even_block(rows: int, most_tiles: int, b_floats: int) -> int:
     """Return the rows of a block of at most ``most_tiles`` tiles, all blocks about as high."""
+    most_tiles = min(most_tiles, TILES_BESIDE_B if b_floats <= B_BLOCK else MOST_TILES)
     all_tiles = max(1, -(-rows // ROWS))
     blocks = -(-all_tiles // most_tiles)
     return ROWS * -(-all_tiles // blocks)
@@ -86,9 +85,9 @@ def large_blocks(call: IGemm) -> IGemm:
     """
     if call.depth > WHOLE_DEPTH or copy_pitch(call.step_x * call.a_x, call.depth):
         return call
-    most_tiles = A_BLOCK // (ROWS * max(call.depth, 1))
+    most_tiles = max(FEWEST_TILES, A_BLOCK // (ROWS * max(call.depth, 1)))
     rows = call.rows_z * call.rows_y * call.rows_x
-    row_block = _even_block(rows, min(MOST_TILES, max(FEWEST_TILES, most_tiles)))
+    row_block = _even_block(rows, most_tiles, call.depth * call.columns)
     return replace(call, row_block=row_block, depth_block=max(call.depth, 1))
 
 
