@@ -15,7 +15,7 @@ from torch import Tensor
 
 from leptonc import meaning
 from leptonc.errors import CheckError
-from leptonc.ir.core import Function
+from leptonc.ir.core import Function, Op
 
 # How much further from float64 than eager a result may be. Reordered sums stay within a few times
 # eager's own error; Winograd F(4x4, 3x3) multiplies a convolution's error by up to its transforms'
@@ -87,8 +87,7 @@ class Reference:
 
     def worst(self, got: Sequence[Tensor]) -> Difference | None:
         """Return the output that is furthest outside its tolerance; None if all are within."""
-        bad = [d for d in self.compare(got) if not d.ok]
-        return max(bad, key=lambda d: d.error / max(d.tolerance, 1e-300), default=None)
+        return furthest(self.compare(got))
 
 
 def reference(
@@ -104,6 +103,27 @@ def reference(
     exact = meaning.run(fn, *inputs, precision="f64")
     plain = meaning.run(fn, *inputs) if plain is None else tuple(plain)
     return Reference(tuple(inputs), exact, plain, FACTORS[precision])
+
+
+def isolate(op: Op) -> Function:
+    """Return the Function whose only op is ``op``; a value read twice is one parameter."""
+    params = tuple(dict.fromkeys(op.operands))
+    return Function(op.kind.NAME, params, (op,), op.results)
+
+
+def differences(ref: Reference, fn: Function, got: Sequence[Tensor]) -> Sequence[Difference]:
+    """Return the differences; where there is a miss, inputs moved by roundings add to the spread.
+
+    They cost two more runs in float64, hence only then.
+    """
+    found = ref.compare(got)
+    return found if all(d.ok for d in found) else conditioned(ref, fn).compare(got)
+
+
+def furthest(found: Sequence[Difference]) -> Difference | None:
+    """Return the difference that is furthest outside its tolerance; None if all are within."""
+    bad = [d for d in found if not d.ok]
+    return max(bad, key=lambda d: d.error / max(d.tolerance, 1e-300), default=None)
 
 
 def conditioned(ref: Reference, fn: Function) -> Reference:

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import torch
 from torch import Tensor
 
-from leptonc import check, meaning
+from leptonc import check, inplace, meaning
 from leptonc.backends.numba_cpu.runtime import Executable, load
 from leptonc.backends.numba_cpu.schedule import Schedule, TorchStep, UnitInfo
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
-from leptonc.backends.numba_cpu.watch import BEFORE, BEHIND, watchable, watched
-from leptonc.check import Difference, Reference, UnitError
+from leptonc.check import Reference, UnitError, differences, furthest, isolate
 from leptonc.errors import CheckError, LeptoncError
 from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.region import Unit
@@ -28,7 +25,7 @@ from leptonc.ir.specialize import specialize
 from leptonc.pipeline import Step
 from leptonc.probes import EXAMPLE, Probe, probes
 from leptonc.rewrite.trace import Remark, RemarkKind
-from leptonc.specialization import Specialization, output_types
+from leptonc.specialization import Specialization, output_types, run_marked
 
 # What torch and Python raise for inputs that an op does not take.
 REFUSALS = (RuntimeError, LookupError, ValueError, TypeError, ArithmeticError)
@@ -54,7 +51,7 @@ def whole(
 
     def results() -> Sequence[Tensor]:
         program = spec.bind(sizes)
-        return _run(program, inputs, output_types(program))
+        return run_marked(program, inputs, output_types(program))
 
     got = results()
     if check.surely_within(found, got, spec.precision):
@@ -66,9 +63,10 @@ def whole(
         return
     why = _guilty_pass(spec.stages(), ref)
     if not why:
-        at, why = _in_place(spec, sizes, inputs)
+        plan, static = spec.bind(sizes).schedule, specialize(spec.function, sizes)
+        at, why = inplace.search(plan, static, inputs, spec.precision)
         if at is not None:
-            _retreat(spec, spec.bind(sizes).schedule, at, why)
+            _retreat(spec, plan, at, why)
             spec.forget()
             if ref.worst(results()) is None:
                 return
@@ -83,38 +81,6 @@ def _guilty_pass(steps: Sequence[Step], ref: Reference) -> str:
         if step.changed and (bad := ref.worst(meaning.run(step.after, *ref.inputs))) is not None:
             return f"{_about(step)} changed what the program computes ({bad})"
     return ""
-
-
-def _in_place(
-    spec: Specialization, sizes: Mapping[str, int], inputs: Sequence[Tensor]
-) -> tuple[int | None, str]:
-    """Return the first unit that goes wrong where it stands in the schedule, and what is wrong.
-
-    Each is held to what its body means for the operands that it finds in memory there.
-    """
-    plan = spec.bind(sizes).schedule
-    if not watchable(plan):
-        return None, "no single pass and no unit alone explains it: the schedule must be wrong"
-    seen: dict[tuple[int, str], list[Tensor]] = {}
-    program = watched(plan, lambda unit, when, tensors: seen.update({(unit, when): tensors}))
-    _run(program, inputs, output_types(program))
-    made: dict[Value, tuple[str, Tensor]] = {}
-    for i, unit in enumerate(plan.units):
-        reads = dict(zip(unit.op.operands, seen[i, BEFORE], strict=True))
-        for v, t in reads.items():
-            if v in made and not _same_bits(made[v][1], t):
-                return i, f"what {made[v][0]} wrote for it was overwritten before it ran"
-        fn = isolate(unit.op)
-        ref = check.reference(fn, tuple(reads.values()), spec.precision)
-        if (bad := _furthest(_differences(ref, fn, seen[i, BEHIND]))) is not None:
-            return i, f"right on its own, it misses the reference where it stands ({bad})"
-        pairs = zip(unit.op.results, seen[i, BEHIND], strict=True)
-        made.update({v: (unit.name, t) for v, t in pairs})
-    return None, "every unit is right when all wait for each other: a barrier must be missing"
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    return meaning.raw_tensor(a).tobytes() == meaning.raw_tensor(b).tobytes()
 
 
 # ----- passes -------------------------------------------------------------------------------------
@@ -148,7 +114,7 @@ class PassCheck:
                 got = meaning.run(step.after, *ref.inputs)
             except REFUSALS as e:
                 raise CheckError(f"what {_about(step)} made cannot run on {name}: {e}") from e
-            if (bad := _furthest(_differences(ref, self.captured, got))) is not None:
+            if (bad := furthest(differences(ref, self.captured, got))) is not None:
                 raise CheckError(
                     f"{_about(step)} changed what {step.after.name} computes, seen on {name}: {bad}"
                 )
@@ -203,12 +169,6 @@ def _retreat(spec: Specialization, plan: Schedule, index: int, why: str) -> None
     spec.remarks.append(Remark("check", RemarkKind.MISSED, info.name, reason, info.op.origin))
 
 
-def isolate(op: Op) -> Function:
-    """Return the Function whose only op is ``op``; a value read twice is one parameter."""
-    params = tuple(dict.fromkeys(op.operands))
-    return Function(op.kind.NAME, params, (op,), op.results)
-
-
 def _interpreted(
     fn: Function, inputs: Sequence[Tensor]
 ) -> Iterator[tuple[Op, tuple[Tensor, ...], tuple[Tensor, ...]]]:
@@ -239,12 +199,12 @@ def _verdict(
     drawn = probes(fn, operands)
     for name, ref in _references(fn, drawn, precision, results):
         try:
-            found = _differences(ref, fn, run(ref.inputs))
+            found = differences(ref, fn, run(ref.inputs))
         except (LeptoncError, IndexError) as e:
             return UnitError(float("inf"), 0.0, name), f"on {name}: {e}"
         errors = [UnitError(d.error, d.tolerance, name) for d in found]
         worst = max([worst, *errors], key=lambda e: e.ratio)
-        if (bad := _furthest(found)) is not None:
+        if (bad := furthest(found)) is not None:
             return worst, f"its native result misses the reference on {name} ({bad})"
     return worst, ""
 
@@ -264,29 +224,10 @@ def _native(spec: Specialization, options: Options, op: Op, info: UnitInfo) -> R
             (tuple(shape[a] for a in _axes(v)), dtype)
             for v, (shape, dtype) in zip(fn.returns, output_types(made[0]), strict=True)
         ]
-        got = _run(made[0], laid_out, types)
+        got = run_marked(made[0], laid_out, types)
         return [_logical(t, v) for t, v in zip(got, fn.returns, strict=True)]
 
     return run
-
-
-def _run(
-    program: Executable, inputs: Sequence[Tensor], types: Sequence[tuple[tuple[int, ...], Any]]
-) -> list[Tensor]:
-    """Run on contiguous tensors; what the program does not write is told by odd values.
-
-    New memory may hold the very numbers that the reference left there.
-    """
-    results = [torch.full(shape, _odd(dtype), dtype=dtype) for shape, dtype in types]
-    program(*[t.data_ptr() for t in inputs], *[t.data_ptr() for t in results])
-    return results
-
-
-def _odd(dtype: Any) -> Any:
-    """Return a value of ``dtype`` that results rarely have."""
-    if dtype is torch.bool:
-        return True
-    return torch.nan if dtype.is_floating_point or dtype.is_complex else torch.iinfo(dtype).max
 
 
 def _axes(value: Value) -> tuple[int, ...]:
@@ -345,17 +286,3 @@ def _references(
         except REFUSALS:
             if given:
                 raise
-
-
-def _differences(ref: Reference, fn: Function, got: Sequence[Tensor]) -> Sequence[Difference]:
-    """Return the differences; where there is a miss, inputs moved by roundings add to the spread.
-
-    They cost two more runs in float64, hence only then.
-    """
-    found = ref.compare(got)
-    return found if all(d.ok for d in found) else check.conditioned(ref, fn).compare(got)
-
-
-def _furthest(found: Sequence[Difference]) -> Difference | None:
-    bad = [d for d in found if not d.ok]
-    return max(bad, key=lambda d: d.error / max(d.tolerance, 1e-300), default=None)

@@ -133,6 +133,25 @@ def run_program(
     return results
 
 
+def run_marked(
+    program: Executable, inputs: Sequence[Tensor], outputs: Sequence[tuple[tuple[int, ...], Any]]
+) -> list[Tensor]:
+    """Run as :func:`run_program` does; what the program does not write is told by odd values.
+
+    New memory may hold the very numbers that the reference left there.
+    """
+    results = [torch.full(shape, _odd(dtype), dtype=dtype) for shape, dtype in outputs]
+    program(*[t.data_ptr() for t in inputs], *[t.data_ptr() for t in results])
+    return results
+
+
+def _odd(dtype: Any) -> Any:
+    """Return a value of ``dtype`` that results rarely have."""
+    if dtype is torch.bool:
+        return True
+    return torch.nan if dtype.is_floating_point or dtype.is_complex else torch.iinfo(dtype).max
+
+
 def output_types(program: Executable) -> tuple[tuple[tuple[int, ...], Any], ...]:
     """Return shape and torch dtype of every result of a program."""
     return tuple((v.shape, meaning.TORCH_DTYPES[v.dtype]) for v in program.schedule.outputs)

@@ -208,26 +208,6 @@ def test_indices_stay_in_range() -> None:
 # ----- the schedule -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_buffer_overwritten_too_early_names_the_unit_that_reads_it(monkeypatch, threads) -> None:
-    class Three(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            a = torch.softmax(x, -1)
-            return torch.softmax(torch.cumsum(a, 1), -1) + a
-
-    real = scheduler._place
-
-    def everything_at_zero(steps: Any) -> Any:
-        plan, offsets = real(steps)
-        return plan, dict.fromkeys(offsets, 0)
-
-    x = torch.randn(40, 64)
-    assert len(compiled(Three(), x, threads=threads).schedule.offsets) > 1
-    monkeypatch.setattr(scheduler, "_place", everything_at_zero)
-    with pytest.raises(CheckError, match=r"was overwritten before it ran|where it stands"):
-        compiled(Three(), x, threads=threads)
-
-
 def test_a_unit_that_is_wrong_only_where_it_stands_retreats(monkeypatch) -> None:
     real = scheduler._lower_unit
 

@@ -64,11 +64,22 @@ class TorchStep:
 
 
 @dataclass(frozen=True)
-class UnitInfo:
-    """What a report says of one unit: op, name, how it runs, why not natively, what it chose.
+class Run:
+    """The steps ``start:stop`` in which a unit computes one part of the batch, or the whole.
 
-    ``operands`` and ``results`` are where those of the op lie, of the last part of the batch.
+    ``op`` is what they compute, ``operands`` and ``results`` are where those of it lie.
     """
+
+    op: Op
+    start: int
+    stop: int
+    operands: tuple[View, ...]
+    results: tuple[View, ...]
+
+
+@dataclass(frozen=True)
+class UnitInfo:
+    """What a report says of one unit: op, name, how it runs, why not natively, what it chose."""
 
     op: Op
     name: str
@@ -76,10 +87,13 @@ class UnitInfo:
     native_ops: int
     torch_ops: int
     reason: str = ""
-    parts: int = 1  # of the batch, one after another
     decisions: tuple[Decision, ...] = ()
-    operands: tuple[View, ...] = ()
-    results: tuple[View, ...] = ()
+    runs: tuple[Run, ...] = ()  # one a part of the batch, with other units between them
+
+    @property
+    def parts(self) -> int:
+        """Into how many parts of the batch it is cut."""
+        return max(1, len(self.runs))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from leptonc.backends.numba_cpu.lower.core import ConstPool, Lowering
 from leptonc.backends.numba_cpu.lower.questions import Reuse, reuse
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
 from leptonc.backends.numba_cpu.lower.table import LOWER, UNITS
-from leptonc.backends.numba_cpu.schedule import Schedule, Step, TorchStep, UnitInfo
+from leptonc.backends.numba_cpu.schedule import Run, Schedule, Step, TorchStep, UnitInfo
 from leptonc.backends.numba_cpu.spaced import spaced
 from leptonc.backends.numba_cpu.views import Buffer, View, dense
 from leptonc.errors import ClaimError
@@ -152,6 +152,7 @@ def _lower_parts(
     later = {v for op in todo if id(op) not in inside for v in op.operands}
     whole = {v: direct.get(v) or ctx.new(v) for v in made if v in later or v in direct}
     infos: list[UnitInfo] = []
+    runs: list[tuple[Run, ...]] = [()] * len(span)
     ops, small = stretch.part_ops()
     producer = {r: op for op in ops for r in op.results}
     for index in range(stretch.parts):
@@ -162,11 +163,13 @@ def _lower_parts(
             if piece not in producer:
                 ctx.views[piece] = _slice_of(ctx.view(v), index, stretch.parts)
         infos = [_lower_unit(ctx, i, op, places, options) for i, op in zip(span, ops, strict=True)]
+        runs = [(*before, *info.runs) for before, info in zip(runs, infos, strict=True)]
         for piece, target in targets.items():
             if not ctx.view(piece).is_same(target):
                 copy_view(ctx, ctx.view(piece), target)
     ctx.views.update(whole)
-    return [replace(info, op=todo[i], parts=stretch.parts) for i, info in zip(span, infos)]
+    rows = zip(span, infos, runs, strict=True)
+    return [replace(info, op=todo[i], runs=mine) for i, info, mine in rows]
 
 
 def _slice_of(view: View, index: int, parts: int) -> View:
@@ -208,6 +211,7 @@ def _lower_unit(
     for v in (*body.params, *body.producer):
         ctx.views.pop(v, None)
     native = 0 if why else count
+    results = tuple(ctx.view(v) for v in op.results)
     return UnitInfo(
         op,
         unit.name,
@@ -216,8 +220,7 @@ def _lower_unit(
         torch_ops=count - native,
         reason=why or "",
         decisions=tuple(ctx.decisions),
-        operands=operands,
-        results=tuple(ctx.view(v) for v in op.results),
+        runs=(Run(op, mark, len(ctx.steps), operands, results),),
     )
 
 

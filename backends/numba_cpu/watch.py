@@ -1,13 +1,13 @@
-"""numba_cpu > watch: run a schedule as it lies in memory, and see what every unit reads and writes.
+"""numba_cpu > watch: run a schedule as it lies in memory, and look at what lies there meanwhile.
 
-The program is the schedule's own, arena and all, with a call into Python before and behind the
-steps of each unit, and a barrier behind every step.
+The program is the schedule's own, arena and all, with calls into Python between its steps and a
+barrier behind every step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from leptonc.backends.numba_cpu.assemble import assemble
@@ -17,44 +17,45 @@ from leptonc.backends.numba_cpu.schedule import Schedule, Step, TorchStep
 from leptonc.backends.numba_cpu.views import View
 from leptonc.ir.core import Function
 
-See = Callable[[int, str, list[Any]], None]
-BEFORE, BEHIND = "before", "behind"
 _WATCH = Function("watch", (), (), ())
 
 
+@dataclass(frozen=True)
+class Look:
+    """Before step ``at``, ``see`` is called with copies of what lies at ``views``."""
+
+    at: int
+    views: tuple[View, ...]
+    see: Callable[[list[Any]], None]
+
+
 def watchable(plan: Schedule) -> bool:
-    """Return whether every unit runs once and what it reads and writes are tensors of torch."""
-    views = [v for u in plan.units for v in (*u.operands, *u.results)]
-    placed = all(v.buffer.space != "arena" or v.buffer in plan.offsets for v in views)
-    return placed and all(
-        u.parts == 1 and all(min(v.strides, default=0) >= 0 for v in (*u.operands, *u.results))
-        for u in plan.units
+    """Return whether what every unit reads and writes are tensors of torch that have a place."""
+    views = [v for u in plan.units for r in u.runs for v in (*r.operands, *r.results)]
+    return all(
+        (v.buffer.space != "arena" or v.buffer in plan.offsets) and min(v.strides, default=0) >= 0
+        for v in views
     )
 
 
-def watched(plan: Schedule, see: See) -> Executable:
-    """Return the program of a watchable ``plan``, to be called as the plan's own.
-
-    ``see(unit, BEFORE, copies of its operands)`` and ``see(unit, BEHIND, copies of its results)``
-    are called for each unit.
-    """
+def watched(plan: Schedule, looks: Sequence[Look]) -> Executable:
+    """Return the program of a watchable ``plan`` with ``looks``, to be called as the plan's own."""
 
     def call(step: TorchStep) -> Callable[..., None]:
         if step.body is not _WATCH:
             return torch_call(step)
+        see = looks[int(step.note)].see
+        return lambda addresses, _: see(
+            [tensor_of(a, v).clone() for a, v in zip(addresses, step.inputs, strict=True)]
+        )
 
-        def look(addresses: Sequence[int], _: Sequence[int]) -> None:
-            pairs = zip(addresses, step.inputs, strict=True)
-            see(step.unit, step.note, [tensor_of(a, v).clone() for a, v in pairs])
-
-        return look
-
+    due: dict[int, list[TorchStep]] = {}
+    for i, look in enumerate(looks):
+        due.setdefault(look.at, []).append(TorchStep(_WATCH, look.views, (), 0, "", str(i)))
     steps: list[Step | TorchStep] = []
-    for i, unit in enumerate(plan.units):
-        steps.append(_look(i, BEFORE, unit.operands))
-        steps += [_waiting(s) for s in plan.steps if s.unit == i]
-        steps.append(_look(i, BEHIND, unit.results))
-    steps += [_waiting(s) for s in plan.steps if s.unit >= len(plan.units)]
+    for i, step in enumerate(plan.steps):
+        steps += [*due.get(i, ()), _waiting(step)]
+    steps += due.get(len(plan.steps), ())
     made = replace(plan, steps=tuple(steps))
     program = Program(
         threads=plan.threads,
@@ -65,10 +66,6 @@ def watched(plan: Schedule, see: See) -> Executable:
     )
     assemble(made, program, call)
     return Executable(made, program)
-
-
-def _look(unit: int, when: str, views: tuple[View, ...]) -> TorchStep:
-    return TorchStep(_WATCH, views, (), unit, "", when)
 
 
 def _waiting(step: Step | TorchStep) -> Step | TorchStep:

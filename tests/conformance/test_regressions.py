@@ -70,13 +70,13 @@ def test_units_are_checked_one_by_one() -> None:
 
 
 def test_a_unit_that_computes_wrongly_retreats_to_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = selfcheck._run
+    run = selfcheck.run_marked
 
     def faulty(program: Any, *args: Any) -> list[torch.Tensor]:
         wrong = any(u.native_ops for u in program.schedule.units)
         return [r + wrong for r in run(program, *args)]
 
-    monkeypatch.setattr(selfcheck, "_run", faulty)
+    monkeypatch.setattr(selfcheck, "run_marked", faulty)
     x = torch.rand(4, 4) + 1
     net = leptonc.compile(Fn(lambda x: torch.special.bessel_j0(x).sin() + x), (x,), cache=False)
     assert net.specializations[0].retreat
