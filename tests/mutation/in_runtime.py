@@ -1,7 +1,8 @@
 """mutation > in_runtime: faults in planner, executor, caches and calls.
 
-Where neither a unit nor a pass is guilty there is nothing to name. Where a compile cannot see the
-fault at all (a call with other arguments, a second compile), there are no models.
+A wrong schedule is named by a unit that it harms. Where no unit is harmed (a missing barrier) there
+is nothing to name; where a compile cannot see the fault at all (a call with other arguments, a
+second compile), there are no models.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ def _runtime(
 FAULTS: tuple[Fault, ...] = (
     _planner("live-at-first-step-only", "memory", "arena overlap",
              "for t in steps:\n                self.live", "for t in steps[:1]:\n                "
-             "self.live", (f"{_TESTS}/test_memory.py",), "residual_around"),
+             "self.live", (f"{_TESTS}/test_memory.py",), "residual_around", names=UNIT),
     _planner("gap-too-small", "memory", "arena overlap",
              "if gap >= size and (best < 0", "if gap > 0 and (best < 0",
              (f"{_TESTS}/test_memory.py",), "hourglass", "three_sizes"),
     _planner("lifetime-ends-at-first-read", "scheduler", "stale buffer",
              "first.setdefault(b, i)\n                last[b] = i",
              "first.setdefault(b, i)\n                last.setdefault(b, i)",
-             (f"{_TESTS}/test_batch.py", "tests/test_api.py"), "residual_around"),
+             (f"{_TESTS}/test_batch.py", "tests/test_api.py"), "residual_around", names=UNIT),
     _planner("joined-parts-on-top", "joined", "wrong offset",
              "view.slice(join.axis, at, at + size)", "view.slice(join.axis, 0, size)",
-             (f"{_TESTS}/test_joined.py",), "concat_of_convs"),
+             (f"{_TESTS}/test_joined.py",), "concat_of_convs", names=UNIT),
     _planner("batch-part-twice", "scheduler", "off-by-one band",
              "return view.slice(0, index * size, (index + 1) * size)",
              "return view.slice(0, max(index - 1, 0) * size, max(index, 1) * size)",
-             (f"{_TESTS}/test_batch.py",), "large_batch"),
+             (f"{_TESTS}/test_batch.py",), "large_batch", names=UNIT),
     _planner("sliced-along-other-axis", "sliceable", "wrong axis",
              "if 0 in (axes if isinstance(axes, tuple) else (axes,)):",
              "if -1 in (axes if isinstance(axes, tuple) else (axes,)):",
@@ -84,6 +85,18 @@ FAULTS: tuple[Fault, ...] = (
              "self.order[n] < here < self.last_use[n] and self.same[n] is not me",
              "self.order[n] < here > self.last_use[n] and self.same[n] is not me",
              ("tests/capture/test_refusals.py", "tests/capture/test_nets.py")),
+    _runtime("cut-unit-not-joined", "leptonc/inplace.py", "dead guard",
+             "if at.part and at.part + 1 == self.plan.units[at.unit].parts:", "if False:",
+             ("tests/test_inplace.py",)),
+    _runtime("part-read-as-the-first", "leptonc/inplace.py", "wrong offset",
+             "return whole.chunk(parts)[index]", "return whole.chunk(parts)[0]",
+             ("tests/test_inplace.py",)),
+    _runtime("runs-of-the-last-part", "backends/numba_cpu/scheduler.py", "off-by-one band",
+             "runs = [(*before, *info.runs) for before, info in zip(runs, infos, strict=True)]",
+             "runs = [info.runs for before, info in zip(runs, infos, strict=True)]",
+             ("tests/test_inplace.py",)),
+    _runtime("values-of-another-specialization", "leptonc/inplace.py", "stale cache",
+             "self.same.get(v, v): _Made", "v: _Made", ("tests/test_inplace.py",)),
     _runtime("quota-rounds-up", "leptonc/runtime/governor.py", "wrong thread share",
              "whole = max(1, math.floor(quota.cores + _ROUNDING))",
              "whole = max(1, math.ceil(quota.cores))", ("tests/runtime/test_governor.py",)),
