@@ -98,14 +98,16 @@ RULES: tuple[Rule, ...] = (
     Rule("conv-pad", "conv(pad(x), w, b) = conv{padding + pad}(x, w, b)", REASSOC,
          Node(Conv, (Node(Pad, (X,), "pad", once=True), W, Opt(B)), "conv"), _conv_pad,
          hints={"x": ("f32[2,3,5,5]",) * 2, "w": ("f32[4,3,2,2]",) * 2, "b": ("f32[4]",) * 2,
-                "pad": (Pad((0, 0, 1, 0), (0, 0, 0, 2)), Pad((0, 0, 1, 1), (0, 0, 1, 1))),
+                "pad": (Pad((0, 0, 1, 0), (0, 0, 0, 2)), Pad((0, 0, 1, 1), (0, 0, 1, 1)),
+                        Pad((0, 0, 1, 1), (0, 0, 1, 1), value=1.0)),
                 "conv": (Conv((2, 1), (0, 0), (1, 1)), Conv((1, 1), (1, 0), (1, 1)))}),
     Rule("pool-before-conv", "avg_pool(conv[1x1](x, w, b)) = conv[1x1](avg_pool(x), w, b)", REASSOC,
          Node(AvgPool, (Node(Conv, (X, W, Opt(B)), "conv", once=True),), "pool"), _pool_first,
-         hints={"x": ("f32[2,3,5,6]", "f32[2,4,8]"), "w": ("f32[4,3,1,1]", "f32[6,2,1]"),
-                "b": ("f32[4]", "f32[6]"),
-                "conv": (Conv((1, 1), (0, 0), (1, 1)), Conv((1,), (0,), (1,), 2)),
-                "pool": (AvgPool((2, 3), (2, 1), (0, 0)), AvgPool((3,), (2,), (0,), True))}),
+         hints={"x": ("f32[2,3,5,6]", "f32[2,4,8]") * 2, "w": ("f32[4,3,1,1]", "f32[6,2,1]") * 2,
+                "b": ("f32[4]", "f32[6]") * 2,
+                "conv": (Conv((1, 1), (0, 0), (1, 1)), Conv((1,), (0,), (1,), 2)) * 2,
+                "pool": (AvgPool((2, 3), (2, 1), (0, 0)), AvgPool((3,), (2,), (0,), True),
+                         AvgPool((2, 3), (2, 1), (1, 1)), AvgPool((3,), (2,), (0,), divisor=2))}),
 )  # fmt: skip
 
 # Its instances need a constant, which the text form names by hash only: tested by hand.

@@ -128,8 +128,8 @@ def _plain(n: LayerNorm | RmsNorm) -> bool:
 
 _S = "f32[2,5,6]"
 _SOFT: Mapping[str, Sequence[Hint]] = {
-    "x": (_S,) * 2, "max": (Amax((2,), True), Amax((1,), True)),
-    "sum": (Sum((2,), True), Sum((1,), True)),
+    "x": (_S,) * 3, "max": (Amax((2,), True), Amax((1,), True), Amax((1,), True)),
+    "sum": (Sum((2,), True), Sum((1,), True), Sum((2,), True)),
 }  # fmt: skip
 _MEAN: Mapping[str, Sequence[Hint]] = {
     "x": (_S,) * 2, "mean": (Mean((2,), True), Mean((1, 2), True)), "eps": (1e-5, 1e-3),
@@ -147,7 +147,8 @@ RULES: tuple[Rule, ...] = (
       for i, lhs in enumerate(_divided(_CENTRED, _VARIANCE.options[0]), 1)),
     *(Rule(f"layer-norm-var-{i}", "(x - mean(x)) / sqrt(var(x) + eps) = layer_norm(x)",
            REASSOC, lhs, _layer_norm, once=True,
-           hints={**_MEAN, "var": (Variance((2,), True, 0.0), Variance((1, 2), True, 0.0))})
+           hints={**_MEAN, "var": (Variance((2,), True, 0.0), Variance((1, 2), True, 0.0),
+                                   Variance((2,), True, 1.0))})
       for i, lhs in enumerate(_divided(_CENTRED, _VARIANCE.options[1]), 1)),
     *(Rule(f"rms-norm-{i}", "x / sqrt(mean(x*x) + eps) = rms_norm(x)", REASSOC,
            lhs, _rms_norm, once=True, hints=_LN)

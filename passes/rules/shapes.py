@@ -229,6 +229,8 @@ def _full_moved(m: Match, b: Builder) -> Value:
 _FULL = Node(Full, (), "full")
 _MOVES: tuple[type[Kind], ...] = (Reshape, Transpose, Expand, Slice, Flip, Roll)
 _R, _T = "f32[2,3,4]", "f32[2,1,3]"
+# Axes of one size: a wrong order of them has the right shape.
+_CUBES = {"x": ("f32[3,3,3]", "f32[2,2,2,2]", _R)}
 
 _CONCATS = """
 func @f(%x: f32[2,3], %y: f32[1,3]) {
@@ -259,7 +261,8 @@ RULES: tuple[Rule, ...] = (
     Rule("transpose-identity", "transpose[id](x) = x", BITWISE,
          Node(Transpose, (X,), "outer"), _transpose_identity),
     Rule("transpose-compose", "transpose[q](transpose[p](x)) = transpose[p∘q](x)", BITWISE,
-         Node(Transpose, (Node(Transpose, (X,), "inner"),), "outer"), _transpose_compose),
+         Node(Transpose, (Node(Transpose, (X,), "inner"),), "outer"), _transpose_compose,
+         hints=_CUBES),
     Rule("transpose-is-reshape", "transpose[p](x) = reshape(x) if p moves only axes of size 1",
          BITWISE, Node(Transpose, (X,), "outer"), _transpose_is_reshape,
          hints={"x": (_T, "f32[1,4]"), "outer": (Transpose((1, 0, 2)), Transpose((1, 0)))}),
@@ -267,7 +270,7 @@ RULES: tuple[Rule, ...] = (
          BITWISE,
          Node(Transpose, (Node(UNARY, (Node(Transpose, (X,), "inner"),), "f", once=True),),
               "outer"),
-         _through_unary),
+         _through_unary, hints=_CUBES),
     Rule("reshape-through-unary", "reshape[s](f(reshape[r](x))) = reshape[s](f(x))", BITWISE,
          Node(Reshape, (Node(UNARY, (Node(Reshape, (X,), "inner"),), "f", once=True),), "outer"),
          _reshape_through_unary),
@@ -310,7 +313,7 @@ RULES: tuple[Rule, ...] = (
          hints={"x": ("f32[2,3]",), "outer": (Pad((0, 0), (0, 0)),)}),
     Rule("pad-pad", "pad[p, v](pad[q, v](x)) = pad[p+q, v](x)", BITWISE,
          Node(Pad, (Node(Pad, (X,), "inner", once=True),), "outer"), _pad_pad,
-         hints={"x": ("f32[2,3]",), "inner": (Pad((0, 1), (2, 0)),),
+         hints={"x": ("f32[2,3]",), "inner": (Pad((0, 1), (2, 0)), Pad((0, 1), (1, 1), value=1.5)),
                 "outer": (Pad((1, 0), (0, 1)),)}),
     Rule("flip-flip", "flip[a](flip[b](x)) = flip[a xor b](x)", BITWISE,
          Node(Flip, (Node(Flip, (X,), "inner"),), "outer"), _flip_flip),

@@ -72,6 +72,8 @@ class _Maker:
     def lit(self, p: Lit, expected: TensorType | None) -> Value:
         dtype = expected.dtype if expected else DType.F32
         value = p.value if p.value is not None else self.hint(p.name)
+        if value is not None and p.rtol:  # as far off as the pattern takes it
+            value *= 1 + p.rtol * self.draw(st.sampled_from([0.0, 0.99, -0.99]))
         if value is None:
             value = scalar_of(self.draw, dtype)
         number = (
