@@ -33,7 +33,7 @@ FAULTS: tuple[Fault, ...] = (
              "self.live", (f"{_TESTS}/test_memory.py",), "residual_around", names=UNIT),
     _planner("gap-too-small", "memory", "arena overlap",
              "if gap >= size and (best < 0", "if gap > 0 and (best < 0",
-             (f"{_TESTS}/test_memory.py",), "hourglass", "three_sizes"),
+             (f"{_TESTS}/test_memory.py",), "two_widths", names=UNIT),
     _planner("lifetime-ends-at-first-read", "scheduler", "stale buffer",
              "first.setdefault(b, i)\n                last[b] = i",
              "first.setdefault(b, i)\n                last.setdefault(b, i)",

@@ -131,25 +131,15 @@ def _residual_around(self: Call, x: Tensor) -> Tensor:
     return torch.relu(w + y) * torch.sigmoid(z) + x
 
 
-def _three_sizes(self: Call, x: Tensor) -> Tensor:
-    a = self.get_submodule("one")(x)
-    b = self.get_submodule("two")(torch.tanh(a))
-    c = self.get_submodule("three")(torch.tanh(b))
-    return c + a.sum(1, keepdim=True) * b.mean(1, keepdim=True)
+def _two_widths(self: Call, x: Tensor) -> Tensor:
+    """Return a sum whose parts of two widths leave gaps of other sizes behind."""
+    a, b = (torch.tanh(self.get_submodule(n)(x)).cumsum(0) for n in ("one", "two"))
+    return a.sum(-1, keepdim=True) + b.sum(-1, keepdim=True)
 
 
 def _cycle(x: Tensor) -> Tensor:
     e = x.exp()
     return e / e.sum(0, keepdim=True) + 1
-
-
-def _hourglass(self: Call, x: Tensor) -> Tensor:
-    a = torch.relu(self.get_submodule("one")(x))
-    b = torch.relu(self.get_submodule("two")(F.max_pool2d(a, 2)))
-    c = torch.relu(self.get_submodule("three")(F.max_pool2d(b, 2)))
-    up = F.interpolate(torch.sigmoid(c), scale_factor=2.0)
-    wide = F.interpolate(torch.cat([up, b], 1), scale_factor=2.0)
-    return torch.cat([wide, a], 1) * torch.tanh(x.mean(1, keepdim=True))
 
 
 def _conv_bn() -> nn.Module:
@@ -282,8 +272,6 @@ MODELS: dict[str, Model] = {
     ),
     "conv_rotated": _with(_conv_rotated, lambda: {"conv": nn.Conv2d(4, 6, 3)}, _IMAGE),
     "residual_around": _with(_residual_around, lambda: _convs(8, 8, 8, 8), (1, 8, 12, 12)),
-    "hourglass": _with(_hourglass, lambda: _convs(5, 6, 12, 20), (1, 5, 24, 20)),
-    "three_sizes": _with(_three_sizes, lambda: _convs(4, 16, 3, 9), (1, 4, 12, 12)),
     "dead_operand": _of(_dead_operand, (3, 7), (3, 7)),
     # lowering
     "conv_relu_add": _with(
@@ -345,6 +333,9 @@ MODELS: dict[str, Model] = {
         lambda: nn.Sequential(nn.Embedding(50, 129), nn.Linear(129, 256)), (), _tokens
     ),
     # planner
+    "two_widths": _with(
+        _two_widths, lambda: {"one": nn.Linear(64, 384), "two": nn.Linear(64, 256)}, (24, 64)
+    ),
     "concat_of_convs": _with(
         _concat_of_convs,
         lambda: {
