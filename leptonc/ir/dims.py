@@ -99,6 +99,11 @@ def same_dim(a: Dim, b: Dim) -> bool:
     return _expands_to_zero(a, b)
 
 
+def same_shape(a: Shape, b: Shape) -> bool:
+    """Return whether two shapes are provably equal."""
+    return len(a) == len(b) and (a == b or all(map(same_dim, a, b)))
+
+
 @lru_cache(maxsize=4096)
 def _expands_to_zero(a: sympy.Expr, b: sympy.Expr) -> bool:
     difference: Any = a - b

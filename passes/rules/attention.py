@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from leptonc.ir.core import Builder, Op, Value
-from leptonc.ir.dims import same_dim
+from leptonc.ir.dims import same_dim, same_shape
 from leptonc.ir.kinds.binary import Add, Div, Mul
 from leptonc.ir.kinds.contract import Attention, Matmul
 from leptonc.ir.kinds.data import Constant, Full
@@ -23,7 +23,7 @@ from leptonc.ir.kinds.pointwise import Cast, Where
 from leptonc.ir.kinds.shape import Expand, Reshape, Transpose
 from leptonc.ir.types import DType
 from leptonc.meaning import array_of
-from leptonc.passes.rules.build import is_bool, is_float, same_shape
+from leptonc.passes.rules.build import is_bool, is_float
 from leptonc.rewrite.pattern import Either, Lit, Node, Opt, Pattern, Var, maybe
 from leptonc.rewrite.rule import Exactness, Match, Rule, Skip
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from leptonc.ir.core import Builder, Kind, Value
-from leptonc.ir.dims import Dim, same_dim
 from leptonc.ir.kinds.data import Full
 from leptonc.ir.types import DType, TensorType
 from leptonc.rewrite.rule import Build, Match
@@ -42,8 +41,3 @@ def filled(value: float | bool) -> Build:
         return b(Full(t.shape, float(value) if t.dtype.is_float else value, t.dtype))
 
     return build
-
-
-def same_shape(a: tuple[Dim, ...], b: tuple[Dim, ...]) -> bool:
-    """Whether two shapes are provably equal."""
-    return len(a) == len(b) and (a == b or all(map(same_dim, a, b)))

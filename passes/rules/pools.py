@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from leptonc.ir.core import Builder, Value
-from leptonc.ir.dims import same_dim
+from leptonc.ir.dims import same_dim, same_shape
 from leptonc.ir.kinds.data import Interpolate
 from leptonc.ir.kinds.reduce import (
     AdaptiveAvgPool,
@@ -20,7 +20,6 @@ from leptonc.ir.kinds.reduce import (
     Sum,
 )
 from leptonc.ir.kinds.shape import Reshape
-from leptonc.passes.rules.build import same_shape
 from leptonc.rewrite.pattern import Node, Var
 from leptonc.rewrite.rule import Exactness, Hint, Match, Rule
 

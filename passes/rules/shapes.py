@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from leptonc.ir.core import Builder, Kind, Trait, Value
-from leptonc.ir.dims import Dim, as_dim, same_dim
+from leptonc.ir.dims import Dim, as_dim, same_dim, same_shape
 from leptonc.ir.kinds import binary, pointwise, unary
 from leptonc.ir.kinds.data import Full
 from leptonc.ir.kinds.shape import Concat, Expand, Flip, Pad, Reshape, Roll, Slice, Transpose
 from leptonc.ir.types import DType
-from leptonc.passes.rules.build import same_shape
 from leptonc.rewrite.pattern import Many, Node, Var
 from leptonc.rewrite.rule import Exactness, Match, Rule
 

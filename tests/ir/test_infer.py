@@ -123,3 +123,28 @@ def test_what_fits_no_kind_is_refused_by_name(case: tuple[Kind, *tuple[str, ...]
     kind, *types = case
     with pytest.raises(InferError, match=kind.NAME):
         kind.infer(tuple(map(parse_type, types)))
+
+
+_LSTM = data.Recurrent("lstm", 2, bidirectional=True)
+_LAYER = ("f32[16,{}]", "f32[16,4]", "f32[16]", "f32[16]")
+_FITS = (
+    "f32[5,2,3]", "f32[4,2,4]", "f32[4,2,4]",
+    *(t.format(k) for k in (3, 3, 8, 8) for t in _LAYER),
+)  # fmt: skip
+
+
+def test_a_recurrent_layer_gives_its_states_and_twice_its_hidden_size() -> None:
+    assert list(map(str, _LSTM.infer(tuple(map(parse_type, _FITS))))) == [
+        "f32[5,2,8]", "f32[4,2,4]", "f32[4,2,4]",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("at", range(1, len(_FITS)))
+@pytest.mark.parametrize("change", ["larger", "another rank"])
+def test_a_recurrent_layer_refuses_each_operand_of_another_shape(at: int, change: str) -> None:
+    types = list(map(parse_type, _FITS))
+    shape = types[at].shape
+    wrong = (*shape[:-1], shape[-1] + 1) if change == "larger" else (*shape, 1)
+    types[at] = types[at].with_shape(wrong)
+    with pytest.raises(InferError, match="recurrent"):
+        _LSTM.infer(tuple(types))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import ClassVar
 
 from leptonc.ir.constants import Const
 from leptonc.ir.core import Builder, Kind, Types, Value, kind
-from leptonc.ir.dims import Dim
+from leptonc.ir.dims import Dim, Shape, same_shape
 from leptonc.ir.kinds.base import FLOATS, accept, arity, check_axis, need, same_dtype
 from leptonc.ir.types import DType, TensorType
 
@@ -122,7 +124,7 @@ class Triangle(Kind):
 
 
 _MODES = ("nearest", "nearest-exact", "linear", "bicubic")
-_CELLS = ("lstm", "gru", "tanh", "relu")
+_GATES = {"lstm": 4, "gru": 3, "tanh": 1, "relu": 1}  # blocks of rows of a weight, by cell
 
 
 @kind
@@ -165,7 +167,7 @@ class Recurrent(Kind):
 
     def infer(self, args: Types) -> Types:
         """Return the output's and the final states' types. Raises InferError."""
-        need(self.cell in _CELLS, self, f"cell must be one of {', '.join(_CELLS)}")
+        need(self.cell in _GATES, self, f"cell must be one of {', '.join(_GATES)}")
         states = 2 if self.cell == "lstm" else 1
         directions = 2 if self.bidirectional else 1
         per = 4 if self.bias else 2
@@ -174,8 +176,30 @@ class Recurrent(Kind):
         same_dtype(self, args)
         accept(self, x, FLOATS)
         need(x.rank == 3 and h0.rank == 3, self, f"needs [t,b,k] and [l,b,h], got {x} and {h0}")
+        wanted = [*self._states(x, h0), *self._weights(x, h0)]
+        for (name, shape), got in zip(wanted, args[1:], strict=True):
+            text = ",".join(map(str, shape))
+            need(same_shape(got.shape, shape), self, f"{name} must be [{text}], got {got}")
         hidden = h0.shape[2] * directions
         return (x.with_shape((*x.shape[:2], hidden)), *args[1 : 1 + states])
+
+    def _states(self, x: TensorType, h0: TensorType) -> Iterator[tuple[str, Shape]]:
+        """Yield the name and shape of each state operand."""
+        directions = 2 if self.bidirectional else 1
+        for name in ("h0", "c0") if self.cell == "lstm" else ("h0",):
+            yield name, (self.layers * directions, x.shape[1], h0.shape[2])
+
+    def _weights(self, x: TensorType, h0: TensorType) -> Iterator[tuple[str, Shape]]:
+        """Yield the name and shape of each weight operand; gates lie one below the other."""
+        directions, hidden = 2 if self.bidirectional else 1, h0.shape[2]
+        rows = _GATES[self.cell] * hidden
+        for layer, way in itertools.product(range(self.layers), range(directions)):
+            at = f"_l{layer}{'_reverse' * way}"
+            yield f"w_ih{at}", (rows, hidden * directions if layer else x.shape[2])
+            yield f"w_hh{at}", (rows, hidden)
+            if self.bias:
+                yield f"b_ih{at}", (rows,)
+                yield f"b_hh{at}", (rows,)
 
 
 def scalar(b: Builder, value: bool | float | Dim, dtype: DType) -> Value:
