@@ -62,8 +62,9 @@ def compile(
             errors measured are at most 8 times as large. ``"fast"``: the same at present. With
             ``verify`` the result may be 8, 32 or 64 times as far from float64 as eager.
         verify: ``"final"`` checks the whole net once, on the example; ``"unit"`` also every unit,
-            on its own operands and probes drawn from them; ``"pass"`` also what each pass made;
-            ``"off"`` nothing. A unit that misses runs through torch, and a remark says why.
+            on its own operands and probes drawn from them, at the smallest and at odd sizes, too,
+            where sizes are dynamic; ``"pass"`` also what each pass made; ``"off"`` nothing. A unit
+            that misses runs through torch, and a remark says why.
         threads: at most this many; default what affinity and CPU quota allow.
         cache: whether results are kept on disk for the next process.
         tune: whether units that can be computed in several ways are timed (once per machine and

@@ -109,15 +109,27 @@ def build(
     elif settings.verify != "off":
         progress("checking against the model")
         with _timed(stats, "verify_s"):
-            found = tuple(eager())
-            if settings.verify in ("unit", "pass"):
-                selfcheck.units(spec, sizes, inputs)
-            selfcheck.whole(spec, sizes, inputs, found)
+            _check(spec, sizes, inputs, tuple(eager()), every=settings.verify != "final")
     if key:
         progress("writing the cache")
         with _timed(stats, "store_s"):
             stored.save(cache, key, spec, inputs)
     return _finished(spec, inputs, stats, cached=False)
+
+
+def _check(
+    spec: Specialization,
+    sizes: Mapping[str, int],
+    inputs: Sequence[Tensor],
+    found: Sequence[Tensor],
+    every: bool,
+) -> None:
+    """Hold the program to ``found``, with ``every`` unit too and other sizes. Raises CheckError."""
+    if every:
+        selfcheck.units(spec, sizes, inputs)
+    selfcheck.whole(spec, sizes, inputs, found)
+    if every:
+        selfcheck.at_other_sizes(spec, inputs)
 
 
 def _tune(

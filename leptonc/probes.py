@@ -3,23 +3,28 @@
 The example alone leaves most of a kernel unseen: a rectified input hides a wrong sign, a wrong
 bias drowns in large sums. Generated probes keep what the example says of the domain: integers are
 permuted (an index stays valid, wherever it stands), masks of huge or infinite numbers stay as they
-are, shapes and dtypes never change. Which values are drawn depends on what the function does with
-them: NaN goes only where every op on the way defines it, and a function that turns floats into
-integers, or runs ops that only torch knows, sees no values outside the range of the example.
+are, dtypes never change, shapes only in :func:`resized`. Which values are drawn depends on what the
+function does with them: NaN goes only where every op on the way defines it, and a function that
+turns floats into integers, or runs ops that only torch knows, sees no values outside the range of
+the example.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from leptonc import meaning
 from leptonc.ir.core import Function, Op, Trait
+from leptonc.ir.dims import DimRange
 from leptonc.ir.kinds import data, norm, reduce, shape
 from leptonc.ir.kinds.pointwise import Cast
 from leptonc.ir.kinds.region import TorchOp, Unit
+from leptonc.ir.specialize import specialize
 
 EXAMPLE = "the example"
 PERMUTED = "permuted integers"
@@ -148,6 +153,47 @@ def probes(fn: Function, example: Sequence[Tensor], skip: Sequence[str] = ()) ->
         made = tuple(_drawn(t, make, random) for t in first)
         if any(map(_differs, first, made)):
             yield Probe(name, made)
+
+
+def resized(
+    fn: Function, example: Sequence[Tensor]
+) -> Iterator[tuple[Mapping[str, int], Probe]]:
+    """Yield other sizes that ``fn`` declares, with the example cut or repeated to them.
+
+    The smallest ones, and odd ones between these and the example's: larger ones cost more than they
+    show, vectors and tiles are full or not at small sizes, too.
+    """
+    now = meaning.bind_dims(fn, [t.shape for t in example])
+    tried = [now]
+    for pick in (_smallest, _odd):
+        sizes = {d.name: pick(d, now[d.name]) for d in fn.dims}
+        if sizes in tried:
+            continue
+        tried.append(sizes)
+        shapes = [v.type.shape for v in specialize(fn, sizes).params]
+        inputs = tuple(map(_resize, example, shapes))
+        text = ", ".join(f"{name} = {n}" for name, n in sizes.items())
+        yield sizes, Probe(f"{EXAMPLE} with {text}", inputs)
+
+
+def _smallest(d: DimRange, _now: int) -> int:
+    return max(d.min, 1)
+
+
+def _odd(d: DimRange, now: int) -> int:
+    """Return an odd size between the smallest and the present one, which stays if there is none."""
+    found = (_smallest(d, now) + now) // 2 | 1
+    return found if found <= now else now
+
+
+def _resize(t: Tensor, shape: Sequence[Any]) -> Tensor:
+    """Return ``t`` with each axis cut, or repeated from its start, to ``shape``."""
+    for axis, n in enumerate(shape):
+        if t.shape[axis] == 0 and n:
+            return torch.zeros([int(n) for n in shape], dtype=t.dtype)
+        if t.shape[axis] != n:
+            t = t.index_select(axis, torch.arange(int(n)) % max(t.shape[axis], 1))
+    return t.contiguous()
 
 
 def _drawn(t: Tensor, make: Make, random: torch.Generator) -> Tensor:

@@ -23,7 +23,7 @@ from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.region import Unit
 from leptonc.ir.specialize import specialize
 from leptonc.pipeline import Step
-from leptonc.probes import EXAMPLE, Probe, probes
+from leptonc.probes import EXAMPLE, Probe, probes, resized
 from leptonc.rewrite.trace import Remark, RemarkKind
 from leptonc.specialization import Specialization, output_types, run_marked
 
@@ -102,7 +102,8 @@ class PassCheck:
 
         A pipeline may change the sign of a zero, which infinities make visible: none are drawn.
         """
-        drawn = probes(captured, inputs, skip=("infinities",))
+        drawn = [*probes(captured, inputs, skip=("infinities",))]
+        drawn += [probe for _, probe in resized(captured, inputs)]
         return cls(captured, tuple(_references(captured, drawn, precision)))
 
     def __call__(self, step: Step, /) -> None:
@@ -129,12 +130,15 @@ def _about(step: Step) -> str:
 # ----- units --------------------------------------------------------------------------------------
 
 
-def units(spec: Specialization, sizes: Mapping[str, int], inputs: Sequence[Tensor]) -> list[str]:
+def units(
+    spec: Specialization, sizes: Mapping[str, int], inputs: Sequence[Tensor], at: str = ""
+) -> list[str]:
     """Check every native unit on its own; those that miss retreat. Return their names.
 
     The probes of a unit are its true operands, from interpreting the program on ``inputs``, and
     what is drawn from them. It runs with the threads, layouts and algorithms of the whole program.
-    Errors go to ``spec.errors``, a remark names unit, maker, source line, probe and tolerance.
+    Errors go to ``spec.errors``, a remark names unit, maker, source line, probe and tolerance, and
+    ``at``: which sizes they are.
     """
     fn = specialize(spec.function, sizes)
     plan = spec.bind(sizes).schedule
@@ -154,10 +158,31 @@ def units(spec: Specialization, sizes: Mapping[str, int], inputs: Sequence[Tenso
             spec.errors[info.name] = error
         if why:
             guilty.append(info.name)
-            _retreat(spec, plan, index[op], why)
+            _retreat(spec, plan, index[op], f"{why}{at}")
     if guilty:
         spec.forget()
     return guilty
+
+
+def at_other_sizes(spec: Specialization, inputs: Sequence[Tensor]) -> None:
+    """Check units and the whole program at other sizes that the model declares.
+
+    The reference is the captured program, which the check at the example's sizes held to the model.
+
+    Raises:
+        CheckError: as :func:`whole`; the text names the sizes.
+    """
+    captured = spec.captured.function
+    for sizes, probe in resized(captured, inputs):
+        try:
+            found = meaning.run(captured, *probe.inputs)
+        except REFUSALS:
+            continue  # what eager refuses, too
+        units(spec, sizes, probe.inputs, f", on {probe.name}")
+        try:
+            whole(spec, sizes, probe.inputs, found)
+        except CheckError as e:
+            raise CheckError(f"on {probe.name}: {e}") from e
 
 
 def _retreat(spec: Specialization, plan: Schedule, index: int, why: str) -> None:
