@@ -27,6 +27,10 @@ class PipelineError(LeptoncError):
     """A pipeline that cannot run: unknown pass or option, or an order that cannot hold."""
 
 
+class PassError(LeptoncError):
+    """A pass that raised: names the pass, the rule and the op where they are known, the cause."""
+
+
 class ClaimError(LeptoncError):
     """A backend that was asked to run an op it has not claimed."""
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from types import NoneType
 from typing import Any, ClassVar, Protocol, TypeAlias
 
-from leptonc.errors import LeptoncError, PipelineError, VerifyError
+from leptonc.errors import PassError, PipelineError, VerifyError
 from leptonc.ir.core import Function
 from leptonc.ir.kinds.data import Constant, Full
 from leptonc.ir.kinds.norm import BatchNorm
@@ -168,6 +168,7 @@ class PassManager:
 
         Raises:
             VerifyError: a pass broke an invariant; the text names pass and op.
+            PassError: a pass raised; the text names pass, rule and op, the cause is chained.
             PipelineError: a result lacks a property that its pass establishes or should keep.
         """
         verify(fn)
@@ -175,7 +176,7 @@ class PassManager:
         for i, p in enumerate(self.passes):
             trace = Trace(p.NAME)
             start = self.clock()
-            after = p.run(fn, trace)
+            after = _run(p, fn, trace)
             seconds = self.clock() - start
             if after is not fn:
                 _verify_after(p, after)
@@ -196,6 +197,17 @@ class PassManager:
                 verb = "establishes" if name in p.ESTABLISHES else "does not say it breaks"
                 raise PipelineError(f"pass {p.NAME} {verb} {name!r}, but in its result {wrong}")
         return kept | p.ESTABLISHES
+
+
+def _run(p: Pass, fn: Function, trace: Trace) -> Function:
+    try:
+        return p.run(fn, trace)
+    except Exception as e:  # whatever a pass raises, its user learns which one it was
+        where = "".join(f", {note}" for note in getattr(e, "__notes__", ()))
+        raise PassError(
+            f"pass {p} failed on {fn.name}{where}: {type(e).__name__}: {e}; "
+            f"a pipeline without {p.NAME} goes on"
+        ) from e
 
 
 def _verify_after(p: Pass, fn: Function) -> None:
@@ -234,26 +246,6 @@ class Timing:
         """Add the step's time."""
         name = step.pass_.NAME
         self.seconds[name] = self.seconds.get(name, 0.0) + step.seconds
-
-
-@dataclass(frozen=True)
-class OracleCheck:
-    """Instrument that holds every changed step to what the function computed before it.
-
-    ``evaluate(fn)`` runs a function on fixed probe inputs; ``compare(want, got)`` says what
-    differs, or None. Raises LeptoncError naming the pass.
-    """
-
-    evaluate: Callable[[Function], Sequence[Any]]
-    compare: Callable[[Sequence[Any], Sequence[Any]], str | None]
-
-    def __call__(self, step: Step, /) -> None:
-        """Compare the results before and after ``step``."""
-        if not step.changed:
-            return
-        wrong = self.compare(self.evaluate(step.before), self.evaluate(step.after))
-        if wrong is not None:
-            raise LeptoncError(f"pass {step.name} changed what {step.after.name} computes: {wrong}")
 
 
 # ----- pipeline strings ---------------------------------------------------------------------------

@@ -27,10 +27,11 @@ from leptonc.ir.kinds.data import Constant
 from leptonc.ir.kinds.reduce import MaxPool
 from leptonc.ir.kinds.unary import Relu
 from leptonc.passes import REGISTRY
-from leptonc.pipeline import OracleCheck, Pass, PassManager, Recorder
+from leptonc.pipeline import Pass, PassManager, Recorder
 from leptonc.rewrite import Trace
 from leptonc.rewrite.driver import drop_dead
 from leptonc.rewrite.trace import describe
+from leptonc.selfcheck import PassCheck
 
 model = load_net()
 images, labels = load_digits()
@@ -167,29 +168,16 @@ def rebuilt(fn: Function, rows: dict, columns: dict) -> Function:
 # %% [markdown]
 # ## Trying it
 #
-# The pass manager runs passes in order and checks that each result is a valid function. An
-# `OracleCheck` also holds each result to what it computed before: here on some digits, one at a
-# time, with a difference of some roundings allowed.
+# The pass manager runs passes in order and checks that each result is a valid function. The
+# `PassCheck` of a compile with `verify="pass"` also holds each result to what the captured program
+# computes: on a digit and on inputs drawn from it, within what float32 itself costs on them.
 
 # %%
 half = pruned(0.5)
 fn = leptonc.capture(half, images[:1])
 
-
-def evaluate(function):
-    """Return what a function computes for some digits."""
-    return [meaning.run(function, image[None])[0] for image in images[::100]]
-
-
-def compare(want, got):
-    """Return what differs, or None."""
-    error = max(float((w - g).abs().max()) for w, g in zip(want, got, strict=True))
-    largest = max(float(w.abs().max()) for w in want)
-    return f"error {error:.1e}" if error > 1e-5 * largest else None
-
-
-recorder = Recorder()
-after = PassManager((DropChannels(),), (recorder, OracleCheck(evaluate, compare))).run(fn)
+recorder, check = Recorder(), PassCheck.of(fn, [images[:1]], "fp32")
+after = PassManager((DropChannels(),), (recorder, check)).run(fn)
 for remark in recorder.remarks:
     print(f"{remark.kind.value:<8} {remark.what} at {remark.origin}: {remark.reason}")
 print()

@@ -14,7 +14,7 @@ from leptonc.ir.core import NOWHERE, Builder, Function, Kind, Op, Trait, Value
 from leptonc.ir.kinds.data import Constant, Full
 from leptonc.rewrite.match import match
 from leptonc.rewrite.rule import Match, Rule, Skip
-from leptonc.rewrite.trace import Trace, readers_text
+from leptonc.rewrite.trace import Trace, named, readers_text
 
 Index: TypeAlias = "Mapping[type[Kind], tuple[Rule, ...]]"
 _CHAIN = 16  # rewrites of one op in a row within one sweep; the next sweep goes on
@@ -133,6 +133,9 @@ class _Sweep:
             out = rule.rhs(m, self.b)
         except InferError as e:
             return Skip(f"the replacement does not fit: {e}")
+        except Exception as e:
+            e.add_note(f"in rule {rule.name} at {named(m.root)}")
+            raise
         finally:
             self.b.origin = NOWHERE
         if not isinstance(out, Value) or out is m.root.result:

@@ -10,15 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leptonc import passes
-from leptonc.errors import LeptoncError, PipelineError, VerifyError
-from leptonc.ir.core import Function, Op, Value
+from leptonc.errors import PassError, PipelineError, VerifyError
+from leptonc.ir.core import Builder, Function, Op, Value
 from leptonc.ir.kinds.unary import Relu
 from leptonc.ir.text import parse
 from leptonc.ir.types import DType, TensorType
 from leptonc.passes.pipelines import PIPELINES
 from leptonc.passes.simplify import Simplify
 from leptonc.pipeline import (
-    OracleCheck,
     Pass,
     PassManager,
     Recorder,
@@ -26,7 +25,7 @@ from leptonc.pipeline import (
     Timing,
     format_pipeline,
 )
-from leptonc.rewrite import Trace
+from leptonc.rewrite import Exactness, Match, Node, Rule, Trace, Var, rewrite
 
 FN = parse("""
 func @f(%x: f32[2]) {
@@ -93,6 +92,27 @@ class Spoils(Pass):
         t = TensorType(DType.F32, (2,))
         op = Op(Relu(), (Value(t),), (Value(t),))
         return Function(fn.name, fn.params, (op,), op.results, fn.dims)
+
+
+@dataclass(frozen=True)
+class Raises(Pass):
+    """Look something up that is not there."""
+
+    NAME: ClassVar[str] = "raises"
+
+    def run(self, fn: Function, trace: Trace) -> Function:
+        raise KeyError("gone")
+
+
+@dataclass(frozen=True)
+class Rewrites(Pass):
+    """Apply some rules."""
+
+    rules: tuple[Rule, ...] = field(default=(), metadata={"internal": True})
+    NAME: ClassVar[str] = "rewrites"
+
+    def run(self, fn: Function, trace: Trace) -> Function:
+        return rewrite(fn, self.rules, trace, max_sweeps=2)
 
 
 class _Registry:
@@ -229,11 +249,23 @@ def test_instruments_see_each_step() -> None:
     assert second.fired == {"relu-idempotent": 1} and recorder.remarks
 
 
-def test_the_oracle_check_names_the_pass() -> None:
-    check = OracleCheck(lambda fn: [len(fn.ops)], lambda a, b: None if a == b else f"{a} and {b}")
-    says = r"pass simplify changed what f computes: \[2\] and \[1\]"
-    with pytest.raises(LeptoncError, match=says):
-        PassManager((Nothing(), Simplify()), (check,)).run(FN)
+def test_what_a_pass_raises_names_the_pass_and_keeps_its_cause() -> None:
+    with pytest.raises(PassError, match=r"pass raises failed on f: KeyError: 'gone'") as found:
+        PassManager((Nothing(), Raises())).run(FN)
+    assert isinstance(found.value.__cause__, KeyError)
+
+
+def test_what_a_rule_raises_names_rule_op_and_source_line() -> None:
+    def broken(m: Match, b: Builder) -> Value:
+        raise ZeroDivisionError("nothing to divide by")
+
+    fn = parse(
+        "func @f(%x: f32[4]) {\n  %y = relu(%x) : f32[4]  // act (net.py:7)\n  return %y\n}\n"
+    )
+    rule = Rule("broken", "relu(x) = x", Exactness.BITWISE, Node(Relu, (Var("x"),)), broken)
+    says = r"pass rewrites failed on f, in rule broken at act \(relu %y\): ZeroDivisionError"
+    with pytest.raises(PassError, match=says):
+        PassManager((Rewrites((rule,)),)).run(fn)
 
 
 def test_a_step_prints_as_its_pass() -> None:
