@@ -19,7 +19,7 @@ BENCH8 ?= --suite tiny,cnn,encoder --threads 1,2 --batch 8 --seconds 2 --peers o
 # Which faults `make mutation` judges (a pattern for name, layer or kind); FRESH=--fresh: all again.
 ONLY ?= .
 
-.PHONY: install demo test test-deep mutation bench bench-readme notebooks lint clean
+.PHONY: install demo test test-deep mutation figures bench bench-readme notebooks lint clean
 
 install: $(STAMP)
 
@@ -43,6 +43,12 @@ test-deep: install
 # Seeds faults in copies of the checkout and writes docs/mutation.md; goes on where it was stopped.
 mutation: install
 	PYTHONPATH=tests $(BIN)/python -m mutation.run --only '$(ONLY)' $(FRESH)
+
+# What verification costs, how the explorer opens and scrolls, what bisect finds and how fast.
+figures: $(PEERS)
+	$(BIN)/python -m leptonc.bench.verify
+	$(BIN)/python -m leptonc.bench.explorer
+	$(BIN)/python -m pytest tests/bisect/test_seeded_faults.py -v --durations=0
 
 # torchvision without its dependencies: they would pull in another build of torch.
 $(PEERS): $(STAMP)

@@ -21,7 +21,7 @@ import torch
 
 REST_S = 0.030
 COUNTED = 4
-MIN_ROUNDS = 3
+MIN_ROUNDS = 5
 RESAMPLES = 2000
 INTERVAL = (2.5, 97.5)  # percentiles of the bootstrap distribution
 _RESET_PEAK = "5"  # proc(5), /proc/self/clear_refs: the peak becomes the present value

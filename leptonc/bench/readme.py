@@ -1,6 +1,7 @@
 """Write figures into the README: ``python -m leptonc.bench.readme FIGURES README CHART FULL``.
 
-FIGURES is one file, or several by comma whose rows follow one another.
+FIGURES is one file, or several by comma whose rows follow one another; a row that was measured
+again in a later file takes the place of the earlier one.
 
 The README gets one line per network at batch 1 and the geometric means of the suites; FULL, a page
 of its own, gets every row with every peer.
@@ -23,9 +24,17 @@ NAMES = ("leptonc", "eager", "inductor", "onnxruntime", "openvino", "ncnn")
 
 
 def joined(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the figures of several runs on one machine as one; its facts are the first run's."""
+    """Return the figures of several runs on one machine as one; its facts are the first run's.
+
+    Raises:
+        LeptoncError: runs on different processors, whose rows cannot stand in one table.
+    """
     first, *_ = figures
-    return {**first, "rows": [r for f in figures for r in f["rows"]]}
+    processors = dict.fromkeys(f["machine"]["processor"] for f in figures)
+    if len(processors) > 1:
+        raise LeptoncError(f"figures of different processors: {', '.join(processors)}")
+    rows = {(r["net"], r["batch"], r["threads"]): r for f in figures for r in f["rows"]}
+    return {**first, "rows": list(rows.values())}
 
 
 def rewrite(readme: str, figures: Mapping[str, Any], picture: str = "") -> str:

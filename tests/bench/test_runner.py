@@ -172,6 +172,17 @@ def test_the_full_page_has_every_row_and_peer() -> None:
     assert "| mlp | 8 |" not in readme.rewrite(f"{readme.BEGIN}{readme.END}", more)
 
 
+def test_a_row_measured_again_takes_the_place_of_the_earlier_one() -> None:
+    first, second = (dict(FIGURES["rows"][0], stats={"run": n}) for n in (1, 2))
+    runs = [{**FIGURES, "rows": [first, *FIGURES["rows"][1:]]}, {**FIGURES, "rows": [second]}]
+    rows = readme.joined(runs)["rows"]
+    assert len(rows) == len(FIGURES["rows"])
+    assert rows[0]["stats"] == {"run": 2}
+    other = {**FIGURES, "machine": {**FIGURES["machine"], "processor": "another"}}
+    with pytest.raises(LeptoncError, match="another"):
+        readme.joined([FIGURES, other])
+
+
 def test_the_readme_has_its_markers() -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text()
     assert readme.BEGIN in text and readme.END in text
