@@ -269,7 +269,7 @@ RULES: tuple[Rule, ...] = (
          BITWISE,
          Node(Transpose, (Node(UNARY, (Node(Transpose, (X,), "inner"),), "f", once=True),),
               "outer"),
-         _through_unary, hints=_CUBES),
+         _through_unary),
     Rule("reshape-through-unary", "reshape[s](f(reshape[r](x))) = reshape[s](f(x))", BITWISE,
          Node(Reshape, (Node(UNARY, (Node(Reshape, (X,), "inner"),), "f", once=True),), "outer"),
          _reshape_through_unary),

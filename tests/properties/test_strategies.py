@@ -29,7 +29,7 @@ from leptonc.ir.types import DType, TensorType, parse_type, same_type
 from leptonc.ir.verify import verify
 
 SEEN = settings(
-    max_examples=100, derandomize=True, database=None, phases=[Phase.generate], deadline=None,
+    max_examples=300, derandomize=True, database=None, phases=[Phase.generate], deadline=None,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 
