@@ -119,6 +119,22 @@ def test_search_counts_marks_and_walks(page: Any) -> None:
     assert page.locator("[aria-live]").inner_text() == ""
 
 
+def test_search_brings_a_hit_into_sight_and_moves_nothing_else(page: Any) -> None:
+    top = page.locator(".lx-list").first.bounding_box()
+    page.keyboard.press("/")
+    page.keyboard.type(f"layers.{DEPTH - 1}.up")
+    page.wait_for_timeout(50)
+    for pane in range(2):
+        shown = page.locator(".lx-list").nth(pane)
+        inside = shown.bounding_box()
+        hit = shown.locator(".lx-row:not(.lx-dim)").first.bounding_box()
+        assert inside["y"] <= hit["y"] < inside["y"] + inside["height"]
+    assert page.locator(".lx-list").first.bounding_box() == top, "the count needs no room"
+    at = page.locator(".lx-list").first.evaluate("e => e.scrollTop")
+    page.keyboard.type("x")
+    assert page.locator(".lx-list").first.evaluate("e => e.scrollTop") == at, "nothing found"
+
+
 def test_difference_aligns_both_sides(page: Any) -> None:
     page.keyboard.press("d")
     left, right = _rows(page, 0), _rows(page, 1)

@@ -51,11 +51,12 @@ class App {
     chip(fmt.bytes(doc.arena.bytes), "arena");
     const tools = element("div", "lx-tools");
     top.append(tools);
-    this.search = element("input"); this.search.type = "search"; this.search.placeholder = "search: op, attribute, type, line";
+    this.search = element("input"); this.search.type = "search"; this.search.placeholder = "search op, type, line"; this.search.title = "op, attribute, type, module or line (/)";
     this.search.setAttribute("aria-label", "search"); this.search.size = 22;
-    this.search.oninput = () => { this.query = this.search.value.toLowerCase(); this.hit = -1; this.refresh(); };
+    this.search.oninput = () => { this.query = this.search.value.toLowerCase(); this.hit = -1; this.refresh(); this.showHits(); };
     this.hits = element("span", "lx-soft"); this.hits.setAttribute("aria-live", "polite");
-    tools.append(this.search, this.hits);
+    const find = element("span", "lx-find"); // the count stands inside: nothing moves when it comes
+    find.append(this.search, this.hits); tools.append(find);
     const choice = (name, values, key) => {
       const label = element("label", "", name), select = element("select");
       for (const v of values) select.append(new Option(v, v));
@@ -370,6 +371,16 @@ class App {
       n += p.hitRows.length;
     }
     this.hits.textContent = this.query ? `${n} hit${n === 1 ? "" : "s"}` : "";
+  }
+
+  // Brings the first hit of each pane into sight where none is; a difference scrolls as one.
+  showHits() {
+    for (const p of this.panes) {
+      const {scrollTop, clientHeight} = p.list.host;
+      const seen = p.hitRows.some(i => i * ROW >= scrollTop && (i + 1) * ROW <= scrollTop + clientHeight);
+      if (p.hitRows.length && !seen) p.list.reveal(p.hitRows[0]);
+      if (p.diff && p.hitRows.length) break;
+    }
   }
 
   walkHits(step) {
