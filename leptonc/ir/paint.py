@@ -20,8 +20,9 @@ STYLES = {
     "type": "cyan", "kind": "bold magenta", "attr": "dim", "good": "green", "bad": "yellow",
     "head": "bold",
 }  # fmt: skip
+# Indentation is part of what it indents: tools that clean HTML drop blanks between two elements.
 _TOKEN = re.compile(
-    rf"(?P<note>  // [^\n]*)|(?P<text>{QUOTED})|(?P<func>@[\w.\-]+)|(?P<name>%\w+)"
+    rf"(?P<note>  // [^\n]*)|(?P<text>{QUOTED})|(?P<func>@[\w.\-]+)|(?P<name>(?:^ +)?%\w+)"
     r"|(?P<type>\b(?:bool|other|bf16|[fiuc]\d+)\[[^\]\n]*\](?:@\w+)?)"
     r"|(?P<word>^ *(?:func|return)\b)|(?P<kind>(?<= = )[\w.]+)|(?P<attr>\b\w+=)",
     re.MULTILINE,

@@ -20,10 +20,11 @@ body[data-jp-theme-light="false"] .leptonc {{ {_DARK} }}
 .leptonc .facts span {{ display: inline-block; margin-right: 1.4em; color: var(--soft); }}
 .leptonc .facts b {{ color: var(--ink); }}
 .leptonc .scroll {{ margin: .6em 0; overflow-x: auto; }}
-.leptonc table {{ border-collapse: collapse; font-size: .9em; }}
-.leptonc table th, .leptonc table td {{ padding: .2em .7em; text-align: left; white-space: nowrap;
-  border-bottom: 1px solid var(--line); background: none; }}
-.leptonc table .n {{ text-align: right; font-variant-numeric: tabular-nums; }}
+.leptonc table {{ border-collapse: collapse; font-size: .88em; }}
+/* Twice the class: JupyterLab sets every cell right, and says so with two classes. */
+.leptonc.leptonc table th, .leptonc.leptonc table td {{ padding: .2em .45em; text-align: left;
+  white-space: nowrap; border-bottom: 1px solid var(--line); background: none; }}
+.leptonc.leptonc table .n {{ text-align: right; font-variant-numeric: tabular-nums; }}
 .leptonc .torch, .leptonc .both {{ color: var(--torch); font-weight: 600; }}
 .leptonc .native {{ color: var(--native); }}
 </style>"""

@@ -73,11 +73,17 @@ def test_pieces_are_the_text(text: str) -> None:
     assert unescape("".join(paint.spans(paint.pieces(text)))) or not text
 
 
+def test_indentation_is_no_blank_between_two_elements() -> None:
+    """Tools that clean HTML drop those, and lines of exported notebooks would begin at the left."""
+    text = "func @f(%x: f32[3]) {\n  %a = abs(%x) : f32[3]\n  %b = abs(%a) : f32[3]\n  return %b\n}"
+    assert not [t for role, t in paint.pieces(text) if not role and t.isspace() and "\n " in t]
+
+
 def test_roles_of_a_line() -> None:
     line = "  %c = conv{stride=(1,1), name='a = %b'}(%x, %w) : f32[b,3]@0231  // conv1 (net.py:12)"
     found = [(r, t) for r, t in paint.pieces(line) if r]
     assert found == [
-        ("name", "%c"), ("kind", "conv"), ("attr", "stride="), ("attr", "name="),
+        ("name", "  %c"), ("kind", "conv"), ("attr", "stride="), ("attr", "name="),
         ("text", "'a = %b'"), ("name", "%x"), ("name", "%w"), ("type", "f32[b,3]@0231"),
         ("note", "  // conv1 (net.py:12)"),
     ]  # fmt: skip
