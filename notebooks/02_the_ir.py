@@ -22,7 +22,7 @@ from leptonc.ir.text import constants, dump, parse
 model = load_net()
 images, labels = load_digits()
 fn = leptonc.capture(model, images[:1])
-fn
+print(f"{len(fn.ops)} operations, {len(images):,} digits to read")
 
 # %% [markdown]
 # ## Reading it
@@ -32,10 +32,10 @@ fn
 # `f32[1,10]` is one row of ten floats.
 #
 # Weights are not in the text. `const<sha256:...>` is the first part of a hash of their bytes: two
-# weights with the same hash are the same weights.
+# weights with the same hash are the same weights. `dump(fn)` is this text, without the colours.
 
 # %%
-print(dump(fn))
+fn
 
 # %% [markdown]
 # Every value is made once and never changes. So the function is also a graph: this one without
@@ -55,12 +55,12 @@ types = {
     (a, b): str(b.operands[0].type).replace("[", "\n[") for a, b in graph.edges
 }  # what flows along the edge
 
-figure, axis = plt.subplots(figsize=(14, 1.9))
-networkx.draw(graph, place, ax=axis, node_size=1600, node_color="#f3d9c2", arrowsize=14)
+figure, axis = plt.subplots(figsize=(11, 1.6))
+networkx.draw(graph, place, ax=axis, node_size=1500, node_color="#f3d9c2", arrowsize=12)
 networkx.draw_networkx_labels(graph, place, text, ax=axis, font_size=7)
 for (a, b), label in types.items():
     middle = (place[a][0] + place[b][0]) / 2
-    axis.text(middle, -0.06, label, ha="center", va="top", fontsize=6)
+    axis.text(middle, -0.06, label, ha="center", va="top", fontsize=7)
 axis.set_ylim(-0.1, 0.06)
 plt.show()
 
@@ -139,11 +139,12 @@ except leptonc.LeptoncError as e:
 #
 # The optimizer takes a function and gives a new one; the old one is still there. At the end every
 # operation is in a `unit`, with a function of its own inside: what runs as one piece. `@0231`
-# behind a type is the order in which its axes lie in memory, here with the channels last.
+# behind a type is the order in which its axes lie in memory, here with the channels last. A click
+# on a unit shows what is inside.
 
 # %%
 optimized = leptonc.optimize(fn, "O2")
-print(dump(optimized, origins=False))
+optimized
 
 # %% [markdown]
 # The optimized function is a function like any other, so the reference runs it too.

@@ -41,7 +41,8 @@ print(f"...\nbarriers after {barriers} of {len(plan.steps)} steps")
 # a call of the network then runs all of them natively, without Python in between.
 
 # %%
-print("\n".join(line[:110] for line in net.source.splitlines()[:30]))
+for line in net.source.splitlines()[:30]:
+    print(line if len(line) <= 100 else f"{line[:99]}…")
 
 # %% [markdown]
 # ## The arena
@@ -130,7 +131,8 @@ for u in ranked[:5]:
 native = [u for u in profile.units if u.flops and u.us > 0]
 intensity = np.array([u.flops / u.bytes for u in native])
 speed = np.array([u.gflops for u in native])
-x = np.geomspace(intensity.min() / 2, intensity.max() * 2)
+corner = profile.limits.gflops / profile.limits.gbytes
+x = np.array([min(intensity.min(), corner) / 2, corner, max(intensity.max(), corner) * 2])
 roof = np.minimum(profile.limits.gflops, x * profile.limits.gbytes)
 
 figure, axis = plt.subplots(figsize=(9, 4.4))
@@ -138,7 +140,8 @@ axis.loglog(x, roof, color="black", linewidth=1)
 axis.scatter(intensity, speed, s=[4 + 600 * u.share for u in native], color="tab:orange", alpha=0.7)
 for u in ranked[:3]:
     if u in native:
-        axis.annotate(str(u.index), (u.flops / u.bytes, u.gflops), ha="center", va="center")
+        place = (u.flops / u.bytes, u.gflops)
+        axis.annotate(str(u.index), place, (7, 0), textcoords="offset points", va="center")
 axis.set(xlabel="operations per byte", ylabel="10^9 operations a second")
 axis.set_title("each dot is a unit, as large as its share of the time")
 plt.show()

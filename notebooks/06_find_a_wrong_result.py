@@ -88,6 +88,8 @@ same = wrong.logits.argmax(1) == eager.logits.argmax(1)
 colors = ["tab:gray" if s else "tab:red" for s in same]
 right.bar(range(n), 100 * moved, color=colors)
 right.set(xlabel="photo (red: another answer)", ylabel="largest change of a score, %")
+right.set_xticks(range(n))
+right.tick_params(axis="x", labelsize=8)
 figure.tight_layout()
 plt.show()
 print(f"{int((~same).sum())} of {n} photos get another answer")
@@ -121,7 +123,8 @@ assert verdict.rule == RULE.name
 # time.
 
 # %%
-print("\n".join(line[:110] for line in verdict.test.splitlines()[:40]))
+for line in verdict.test.splitlines()[:40]:
+    print(line if len(line) <= 100 else f"{line[:99]}…")
 
 
 # %%

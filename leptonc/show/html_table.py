@@ -10,6 +10,7 @@ _DARK = (
     "--bar: #5a3d25; --line: #46413b; --soft: #a39d93; --torch: #e0ab4a; --native: #62c08f; "
     "--ink: #ece8e1;"
 )
+LONG = 40  # characters, two an em, that a column shows at most; a longer cell has its text as title
 STYLE = f"""<style>
 .leptonc {{ --bar: #f3d9c2; --line: #e2ded7; --soft: #6b665f; --torch: #8f5500; --native: #1f7a4d;
   --ink: #22201d;  font: 14px/1.5 system-ui, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }}
@@ -23,7 +24,8 @@ body[data-jp-theme-light="false"] .leptonc {{ {_DARK} }}
 .leptonc table {{ border-collapse: collapse; font-size: .88em; }}
 /* Twice the class: JupyterLab sets every cell right, and says so with two classes. */
 .leptonc.leptonc table th, .leptonc.leptonc table td {{ padding: .2em .45em; text-align: left;
-  white-space: nowrap; border-bottom: 1px solid var(--line); background: none; }}
+  white-space: nowrap; border-bottom: 1px solid var(--line); background: none;
+  max-width: {LONG // 2}em; overflow: hidden; text-overflow: ellipsis; }}
 .leptonc.leptonc table .n {{ text-align: right; font-variant-numeric: tabular-nums; }}
 .leptonc .torch, .leptonc .both {{ color: var(--torch); font-weight: 600; }}
 .leptonc .native {{ color: var(--native); }}
@@ -53,6 +55,8 @@ class Cell:
                 f' style="background: linear-gradient(to left, var(--bar) {edge}, transparent 0)"'
             )
         text = escape(self.text)
+        if len(self.text) > LONG:
+            attributes += f' title="{text}"'
         return f"<td{attributes}>{f'<code>{text}</code>' if self.code and text else text}</td>"
 
 

@@ -35,3 +35,9 @@ def test_text_stands_left_and_numbers_right(tmp_path: Path) -> None:
         )
         browser.close()
     assert sides == ["left", "right"] * 2
+
+
+def test_a_long_text_is_whole_in_its_title() -> None:
+    for length in (html_table.LONG, html_table.LONG + 1):
+        text = "<" * length
+        assert (f'title="{"&lt;" * length}"' in Cell(text).html()) == (length > html_table.LONG)
