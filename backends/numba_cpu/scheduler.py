@@ -31,22 +31,21 @@ class Options:
     """What steers lowering besides the program itself.
 
     ``retreat`` maps the name of a unit to the reason why it must run through torch, ``answers``
-    the key of a question to its answer; ``caches`` are the machine's unless given, ``reuse`` the
-    program's. With ``as_laid_out``, inputs and outputs lie in memory as the layouts of their types
-    say, not row-major.
+    the key of a question to its answer; ``caches`` are the machine's unless given. With
+    ``as_laid_out``, inputs and outputs lie in memory as the layouts of their types say, not
+    row-major.
     """
 
     threads: int = 1
     precision: str = "fp32"
     retreat: Mapping[str, str] | None = None
     caches: Caches | None = None
-    reuse: Reuse | None = None
     answers: Mapping[str, Answer] = field(default_factory=dict[str, Answer])
     as_laid_out: bool = False
 
     def reuse_of(self, fn: Function) -> Reuse:
         """Return how far apart two calls of ``fn`` use the same weights."""
-        return self.reuse or reuse(fn, self.precision, self.caches or read_caches())
+        return reuse(fn, self.precision, self.caches or read_caches())
 
     def outside(self, value: Value) -> TensorType:
         """Return the type under which the caller hands over an input or output."""

@@ -93,14 +93,14 @@ def tune(
 
     The questions that take most time come first; those left when ``budget_s`` seconds are spent
     (compiling kernels apart, which happens once per machine) are answered by the model. Weights
-    packed for the winners are handed to ``pool``.
+    packed for the winners are handed to ``pool``. The book keeps times for each reuse distance of
+    weights; an answer holds for all of the program, and for what is cut out of it.
     """
-    options = replace(options, reuse=options.reuse_of(fn))
-    found = questions(fn, options)
+    found, distance = questions(fn, options), options.reuse_of(fn).distance
     answers: dict[str, Answer] = {}
     todo: list[Open] = []
     for item in found:
-        q, known = item.question, book.get(item.question.key)
+        q, known = item.question, book.get(page(item.question.key, distance))
         if known is not None and known.chosen in q.costs:
             why = choices.MEASURED if known.times else choices.NOT_TIMED
             answers[q.key] = Answer(known.chosen, why, known.times)
@@ -110,7 +110,7 @@ def tune(
             answers[q.key] = choices.estimate(q, choices.NO_RIVAL)
     end, new = clock() + budget_s, dict[str, Answer]()
     if todo and prepare is None:
-        prepare = functools.partial(_prepare, options, _memory(options.reuse_of(fn).distance))
+        prepare = functools.partial(_prepare, options, _memory(distance))
     for item in sorted(todo, key=lambda o: -o.worth):
         q = item.question
         if prepare is None or clock() >= end:
@@ -120,7 +120,7 @@ def tune(
         end += sum(r.compile_s for r in races.values())
         new[q.key] = choices.pick(race({c: r.run for c, r in races.items()}, end, clock))
         pool.spare.update(races[new[q.key].chosen].arrays)
-    book.settle({k: _kept(a) for k, a in new.items()})
+    book.settle({page(k, distance): _kept(a) for k, a in new.items()})
     return {**answers, **new}
 
 
@@ -143,6 +143,11 @@ def race(
         if counted >= FEWEST and (clock() >= end or (agreed and clear)):
             break
     return times
+
+
+def page(key: str, distance: int) -> str:
+    """Return under which text the book keeps the times of a question with this key."""
+    return f"{key}; weights again after {distance >> 20} MiB"
 
 
 def _kept(answer: Answer) -> Measured:

@@ -339,9 +339,8 @@ def run_tile(
     ``out_rows``: address of the output row addresses. ``column``: bytes added to each output row,
     each initial row and to ``bias``. ``width``: columns that exist from there. ``bias``: address or
     0. ``init_rows``: address of the addresses of rows to start from (residual, partial sums) or 0.
-    ``ahead``: address of what to ask for meanwhile, any; it grows by
-    ``advance`` bytes, at most those of a row of the panel, per k. ``low``, ``high``: float32 bounds
-    of the result.
+    ``ahead``: address of what to ask for meanwhile, any; it grows by ``advance`` bytes, at most
+    those of a row of the panel, per k. ``low``, ``high``: float32 bounds of the result.
     """
 
     def build(context, builder, sig, args):

@@ -59,8 +59,7 @@ def reuse(fn: Function, precision: str, caches: Caches) -> Reuse:
 def conv(shape: ConvShape, precision: str, reuse: Reuse) -> Question:
     """Return the question of a convolution with constant weights."""
     found = {a.value: cost for a, cost in costs(shape, precision, reuse.near).items()}
-    again = f"weights again after {reuse.distance >> 20} MiB"
-    return Question(f"conv {_conv_text(shape)}, {again}: {', '.join(sorted(found))}", found)
+    return Question(f"conv {_conv_text(shape)}: {', '.join(sorted(found))}", found)
 
 
 def asked(body: Function, precision: str, reuse: Reuse) -> Iterator[Question]:

@@ -19,7 +19,9 @@ from leptonc.backends.numba_cpu.lower.choices import Answer, Question
 from leptonc.backends.numba_cpu.lower.core import ConstPool
 from leptonc.backends.numba_cpu.lower.questions import FAR, FARTHEST, NEAREST, Reuse, reuse
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
+from leptonc.check import isolate
 from leptonc.ir.core import Function, Op
+from leptonc.ir.kinds.region import Unit
 from leptonc.runtime.caches import Caches
 from leptonc.runtime.choices import Book, Measured
 from leptonc.show.explain import explain
@@ -159,19 +161,30 @@ def test_convolutions_count_with_their_packed_weights() -> None:
     assert reuse(fn, "fp32", caches).distance == 1 << (plain * 36 // 9 - 1).bit_length()
 
 
-@pytest.mark.parametrize("distance", [NEAREST, FARTHEST])
-def test_caches_are_swept_as_far_as_the_network_reads(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, distance: int
+def test_times_hold_for_as_far_as_the_caches_were_swept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     forced_open(monkeypatch)
     swept = list[int]()
     whole = module._memory
     monkeypatch.setattr(module, "_memory", lambda n: swept.append(n) or whole(n))
-    timer, options = Timer(SECONDS), Options(reuse=Reuse(distance, near=False))
+    shelf, timer = Book(tmp_path, "m"), Timer(SECONDS)
     monkeypatch.setattr(module, "_prepare", lambda _o, _s, *rest: timer.prepare(*rest))
-    answers = module.tune(program(), ConstPool(), options, Book(tmp_path, "m"), 1e9, timer.clock)
-    assert swept == [distance]
-    assert all(f"again after {distance >> 20} MiB" in key for key in answers)
+    for distance in (NEAREST, FARTHEST, NEAREST):
+        found = Reuse(distance, near=False)
+        monkeypatch.setattr(scheduler, "reuse", lambda fn, precision, caches, r=found: r)
+        module.tune(program(), ConstPool(), OPTIONS, shelf, 1e9, timer.clock)
+    assert swept == [NEAREST, FARTHEST]  # what is known for a distance is not timed again
+
+
+def test_an_answer_holds_for_what_is_cut_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    fn = program()
+    forced = {o.question.key: Answer("igemm", "timed") for o in module.questions(fn, OPTIONS)}
+    near = Reuse(NEAREST, near=True)  # a unit alone reads less before it comes back
+    monkeypatch.setattr(scheduler, "reuse", lambda fn, precision, caches: near)
+    for op in (op for op in fn.ops if isinstance(op.kind, Unit)):
+        plan = schedule(isolate(op), ConstPool(), Options(answers=forced))
+        assert all(d.answer.chosen == "igemm" for u in plan.units for d in u.decisions)
 
 
 def test_winners_are_lowered_and_remembered(
@@ -202,8 +215,9 @@ def test_the_budget_goes_to_the_most_worthwhile(
     assert asked == max(module.questions(fn, OPTIONS), key=lambda o: o.worth).question.key
     (late,) = [k for k, a in answers.items() if a.why == choices.NO_TIME]
     # within the process it stays with the model; another process may measure it
-    assert shelf.get(late) == Measured(answers[late].chosen, {})
-    assert Book(tmp_path, "m").get(late) is None and Book(tmp_path, "m").get(asked) is not None
+    pages = [module.page(key, FAR.distance) for key in (late, asked)]
+    assert shelf.get(pages[0]) == Measured(answers[late].chosen, {})
+    assert [Book(tmp_path, "m").get(page) is None for page in pages] == [True, False]
 
 
 def test_a_busy_machine_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
