@@ -180,7 +180,10 @@ class InPlace:
             if made is not None and not _same_bits(made.part(0, 1), got):
                 unit = self.order[made.last].unit if made.last >= 0 else None
                 return unit, f"output {i} is not what {made.name} wrote"
-        return None, "every unit is right when all wait for each other: a barrier must be missing"
+        return None, (
+            "every unit is right when all wait for each other: a barrier is missing, "
+            "or the emitted program is not the schedule"
+        )
 
     def _name(self, at: At, with_part: bool = True) -> str:
         """Return a unit's name, its line in the model and which part of the batch it ran for."""

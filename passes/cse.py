@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from leptonc.ir.constants import Const
 from leptonc.ir.core import Function, Op, Trait, Value
+from leptonc.ir.kinds.binary import Maximum, Minimum
 from leptonc.ir.kinds.data import Constant
 from leptonc.ir.types import DType
 from leptonc.meaning import raw_array
@@ -15,12 +16,13 @@ from leptonc.pipeline import Pass
 from leptonc.rewrite.trace import Trace, named
 
 IMPURE = "it draws random numbers or has an effect"
+_SIGNED = (Maximum, Minimum)  # of 0.0 and -0.0 they may keep whichever stands first
 _SAMPLES = 16  # elements of a constant that are looked at
 
 
 @dataclass(frozen=True)
 class Cse(Pass):
-    """Merge equal pure ops, operands of commutative kinds in any order.
+    """Merge equal pure ops, operands in any order where that keeps every bit.
 
     Attributes compare by their bits (``Kind.key``): ``0.0`` and ``-0.0`` stay apart. Ops that are
     not pure are never merged: two draws of a random op are two draws.
@@ -67,7 +69,7 @@ def _key(op: Op) -> Hashable:
     if isinstance(op.kind, Constant):
         return op.kind, _sample(op.kind.const)
     ids = [id(v) for v in op.operands]
-    if Trait.COMMUTATIVE in op.kind.traits:
+    if Trait.COMMUTATIVE in op.kind.traits and not isinstance(op.kind, _SIGNED):
         ids.sort()
     return op.kind, tuple(ids)
 

@@ -37,7 +37,10 @@ FRAMES = 120
 VIEW = {"width": 1400, "height": 800}
 DEEP = "encoder_24"
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync")
-_PAINT = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+# Rows can be in the document a frame before they are painted: wait for the entry.
+_PAINT = """() => new Promise((done) => new PerformanceObserver((list) => {
+  for (const e of list.getEntriesByName('first-contentful-paint')) done(e.startTime);
+}).observe({type: 'paint', buffered: true}))"""
 _SCROLL = """async (frames) => {
   const lists = [...document.querySelectorAll('.lx-list')];
   const list = lists.reduce((a, b) => (a.scrollHeight >= b.scrollHeight ? a : b));

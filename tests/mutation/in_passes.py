@@ -37,7 +37,7 @@ FAULTS: tuple[Fault, ...] = (
           "same = bits[0] == bits[-1] and bool((bits == bits[0]).all())",
           "same = bool(bits[0] == bits[-1])", "same_ends"),
     _pass("cse-sorts-all", _CSE, "dead guard", "cse",
-          "if Trait.COMMUTATIVE in op.kind.traits:", "if Trait.PURE in op.kind.traits:",
+          "if Trait.COMMUTATIVE in op.kind.traits and", "if Trait.PURE in op.kind.traits and",
           "both_differences"),
     _pass("cse-forgets-attributes", _CSE, "wrong cache key", "cse",
           "return op.kind, tuple(ids)", "return type(op.kind), tuple(ids)", "two_clamps"),

@@ -7,8 +7,9 @@ a submodule named ``guilty``, so that a self-check that names its unit says that
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,11 +46,12 @@ class Net(nn.Module):
 
 @dataclass(frozen=True)
 class Model:
-    """How to make a part, and the shapes of its inputs (or the inputs themselves)."""
+    """How to make a part, its inputs or their shapes, and which sizes may change."""
 
     make: Make
     shapes: tuple[tuple[int, ...], ...]
     inputs: Callable[[], tuple[Tensor, ...]] | None = None
+    dynamic: Callable[[], Mapping[str, Any] | None] = lambda: None
 
     def build(self, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
         """Return the net in evaluation mode and its inputs; the same for the same seed."""
@@ -84,6 +86,12 @@ def _net(make: Make, *shapes: tuple[int, ...]) -> Model:
 def _with(fn: Callable[..., object], make: Callable[[], dict[str, nn.Module]],
           *shapes: tuple[int, ...]) -> Model:  # fmt: skip
     return Model(lambda: Call(fn, **make()), shapes)
+
+
+def _rows_may_change() -> Mapping[str, Any]:
+    from leptonc import Dim  # late: a worker loads leptonc from the tree of each fault
+
+    return {"args": ({0: Dim("rows", min=1, max=64)},)}
 
 
 def _softmax_two_axes(x: Tensor) -> Tensor:
@@ -307,6 +315,9 @@ MODELS: dict[str, Model] = {
     "softmax_first": _of(lambda x: torch.softmax(x, 1), (2, 5, 9)),
     "softmax_last": _of(lambda x: torch.softmax(x, -1), (3, 37)),
     "softmax_many": _of(lambda x: torch.softmax(x @ x.T, -1), (257, 300)),
+    "softmax_dynamic": Model(
+        lambda: Call(lambda _, x: torch.softmax(x, 0)), ((16, 6),), dynamic=_rows_may_change
+    ),
     "group_norm": _net(lambda: nn.GroupNorm(4, 20), (2, 20, 3, 3)),
     "mean_pool": _net(
         lambda: nn.AvgPool2d(3, 2, 1, count_include_pad=False), (1, 20, 9, 11)

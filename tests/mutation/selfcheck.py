@@ -31,9 +31,13 @@ def check(models: Sequence[str], layer: str, threads: int) -> dict[str, Any]:
 def _compile(name: str, level: str, threads: int) -> tuple[str, str]:
     import leptonc
 
-    net, args = MODELS[name].build()
+    model = MODELS[name]
+    net, args = model.build()
     try:
-        made = leptonc.compile(net, args, verify=level, threads=threads, cache=False, tune=False)
+        made = leptonc.compile(
+            net, args, verify=level, threads=threads, dynamic=model.dynamic(),
+            cache=False, tune=False,
+        )  # fmt: skip
     except Exception as e:  # whatever a broken compiler raises is what its user would see
         return f"{type(e).__name__} with verify={level!r}", str(e)
     found = [str(r) for s in made.specializations for r in s.remarks if _is_retreat(r)]

@@ -27,7 +27,7 @@ from leptonc.pipeline import PassManager
 
 BINARY = tuple(k for k in binary.KINDS if Trait.ELEMENTWISE in k.TRAITS)
 BITS = (binary.BitwiseAnd, binary.BitwiseOr, binary.BitwiseXor)
-# Of 0.0 and -0.0 torch gives the first one; the pass merges both orders all the same.
+# Of 0.0 and -0.0 torch gives the first one: the other order is another result.
 ZERO_OF_THE_FIRST = (binary.Maximum, binary.Minimum)
 SQUARE = TensorType(DType.F32, (2, 3))
 
@@ -63,9 +63,7 @@ def test_cse_merges_swapped_operands_where_they_commute_only(
     x, y = b.param(of, "x"), b.param(of, "y")
     fn = b.finish(b(kind(), *first, x, y), b(kind(), *first, y, x))
     after = Cse()(fn)
-    assert len(after.ops) == 2 - (Trait.COMMUTATIVE in kind.TRAITS)
+    same = Trait.COMMUTATIVE in kind.TRAITS and kind not in ZERO_OF_THE_FIRST
+    assert len(after.ops) == 2 - same
     args = data.draw(arrays_for(fn, special=True))
-    want, got = meaning.run(fn, *args), meaning.run(after, *args)
-    if kind in ZERO_OF_THE_FIRST:
-        want, got = ([t + 0.0 for t in ts] for ts in (want, got))  # -0.0 + 0.0 is 0.0
-    same_bits(want, got)
+    same_bits(meaning.run(fn, *args), meaning.run(after, *args))
