@@ -6,13 +6,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from leptonc import capture
+    from leptonc import capture, compress
     from leptonc.api import compile, optimize
     from leptonc.capture import Dim
     from leptonc.compiled import CompiledModel
     from leptonc.errors import LeptoncError
 
 __version__ = "0.1.0"
+_CALLABLE = ("capture", "compress")  # packages that are functions, too
 _WHERE = {
     "compile": "leptonc.api",
     "optimize": "leptonc.api",
@@ -20,13 +21,13 @@ _WHERE = {
     "Dim": "leptonc.capture",
     "LeptoncError": "leptonc.errors",
 }
-__all__ = ["CompiledModel", "Dim", "LeptoncError", "capture", "compile", "optimize"]
+__all__ = ["CompiledModel", "Dim", "LeptoncError", "capture", "compile", "compress", "optimize"]
 
 
 def __getattr__(name: str) -> Any:
     """Import what is asked for: ``import leptonc`` alone loads neither torch nor numba."""
-    if name == "capture":
-        return importlib.import_module("leptonc.capture")  # a callable package
+    if name in _CALLABLE:
+        return importlib.import_module(f"leptonc.{name}")
     if name not in _WHERE:
         raise AttributeError(f"module 'leptonc' has no attribute {name!r}")
     return getattr(importlib.import_module(_WHERE[name]), name)

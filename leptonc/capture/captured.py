@@ -70,6 +70,7 @@ class Captured:
         arg_names: names of all positional arguments of ``forward``.
         remarks: why ops stayed opaque.
         files: path of the file behind each source line (``net.py:12``) that an origin names.
+        parameters: hints of the constants that are parameters of the model; the others are buffers.
     """
 
     function: Function
@@ -80,6 +81,7 @@ class Captured:
     arg_names: tuple[str, ...] = ()
     remarks: tuple[CaptureRemark, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict[str, str])
+    parameters: frozenset[str] = frozenset()
 
     @property
     def ranges(self) -> tuple[DimRange, ...]:

@@ -33,6 +33,8 @@ from leptonc.ir.dims import free_symbols
 from leptonc.ir.kinds.data import Constant
 from leptonc.meaning import IR_DTYPES, const_of
 
+# The method of a module that was raised from IR: it returns what it is, or None for other inputs.
+RAISED = "__leptonc_captured__"
 _STATE = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 
 
@@ -65,6 +67,8 @@ def capture(
     refuse_training(model)
     args = (args,) if isinstance(args, torch.Tensor) else tuple(args or ())
     named: dict[str, Any] = dict(kwargs or {})
+    if hasattr(model, RAISED) and (known := getattr(model, RAISED)(args, named, dynamic)):
+        return known
     check_arguments(model, args, named)
     shapes = dynamic_shapes(model, args, named, dynamic)
     if shapes is not None:
@@ -195,6 +199,7 @@ class _Reading:
         self.owners: dict[Node, str] = {}
         self.remarks: list[CaptureRemark] = []
         self.constants: dict[Any, tuple[torch.Tensor, Value]] = {}
+        self.parameters: set[str] = set()
         self.passed: dict[Node, int] = {}  # tensor placeholder -> flat input
 
     def captured(self, model: Any, out_spec: Any, positional: int) -> Captured:
@@ -209,7 +214,7 @@ class _Reading:
         return Captured(
             function, spec.in_spec, out_spec or spec.out_spec, tuple(inputs), tuple(outputs),
             tuple(positional_names(model, positional, every=True)), tuple(self.remarks),
-            source_files(self.program.graph.nodes),
+            source_files(self.program.graph.nodes), frozenset(self.parameters),
         )  # fmt: skip
 
     def _inputs(self) -> list[InputSpec]:
@@ -228,6 +233,8 @@ class _Reading:
                 self.owners[node] = f"{word} {s.target!r}"
                 if node.users:
                     self.env[node] = self._constant(self._state(s), str(s.target))
+                    if s.kind is InputKind.PARAMETER:
+                        self.parameters.add(str(s.target))
             elif node is not None and node.users:
                 what = s.kind.name.lower()
                 raise CaptureError(f"the model reads a {what} ({s.target}), which has no kind")

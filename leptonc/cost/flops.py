@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from leptonc.ir import kinds
 from leptonc.ir.core import Function, Kind, Op, Trait, Value
 from leptonc.ir.dims import Dim, as_dim, evaluate, free_symbols, product
-from leptonc.ir.kinds import binary, contract, data, norm, pointwise, reduce, region, shape, unary
+from leptonc.ir.kinds import binary, contract, data, norm, pointwise, quantize, reduce, region, shape, unary
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,14 @@ def _conv(op: Op) -> Dim:
     return as_dim(_times(2, out, *w.type.shape[1:]) + (out if bias else 0))
 
 
+def _int_linear(op: Op) -> Dim:
+    return _times(2, op.result.type.numel, op.operands[0].type.shape[-1])
+
+
+def _int_conv(op: Op) -> Dim:
+    return _times(2, op.result.type.numel, *op.operands[1].type.shape[1:])
+
+
 def _conv_transpose(op: Op) -> Dim:
     x, w, *bias = op.operands
     work = _times(2, x.type.numel, *w.type.shape[1:])
@@ -180,6 +188,10 @@ FLOPS: Mapping[type[Kind], Callable[[Op], Dim]] = {
     norm.LogSoftmax: _per_input(_TRANSCENDENTAL + 4),
     data.Interpolate: _interpolate,
     data.Recurrent: _recurrent,
+    **dict.fromkeys((quantize.Quantize, quantize.QuantizeRows, quantize.FakeQuantize), _per_input(4)),
+    **dict.fromkeys((quantize.Dequantize, quantize.UnpackInt4), _per_result(2)),
+    quantize.IntLinear: _int_linear,
+    quantize.IntConv: _int_conv,
     region.TorchOp: _per_result(1),  # unknown; at least one operation a result element
 }
 

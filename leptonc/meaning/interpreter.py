@@ -25,6 +25,7 @@ from leptonc.meaning.constants import IR_DTYPES, TORCH_DTYPES, const_of
 from leptonc.meaning.contraction import CONTRACTION
 from leptonc.meaning.elementwise import ELEMENTWISE, Expression
 from leptonc.meaning.movement import MOVEMENT
+from leptonc.meaning.quantized import QUANTIZED
 from leptonc.meaning.reduction import REDUCTION
 
 Precision = Literal["f64"] | None
@@ -42,6 +43,7 @@ MEANING: Mapping[type[Kind], Expression] = MappingProxyType(
         **CONTRACTION,
         **REDUCTION,
         **MOVEMENT,
+        **QUANTIZED,
         TorchOp: opaque.call,
         Unit: _unit,
     }

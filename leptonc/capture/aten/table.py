@@ -14,6 +14,7 @@ from leptonc.capture.aten import (
     movement,
     norm,
     pool,
+    quantized,
     recurrent,
     reduce,
     shape,
@@ -33,6 +34,7 @@ IMPORTERS: Mapping[str, Importer] = MappingProxyType(
         **indexing.IMPORTERS,
         **data.IMPORTERS,
         **recurrent.IMPORTERS,
+        **quantized.IMPORTERS,
     }
 )
 """``"aten.conv2d.default"`` -> ``(context, args) -> value | tuple of values and None``.

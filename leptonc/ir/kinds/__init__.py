@@ -9,6 +9,7 @@ from leptonc.ir.kinds import (
     data,
     norm,
     pointwise,
+    quantize,
     reduce,
     region,
     shape,
@@ -24,5 +25,6 @@ ALL: tuple[type[Kind], ...] = (
     *reduce.KINDS,
     *shape.KINDS,
     *data.KINDS,
+    *quantize.KINDS,
     *region.KINDS,
 )

@@ -1,0 +1,162 @@
+"""Quantized programs as torch expressions: operators of a library of their own, ``leptonc::*``.
+
+They are registered with torch so that a module that runs them is traced back into the same kinds,
+and so that a fake quantization has a gradient (straight through inside the range).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from leptonc.ir.core import Kind
+from leptonc.ir.kinds import quantize as q
+from leptonc.meaning.constants import TORCH_DTYPES
+from leptonc.meaning.elementwise import Expression
+
+_LIBRARY = torch.library.Library("leptonc", "DEF")
+_SCALE = "Tensor scale, Tensor? zero=None"
+_CONV = "int[] stride, int[] padding, int[] after, int[] dilation, int groups, int x_zero"
+
+
+def _spread(t: Tensor, x: Tensor, axis: int) -> Tensor:
+    """Return a scale or zero point so that it broadcasts to ``x``."""
+    if t.dim() == 0:
+        return t
+    if t.dim() == 2:
+        return t.repeat_interleave(x.shape[1] // t.shape[1], 1)
+    return t.reshape([-1 if i == axis else 1 for i in range(x.dim())])
+
+
+def _codes(x: Tensor, scale: Tensor, zero: Tensor | None, low: int, high: int, axis: int) -> Tensor:
+    """Return the codes of ``x`` as floats."""
+    codes = torch.round(x * _spread(1.0 / scale, x, axis)).nan_to_num(0.0)
+    if zero is not None:
+        codes = codes + _spread(zero, x, axis)
+    return codes.clamp(low, high)
+
+
+def _quantize(x, scale, zero, low: int, high: int, dtype: torch.dtype, axis: int) -> Tensor:
+    return _codes(x, scale, zero, low, high, axis).to(dtype)
+
+
+def _dequantize(codes, scale, zero, axis: int) -> Tensor:
+    if zero is not None:
+        codes = codes.to(torch.int32) - _spread(zero, codes, axis)
+    return codes.to(scale.dtype) * _spread(scale, codes, axis)
+
+
+def _fake_quantize(x, scale, zero, low: int, high: int, axis: int) -> Tensor:
+    return _dequantize(_codes(x, scale, zero, low, high, axis).int(), scale, zero, axis)
+
+
+def _quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    scale = x.abs().amax(-1, keepdim=True) / 127.0
+    inverse = torch.where(scale > 0, 1.0 / scale, torch.zeros_like(scale))
+    codes = torch.round(x * inverse).nan_to_num(0.0).clamp(-127, 127)
+    return codes.to(torch.int8), scale
+
+
+def _unpack_int4(x: Tensor) -> Tensor:
+    both = torch.stack([x & 15, x >> 4], -1).reshape(x.shape[0], -1)
+    return (both.to(torch.int16) - 8).to(torch.int8)
+
+
+def _scaled(total: Tensor, scale: Tensor, bias: Tensor | None, axis: int) -> Tensor:
+    """Return ``f32(total) * scale + bias``; ``total`` holds whole numbers below 2**53."""
+    y = total.to(scale.dtype) * _spread(scale, total, axis)
+    return y if bias is None else y + _spread(bias, y, axis)
+
+
+def _int_linear(x, w, scale, bias, x_zero: int) -> Tensor:
+    wide = x.double() - x_zero
+    if scale.dim() == 1:
+        return _scaled(wide @ w.double().T, scale, bias, x.dim() - 1)
+    size = w.shape[1] // scale.shape[1]
+    parts = [slice(g * size, (g + 1) * size) for g in range(scale.shape[1])]
+    products = (wide[..., at] @ w[:, at].double().T for at in parts)
+    scaled = [p.to(scale.dtype) * scale[:, g] for g, p in enumerate(products)]
+    y = functools.reduce(torch.add, scaled)
+    return y if bias is None else y + bias
+
+
+def _int_conv(x, w, scale, bias, stride, padding, after, dilation, groups: int, x_zero: int):
+    pads = [n for p in zip(reversed(padding), reversed(after), strict=True) for n in p]
+    wide = torch.nn.functional.pad(x.double() - x_zero, pads)
+    convolve = (torch.conv1d, torch.conv2d, torch.conv3d)[len(stride) - 1]
+    zeros = [0] * len(stride)
+    return _scaled(convolve(wide, w.double(), None, stride, zeros, dilation, groups), scale, bias, 1)
+
+
+_OPS: Mapping[str, tuple[str, Callable[..., Any]]] = {
+    "quantize": (
+        f"(Tensor x, {_SCALE}, *, int low, int high, ScalarType dtype, int axis=0) -> Tensor",
+        _quantize,
+    ),
+    "dequantize": (f"(Tensor codes, {_SCALE}, *, int axis=0) -> Tensor", _dequantize),
+    "fake_quantize": (
+        f"(Tensor x, {_SCALE}, *, int low, int high, int axis=0) -> Tensor", _fake_quantize,
+    ),
+    "quantize_rows": ("(Tensor x) -> (Tensor, Tensor)", _quantize_rows),
+    "unpack_int4": ("(Tensor x) -> Tensor", _unpack_int4),
+    "int_linear": (
+        "(Tensor x, Tensor w, Tensor scale, Tensor? bias=None, *, int x_zero=0) -> Tensor",
+        _int_linear,
+    ),
+    "int_conv": (
+        f"(Tensor x, Tensor w, Tensor scale, Tensor? bias=None, *, {_CONV}) -> Tensor", _int_conv,
+    ),
+}  # fmt: skip
+for _name, (_schema, _body) in _OPS.items():
+    _LIBRARY.define(_name + _schema)
+    _LIBRARY.impl(_name, _body, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"leptonc::{_name}", _body, lib=_LIBRARY)
+
+
+def _keep_range(ctx: Any, inputs: Any, keyword_only_inputs: Any, output: Any) -> None:
+    x, scale, zero = inputs
+    low, high, axis = (keyword_only_inputs[k] for k in ("low", "high", "axis"))
+    shift = 0 if zero is None else _spread(zero, x, axis)
+    codes = torch.round(x * _spread(1.0 / scale, x, axis)) + shift
+    ctx.save_for_backward((codes >= low) & (codes <= high))
+
+
+def _straight_through(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    (inside,) = ctx.saved_tensors
+    return grad * inside, None, None
+
+
+torch.library.register_autograd(
+    "leptonc::fake_quantize", _straight_through, setup_context=_keep_range, lib=_LIBRARY
+)
+_ops: Any = torch.ops.leptonc
+
+
+def _int_conv_of(k: q.IntConv, x, w, scale, bias=None) -> Tensor:
+    return _ops.int_conv(
+        x, w, scale, bias, stride=k.stride, padding=k.padding, after=k.plain.after,
+        dilation=k.dilation, groups=k.groups, x_zero=k.x_zero,
+    )  # fmt: skip
+
+
+def _quantize_of(k: q.Quantize, x, scale, zero=None) -> Tensor:
+    return _ops.quantize(
+        x, scale, zero, low=k.low, high=k.high, dtype=TORCH_DTYPES[k.dtype], axis=k.axis
+    )
+
+
+QUANTIZED: Mapping[type[Kind], Expression] = {
+    q.Quantize: _quantize_of,
+    q.Dequantize: lambda k, x, scale, zero=None: _ops.dequantize(x, scale, zero, axis=k.axis),
+    q.FakeQuantize: lambda k, x, scale, zero=None: _ops.fake_quantize(
+        x, scale, zero, low=k.low, high=k.high, axis=k.axis
+    ),
+    q.QuantizeRows: lambda k, x: _ops.quantize_rows(x),
+    q.UnpackInt4: lambda k, x: _ops.unpack_int4(x),
+    q.IntLinear: lambda k, x, w, scale, b=None: _ops.int_linear(x, w, scale, b, x_zero=k.x_zero),
+    q.IntConv: _int_conv_of,
+}
