@@ -40,18 +40,25 @@ def _codes(x: Tensor, scale: Tensor, zero: Tensor | None, low: int, high: int, a
     return codes.clamp(low, high)
 
 
-def _quantize(x, scale, zero, low: int, high: int, dtype: torch.dtype, axis: int) -> Tensor:
+def _quantize(
+    x: Tensor, scale: Tensor, zero: Tensor | None = None, *, low: int, high: int,
+    dtype: torch.dtype, axis: int = 0,
+) -> Tensor:  # fmt: skip
     return _codes(x, scale, zero, low, high, axis).to(dtype)
 
 
-def _dequantize(codes, scale, zero, axis: int) -> Tensor:
+def _dequantize(
+    codes: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: int = 0
+) -> Tensor:
     if zero is not None:
         codes = codes.to(torch.int32) - _spread(zero, codes, axis)
     return codes.to(scale.dtype) * _spread(scale, codes, axis)
 
 
-def _fake_quantize(x, scale, zero, low: int, high: int, axis: int) -> Tensor:
-    return _dequantize(_codes(x, scale, zero, low, high, axis).int(), scale, zero, axis)
+def _fake_quantize(
+    x: Tensor, scale: Tensor, zero: Tensor | None = None, *, low: int, high: int, axis: int = 0
+) -> Tensor:
+    return _dequantize(_codes(x, scale, zero, low, high, axis).int(), scale, zero, axis=axis)
 
 
 def _quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,7 +79,9 @@ def _scaled(total: Tensor, scale: Tensor, bias: Tensor | None, axis: int) -> Ten
     return y if bias is None else y + _spread(bias, y, axis)
 
 
-def _int_linear(x, w, scale, bias, x_zero: int) -> Tensor:
+def _int_linear(
+    x: Tensor, w: Tensor, scale: Tensor, bias: Tensor | None = None, *, x_zero: int = 0
+) -> Tensor:
     wide = x.double() - x_zero
     if scale.dim() == 1:
         return _scaled(wide @ w.double().T, scale, bias, x.dim() - 1)
@@ -84,12 +93,16 @@ def _int_linear(x, w, scale, bias, x_zero: int) -> Tensor:
     return y if bias is None else y + bias
 
 
-def _int_conv(x, w, scale, bias, stride, padding, after, dilation, groups: int, x_zero: int):
+def _int_conv(
+    x: Tensor, w: Tensor, scale: Tensor, bias: Tensor | None = None, *, stride: list[int],
+    padding: list[int], after: list[int], dilation: list[int], groups: int, x_zero: int,
+) -> Tensor:  # fmt: skip
     pads = [n for p in zip(reversed(padding), reversed(after), strict=True) for n in p]
     wide = torch.nn.functional.pad(x.double() - x_zero, pads)
     convolve = (torch.conv1d, torch.conv2d, torch.conv3d)[len(stride) - 1]
     zeros = [0] * len(stride)
-    return _scaled(convolve(wide, w.double(), None, stride, zeros, dilation, groups), scale, bias, 1)
+    total = convolve(wide, w.double(), None, stride, zeros, dilation, groups)
+    return _scaled(total, scale, bias, 1)
 
 
 _OPS: Mapping[str, tuple[str, Callable[..., Any]]] = {
