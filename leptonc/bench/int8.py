@@ -2,9 +2,9 @@
 
 Every contestant quantizes the same float32 network with the same calibration data: leptonc with
 ``Quantize()``, ONNX Runtime with its static QDQ quantization (per channel, ``reduce_range``, and
-without), OpenVINO with NNCF, or with ONNX Runtime's QDQ model where NNCF is not installed. Times are
-interleaved (:mod:`protocol`); errors are those of the results against float32, relative, on inputs
-that were not used for calibration. ``fp32`` is leptonc's own float32 program.
+without), OpenVINO with NNCF, or with ONNX Runtime's QDQ model where NNCF is not installed. Times
+are interleaved (:mod:`protocol`); errors are relative ones of the results against float32, on
+inputs that were not used for calibration. ``fp32`` is leptonc's own float32 program.
 """
 
 from __future__ import annotations
@@ -78,9 +78,7 @@ def drawn(inputs: Sequence[Tensor], count: int, seed: int) -> tuple[tuple[Tensor
 
 
 def _ours(case: Case) -> Run:
-    small = leptonc.compress(
-        case.model, case.example, leptonc.Quantize(), data=case.calibration
-    )
+    small = leptonc.compress(case.model, case.example, leptonc.Quantize(), data=case.calibration)
     return _compiled(small, case)
 
 
