@@ -149,14 +149,15 @@ def per_column(job: Job, groups: int) -> dict[str, Slot]:
     scale, *bias = (ctx.array(v) for v in job.op.operands[2:])
     assert scale is not None
     of_bias = bias[0] if bias and bias[0] is not None else np.zeros(len(scale), np.float32)
-    scale_id = id(ctx.constant(job.op.operands[2]).payload)  # type: ignore[union-attr]
-    bias_id = id(ctx.constant(job.op.operands[3]).payload) if bias else 0  # type: ignore[union-attr]
+    ids = [id(getattr(ctx.constant(v), "payload", None)) for v in job.op.operands[2:]]
 
     def corrected() -> np.ndarray:
         return int8_plan.per_panel(int8_plan.corrections(job.weight, zero), groups)
 
     return {
         "sums": job.packed("corrections", corrected, zero, groups),
-        "scale": job.packed("scales", lambda: int8_plan.per_panel(scale, groups), scale_id, groups),
-        "bias": job.packed("biases", lambda: int8_plan.per_panel(of_bias, groups), bias_id, groups),
+        "scale": job.packed("scales", lambda: int8_plan.per_panel(scale, groups), ids[0], groups),
+        "bias": job.packed(
+            "biases", lambda: int8_plan.per_panel(of_bias, groups), *ids[1:], groups
+        ),
     }
