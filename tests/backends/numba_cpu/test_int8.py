@@ -18,7 +18,7 @@ from leptonc.backends.numba_cpu.kernels.vec import arg
 from leptonc.backends.numba_cpu.kernels.vectype import LANES, VI, pointer
 from leptonc.backends.numba_cpu.lower.quantized import lower_int_unit
 from leptonc.ir.core import Builder, Kind, Value
-from leptonc.ir.kinds import binary, pointwise, unary
+from leptonc.ir.kinds import binary, pointwise, reduce, unary
 from leptonc.ir.kinds.data import Constant
 from leptonc.ir.kinds.quantize import Dequantize, IntConv, IntLinear, Quantize
 from leptonc.ir.types import DType, TensorType
@@ -219,6 +219,27 @@ def test_conversions(dtype: DType, data: st.DataObject) -> None:
     run.run()
     for got, want in zip(run.results(), meaning.run(fn, x), strict=True):
         assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("dtype", list(CODES))
+@given(data=st.data())
+def test_largest_codes(dtype: DType, data: st.DataObject) -> None:
+    g = torch.Generator().manual_seed(data.draw(st.integers(0, 999)))
+    kernel = tuple(data.draw(st.integers(1, 3)) for _ in range(2))
+    kind = reduce.MaxPool(
+        kernel, tuple(data.draw(st.integers(1, 2)) for _ in range(2)),
+        tuple(data.draw(st.integers(0, k // 2)) for k in kernel), data.draw(st.booleans()),
+        tuple(data.draw(st.integers(1, 2)) for _ in range(2)),
+    )  # fmt: skip
+    shape = (2, data.draw(st.integers(1, 40)), *(data.draw(st.integers(6, 9)) for _ in range(2)))
+    x = codes(g, dtype, *shape)
+    b = Builder("pool")
+    layout = data.draw(st.sampled_from([None, (0, 2, 3, 1)]))
+    fn = b.finish(b(kind, b.param(TensorType(dtype, shape, layout))))
+    run = Run(fn, 2)
+    run.bind(x)
+    run.run()
+    assert torch.equal(run.results()[0], meaning.run(fn, x)[0])
 
 
 # ----- the sums of four products ------------------------------------------------------------------
