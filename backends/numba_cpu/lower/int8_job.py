@@ -13,7 +13,7 @@ from leptonc.backends.numba_cpu.kernels.int8_finish import dequantize_cells, qua
 from leptonc.backends.numba_cpu.kernels.int8_gemm import REALS, Int8Gemm, int8_gemm
 from leptonc.backends.numba_cpu.kernels.int8_tile import CODES, FLOAT_RES, I8_RES, NO_RES, U8_RES
 from leptonc.backends.numba_cpu.lower.core import Lowering
-from leptonc.backends.numba_cpu.lower.int8_unit import Finish
+from leptonc.backends.numba_cpu.lower.int8_unit import Finish, known
 from leptonc.backends.numba_cpu.lower.product import SERIAL_WORK
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
 from leptonc.backends.numba_cpu.schedule import Slot
@@ -146,10 +146,10 @@ def code_values(end: Finish, res: View | None) -> dict[str, Any]:
 def per_column(job: Job, groups: int) -> dict[str, Slot]:
     """Return the addresses of corrections, scales and biases."""
     ctx, zero = job.ctx, job.zero
-    scale, *bias = (ctx.array(v) for v in job.op.operands[2:])
+    scale, *bias = (known(ctx, v) for v in job.op.operands[2:])
     assert scale is not None
     of_bias = bias[0] if bias and bias[0] is not None else np.zeros(len(scale), np.float32)
-    ids = [id(getattr(ctx.constant(v), "payload", None)) for v in job.op.operands[2:]]
+    ids = [_identity(ctx, v) for v in job.op.operands[2:]]
 
     def corrected() -> np.ndarray:
         return int8_plan.per_panel(int8_plan.corrections(job.weight, zero), groups)
@@ -161,3 +161,9 @@ def per_column(job: Job, groups: int) -> dict[str, Slot]:
             "biases", lambda: int8_plan.per_panel(of_bias, groups), *ids[1:], groups
         ),
     }
+
+
+def _identity(ctx: Lowering, value: Value) -> object:
+    """Return what tells constants apart."""
+    number, const = ctx.splat(value), ctx.constant(value)
+    return repr(number) if const is None else id(const.payload)

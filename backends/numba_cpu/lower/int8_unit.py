@@ -53,9 +53,18 @@ class Finish:
         return self.res is not None and self.mode is not Res.BEFORE
 
 
+def known(ctx: Lowering, value: Value) -> np.ndarray | None:
+    """Return what ``value`` is where that is known: a constant, or one number all over."""
+    number = ctx.splat(value)
+    if number is None:
+        return ctx.array(value)
+    shape = tuple(int(d) for d in value.type.shape)
+    return np.full(shape, number, np.int32 if value.type.dtype is DType.I32 else np.float32)
+
+
 def scale_of(ctx: Lowering, operands: Sequence[Value]) -> Scale | None:
     """Return the scale and zero point in ``operands`` if they are one constant number each."""
-    arrays = [ctx.array(v) for v in operands]
+    arrays = [known(ctx, v) for v in operands]
     if any(a is None or a.size != 1 or a.ndim != 0 for a in arrays):
         return None
     scale, *zero = [a.reshape(()).item() for a in arrays if a is not None]
@@ -83,7 +92,9 @@ def match(ctx: Lowering, body: Function) -> tuple[Op, Value, Finish] | None:
 
 
 def _constant(ctx: Lowering, root: Op) -> bool:
-    return all(ctx.array(v) is not None for v in root.operands[1:])
+    return ctx.array(root.operands[1]) is not None and all(
+        known(ctx, v) is not None for v in root.operands[2:]
+    )
 
 
 def _grown(
