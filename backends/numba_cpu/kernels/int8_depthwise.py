@@ -14,7 +14,7 @@ from leptonc.backends.numba_cpu.kernels import depthwise as dw
 from leptonc.backends.numba_cpu.kernels.activation import Act, vact
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.igemm import Res
-from leptonc.backends.numba_cpu.kernels.int8_finish import decode_i8, decode_u8, encode
+from leptonc.backends.numba_cpu.kernels.int8_finish import decode_i8, decode_u8, encode, end_pixels
 from leptonc.backends.numba_cpu.kernels.int8_tile import CODES, FLOAT_RES, I8_RES, NO_RES
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
@@ -143,6 +143,14 @@ def _finish(args, sums, c0, channels, out, res):
     code_high = np.float32(argf(args, CODE_HIGH))
     res_kind = arg(args, RES_KIND)
     scales, biases = arg(args, SCALE), arg(args, COLUMN_BIAS)
+    if kind == CODES and res_kind == NO_RES and act == _NONE:
+        least = min(max(low * inverse, code_low), code_high)
+        most = max(min(high * inverse, code_high), least)
+        for c in range(0, channels, LANES):
+            end_pixels(sums + 4 * c, 4 * block, out + c, arg(args, TO_X), arg(args, dw.OUT_W),
+                       channels - c, scales + 4 * (c0 + c), biases + 4 * (c0 + c), zero, inverse,
+                       least, most)  # fmt: skip
+        return
     for c in range(0, channels, LANES):
         left = channels - c
         scale, bias = vload_n(scales, c0 + c, left), vload_n(biases, c0 + c, left)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 
 from leptonc.backends.numba_cpu.kernels.machine_code import target_features
@@ -56,6 +57,11 @@ def _plain(b: ir.IRBuilder, acc: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value
         signed = b.ashr(b.shl(y, iconst(24 - 8 * byte)), iconst(24))
         total = b.add(total, b.mul(unsigned, signed))
     return total
+
+
+def target_triple() -> str:
+    """Return the triple of the machine that kernels are compiled for."""
+    return llvm.get_process_triple()
 
 
 FORMS: Mapping[str, Dot] = {"vnni": _vnni, "split": _split, "plain": _plain}

@@ -135,9 +135,19 @@ def _bounds(args):
             return 0.0, _INF, False
         if act == _RELU6:
             return 0.0, 6.0, False
-        if act == _CLAMP:
-            return argf(args, ACT_P0), argf(args, ACT_P1), False
+        low, high = argf(args, ACT_P0), argf(args, ACT_P1)
+        if act == _CLAMP and (low <= 0.0 <= high or arg(args, OUT_KIND) == FLOATS):
+            return low, high, False  # else NaN, which is code 0, would be clamped
     return -_INF, _INF, True
+
+
+@inline_njit
+def _code_bounds(args, low, high):
+    """Return the bounds of codes less the zero point, with the clamp before them."""
+    inverse = np.float32(argf(args, INVERSE))
+    code_low, code_high = np.float32(argf(args, CODE_LOW)), np.float32(argf(args, CODE_HIGH))
+    least = min(max(np.float32(low) * inverse, code_low), code_high)
+    return least, max(min(np.float32(high) * inverse, code_high), least)
 
 
 @inline_njit
@@ -164,6 +174,7 @@ def _panel(args, tables, step, count, b, column, sums, scale, bias, following):
     if tiles == 1:
         ahead = b + PREFETCH
     stored = FLOATS if staged else kind
+    code_low, code_high = _code_bounds(args, low, high)
     stage = tables + ((2 + taps) * step + 63) // 64 * 64
     if staged:  # so that the column of the panel leads to the same place for all panels
         fill(stage, 0, _STAGED, stage + 8 * _STAGED - 4 * column, 4 * PANEL)
@@ -176,15 +187,13 @@ def _panel(args, tables, step, count, b, column, sums, scale, bias, following):
             run_byte_row(
                 rows, step, taps, depth, 0, b, out_rows, column, width, ahead, advance, sums, scale,
                 bias, res_rows, res_kind, arg(args, RES_ZERO), stored, arg(args, ZERO),
-                argf(args, RES_SCALE), low, high, argf(args, INVERSE), argf(args, CODE_LOW),
-                argf(args, CODE_HIGH),
+                argf(args, RES_SCALE), low, high, argf(args, INVERSE), code_low, code_high,
             )  # fmt: skip
         else:
             run_byte_tile(
                 some, rows, step, taps, depth, 0, b, out_rows, column, width, ahead, advance, sums,
                 scale, bias, res_rows, res_kind, arg(args, RES_ZERO), stored, arg(args, ZERO),
-                argf(args, RES_SCALE), low, high, argf(args, INVERSE), argf(args, CODE_LOW),
-                argf(args, CODE_HIGH),
+                argf(args, RES_SCALE), low, high, argf(args, INVERSE), code_low, code_high,
             )  # fmt: skip
         i += some
         ahead += size // tiles

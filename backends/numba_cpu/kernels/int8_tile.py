@@ -16,7 +16,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels import vecmath as vm
-from leptonc.backends.numba_cpu.kernels.int8_dot import DOT, FORMS
+from leptonc.backends.numba_cpu.kernels.int8_dot import DOT, FORMS, target_triple
 from leptonc.backends.numba_cpu.kernels.tile_writer import (
     TileForm,
     TileWriter,
@@ -123,19 +123,34 @@ class _ByteTile(TileWriter):
         """Scale, add, clamp and store as floats or as codes."""
         values = self.combined(self.scaled(acc))
         b, t = self.b, self.t
-        low, high = splat(b, t.low), splat(b, t.high)
-        values = [vm.clamp_high(b, vm.clamp_low(b, x, low), high) for x in values]
         floats, codes, end = self.block("floats"), self.block("codes"), self.block("end")
         b.cbranch(b.icmp_signed("==", t.out_kind, i64(FLOATS)), floats, codes)
         b.position_at_end(floats)
+        low, high = splat(b, t.low), splat(b, t.high)
         starts = [self.row(t.out_rows, i) for i in range(self.mr)]
-        for (i, j), value in zip(self.cells, values, strict=True):
-            masked_store(b, value, self.place(starts[i], j, 4), self.masks[j])
+        for (i, j), x in zip(self.cells, values, strict=True):
+            x = vm.clamp_high(b, vm.clamp_low(b, x, low), high)
+            masked_store(b, x, self.place(starts[i], j, 4), self.masks[j])
         b.branch(end)
         b.position_at_end(codes)
-        self.store_codes([self.coded(x) for x in values])
+        self.store_codes([self.coded(x) for x in self.numbers(values)])
         b.branch(end)
         b.position_at_end(end)
+
+    def numbers(self, values: list[ir.Value]) -> list[ir.Value]:
+        """Return the values with 0 for NaN, which only a residual of floats brings."""
+        b, t, before = self.b, self.t, self.b.block
+        clean, end = self.block("clean"), self.block("numbers")
+        b.cbranch(b.icmp_signed("==", t.res_kind, i64(FLOAT_RES)), clean, end)
+        b.position_at_end(clean)
+        made = [number_of(b, x) for x in values]
+        b.branch(end)
+        b.position_at_end(end)
+        phis = [b.phi(VF) for _ in values]
+        for cells, block in ((values, before), (made, clean)):
+            for phi, value in zip(phis, cells, strict=True):
+                phi.add_incoming(value, block)
+        return phis
 
     def scaled(self, acc: list[ir.Value]) -> list[ir.Value]:
         """Return ``f32(sum) * scale + bias``, each rounded; both vectors fill whole panels."""
@@ -206,19 +221,36 @@ class _ByteTile(TileWriter):
         b.position_at_end(end)
 
 
+def number_of(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """Return a vector with 0 for NaN."""
+    return b.select(b.fcmp_ordered("ord", x, x), x, fconst(0.0))
+
+
 def codes_of(
     b: ir.IRBuilder, x: ir.Value, inverse: ir.Value, low: ir.Value, high: ir.Value, zero: ir.Value
 ) -> ir.Value:
-    """Return ``clamp(round(x * inverse) + zero, ...)`` of a vector as int32; NaN as ``zero``.
+    """Return ``clamp(round(x * inverse) + zero, ...)`` of a vector without NaN as int32.
 
-    ``low``, ``high``: float32, the bounds less ``zero``, whole numbers: to clamp before rounding is
-    then the same.
+    ``low``, ``high``: float32, the bounds less ``zero``. To clamp before rounding is the same where
+    they are whole numbers; where they are those of an activation times ``inverse``, it is the
+    activation: products are rounded, but in order.
     """
     y = b.fmul(x, splat(b, inverse))
-    y = b.select(b.fcmp_ordered("ord", y, y), y, fconst(0.0))
     y = vm.clamp_high(b, vm.clamp_low(b, y, splat(b, low)), splat(b, high))
-    whole = b.fptosi(call_float(b, "roundeven", y), VI)
-    return b.add(whole, splat(b, b.trunc(zero, I32), VI))
+    return b.add(nearest(b, y), splat(b, b.trunc(zero, I32), VI))
+
+
+def nearest(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
+    """Return the nearest int32, halves to even, of a vector within its range."""
+    if "x86" not in target_triple():
+        return b.fptosi(call_float(b, "roundeven", x), VI)
+    if LANES == 16:
+        all_ = ir.Constant(ir.IntType(16), -1)
+        now = ir.Constant(I32, 4)  # the rounding in force, which is to the nearest
+        args = [x, iconst(0), all_, now]
+        return call(b, "llvm.x86.avx512.mask.cvtps2dq.512", VI, args)
+    name = "llvm.x86.avx.cvt.ps2dq.256" if LANES == 8 else "llvm.x86.sse2.cvtps2dq"
+    return call(b, name, VI, [x])
 
 
 def load_bytes(b: ir.IRBuilder, ptr: ir.Value, mask: ir.Value) -> ir.Value:
@@ -251,7 +283,8 @@ def run_byte_tile(
     for whole panels. ``res_rows``: addresses of the residual's rows; ``res_kind``: NO_RES,
     FLOAT_RES, U8_RES or I8_RES, with ``res_zero`` and ``res_scale``. ``low``, ``high``: bounds of
     the result. ``out_kind``: FLOATS or CODES, with ``zero``, ``inverse`` (of the scale) and the
-    bounds of codes less ``zero``.
+    bounds of codes less ``zero``, those of the result times ``inverse`` included (see
+    ``codes_of``).
     """
 
     def build(context, builder, sig, args):
