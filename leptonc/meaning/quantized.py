@@ -15,7 +15,9 @@ from torch import Tensor
 
 from leptonc.ir.core import Kind
 from leptonc.ir.kinds import quantize as q
+from leptonc.ir.kinds.contract import Conv
 from leptonc.meaning.constants import TORCH_DTYPES
+from leptonc.meaning.contraction import convolution
 from leptonc.meaning.elementwise import Expression
 
 _LIBRARY = torch.library.Library("leptonc", "DEF")
@@ -40,18 +42,20 @@ def _codes(x: Tensor, scale: Tensor, zero: Tensor | None, low: int, high: int, a
     return codes.clamp(low, high)
 
 
-def _quantize(x, scale, zero, low: int, high: int, dtype: torch.dtype, axis: int) -> Tensor:
+# The bodies of operators have the defaults of their schemas: torch leaves out what equals them.
+def _quantize(x, scale, zero=None, *, low: int, high: int, dtype: torch.dtype, axis=0) -> Tensor:
     return _codes(x, scale, zero, low, high, axis).to(dtype)
 
 
-def _dequantize(codes, scale, zero, axis: int) -> Tensor:
+def _dequantize(codes, scale, zero=None, *, axis: int = 0) -> Tensor:
     if zero is not None:
         codes = codes.to(torch.int32) - _spread(zero, codes, axis)
     return codes.to(scale.dtype) * _spread(scale, codes, axis)
 
 
-def _fake_quantize(x, scale, zero, low: int, high: int, axis: int) -> Tensor:
-    return _dequantize(_codes(x, scale, zero, low, high, axis).int(), scale, zero, axis)
+def _fake_quantize(x, scale, zero=None, *, low: int, high: int, axis: int = 0) -> Tensor:
+    codes = _codes(x, scale, zero, low, high, axis).int()
+    return _dequantize(codes, scale, zero, axis=axis)
 
 
 def _quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,7 +76,7 @@ def _scaled(total: Tensor, scale: Tensor, bias: Tensor | None, axis: int) -> Ten
     return y if bias is None else y + _spread(bias, y, axis)
 
 
-def _int_linear(x, w, scale, bias, x_zero: int) -> Tensor:
+def _int_linear(x, w, scale, bias=None, *, x_zero: int = 0) -> Tensor:
     wide = x.double() - x_zero
     if scale.dim() == 1:
         return _scaled(wide @ w.double().T, scale, bias, x.dim() - 1)
@@ -84,12 +88,9 @@ def _int_linear(x, w, scale, bias, x_zero: int) -> Tensor:
     return y if bias is None else y + bias
 
 
-def _int_conv(x, w, scale, bias, stride, padding, after, dilation, groups: int, x_zero: int):
-    pads = [n for p in zip(reversed(padding), reversed(after), strict=True) for n in p]
-    wide = torch.nn.functional.pad(x.double() - x_zero, pads)
-    convolve = (torch.conv1d, torch.conv2d, torch.conv3d)[len(stride) - 1]
-    zeros = [0] * len(stride)
-    return _scaled(convolve(wide, w.double(), None, stride, zeros, dilation, groups), scale, bias, 1)
+def _int_conv(x, w, scale, bias=None, *, stride, padding, after, dilation, groups, x_zero):
+    plain = Conv(tuple(stride), tuple(padding), tuple(dilation), groups, tuple(after))
+    return _scaled(convolution(plain, x.double() - x_zero, w.double()), scale, bias, 1)
 
 
 _OPS: Mapping[str, tuple[str, Callable[..., Any]]] = {

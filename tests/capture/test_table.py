@@ -10,8 +10,8 @@ from leptonc.capture.aten import IMPORTERS
 def test_targets_exist() -> None:
     missing = []
     for target in IMPORTERS:
-        _, name, overload = target.split(".")
-        packet = getattr(torch.ops.aten, name, None)
+        namespace, name, overload = target.split(".")
+        packet = getattr(getattr(torch.ops, namespace), name, None)
         if packet is None or overload not in packet.overloads():
             missing.append(target)
     assert not missing, missing
