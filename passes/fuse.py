@@ -1,6 +1,7 @@
 """``fuse``: put ops that should run as one into compute units.
 
-Five patterns, in this order: ``contract`` (a linear, convolution or matmul with its epilogue),
+Six patterns, in this order: ``contract`` (a linear, convolution or matmul with its epilogue),
+``int8`` (a product of codes with its epilogue, codes out included),
 ``banded`` (a depthwise convolution and the 1x1 convolutions around it), ``scaled`` (an image times
 a gate and the 1x1 convolution of it), ``norm`` (a residual add and the norm that reads it),
 ``chain`` (elementwise ops over one shape).
@@ -20,6 +21,7 @@ from leptonc.passes.fusing.axes import same_memory
 from leptonc.passes.fusing.bands import around, windows
 from leptonc.passes.fusing.bias import fold_bias
 from leptonc.passes.fusing.chain import grow_chains
+from leptonc.passes.fusing.codes import codes_per_reader, find_codes, integer_roots
 from leptonc.passes.fusing.contract import find_chain, roots
 from leptonc.passes.fusing.quotient import Quotient
 from leptonc.passes.fusing.scaled import scaled, scalings
@@ -39,9 +41,10 @@ class Fuse(Pass):
 
     def run(self, fn: Function, trace: Trace) -> Function:
         """Return ``fn`` with units; ``fn`` itself when there is nothing to fuse."""
-        biased = fold_bias(fn, trace)
+        biased = codes_per_reader(fold_bias(fn, trace))
         groups = _Groups(biased, Quotient(biased))
         _contractions(groups, trace)
+        _products_of_codes(groups, trace)
         _bands(groups, trace)
         _scalings(groups, trace)
         _norms(groups, trace)
@@ -96,6 +99,13 @@ def _contractions(groups: _Groups, trace: Trace) -> None:
     for root in roots(groups.fn):
         ops = find_chain(root, groups.fn, groups.taken, trace)
         if len(ops) > 1 and not groups.take(ops, "contract"):
+            trace.missed(root, f"not run with {value_text(ops[-1].result)}: {BETWEEN}")
+
+
+def _products_of_codes(groups: _Groups, trace: Trace) -> None:
+    for root in integer_roots(groups.fn):
+        ops = find_codes(root, groups.fn, groups.taken)
+        if len(ops) > 1 and not groups.take(ops, "int8"):
             trace.missed(root, f"not run with {value_text(ops[-1].result)}: {BETWEEN}")
 
 

@@ -87,10 +87,10 @@ class Raised(nn.Module):
             if op.results and (name := self._names.get(op.results[0])) is not None:
                 env[op.results[0]] = self._tensor(name)
             else:
-                env.update(zip(op.results, self._apply(op, fix, env), strict=True))
+                env.update(zip(op.results, self._results(op, fix, env), strict=True))
         return captured.restore([env[v] for v in fn.returns], leaves, sizes)
 
-    def _apply(self, op: Op, fix: Specializer, env: Mapping[Value, Tensor]) -> Sequence[Tensor]:
+    def _results(self, op: Op, fix: Specializer, env: Mapping[Value, Tensor]) -> Sequence[Tensor]:
         kind = fix.kind(op.kind) if fix.sizes else op.kind
         operands = [env[v] for v in op.operands]
         if self.training and isinstance(kind, BatchNorm):

@@ -13,7 +13,18 @@ from dataclasses import dataclass
 from leptonc.ir import kinds
 from leptonc.ir.core import Function, Kind, Op, Trait, Value
 from leptonc.ir.dims import Dim, as_dim, evaluate, free_symbols, product
-from leptonc.ir.kinds import binary, contract, data, norm, pointwise, quantize, reduce, region, shape, unary
+from leptonc.ir.kinds import (
+    binary,
+    contract,
+    data,
+    norm,
+    pointwise,
+    quantize,
+    reduce,
+    region,
+    shape,
+    unary,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +199,9 @@ FLOPS: Mapping[type[Kind], Callable[[Op], Dim]] = {
     norm.LogSoftmax: _per_input(_TRANSCENDENTAL + 4),
     data.Interpolate: _interpolate,
     data.Recurrent: _recurrent,
-    **dict.fromkeys((quantize.Quantize, quantize.QuantizeRows, quantize.FakeQuantize), _per_input(4)),
+    quantize.Quantize: _per_input(4),
+    quantize.QuantizeRows: _per_input(4),
+    quantize.FakeQuantize: _per_input(4),
     **dict.fromkeys((quantize.Dequantize, quantize.UnpackInt4), _per_result(2)),
     quantize.IntLinear: _int_linear,
     quantize.IntConv: _int_conv,

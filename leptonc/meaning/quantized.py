@@ -42,20 +42,25 @@ def _codes(x: Tensor, scale: Tensor, zero: Tensor | None, low: int, high: int, a
     return codes.clamp(low, high)
 
 
-# The bodies of operators have the defaults of their schemas: torch leaves out what equals them.
-def _quantize(x, scale, zero=None, *, low: int, high: int, dtype: torch.dtype, axis=0) -> Tensor:
+def _quantize(
+    x: Tensor, scale: Tensor, zero: Tensor | None = None, *, low: int, high: int,
+    dtype: torch.dtype, axis: int = 0,
+) -> Tensor:  # fmt: skip
     return _codes(x, scale, zero, low, high, axis).to(dtype)
 
 
-def _dequantize(codes, scale, zero=None, *, axis: int = 0) -> Tensor:
+def _dequantize(
+    codes: Tensor, scale: Tensor, zero: Tensor | None = None, *, axis: int = 0
+) -> Tensor:
     if zero is not None:
         codes = codes.to(torch.int32) - _spread(zero, codes, axis)
     return codes.to(scale.dtype) * _spread(scale, codes, axis)
 
 
-def _fake_quantize(x, scale, zero=None, *, low: int, high: int, axis: int = 0) -> Tensor:
-    codes = _codes(x, scale, zero, low, high, axis).int()
-    return _dequantize(codes, scale, zero, axis=axis)
+def _fake_quantize(
+    x: Tensor, scale: Tensor, zero: Tensor | None = None, *, low: int, high: int, axis: int = 0
+) -> Tensor:
+    return _dequantize(_codes(x, scale, zero, low, high, axis).int(), scale, zero, axis=axis)
 
 
 def _quantize_rows(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -76,7 +81,9 @@ def _scaled(total: Tensor, scale: Tensor, bias: Tensor | None, axis: int) -> Ten
     return y if bias is None else y + _spread(bias, y, axis)
 
 
-def _int_linear(x, w, scale, bias=None, *, x_zero: int = 0) -> Tensor:
+def _int_linear(
+    x: Tensor, w: Tensor, scale: Tensor, bias: Tensor | None = None, *, x_zero: int = 0
+) -> Tensor:
     wide = x.double() - x_zero
     if scale.dim() == 1:
         return _scaled(wide @ w.double().T, scale, bias, x.dim() - 1)
@@ -88,7 +95,10 @@ def _int_linear(x, w, scale, bias=None, *, x_zero: int = 0) -> Tensor:
     return y if bias is None else y + bias
 
 
-def _int_conv(x, w, scale, bias=None, *, stride, padding, after, dilation, groups, x_zero):
+def _int_conv(
+    x: Tensor, w: Tensor, scale: Tensor, bias: Tensor | None = None, *, stride: list[int],
+    padding: list[int], after: list[int], dilation: list[int], groups: int, x_zero: int,
+) -> Tensor:  # fmt: skip
     plain = Conv(tuple(stride), tuple(padding), tuple(dilation), groups, tuple(after))
     return _scaled(convolution(plain, x.double() - x_zero, w.double()), scale, bias, 1)
 

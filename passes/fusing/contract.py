@@ -13,7 +13,7 @@ from leptonc.ir.kinds.data import Constant
 from leptonc.ir.kinds.pointwise import Clamp, Elu, Gelu, LeakyRelu, Softplus
 from leptonc.ir.kinds.unary import HardSigmoid, HardSwish, Mish, Relu, Sigmoid, Silu, Tanh
 from leptonc.passes.fusing.axes import same_memory
-from leptonc.passes.fusing.units import ROOTS
+from leptonc.passes.fusing.units import CONTRACTIONS
 from leptonc.rewrite.trace import Trace, named, readers_text, value_text
 
 
@@ -156,4 +156,4 @@ def _is_column_vector(chain: _Chain, v: Value, fn: Function) -> bool:
 
 def roots(fn: Function) -> list[Op]:
     """Return the contractions of ``fn``, the last first: of two, the later gets a shared add."""
-    return [op for op in reversed(fn.ops) if isinstance(op.kind, ROOTS)]
+    return [op for op in reversed(fn.ops) if isinstance(op.kind, CONTRACTIONS)]

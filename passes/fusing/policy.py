@@ -21,6 +21,7 @@ from leptonc.ir.kinds.norm import (
     RmsNorm,
     Softmax,
 )
+from leptonc.ir.kinds.quantize import Dequantize, FakeQuantize, IntConv, IntLinear, Quantize
 from leptonc.ir.kinds.reduce import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,
@@ -268,6 +269,9 @@ ATTENTION = Policy(_attention)
 _TABLE: Mapping[type[Kind], Policy] = {
     **dict.fromkeys((Conv, ConvTranspose, BatchNorm, GroupNorm, Interpolate), CHANNELS_LAST),
     **dict.fromkeys((MaxPool, AvgPool, AdaptiveAvgPool, AdaptiveMaxPool), CHANNELS_LAST),
+    IntConv: CHANNELS_LAST,
+    IntLinear: ROWS,
+    **dict.fromkeys((Quantize, Dequantize, FakeQuantize), SAME_AXES),
     **dict.fromkeys((Concat,), FOLLOW),
     **dict.fromkeys((Pad, Slice, Flip, Roll, Softmax, LogSoftmax, CumSum, Triangle), SAME_AXES),
     **dict.fromkeys((Linear, LayerNorm, RmsNorm), ROWS),

@@ -10,15 +10,19 @@ from leptonc.ir.dims import DimRange
 from leptonc.ir.kinds.contract import Conv, ConvTranspose, Linear, Matmul
 from leptonc.ir.kinds.data import Constant, Full
 from leptonc.ir.kinds.norm import LayerNorm, RmsNorm
+from leptonc.ir.kinds.quantize import IntConv, IntLinear
 from leptonc.ir.kinds.region import TorchOp, Unit
 from leptonc.ir.kinds.shape import Expand, Relayout, Reshape, Slice, Transpose
 
-ROOTS = (Linear, Conv, ConvTranspose, Matmul)
+CONTRACTIONS = (Linear, Conv, ConvTranspose, Matmul)
+INTEGER = (IntConv, IntLinear)
+ROOTS = (*CONTRACTIONS, *INTEGER)
 SOURCES = (Constant, Full)  # copied into every body that reads them
 VIEWS = (Reshape, Transpose, Expand, Slice)
 
 _PATTERNS: Mapping[type[Kind], str] = {
-    **dict.fromkeys(ROOTS, "contract"),
+    **dict.fromkeys(CONTRACTIONS, "contract"),
+    **dict.fromkeys(INTEGER, "int8"),
     LayerNorm: "norm",
     RmsNorm: "norm",
     TorchOp: "torch",

@@ -226,7 +226,7 @@ def _clipped(m: Match, b: Builder) -> Value | None:
 
 
 def _bounds(clip: Clamp) -> tuple[float | None, float | None]:
-    return clip.low, clip.high
+    return clip.lo, clip.hi
 
 
 S, Z = Lit(name="s"), Lit(name="z")

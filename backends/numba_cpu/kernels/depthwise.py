@@ -87,12 +87,12 @@ def pack_weights(weight: np.ndarray) -> np.ndarray:
 
 def scratch_bytes(kernel_z: int, kernel_y: int) -> int:
     """Return the bytes one thread needs: frame, spare vector, row addresses, window's lines."""
-    return -(-(_TABLE + 8 * (2 + PLACES) * max(1, kernel_z * kernel_y)) // 64) * 64
+    return -(-(TABLE + 8 * (2 + PLACES) * max(1, kernel_z * kernel_y)) // 64) * 64
 
 
-_SPARE = -(-8 * len(FRAME) // 64) * 64  # bytes into the scratch
-_ROWS = _SPARE + 4 * LANES
-_TABLE = _ROWS + 16 * ROWS
+SPARE = -(-8 * len(FRAME) // 64) * 64  # bytes into the scratch
+_ROWS = SPARE + 4 * LANES
+TABLE = _ROWS + 16 * ROWS
 
 
 # --- the kernel ---------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ _BEFORE, _TIMES = int(Res.BEFORE), int(Res.TIMES)
 
 
 @inline_njit
-def _taps(start, size, kernel, dilation):
+def existing_taps(start, size, kernel, dilation):
     """Return the taps ``first .. last`` whose position ``start + k * dilation`` exists."""
     first = 0 if start >= 0 else (-start + dilation - 1) // dilation
     last = min(kernel, (size - 1 - start) // dilation + 1) if start < size else 0
@@ -118,8 +118,8 @@ def _lines(args, table, image, z, y):
     step_z, step_y = arg(args, DILATION_Z), arg(args, DILATION_Y)
     height, width = arg(args, KERNEL_Y), arg(args, KERNEL_X)
     size = 4 * LANES * width
-    z_first, z_last = _taps(z0, arg(args, IN_D), arg(args, KERNEL_Z), step_z)
-    y_first, y_last = _taps(y0, arg(args, IN_H), height, step_y)
+    z_first, z_last = existing_taps(z0, arg(args, IN_D), arg(args, KERNEL_Z), step_z)
+    y_first, y_last = existing_taps(y0, arg(args, IN_H), height, step_y)
     n = 0
     for i in range(z_first, z_last):
         plane = image * arg(args, X_B) + (z0 + i * step_z) * arg(args, X_Z)
@@ -172,7 +172,7 @@ def _finish(args, tables, out, res, count, channels):
 
 
 @inline_njit
-def _code(args):
+def tile_code(args):
     """Return the code of the tile that computes this kernel."""
     code = ANY
     for i, (width, stride) in enumerate(FAST):
@@ -182,15 +182,15 @@ def _code(args):
 
 
 @inline_njit
-def _frame(args, frame, low, high):
+def write_frame(args, frame, low, high):
     """Write the frame of the tiles."""
     taps = arg(args, KERNEL_Z) * arg(args, KERNEL_Y) * arg(args, KERNEL_X)
     zeros = 4 * taps * ((arg(args, CHANNELS) + LANES - 1) // LANES * LANES)
     values = (
-        frame + _TABLE, 4 * arg(args, X_X), taps, arg(args, IN_W), arg(args, STRIDE_X),
+        frame + TABLE, 4 * arg(args, X_X), taps, arg(args, IN_W), arg(args, STRIDE_X),
         arg(args, DILATION_X), arg(args, KERNEL_X), arg(args, BIAS), 4 * arg(args, OUT_X),
-        arg(args, WEIGHTS) + zeros, frame + _SPARE,
-        frame + _TABLE + 16 * max(1, arg(args, KERNEL_Z) * arg(args, KERNEL_Y)),
+        arg(args, WEIGHTS) + zeros, frame + SPARE,
+        frame + TABLE + 16 * max(1, arg(args, KERNEL_Z) * arg(args, KERNEL_Y)),
     )  # fmt: skip
     for i, value in enumerate(values):
         sti64(frame, i, value)
@@ -199,7 +199,7 @@ def _frame(args, frame, low, high):
 
 
 @inline_njit
-def _inner(args):
+def inner_tiles(args):
     """Return the tiles ``first .. last`` whose windows lie inside the line, of COLUMNS outputs."""
     stride, pad, width = arg(args, STRIDE_X), arg(args, PAD_X), arg(args, OUT_W)
     step = COLUMNS * stride
@@ -211,7 +211,7 @@ def _inner(args):
 
 
 @inline_njit
-def _line(args, frame, code, lines, first, last, c0, channels, out):
+def tiles_of_line(args, frame, code, lines, first, last, c0, channels, out):
     """Compute one line of outputs of ``channels`` channels from ``c0``."""
     width, stride, pad = arg(args, OUT_W), arg(args, STRIDE_X), arg(args, PAD_X)
     tiles, t = (width + COLUMNS - 1) // COLUMNS, 0
@@ -231,7 +231,7 @@ def _line(args, frame, code, lines, first, last, c0, channels, out):
 
 
 @inline_njit
-def _shares(nt, lines, vectors):
+def line_shares(nt, lines, vectors):
     """Return how many parts to make of lines and channels: at most ``nt`` together."""
     best, parts = lines * vectors + 1, (1, 1)
     for by_lines in range(min(nt, lines), 0, -1):
@@ -257,10 +257,10 @@ def _strip(args, frame, code, tiles, line, c0, channels, unfinished):
     depth, height = arg(args, OUT_D), arg(args, OUT_H)
     plane, y = line // height, line % height
     image, z = plane // depth, plane % depth
-    lines = _lines(args, frame + _TABLE, image, z, y)
+    lines = _lines(args, frame + TABLE, image, z, y)
     out = image * arg(args, OUT_B) + z * arg(args, OUT_Z) + y * arg(args, OUT_Y) + c0
     out = arg(args, OUT) + 4 * out
-    _line(args, frame, code, lines, tiles[0], tiles[1], c0, channels, out)
+    tiles_of_line(args, frame, code, lines, tiles[0], tiles[1], c0, channels, out)
     if unfinished:
         res = arg(args, RES)
         if res != 0:
@@ -275,7 +275,7 @@ def depthwise(args, tid, nt):
     channels = arg(args, CHANNELS)
     lines = arg(args, BATCH) * arg(args, OUT_D) * arg(args, OUT_H)
     vectors = (channels + LANES - 1) // LANES
-    by_lines, by_vectors = _shares(nt, lines, vectors)
+    by_lines, by_vectors = line_shares(nt, lines, vectors)
     if tid >= by_lines * by_vectors or arg(args, OUT_W) <= 0:
         return
     i, j = tid % by_lines, tid // by_lines
@@ -284,8 +284,8 @@ def depthwise(args, tid, nt):
     right = min(right, channels)
     low, high, unfinished = _bounds(args)
     frame = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
-    _frame(args, frame, low, high)
-    code, tiles = _code(args), _inner(args)
+    write_frame(args, frame, low, high)
+    code, tiles = tile_code(args), inner_tiles(args)
     block = _block_vectors(args, (right - left + LANES - 1) // LANES) * LANES
     line_bytes = 4 * arg(args, IN_W) * arg(args, STRIDE_Y) * max(right - left, 1)
     band = max(4, L2_BYTES // line_bytes)

@@ -179,7 +179,7 @@ _BEFORE, _TIMES = int(Res.BEFORE), int(Res.TIMES)
 
 
 @inline_njit
-def _grid(nt, outer, m, panels):
+def grid(nt, outer, m, panels):
     """Return how many parts to make of outer index, rows and columns: at most ``nt`` together.
 
     The best split has the smallest largest share; among equals the one whose shares read the least
@@ -199,8 +199,11 @@ def _grid(nt, outer, m, panels):
 
 
 @inline_njit
-def _input_rows(args, table, m0, count, base, tap):
-    """Write the addresses of the input rows of one tap; positions outside read the zero row."""
+def input_rows(args, table, m0, count, base, tap, size):
+    """Write the addresses of the input rows of one tap; positions outside read the zero row.
+
+    The strides of the record count elements of ``size`` bytes.
+    """
     taps, rows_y, rows_x = arg(args, TAP_TABLE), arg(args, ROWS_Y), arg(args, ROWS_X)
     dz, dy, dx = 0, 0, 0
     if taps != 0:
@@ -218,11 +221,11 @@ def _input_rows(args, table, m0, count, base, tap):
         inside = 0 <= z < arg(args, IN_D) and 0 <= y < arg(args, IN_H)
         begin = min(max(low, x), x + run) if inside else x + run
         end = max(min(high, x + run), begin)
-        start = base + 4 * (
+        start = base + size * (
             z * arg(args, A_Z) + y * arg(args, A_Y) + (begin * step_x + dx) * stride_x
         )
         fill(table, m - m0, begin - x, zero, 0)
-        fill(table, m - m0 + begin - x, end - begin, start, 4 * step_x * stride_x)
+        fill(table, m - m0 + begin - x, end - begin, start, size * step_x * stride_x)
         fill(table, m - m0 + end - x, x + run - end, zero, 0)
         m += run
     fill(table, count, ROWS, ldi64(table, count - 1), 0)
@@ -305,10 +308,10 @@ def _block(args, tables, m0, count, panel0, panel1, a, b, bias, out, res):
     taps, depth, step = arg(args, TAPS), arg(args, DEPTH), 8 * (arg(args, ROW_BLOCK) + ROWS)
     rows_y, rows_x = arg(args, ROWS_Y), arg(args, ROWS_X)
     affine_rows(tables, m0, count, rows_y, rows_x, out,
-                arg(args, OUT_Z), arg(args, OUT_Y), arg(args, OUT_X))  # fmt: skip
+                arg(args, OUT_Z), arg(args, OUT_Y), arg(args, OUT_X), 4)  # fmt: skip
     if res != 0:
         affine_rows(tables + step, m0, count, rows_y, rows_x, res,
-                    arg(args, RES_Z), arg(args, RES_Y), arg(args, RES_X))  # fmt: skip
+                    arg(args, RES_Z), arg(args, RES_Y), arg(args, RES_X), 4)  # fmt: skip
     tap_block, depth_block = arg(args, TAP_BLOCK), arg(args, DEPTH_BLOCK)
     pitch = arg(args, PITCH) if panel1 - panel0 >= COPY_PANELS else 0
     copies = tables + ((step * (arg(args, TAP_BLOCK) + 2) + LINE - 1) // LINE) * LINE
@@ -320,7 +323,7 @@ def _block(args, tables, m0, count, panel0, panel1, a, b, bias, out, res):
             if k0 == 0 or pitch != 0:
                 for t in range(some_taps):
                     table = tables + (2 + t) * step
-                    _input_rows(args, table, m0, count, a, tap0 + t)
+                    input_rows(args, table, m0, count, a, tap0 + t, 4)
                     if pitch != 0:
                         to = copies + 4 * t * arg(args, ROW_BLOCK) * pitch
                         copy_rows(table, count, some_depth, 4 * k0, to, pitch)
@@ -349,7 +352,7 @@ def igemm(args, tid, nt):
     if outer <= 0 or m <= 0 or n <= 0:
         return
     panels = -(-n // PANEL)
-    by_outer, by_rows, by_columns = _grid(nt, outer, m, panels)
+    by_outer, by_rows, by_columns = grid(nt, outer, m, panels)
     if tid >= by_outer * by_rows * by_columns:
         return
     i_column, rest = tid % by_columns, tid // by_columns

@@ -42,10 +42,10 @@ def blocking(rows: int, taps: int, depth: int, columns: int) -> tuple[int, int, 
         parts = -(-taps // most)
         tap_block, depth_block = max(1, -(-taps // parts)), max(depth, 1)
     most_tiles = max(1, A_BLOCK // (ROWS * tap_block * depth_block))
-    return _even_block(rows, most_tiles, taps * depth * columns), tap_block, depth_block
+    return even_block(rows, most_tiles, taps * depth * columns), tap_block, depth_block
 
 
-def _even_block(rows: int, most_tiles: int, b_floats: int) -> int:
+def even_block(rows: int, most_tiles: int, b_floats: int) -> int:
     """Return the rows of a block of at most ``most_tiles`` tiles, all blocks about as high."""
     most_tiles = min(most_tiles, TILES_BESIDE_B if b_floats <= B_BLOCK else MOST_TILES)
     all_tiles = max(1, -(-rows // ROWS))
@@ -87,7 +87,7 @@ def large_blocks(call: IGemm) -> IGemm:
         return call
     most_tiles = max(FEWEST_TILES, A_BLOCK // (ROWS * max(call.depth, 1)))
     rows = call.rows_z * call.rows_y * call.rows_x
-    row_block = _even_block(rows, most_tiles, call.depth * call.columns)
+    row_block = even_block(rows, most_tiles, call.depth * call.columns)
     return replace(call, row_block=row_block, depth_block=max(call.depth, 1))
 
 

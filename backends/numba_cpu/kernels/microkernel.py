@@ -1,15 +1,12 @@
-"""numba_cpu > kernels > microkernel: the register tile of the matrix product, written as LLVM IR.
+"""numba_cpu > kernels > microkernel: the register tile of the float32 matrix product.
 
-``run_tile`` computes up to ROWS x PANEL outputs, in registers. Its A operand is
-indirect: for each tap a table holds the address of each row, so that one tile serves products,
-convolutions and padding. The accumulators live in registers over all taps; bias and residual are
-their initial values; a clamp ends the tile.
+``run_tile`` computes up to ROWS x PANEL outputs, in registers (:mod:`tile_writer`). The bias and
+the residual are the initial values; a clamp ends the tile.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from llvmlite import ir
@@ -18,45 +15,36 @@ from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels import vecmath as vm
 from leptonc.backends.numba_cpu.kernels.base import inline_njit
-from leptonc.backends.numba_cpu.kernels.machine_code import host_features
+from leptonc.backends.numba_cpu.kernels.tile_writer import (
+    HALF_HEIGHTS,
+    HALF_ROWS,
+    HEIGHTS,
+    PANEL,
+    PREFETCH,
+    ROWS,
+    VECTORS,
+    TileForm,
+    TileWriter,
+    emit_choice,
+    emit_row,
+)
 from leptonc.backends.numba_cpu.kernels.vectype import (
     F32,
-    I1,
-    I8,
     I64,
     LANES,
-    PTR,
-    VF,
     VM,
     fconst,
-    first_lanes,
     fma,
     i64,
     load_vec,
     masked_load,
     masked_store,
     pointer,
-    prefetch,
     shared_function,
     splat,
 )
 
-VECTORS = 2
-PANEL = VECTORS * LANES  # columns of a packed panel of B
-PREFETCH = 8192  # bytes ahead in B: the hardware's own prefetch ends with each page of 4 KiB
-
-# Row counts that a tile exists for, largest first. The largest fills the registers (32 with AVX-512
-# and NEON, else 16). Rows are spread evenly over tiles, so that those in between are used: 15 rows
-# are 8 and 7, not 14 and 1. Below 4 rows a tile is bound by the latency of its 8 chains of fma, so
-# fewer rows would not be faster.
-_HEIGHTS = {16: (14, 12, 10, 8, 6, 4, 1), 8: (6, 5, 4, 1), 4: (4, 3, 1)}
-HEIGHTS = (12, 10, 8, 6, 4, 1) if "+neon" in host_features() else _HEIGHTS[LANES]
-HALF_HEIGHTS = (HEIGHTS[0], 12, 8) if LANES == 16 else HEIGHTS[:1]
-# A tile of one vector loads once for every fma. With AVX-512 the addresses of more than twelve rows
-# do not fit the integer registers, and would have to be loaded, too.
-HALF_ROWS = 12 if LANES == 16 else HEIGHTS[0]
-ROWS = HEIGHTS[0]
-ROW_SUMS = 4 * VECTORS  # chains of fma of one row alone, whatever its width
+__all__ = ["PANEL", "PREFETCH", "ROWS", "VECTORS", "run_row", "run_tile", "tile_rows"]
 
 
 @dataclass(frozen=True)
@@ -83,42 +71,36 @@ class _Tile:
 _PARAMS = [I64] * 13 + [F32, F32]
 
 
-class _Writer:
-    """Writes one microkernel of ``mr`` rows and ``nv`` vectors into a function.
+class _FloatTile(TileWriter):
+    """A tile of float32: bias and residual are the initial values, a clamp ends it."""
 
-    ``parts``: partial sums of each cell, for tiles with too few cells to hide the latency of fma.
-    """
-
-    def __init__(self, b: ir.IRBuilder, mr: int, nv: int, parts: int, t: _Tile) -> None:
-        self.b, self.mr, self.nv, self.parts, self.t = b, mr, nv, parts, t
-        self.cells = [(i, j) for i in range(mr) for j in range(nv)]
-        self.masks = [first_lanes(b, b.sub(t.width, i64(j * LANES))) for j in range(nv)]
-
-    def block(self, name: str) -> ir.Block:
-        """Return a new basic block of the function."""
-        return self.b.function.append_basic_block(name)
+    zero = fconst(0.0)
 
     def at(self, base: ir.Value, j: int) -> ir.Value:
         """Return the pointer of vector ``j`` of this tile's columns from byte address ``base``."""
         start = self.b.add(base, self.t.column)
         return pointer(self.b, start, i64(j * LANES))
 
-    def row(self, table: ir.Value, i: int) -> ir.Value:
-        """Return entry ``i`` of a table of row addresses."""
-        return self.b.load(pointer(self.b, table, i64(i), 8), align=8, typ=I64)
+    def broadcast(self, at: ir.Value) -> ir.Value:
+        """Return the element of A at a pointer in all lanes."""
+        return splat(self.b, self.b.load(at, align=4, typ=F32))
+
+    def column(self, at: ir.Value) -> ir.Value:
+        """Return the vector of B at a pointer."""
+        return load_vec(self.b, at)
+
+    def multiply_add(self, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
+        """Return ``x * y + z`` for an element of A, a vector of B and a cell."""
+        return fma(self.b, x, y, z)
+
+    def plus(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        """Return the sum of two cells."""
+        return self.b.fadd(x, y)
 
     def matrix(self, table: ir.Value) -> list[ir.Value]:
         """Load the tile's cells from rows at ``table``; columns beyond the width are 0."""
         starts = [self.row(table, i) for i in range(self.mr)]
         return [masked_load(self.b, self.at(starts[i], j), self.masks[j]) for i, j in self.cells]
-
-    def merge(self, choices: list[tuple[list[ir.Value], ir.Block]]) -> list[ir.Value]:
-        """Return one phi a cell over ``(values, block they come from)``."""
-        phis = [self.b.phi(VF) for _ in choices[0][0]]
-        for values, block in choices:
-            for phi, value in zip(phis, values, strict=True):
-                phi.add_incoming(value, block)
-        return phis
 
     def start(self) -> list[ir.Value]:
         """Return the initial accumulators: bias plus what ``init_rows`` point to."""
@@ -138,116 +120,6 @@ class _Writer:
         b.branch(end)
         b.position_at_end(end)
         return self.merge([(cells, before), (sums, more)])
-
-    def accumulate(self, init: list[ir.Value]) -> list[ir.Value]:
-        """Write the loops over taps and depth; return the final accumulators."""
-        t, b = self.t, self.b
-        entry, tap_loop, tap_end, done = (
-            b.block,
-            self.block("tap"),
-            self.block("tap_end"),
-            self.block("done"),
-        )
-        some = b.and_(b.icmp_signed(">", t.taps, i64(0)), b.icmp_signed(">", t.depth, i64(0)))
-        base, start = b.inttoptr(t.panel, PTR), b.inttoptr(t.ahead, PTR)
-        b.cbranch(some, tap_loop, done)
-
-        b.position_at_end(tap_loop)
-        tap, table, panel, ahead = b.phi(I64), b.phi(I64), b.phi(PTR), b.phi(PTR)
-        sums = [b.phi(VF) for _ in init]
-        rows = [pointer(b, b.add(self.row(table, i), t.offset)) for i in range(self.mr)]
-        inner, panel_end, ahead_end = self.depth_loop(rows, panel, ahead, sums)
-        b.branch(tap_end)
-
-        b.position_at_end(tap_end)
-        next_tap, next_table = b.add(tap, i64(1)), b.add(table, t.tap_step)
-        for phi, first, later in zip(
-            [tap, table, panel, ahead, *sums],
-            [i64(0), t.rows, base, start, *init],
-            [next_tap, next_table, panel_end, ahead_end, *inner],
-            strict=True,
-        ):
-            phi.add_incoming(first, entry)
-            phi.add_incoming(later, tap_end)
-        b.cbranch(b.icmp_signed("<", next_tap, t.taps), tap_loop, done)
-        b.position_at_end(done)
-        return self.merge([(init, entry), (inner, tap_end)])
-
-    def depth_loop(self, rows, panel, ahead, sums):
-        """Write the innermost loops; return their accumulators and both pointers after them.
-
-        ``ahead`` points to what is asked for into the caches meanwhile.
-        """
-        if self.parts == 1:
-            _, ptr, ahead, sums = self.steps(rows, i64(0), panel, ahead, sums, 1)
-            return sums, ptr, ahead
-        b, cells = self.b, len(sums)
-        zero = fconst(0.0)
-        first = [*sums, *[zero] * (cells * (self.parts - 1))]
-        k, ptr, ahead, many = self.while_left(rows, i64(0), panel, ahead, first, self.parts)
-        half = self.parts
-        while half > 1:  # in pairs: the parts differ least in size
-            half //= 2
-            pairs = zip(many[: half * cells], many[half * cells :], strict=True)
-            many = [b.fadd(x, y) for x, y in pairs]
-        _, ptr, ahead, sums = self.while_left(rows, k, ptr, ahead, many, 1)
-        return sums, ptr, ahead
-
-    def while_left(self, rows, k, ptr, ahead, sums, unroll):
-        """Write :meth:`steps`, passed by if less than ``unroll`` of the depth is left."""
-        b, before = self.b, self.b.block
-        some, end = self.block("some"), self.block("no_more")
-        b.cbranch(b.icmp_signed(">=", b.sub(self.t.depth, k), i64(unroll)), some, end)
-        b.position_at_end(some)
-        old = [k, ptr, ahead, *sums]
-        *new, many = self.steps(rows, k, ptr, ahead, sums, unroll)
-        after = b.block
-        b.branch(end)
-        b.position_at_end(end)
-        phis = []
-        for first, later in zip(old, [*new, *many], strict=True):
-            phi = b.phi(first.type)
-            phi.add_incoming(first, before)
-            phi.add_incoming(later, after)
-            phis.append(phi)
-        return *phis[:3], phis[3:]
-
-    def steps(self, rows, k0, panel, ahead0, sums, unroll):
-        """Write the loop over ``unroll`` of depth at a time, one or more times.
-
-        ``sums`` are the accumulators of the first of ``unroll``, then those of the second, and so
-        on. Returns k and the pointers after it, and its accumulators.
-        """
-        b, before = self.b, self.b.block
-        loop, end = self.block("depth"), self.block("depth_end")
-        b.branch(loop)
-        b.position_at_end(loop)
-        k, ptr, ahead = b.phi(I64), b.phi(PTR), b.phi(PTR)
-        acc = [b.phi(VF) for _ in sums]
-        new, cells, asking = [], self.mr * self.nv, ahead
-        for u in range(unroll):
-            places = [u * PANEL + j * LANES for j in range(self.nv)]
-            columns = [load_vec(b, b.gep(ptr, [i64(at)], source_etype=F32)) for at in places]
-            # A narrow tile of many rows reads little of B, and has no loads to spare.
-            asked = 4 * self.nv * LANES if self.nv == VECTORS or self.mr == 1 else 0
-            for line in range(0, asked, 64):
-                prefetch(b, b.gep(asking, [i64(line)], source_etype=I8))
-            asking = b.gep(asking, [self.t.advance], source_etype=I8)
-            for i in range(self.mr):
-                at = b.gep(rows[i], [b.add(k, i64(u))], source_etype=F32)
-                a = splat(b, b.load(at, align=4, typ=F32))
-                for j in range(self.nv):
-                    new.append(fma(b, a, columns[j], acc[u * cells + i * self.nv + j]))
-        next_k = b.add(k, i64(unroll))
-        next_ptr = b.gep(ptr, [i64(unroll * PANEL)], source_etype=F32)
-        starts, laters = [k0, panel, ahead0, *sums], [next_k, next_ptr, asking, *new]
-        for phi, first, later in zip([k, ptr, ahead, *acc], starts, laters, strict=True):
-            phi.add_incoming(first, before)
-            phi.add_incoming(later, loop)
-        last = b.sub(self.t.depth, i64(unroll))
-        b.cbranch(b.icmp_signed("<=", next_k, last), loop, end)
-        b.position_at_end(end)
-        return next_k, next_ptr, asking, new
 
     def finish(self, acc: list[ir.Value]) -> None:
         """Clamp and store; only the last, narrow panel pays for masked stores."""
@@ -275,52 +147,7 @@ class _Writer:
                 self.b.store(value, self.at(starts[i], j), align=4)
 
 
-def _body(mr: int, nv: int, parts: int, b: ir.IRBuilder, *args: ir.Value) -> None:
-    writer = _Writer(b, mr, nv, parts, _Tile(*args))
-    writer.finish(writer.accumulate(writer.start()))
-
-
-def _emit_tile(b: ir.IRBuilder, mr: int, nv: int, args: Sequence[ir.Value], parts: int = 1) -> None:
-    """Call the tile of ``mr`` rows and ``nv`` vectors, writing it into the module on first use."""
-    body, name = functools.partial(_body, mr, nv, parts), f"lep_tile_{mr}x{nv}x{parts}"
-    b.call(shared_function(b.module, name, ir.VoidType(), _PARAMS, body), args)
-
-
-def _emit_row(b: ir.IRBuilder, *args: ir.Value) -> None:
-    """Call the tile of one row with partial sums; half as wide if that covers the columns."""
-    width = _Tile(*args).width
-    narrow, wide, end = (b.function.append_basic_block(n) for n in ("narrow", "wide", "done"))
-    b.cbranch(b.icmp_signed("<=", width, i64(LANES)), narrow, wide)
-    for block, nv in ((narrow, 1), (wide, VECTORS)):
-        b.position_at_end(block)
-        _emit_tile(b, 1, nv, args, ROW_SUMS // nv)
-        b.branch(end)
-    b.position_at_end(end)
-
-
-def _emit_choice(b: ir.IRBuilder, count: ir.Value, *args: ir.Value) -> None:
-    """Call the smallest tile that holds ``count`` rows; half as wide if that covers the columns."""
-    width = _Tile(*args).width
-    end = b.function.append_basic_block("done")
-    for nv in (1, VECTORS):
-        fits = b.icmp_signed("<=", width, i64(nv * LANES)) if nv < VECTORS else ir.Constant(I1, 1)
-        here, other = (b.function.append_basic_block(n) for n in ("fits", "wider"))
-        b.cbranch(fits, here, other)
-        b.position_at_end(here)
-        heights = sorted(HEIGHTS if nv == VECTORS else HALF_HEIGHTS)
-        for height in heights:
-            last = height == heights[-1]
-            fits = ir.Constant(I1, 1) if last else b.icmp_signed("<=", count, i64(height))
-            block, taller = (b.function.append_basic_block(n) for n in ("run", "taller"))
-            b.cbranch(fits, block, taller)
-            b.position_at_end(block)
-            _emit_tile(b, height, nv, args)
-            b.branch(end)
-            b.position_at_end(taller)
-        b.branch(end)
-        b.position_at_end(other)
-    b.branch(end)
-    b.position_at_end(end)
+_FLOATS = TileForm("lep_tile", _FloatTile, _Tile, _PARAMS)
 
 
 @intrinsic
@@ -345,7 +172,8 @@ def run_tile(
 
     def build(context, builder, sig, args):
         params = [I64, *_PARAMS]
-        fn = shared_function(builder.module, "lep_run_tile", ir.VoidType(), params, _emit_choice)
+        body = functools.partial(emit_choice, _FLOATS)
+        fn = shared_function(builder.module, "lep_run_tile", ir.VoidType(), params, body)
         builder.call(fn, args)
         return context.get_dummy_value()
 
@@ -365,7 +193,8 @@ def run_row(
     """
 
     def build(context, builder, sig, args):
-        fn = shared_function(builder.module, "lep_run_row", ir.VoidType(), _PARAMS, _emit_row)
+        body = functools.partial(emit_row, _FLOATS)
+        fn = shared_function(builder.module, "lep_run_row", ir.VoidType(), _PARAMS, body)
         builder.call(fn, args)
         return context.get_dummy_value()
 

@@ -102,14 +102,17 @@ def ask_rows(typingctx, table, count, offset):
 
 
 @inline_njit
-def affine_rows(table, m0, count, rows_y, rows_x, base, stride_z, stride_y, stride_x):
-    """Write the addresses of rows ``m0 .. m0 + count``; repeat the last one ROWS times."""
+def affine_rows(table, m0, count, rows_y, rows_x, base, stride_z, stride_y, stride_x, size):
+    """Write the addresses of rows ``m0 .. m0 + count``; repeat the last one ROWS times.
+
+    The strides count elements of ``size`` bytes.
+    """
     m = m0
     while m < m0 + count:
         line, x = m // rows_x, m % rows_x
         run = min(rows_x - x, m0 + count - m)
-        start = base + 4 * ((line // rows_y) * stride_z + (line % rows_y) * stride_y + x * stride_x)
-        fill(table, m - m0, run, start, 4 * stride_x)
+        at = (line // rows_y) * stride_z + (line % rows_y) * stride_y + x * stride_x
+        fill(table, m - m0, run, base + size * at, size * stride_x)
         m += run
     fill(table, count, ROWS, ldi64(table, count - 1), 0)
 

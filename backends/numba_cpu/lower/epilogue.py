@@ -163,16 +163,18 @@ def zeros(ctx: Lowering, count: int) -> Slot:
     return ctx.packed(("zeros", size), lambda: np.zeros(size, np.float32))
 
 
-def target(ctx: Lowering, result: Value, order: Sequence[int]) -> tuple[View, Callable[[], None]]:
-    """Return where the kernel writes ``result``, float32 with unit stride along ``order[-1]``.
+def target(
+    ctx: Lowering, result: Value, order: Sequence[int], dtype: DType = DType.F32
+) -> tuple[View, Callable[[], None]]:
+    """Return where the kernel writes ``result``, of ``dtype``, unit stride along ``order[-1]``.
 
     The function returned must be called after the kernel's steps: it copies to where the result
     belongs if that is of another dtype or has other strides.
     """
     out, inner = ctx.out(result), order[-1]
-    if out.dtype is DType.F32 and (out.strides[inner] == 1 or out.shape[inner] == 1):
+    if out.dtype is dtype and (out.strides[inner] == 1 or out.shape[inner] == 1):
         return out, lambda: None
-    made = ctx.temp(DType.F32, out.shape, ordered(out.shape, order))
+    made = ctx.temp(dtype, out.shape, ordered(out.shape, order))
     return made, lambda: copy_view(ctx, made, out)
 
 

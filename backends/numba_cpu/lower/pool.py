@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from leptonc.backends.numba_cpu.kernels.int8_pool import int8_pool
 from leptonc.backends.numba_cpu.kernels.pool import NAMES, pool
-from leptonc.backends.numba_cpu.legal import ClaimFn, f32_only
+from leptonc.backends.numba_cpu.legal import YES, Claim, ClaimFn, f32_only
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import target
 from leptonc.backends.numba_cpu.lower.shape import contiguous
 from leptonc.backends.numba_cpu.views import View
 from leptonc.ir.core import Kind, Op
 from leptonc.ir.kinds.reduce import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, MaxPool, Pool
+from leptonc.ir.types import DType
 
 SERIAL_ELEMENTS = 4096  # input elements below which a pool runs on one thread
 
@@ -59,7 +61,8 @@ def lower_pool(ctx: Lowering, op: Op) -> None:
     spatial = len(kind.kernel if isinstance(kind, Pool) else kind.output)
     channel = x.rank - spatial - 1
     order = (*range(channel), *range(channel + 1, x.rank), channel)
-    out, done = target(ctx, op.result, order)
+    codes = op.result.type.dtype.value if op.result.type.dtype.is_int else ""
+    out, done = target(ctx, op.result, order, op.result.type.dtype)
     image = _as_image(x, spatial) if 1 in (x.strides[channel], x.shape[channel]) else None
     if image is None:
         image = _as_image(contiguous(ctx, x, order), spatial)
@@ -76,10 +79,16 @@ def lower_pool(ctx: Lowering, op: Op) -> None:
     if result.numel:
         slots = [values[name] for name in NAMES]
         small = image.numel < SERIAL_ELEMENTS
-        ctx.step(pool, slots, [image], [result], serial=small)
+        ctx.step(int8_pool[codes] if codes else pool, slots, [image], [result], serial=small)
     done()
 
 
-LOWER: dict[type[Kind], tuple[ClaimFn, Callable[[Lowering, Op], None]]] = dict.fromkeys(
-    (MaxPool, AvgPool, AdaptiveAvgPool, AdaptiveMaxPool), (f32_only, lower_pool)
-)
+def _largest(op: Op) -> Claim:
+    """Claim the largest of float32, and of codes of 8 bits."""
+    return YES if op.result.type.dtype in (DType.U8, DType.I8) else f32_only(op)
+
+
+LOWER: dict[type[Kind], tuple[ClaimFn, Callable[[Lowering, Op], None]]] = {
+    MaxPool: (_largest, lower_pool),
+    **dict.fromkeys((AvgPool, AdaptiveAvgPool, AdaptiveMaxPool), (f32_only, lower_pool)),
+}

@@ -18,6 +18,7 @@ from leptonc.backends.numba_cpu.lower import (
     elementwise,
     norm,
     pool,
+    quantized,
     recurrent,
     reduce,
     scaled,
@@ -37,9 +38,11 @@ LOWER: Mapping[type[Kind], tuple[ClaimFn, Callable[[Lowering, Op], None]]] = {
     **pool.LOWER,
     **attention.LOWER,
     **recurrent.LOWER,
+    **quantized.LOWER,
 }
 UNITS: Mapping[str, Callable[[Lowering, Function], bool]] = {
     "banded": banded.lower_banded,
+    "int8": quantized.lower_int_unit,
     "scaled": scaled.lower_scaled,
     "contract": contract.lower_contract,
     "chain": elementwise.lower_chain,

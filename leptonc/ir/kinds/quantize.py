@@ -111,7 +111,7 @@ class QuantizeRows(Kind):
 
 @kind
 class UnpackInt4(Kind):
-    """Codes of 4 bits from bytes: ``u8[n,k]`` -> ``i8[n,2k]``, each nibble less 8, low one first."""
+    """Codes of 4 bits: ``u8[n,k]`` -> ``i8[n,2k]``, each nibble less 8, the low one first."""
 
     NAME: ClassVar[str] = "unpack_int4"
 

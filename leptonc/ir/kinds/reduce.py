@@ -163,11 +163,12 @@ class Pool(Kind):
     padding: tuple[int, ...]
     ceil: bool = False
     NAME: ClassVar[str] = ""
+    ACCEPTS: ClassVar[frozenset[DType]] = FLOATS
 
     def infer(self, args: Types) -> Types:
         """Return ``T[...,*out]``. Raises InferError."""
         (x,) = arity(self, args, 1)
-        accept(self, x, FLOATS)
+        accept(self, x, self.ACCEPTS)
         n = len(self.kernel)
         need(x.rank > n, self, f"window of {n} axes on {x}")
         need(len(self.stride) == len(self.padding) == n, self, "kernel, stride and padding differ")
@@ -186,10 +187,11 @@ class Pool(Kind):
 
 @kind
 class MaxPool(Pool):
-    """Largest in each window; padding never wins, NaN does."""
+    """Largest in each window; padding never wins, NaN does. Codes of 8 bits are taken, too."""
 
     dilation: tuple[int, ...] = ()
     NAME: ClassVar[str] = "max_pool"
+    ACCEPTS: ClassVar[frozenset[DType]] = FLOATS | {DType.I8, DType.U8}
 
 
 @kind

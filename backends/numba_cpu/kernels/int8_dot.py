@@ -1,0 +1,81 @@
+"""numba_cpu > kernels > int8_dot: sums of four products of bytes, exact, by what the machine has.
+
+``dot(b, acc, x, y)`` adds to each int32 lane of ``acc`` the sum over its four bytes of
+``x`` (unsigned) times ``y`` (signed). Forms, best first:
+
+``vnni``: one ``vpdpbusd`` (AVX512-VNNI, AVX-VNNI); it does not saturate.
+``split``: ``vpmaddubsw`` adds pairs of products in int16 and saturates. The even and the odd bytes
+of ``y`` are multiplied apart, so that one summand of each pair is 0 and the other at most
+``255 * 128 = 32640 < 2**15``: exact, at twice the instructions.
+``plain``: shifts and multiplications of int32, on any machine.
+
+An int32 sum of ``k`` products stays exact for ``k <= MOST_DEPTH``: ``255 * 128 * k < 2**31``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+
+from leptonc.backends.numba_cpu.kernels.machine_code import target_features
+from leptonc.backends.numba_cpu.kernels.vectype import I8, I16, LANES, VI, call, iconst
+
+MOST_DEPTH = (2**31 - 1) // (255 * 128)
+Dot = Callable[[ir.IRBuilder, ir.Value, ir.Value, ir.Value], ir.Value]
+_BYTES, _PAIRS = ir.VectorType(I8, 4 * LANES), ir.VectorType(I16, 2 * LANES)
+_BITS = 32 * LANES
+_MADD_BYTES = {
+    16: "llvm.x86.avx512.pmaddubs.w.512", 8: "llvm.x86.avx2.pmadd.ub.sw",
+    4: "llvm.x86.ssse3.pmadd.ub.sw.128",
+}  # fmt: skip
+_MADD_PAIRS = {
+    16: "llvm.x86.avx512.pmaddw.d.512", 8: "llvm.x86.avx2.pmadd.wd", 4: "llvm.x86.sse2.pmadd.wd",
+}  # fmt: skip
+
+
+def _vnni(b: ir.IRBuilder, acc: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
+    return call(b, f"llvm.x86.avx512.vpdpbusd.{_BITS}", VI, [acc, x, y])
+
+
+def _split(b: ir.IRBuilder, acc: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
+    total = acc
+    data = b.bitcast(x, _BYTES)
+    ones = ir.Constant(_PAIRS, [1] * (2 * LANES))
+    for mask in (0x00FF00FF, -0x00FF0100):  # the even bytes, the odd ones
+        part = b.bitcast(b.and_(y, iconst(mask)), _BYTES)
+        pairs = call(b, _MADD_BYTES[LANES], _PAIRS, [data, part])
+        total = b.add(total, call(b, _MADD_PAIRS[LANES], VI, [pairs, ones]))
+    return total
+
+
+def _plain(b: ir.IRBuilder, acc: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
+    total = acc
+    for byte in range(4):
+        unsigned = b.and_(b.lshr(x, iconst(8 * byte)), iconst(255))
+        signed = b.ashr(b.shl(y, iconst(24 - 8 * byte)), iconst(24))
+        total = b.add(total, b.mul(unsigned, signed))
+    return total
+
+
+def target_triple() -> str:
+    """Return the triple of the machine that kernels are compiled for."""
+    return llvm.get_process_triple()
+
+
+FORMS: Mapping[str, Dot] = {"vnni": _vnni, "split": _split, "plain": _plain}
+
+
+def best_form() -> str:
+    """Return the name of the fastest form that kernels may use here."""
+    flags = frozenset(target_features().split(","))
+    if "+avx512vnni" in flags and (LANES == 16 or "+avx512vl" in flags):
+        return "vnni"
+    if "+avxvnni" in flags and LANES <= 8:
+        return "vnni"
+    needed = {16: "+avx512bw", 8: "+avx2", 4: "+ssse3"}[LANES]
+    return "split" if needed in flags else "plain"
+
+
+DOT = best_form()

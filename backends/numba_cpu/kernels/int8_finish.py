@@ -1,0 +1,178 @@
+"""numba_cpu > kernels > int8_finish: between float32 and codes of 8 bits.
+
+``store_codes`` ends rows that a tile staged as floats; ``quantize_cells`` and
+``dequantize_cells`` are the kernels of ``quantize`` and ``dequantize`` with one scale.
+"""
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
+from leptonc.backends.numba_cpu.kernels.int8_tile import (
+    V8,
+    codes_of,
+    load_bytes,
+    number_of,
+    store_bytes,
+)
+from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, argf, ldi64, vstore_n
+from leptonc.backends.numba_cpu.kernels.vectype import (
+    F32,
+    I32,
+    I64,
+    VF,
+    VI,
+    first_lanes,
+    masked_load,
+    pointer,
+    shared_function,
+    splat,
+    vf32,
+)
+
+
+@intrinsic
+def encode(typingctx, source, target, left, zero, inverse, low, high):
+    """Store the codes of up to LANES floats; ``left``: how many there are. See ``codes_of``."""
+
+    def write(b, source, target, left, zero, inverse, low, high):
+        mask = first_lanes(b, left)
+        x = number_of(b, masked_load(b, pointer(b, source), mask))
+        codes = codes_of(b, x, inverse, low, high, zero)
+        bytes_ = b.trunc(codes, V8)
+        whole = b.icmp_signed(">=", left, ir.Constant(I64, LANES))
+        with b.if_else(whole) as (then, otherwise):
+            with then:
+                b.store(bytes_, pointer(b, target), align=1)
+            with otherwise:
+                store_bytes(b, bytes_, pointer(b, target), mask)
+
+    def build(context, builder, sig, args):
+        params = [I64] * 4 + [F32] * 3
+        fn = shared_function(builder.module, "lepencode", ir.VoidType(), params, write, True)
+        builder.call(fn, args)
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * 4, *(types.float32,) * 3), build
+
+
+@intrinsic
+def end_pixels(typingctx, sums, sum_step, out, out_step, count, left, scale, bias, zero, inverse,
+               low, high):  # fmt: skip
+    """Store ``count >= 1`` pixels of LANES sums as codes: ``sum * scale + bias``, then codes.
+
+    ``sums``, ``out``: addresses, with steps in bytes. ``left``: channels from there. ``scale``,
+    ``bias``: addresses of float32. Bounds: see ``codes_of``; sums are no NaN.
+    """
+
+    def write(b, sums, sum_step, out, out_step, count, left, scale, bias, zero, inverse, low, high):
+        mask = first_lanes(b, left)
+        factor, shift = (masked_load(b, pointer(b, a), mask) for a in (scale, bias))
+        whole = b.icmp_signed(">=", left, ir.Constant(I64, LANES))
+        with b.if_else(whole) as branches:
+            for branch, masked in zip(branches, (False, True), strict=True):
+                with branch:
+                    entry, loop = b.block, b.append_basic_block("pixel")
+                    end = b.append_basic_block("pixels")
+                    b.branch(loop)
+                    b.position_at_end(loop)
+                    i, source, target = b.phi(I64), b.phi(I64), b.phi(I64)
+                    x = b.load(pointer(b, source), align=4, typ=VF)
+                    x = b.fadd(b.fmul(x, factor), shift)
+                    codes = b.trunc(codes_of(b, x, inverse, low, high, zero), V8)
+                    if masked:
+                        store_bytes(b, codes, pointer(b, target), mask)
+                    else:
+                        b.store(codes, pointer(b, target), align=1)
+                    after = b.add(i, ir.Constant(I64, 1))
+                    steps = ((i, ir.Constant(I64, 0), after),
+                             (source, sums, b.add(source, sum_step)),
+                             (target, out, b.add(target, out_step)))  # fmt: skip
+                    for phi, first, later in steps:
+                        phi.add_incoming(first, entry)
+                        phi.add_incoming(later, loop)
+                    b.cbranch(b.icmp_signed("<", after, count), loop, end)
+                    b.position_at_end(end)
+
+    def build(context, builder, sig, args):
+        params = [I64] * 9 + [F32] * 3
+        fn = shared_function(builder.module, "lep_end_pixels", ir.VoidType(), params, write)
+        builder.call(fn, args)
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * 9, *(types.float32,) * 3), build
+
+
+def _decoder(signed: bool):
+    @intrinsic
+    def decode(typingctx, source, left, zero, scale):
+        """Return up to LANES codes as floats."""
+
+        def build(context, b, sig, args):
+            source, left, zero, scale = args
+            codes = load_bytes(b, pointer(b, source), first_lanes(b, left))
+            wide = b.sext(codes, VI) if signed else b.zext(codes, VI)
+            wide = b.sub(wide, splat(b, b.trunc(zero, I32), VI))
+            return b.fmul(b.sitofp(wide, VF), splat(b, scale))
+
+        return vf32(types.int64, types.int64, types.int64, types.float32), build
+
+    return decode
+
+
+decode_u8, decode_i8 = _decoder(False), _decoder(True)
+
+
+@inline_njit
+def store_codes(rows, out_rows, count, column, width, zero, inverse, low, high):
+    """Store rows of floats as codes; ``column``: elements added to the addresses of both tables."""
+    for i in range(count):
+        source, target = ldi64(rows, i) + 4 * column, ldi64(out_rows, i) + column
+        for k in range(0, min(width, 2 * LANES), LANES):
+            encode(source + 4 * k, target + k, width - k, zero, inverse, low, high)
+
+
+(
+    C_COUNT, C_SOURCE, C_TARGET, C_ZERO, C_SIGNED, C_SCALE, C_LOW, C_HIGH,
+) = range(8)  # fmt: skip
+
+
+@inline_njit
+def _share(count, tid, nt):
+    """Return the elements of this thread, whole vectors but for the last."""
+    vectors = (count + LANES - 1) // LANES
+    return LANES * (vectors * tid // nt), min(LANES * (vectors * (tid + 1) // nt), count)
+
+
+@kernel
+def quantize_cells(args, tid, nt):
+    """Quantize ``count`` dense floats with one scale.
+
+    Slots: count, source, target, zero, unused, 1 / scale (float), bounds less zero (floats).
+    """
+    zero, inverse = arg(args, C_ZERO), argf(args, C_SCALE)
+    low, high = argf(args, C_LOW), argf(args, C_HIGH)
+    source, target = arg(args, C_SOURCE), arg(args, C_TARGET)
+    begin, end = _share(arg(args, C_COUNT), tid, nt)
+    for i in range(begin, end, LANES):
+        encode(source + 4 * i, target + i, end - i, zero, inverse, low, high)
+
+
+@kernel
+def dequantize_cells(args, tid, nt):
+    """Write ``count`` dense codes as floats, with one scale.
+
+    Slots: count, source, target, zero, whether codes are signed, scale (float).
+    """
+    zero, scale = arg(args, C_ZERO), argf(args, C_SCALE)
+    source, target, signed = arg(args, C_SOURCE), arg(args, C_TARGET), arg(args, C_SIGNED)
+    begin, end = _share(arg(args, C_COUNT), tid, nt)
+    for i in range(begin, end, LANES):
+        if signed != 0:
+            v = decode_i8(source + i, end - i, zero, scale)
+        else:
+            v = decode_u8(source + i, end - i, zero, scale)
+        vstore_n(target, i, v, end - i)

@@ -1,0 +1,169 @@
+"""numba_cpu > lower > int8_job: operands, constants and epilogue of one product of codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from leptonc.backends.numba_cpu.kernels import int8_plan
+from leptonc.backends.numba_cpu.kernels.int8_finish import dequantize_cells, quantize_cells
+from leptonc.backends.numba_cpu.kernels.int8_gemm import REALS, Int8Gemm, int8_gemm
+from leptonc.backends.numba_cpu.kernels.int8_tile import CODES, FLOAT_RES, I8_RES, NO_RES, U8_RES
+from leptonc.backends.numba_cpu.lower.core import Lowering
+from leptonc.backends.numba_cpu.lower.int8_unit import Finish, known
+from leptonc.backends.numba_cpu.lower.product import SERIAL_WORK
+from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
+from leptonc.backends.numba_cpu.schedule import Slot
+from leptonc.backends.numba_cpu.views import View, ordered
+from leptonc.ir.core import Op, Value
+from leptonc.ir.kinds.quantize import IntConv, IntLinear
+from leptonc.ir.types import DType
+
+SERIAL_CELLS = 16 * 1024  # elements below which a conversion runs on one thread
+
+
+@dataclass(frozen=True)
+class Job:
+    """One product being lowered: its operands as views and constants, and what follows."""
+
+    ctx: Lowering
+    op: Op
+    x: View
+    out: View
+    end: Finish
+    res: View | None
+    zero: int  # of x, as unsigned codes
+
+    @property
+    def weight(self) -> np.ndarray:
+        """The codes of the weight."""
+        array = self.ctx.array(self.op.operands[1])
+        assert array is not None
+        return array
+
+    def packed(self, what: str, make: Callable[[], np.ndarray], *more: Any) -> Slot:
+        """Return the address of a constant made of the weight."""
+        const = self.ctx.constant(self.op.operands[1])
+        assert const is not None
+        return self.ctx.packed((what, id(const.payload), *more), make, const)
+
+
+def make_job(
+    ctx: Lowering, op: Op, result: Value, end: Finish, order: Sequence[int]
+) -> tuple[Job, Callable[[], None]]:
+    """Return the job and what copies its result to where it belongs."""
+    x = _unsigned(ctx, ctx.view(op.operands[0]))
+    assert isinstance(op.kind, (IntConv, IntLinear))
+    zero = op.kind.x_zero + (128 if op.operands[0].type.dtype is DType.I8 else 0)
+    out, inner = ctx.out(result), order[-1]
+    made = out
+    if not (out.strides[inner] == 1 or out.shape[inner] == 1):
+        made = ctx.temp(out.dtype, out.shape, ordered(out.shape, order))
+    res = None if end.res is None else _residual(ctx, end, made, order)
+    if end.late and end.res_scale is not None:
+        end = replace(end, res_scale=None)
+
+    def done() -> None:
+        if made is not out:
+            copy_view(ctx, made, out)
+
+    return Job(ctx, op, x, made, end, res, zero), done
+
+
+def _unsigned(ctx: Lowering, x: View) -> View:
+    """Return codes as unsigned ones: signed ones are moved by 128."""
+    if x.dtype is DType.U8:
+        return x
+    out = ctx.temp(DType.U8, x.shape, ordered(x.shape, x.order))
+    flat = x if x.is_dense(x.order) else contiguous(ctx, x, x.order)
+    as_floats = ctx.temp(DType.F32, x.shape, ordered(x.shape, x.order))
+    count = x.numel
+    serial = count < SERIAL_CELLS
+    slots: list[Slot] = [count, flat.ref, as_floats.ref, 0, 1, 1.0, 0.0, 0.0]
+    ctx.step(dequantize_cells, slots, [flat], [as_floats], serial=serial)
+    slots = [count, as_floats.ref, out.ref, 128, 0, 1.0, -128.0, 127.0]
+    ctx.step(quantize_cells, slots, [as_floats], [out], serial=serial)
+    return out
+
+
+def _residual(ctx: Lowering, end: Finish, out: View, order: Sequence[int]) -> View:
+    """Return the residual, of unit stride along the last of ``order``, broadcast to the result."""
+    assert end.res is not None
+    view, inner = ctx.view(end.res), order[-1]
+    if end.late and end.res_scale is not None:  # what comes after the activation is float32
+        known = end.res_scale
+        flat = view if view.is_dense(view.order) else contiguous(ctx, view, view.order)
+        made = ctx.temp(DType.F32, view.shape, ordered(view.shape, view.order))
+        slots: list[Slot] = [
+            view.numel, flat.ref, made.ref, known.zero, int(view.dtype is DType.I8), known.scale,
+            0.0, 0.0,
+        ]  # fmt: skip
+        ctx.step(dequantize_cells, slots, [flat], [made], serial=view.numel < SERIAL_CELLS)
+        view = made
+    view = view.expand(out.shape)
+    if view.strides[inner] == 1 or view.shape[inner] == 1:
+        return view
+    return contiguous(ctx, view, order)
+
+
+_KINDS = {DType.F32: FLOAT_RES, DType.U8: U8_RES, DType.I8: I8_RES}
+
+
+def emit(job: Job, call: Int8Gemm, x: View, b: Slot, groups: int) -> None:
+    """Append the step of ``call``, whose extents and strides are set."""
+    ctx, end = job.ctx, job.end
+    scratch, stride = ctx.scratch(int(call.scratch_bytes))
+    code, p0, p1 = end.act
+    values: dict[str, Any] = dict(vars(call))
+    values |= {"a": x.ref, "b": b, "out": job.out.ref, "act": int(code), "act_p0": p0}
+    values |= {"act_p1": p1, "res_mode": int(end.mode), "scratch": scratch, "scratch_bytes": stride}
+    values |= per_column(job, groups)
+    values["res"] = 0 if job.res is None else job.res.ref
+    values |= code_values(end, job.res)
+    slots = [float(v) if name in REALS else v for name, v in values.items()]
+    reads = [x, *([] if job.res is None else [job.res])]
+    rows = call.outer0 * call.outer1 * call.rows_z * call.rows_y * call.rows_x
+    if rows * call.columns > 0:
+        work = rows * call.columns * call.taps * call.depth
+        ctx.step(int8_gemm, slots, reads, [job.out], serial=work < SERIAL_WORK)
+
+
+def code_values(end: Finish, res: View | None) -> dict[str, Any]:
+    """Return how residual and result are quantized."""
+    values: dict[str, Any] = {"res_kind": NO_RES if res is None else _KINDS[res.dtype]}
+    if end.res_scale is not None:
+        values |= {"res_zero": end.res_scale.zero, "res_scale": end.res_scale.scale}
+    if end.codes is not None and end.out_scale is not None:
+        zero = end.out_scale.zero
+        values |= {"out_kind": CODES, "zero": zero, "inverse": end.out_scale.inverse}
+        values |= {"code_low": end.codes.low - zero, "code_high": end.codes.high - zero}
+    return values
+
+
+def per_column(job: Job, groups: int) -> dict[str, Slot]:
+    """Return the addresses of corrections, scales and biases."""
+    ctx, zero = job.ctx, job.zero
+    scale, *bias = (known(ctx, v) for v in job.op.operands[2:])
+    assert scale is not None
+    of_bias = bias[0] if bias and bias[0] is not None else np.zeros(len(scale), np.float32)
+    ids = [_identity(ctx, v) for v in job.op.operands[2:]]
+
+    def corrected() -> np.ndarray:
+        return int8_plan.per_panel(int8_plan.corrections(job.weight, zero), groups)
+
+    return {
+        "sums": job.packed("corrections", corrected, zero, groups),
+        "scale": job.packed("scales", lambda: int8_plan.per_panel(scale, groups), ids[0], groups),
+        "bias": job.packed(
+            "biases", lambda: int8_plan.per_panel(of_bias, groups), *ids[1:], groups
+        ),
+    }
+
+
+def _identity(ctx: Lowering, value: Value) -> object:
+    """Return what tells constants apart."""
+    number, const = ctx.splat(value), ctx.constant(value)
+    return repr(number) if const is None else id(const.payload)

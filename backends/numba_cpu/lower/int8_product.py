@@ -1,0 +1,205 @@
+"""numba_cpu > lower > int8_product: linear layers and convolutions of codes as steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from leptonc.backends.numba_cpu.kernels import igemm_plan, int8_depthwise, int8_plan
+from leptonc.backends.numba_cpu.kernels.int8_gemm import Int8Gemm
+from leptonc.backends.numba_cpu.kernels.vectype import LANES
+from leptonc.backends.numba_cpu.lower.conv import channels_last, spatial
+from leptonc.backends.numba_cpu.lower.core import Lowering
+from leptonc.backends.numba_cpu.lower.epilogue import zeros
+from leptonc.backends.numba_cpu.lower.int8_job import Job, code_values, emit, make_job, per_column
+from leptonc.backends.numba_cpu.lower.int8_unit import Finish
+from leptonc.backends.numba_cpu.lower.product import SERIAL_WORK, merged, padded
+from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view, fill
+from leptonc.backends.numba_cpu.views import View
+from leptonc.errors import ClaimError
+from leptonc.ir.core import Op, Value
+from leptonc.ir.kinds.quantize import IntConv
+from leptonc.ir.types import DType
+from leptonc.passes.fusing.policy import FEW_CHANNELS
+
+# ----- linear -------------------------------------------------------------------------------------
+
+
+def lower_linear(ctx: Lowering, op: Op, result: Value, end: Finish) -> None:
+    """Lower a linear layer: rows are all leading axes."""
+    order = tuple(range(len(op.result.type.shape)))
+    job, done = make_job(ctx, op, result, end, order)
+    x, out, res = job.x, job.out, job.res
+    if 1 not in (x.strides[-1], x.shape[-1]):
+        x = contiguous(ctx, x)
+    lead = out.shape[:-1]
+    views = [x, out, *([] if res is None else [res])]
+    axes = merged(lead, [v.strides[:-1] for v in views])
+    if len(axes) > 3:
+        x = contiguous(ctx, x)
+        axes = merged(lead, [v.strides[:-1] for v in [x, *views[1:]]])
+    if len(axes) > 3:
+        raise ClaimError(f"{op.kind.NAME} has no kernel for rows along {len(axes)} axes")
+    sizes, (x_s, out_s, *res_s) = padded(axes, 3, len(views))
+    (res_z, res_y, res_x) = res_s[0] if res_s else (0, 0, 0)
+    k, n = job.weight.shape[1], job.weight.shape[0]
+    call = igemm_plan.linear(math.prod(lead), k, n)
+    call = replace(
+        call, rows_z=sizes[0], rows_y=sizes[1], rows_x=sizes[2],
+        in_d=sizes[0], in_h=sizes[1], in_w=sizes[2], a_z=x_s[0], a_y=x_s[1], a_x=x_s[2],
+        out_z=out_s[0], out_y=out_s[1], out_x=out_s[2], res_z=res_z, res_y=res_y, res_x=res_x,
+    )  # fmt: skip
+    if math.prod(lead) == 0:
+        call = replace(call, rows_x=0)
+    b = job.packed("int_linear", lambda: int8_plan.pack_bytes(job.weight[:, None, :]))
+    emit(job, int8_plan.as_bytes(call, k), x, b, 1)
+    done()
+
+
+# ----- convolution --------------------------------------------------------------------------------
+
+
+def lower_conv(ctx: Lowering, op: Op, result: Value, end: Finish) -> None:
+    """Lower a convolution on channels-last codes; an image of few channels to padded lines."""
+    k = op.kind
+    assert isinstance(k, IntConv)
+    rank = len(op.result.type.shape)
+    order = channels_last(rank)
+    job, done = make_job(ctx, op, result, end, order)
+    x, w = job.x, job.weight
+    if is_depthwise(op):
+        lower_depthwise(job)
+        done()
+        return
+    kernel, pads = w.shape[2:], list(zip(k.padding, k.plain.after, strict=True))
+    plan = igemm_plan.conv(
+        x.shape[0], x.shape[1], x.shape[2:], w.shape[0], kernel, stride=k.stride, padding=pads,
+        dilation=k.dilation, groups=k.groups,
+    )  # fmt: skip
+    few = x.shape[1] <= FEW_CHANNELS and rank == 4 and k.groups == 1 and k.dilation[-1] == 1
+    if few and kernel[-1] > 1:
+        wide = x.shape[3] + sum(pads[-1])
+        x = _padded_lines(job, pads[-1][0], wide)
+        plan = igemm_plan.merged_conv(plan, kernel[-1], wide, pads[-1][0])
+        taps = w.transpose(0, 2, 3, 1).reshape(w.shape[0], kernel[0], -1)
+    else:
+        if not (x.strides[1] == 1 or x.shape[1] == 1):
+            x = contiguous(ctx, x, order)
+        a_z, a_y, a_x = spatial(x, 3)
+        a_z = a_z if rank == 5 else x.strides[0]
+        call = replace(plan.call, a_o0=x.strides[0], a_z=a_z, a_y=a_y, a_x=a_x)
+        plan = replace(plan, call=call)
+        taps = w.reshape(w.shape[0], w.shape[1], -1).transpose(0, 2, 1)
+    plan = int8_plan.as_byte_plan(plan)
+    b = job.packed("int_conv", lambda: int8_plan.pack_bytes(taps, k.groups), k.groups, few)
+    emit(job, _placed(job, plan, rank == 5), x, b, k.groups)
+    done()
+
+
+def _placed(job: Job, plan: igemm_plan.ConvPlan, volume: bool) -> Int8Gemm:
+    """Return the record with the strides of output and residual, and the tables' addresses."""
+    ctx, out, res, call = job.ctx, job.out, job.res, plan.call
+    assert isinstance(call, Int8Gemm)
+    out_z, out_y, out_x = spatial(out, 3)
+    fields: dict[str, Any] = {
+        "out_o0": out.strides[0], "out_z": out_z if volume else out.strides[0],
+        "out_y": out_y, "out_x": out_x,
+    }  # fmt: skip
+    if res is not None:
+        z, y, x = spatial(res, 3)
+        fields |= {
+            "res_o0": res.strides[0], "res_z": z if volume else res.strides[0], "res_y": y,
+            "res_x": x, "res_o1": call.res_o1 if res.shape[1] == out.shape[1] else 0,
+        }  # fmt: skip
+    table = plan.tap_table
+    if table.any():
+        fields["tap_table"] = ctx.packed(("taps", table.tobytes()), lambda: table)
+    if plan.zero_floats:
+        count = int8_plan.steps(plan.zero_floats) * int8_plan.FOUR
+        fields["zero_row"] = ctx.packed(
+            ("zero codes", count, job.zero), lambda: np.full(count, job.zero, np.uint8)
+        )
+    return dataclasses.replace(call, **fields)
+
+
+def _padded_lines(job: Job, left: int, wide: int) -> View:
+    """Append the copy of an image to lines with the zero point left and right; return the lines."""
+    ctx, x = job.ctx, job.x
+    batch, channels, height, width = x.shape
+    lines = ctx.temp(DType.U8, (batch, height, wide, channels))
+    for start, stop in ((0, left), (left + width, wide)):
+        if stop > start:
+            fill(ctx, lines.slice(2, start, stop), job.zero)
+    copy_view(ctx, x.transpose((0, 2, 3, 1)), lines.slice(2, left, left + width))
+    return lines
+
+
+# ----- depthwise convolution ----------------------------------------------------------------------
+
+
+def is_depthwise(op: Op) -> bool:
+    """Return whether the convolution has one filter a channel, over at most two axes."""
+    k, x, w = op.kind, op.operands[0].type, op.operands[1].type
+    if not isinstance(k, IntConv) or x.rank > 4 or k.groups != x.shape[1]:
+        return False
+    taps = math.prod(int(d) for d in w.shape[2:])
+    return k.groups == w.shape[0] and k.groups >= LANES // 2 and int8_depthwise.fits(taps)
+
+
+def lower_depthwise(job: Job) -> None:
+    """Append the step of a depthwise convolution."""
+    ctx, op, out, res, end = job.ctx, job.op, job.out, job.res, job.end
+    k = op.kind
+    assert isinstance(k, IntConv)
+    x = job.x
+    if not (x.strides[1] == 1 or x.shape[1] == 1):
+        x = contiguous(ctx, x, channels_last(x.rank))
+    channels = x.shape[1]
+    (ky, kx), (in_h, in_w), (out_h, out_w), (dy, dx) = (
+        _two(v, fill) for v, fill in (
+            (job.weight.shape[2:], 1), (x.shape[2:], 1), (out.shape[2:], 1), (k.dilation, 1),
+        )
+    )  # fmt: skip
+    ring = int8_depthwise.ring_lines(ky, dy)
+    block = int8_depthwise.block_channels(channels, in_w, out_w, ring)
+    scratch, stride = ctx.scratch(int8_depthwise.scratch_bytes(block, in_w, out_w, ring, ky))
+    weights = job.packed("int_depthwise", lambda: int8_depthwise.pack_weights(job.weight))
+    (sy, sx), (py, px) = _two(k.stride, 1), _two(k.padding, 0)
+    code, p0, p1 = end.act
+    values: dict[str, Any] = dict.fromkeys(int8_depthwise.NAMES, 0) | {
+        "x": x.ref, "x_x": block, "batch": x.shape[0], "in_d": 1, "in_h": in_h, "in_w": in_w,
+        "channels": channels, "kernel_z": 1, "kernel_y": ky, "kernel_x": kx, "stride_z": 1,
+        "stride_y": sy, "stride_x": sx, "pad_y": py, "pad_x": px, "dilation_z": 1,
+        "dilation_y": dy, "dilation_x": dx, "out_x": block, "out_d": 1, "out_h": out_h,
+        "out_w": out_w, "weights": weights, "bias": zeros(ctx, channels), "scratch": scratch,
+        "scratch_bytes": stride, "act": int(code), "act_p0": p0, "act_p1": p1,
+        "res_mode": int(end.mode), "from_b": x.strides[0], "from_y": _line(x), "from_x":
+        x.strides[-1], "from_zero": job.zero, "block": block, "ring": ring, "to": out.ref,
+        "to_b": out.strides[0], "to_y": _line(out), "to_x": out.strides[-1],
+        **code_values(end, res),
+    }  # fmt: skip
+    if res is not None:
+        values |= {"res": res.ref, "res_b": res.strides[0], "res_y": _line(res)}
+        values |= {"res_x": res.strides[-1]}
+    columns = per_column(job, 1)
+    values |= {"scale": columns["scale"], "column_bias": columns["bias"]}
+    slots = [float(v) if name in int8_depthwise.REALS else v for name, v in values.items()]
+    reads = [x, *([] if res is None else [res])]
+    if out.numel:
+        small = out.numel * ky * kx < SERIAL_WORK
+        ctx.step(int8_depthwise.int8_depthwise, slots, reads, [out], serial=small)
+
+
+def _two(values: Sequence[int], filled: int) -> tuple[int, int]:
+    """Return the last two of ``values``, ``filled`` in front where there is one."""
+    return (filled, *values)[-2:]  # type: ignore[return-value]
+
+
+def _line(view: View) -> int:
+    """Return the elements from line to line of an image."""
+    return view.strides[2] if view.rank == 4 else 0

@@ -1,0 +1,90 @@
+"""Products of codes with epilogues: ``root {activation, residual in either order} quantize``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from leptonc.ir.core import Function, Op, Value
+from leptonc.ir.kinds.binary import Add
+from leptonc.ir.kinds.quantize import Dequantize, Quantize
+from leptonc.passes.fusing.axes import same_memory
+from leptonc.passes.fusing.contract import is_activation
+from leptonc.passes.fusing.units import INTEGER, SOURCES
+
+
+def integer_roots(fn: Function) -> list[Op]:
+    """Return the products of codes of ``fn``, the last first: of two, the later gets a sum."""
+    return [op for op in reversed(fn.ops) if isinstance(op.kind, INTEGER)]
+
+
+def codes_per_reader(fn: Function) -> Function:
+    """Return ``fn`` with a ``dequantize`` for each op that reads one; ``fn`` if that is so.
+
+    Codes take a quarter of the bytes: what reads them in its own unit never sees them as floats.
+    """
+    made: list[Op] = []
+    own: dict[tuple[int, Value], Value] = {}  # by reader
+    for op in fn.ops:
+        readers = fn.users[op.result] if isinstance(op.kind, Dequantize) else ()
+        first = 0 if isinstance(op.kind, Dequantize) and op.result in fn.returns else 1
+        for reader in readers[first:]:
+            copy = Value(op.result.type, op.result.hint)
+            made.append(Op(op.kind, op.operands, (copy,), op.origin))
+            own[id(reader), op.result] = copy
+        operands = tuple(own.get((id(op), v), v) for v in op.operands)
+        same = all(a is b for a, b in zip(operands, op.operands, strict=True))
+        made.append(op if same else Op(op.kind, operands, op.results, op.origin))
+    if not own:
+        return fn
+    return Function(fn.name, fn.params, tuple(made), fn.returns, fn.dims)
+
+
+def find_codes(root: Op, fn: Function, taken: Mapping[int, str]) -> list[Op]:
+    """Return ``root`` and the ops of its epilogue in order; the last alone is read by others."""
+    ops, active, added = [root], False, False
+    while not isinstance(ops[-1].kind, Quantize):
+        value = ops[-1].result
+        users = fn.users[value]
+        if fn.use_count[value] != 1 or len(users) != 1 or id(users[0]) in taken:
+            break
+        (user,) = users
+        if is_activation(user.kind) and not active:
+            active = True
+        elif isinstance(user.kind, Quantize) and _one_scale(user, fn):
+            pass
+        elif isinstance(user.kind, Add) and not added and _fits(user, value):
+            added = True
+            ops += _residual(user, value, fn, taken)
+        else:
+            break
+        ops.append(user)
+    return _in_order(ops, fn)
+
+
+def _one_scale(op: Op, fn: Function) -> bool:
+    """Return whether the scale and zero point of a conversion are one constant each."""
+    made = (fn.producer.get(v) for v in op.operands[1:])
+    return all(m is not None and isinstance(m.kind, SOURCES) for m in made) and not any(
+        v.type.rank for v in op.operands[1:]
+    )
+
+
+def _fits(add: Op, value: Value) -> bool:
+    other = add.operands[1] if add.operands[0] is value else add.operands[0]
+    alike = same_memory(other.type, add.result.type) and same_memory(value.type, add.result.type)
+    return other is not value and alike
+
+
+def _residual(add: Op, value: Value, fn: Function, taken: Mapping[int, str]) -> list[Op]:
+    """Return the op that makes the other summand from codes, if the unit can do that."""
+    other = add.operands[1] if add.operands[0] is value else add.operands[0]
+    maker = fn.producer.get(other)
+    if maker is None or not isinstance(maker.kind, Dequantize) or id(maker) in taken:
+        return []
+    alone = fn.use_count[other] == 1
+    return [maker] if alone and _one_scale(maker, fn) else []
+
+
+def _in_order(ops: list[Op], fn: Function) -> list[Op]:
+    place = {id(op): i for i, op in enumerate(fn.ops)}
+    return sorted(ops, key=lambda op: place[id(op)])
