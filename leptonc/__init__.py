@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from leptonc.api import compile, optimize
     from leptonc.capture import Dim
     from leptonc.compiled import CompiledModel
+    from leptonc.compress.quantize import FreezeQuant, Quantize
     from leptonc.errors import LeptoncError
 
 __version__ = "0.1.0"
@@ -20,8 +21,20 @@ _WHERE = {
     "CompiledModel": "leptonc.compiled",
     "Dim": "leptonc.capture",
     "LeptoncError": "leptonc.errors",
+    "Quantize": "leptonc.compress.quantize",
+    "FreezeQuant": "leptonc.compress.quantize",
 }
-__all__ = ["CompiledModel", "Dim", "LeptoncError", "capture", "compile", "compress", "optimize"]
+__all__ = [
+    "CompiledModel",
+    "Dim",
+    "FreezeQuant",
+    "LeptoncError",
+    "Quantize",
+    "capture",
+    "compile",
+    "compress",
+    "optimize",
+]
 
 
 def __getattr__(name: str) -> Any:

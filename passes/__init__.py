@@ -16,6 +16,7 @@ REGISTRY: Mapping[str, str] = {
     "dce": "leptonc.passes.dce:Dce",
     "fold-constants": "leptonc.passes.fold_constants:FoldConstants",
     "fold-batchnorm": "leptonc.passes.fold_batchnorm:FoldBatchNorm",
+    "fold-quant": "leptonc.passes.fold_quant:FoldQuant",
     "merge-linear": "leptonc.passes.merge_linear:MergeLinear",
     "layout": "leptonc.passes.layout:Layout",
     "fuse": "leptonc.passes.fuse:Fuse",

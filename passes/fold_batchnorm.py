@@ -132,7 +132,8 @@ class _Folder:
             self.trace.missed(bn, f"not folded into {named(host)}: {_INFINITE}")
             return False
         self.new.absorb(host)
-        self._emit(host, host.operands[0], w, b, bn.result)
+        shift = bn.operands[4] if len(bn.operands) > 4 else None
+        self._emit(host, host.operands[0], w, b, bn.result, shift)
         self.trace.applied(bn, f"scales the weight of {named(host)} before it")
         return True
 
@@ -207,10 +208,14 @@ class _Folder:
         assert w is not None
         return w, (b[0] if b else None)
 
-    def _emit(self, host: Op, x: Value, w: Const, b: Const, result: Value) -> None:
+    def _emit(
+        self, host: Op, x: Value, w: Const, b: Const, result: Value, shift: Value | None = None
+    ) -> None:
+        """Emit ``host`` on new constants; a new bias is named as ``shift``, what it comes from."""
+        bias = next((v.hint for v in (*host.operands[2:], shift) if v is not None), "")
         values = (
             self.new.constant(w, host.origin, host.operands[1].hint),
-            self.new.constant(b, host.origin, host.operands[2].hint if host.operands[2:] else ""),
+            self.new.constant(b, host.origin, bias),
         )
         self.new.emit(host.kind, x, *values, result=result, origin=host.origin)
 

@@ -11,6 +11,7 @@ from leptonc.ir.core import Function, Kind, Op, Trait, Value
 from leptonc.ir.dims import same_dim
 from leptonc.ir.kinds.contract import Attention
 from leptonc.ir.kinds.data import Constant, Full
+from leptonc.ir.kinds.quantize import Dequantize, FakeQuantize, UnpackInt4
 from leptonc.ir.kinds.region import Unit
 from leptonc.ir.kinds.shape import Expand, Relayout
 from leptonc.ir.types import DType, TensorType
@@ -20,6 +21,8 @@ from leptonc.pipeline import Pass
 from leptonc.rewrite.driver import drop_dead
 from leptonc.rewrite.trace import Trace
 
+# What makes numbers of codes: codes are kept, for they are fewer bytes and have kernels of their own.
+_OF_CODES = (Dequantize, FakeQuantize, UnpackInt4)
 _COMPLEX = frozenset({DType.C64, DType.C128, DType.OTHER})
 
 
@@ -29,7 +32,8 @@ class FoldConstants(Pass):
 
     A result may be at most ``max_bytes_growth`` bytes larger than the constants it is made of: an
     ``expand`` is never written out, nor is a large ``full``. A constant of equal elements becomes a
-    ``full`` where only elementwise ops (or a mask operand) read it. An op that raises is left.
+    ``full`` where only elementwise ops (or a mask operand) read it. An op that raises is left, and
+    so is what makes numbers of codes.
     """
 
     max_bytes_growth: int = 4 << 20
@@ -79,7 +83,7 @@ class _Folding:
     def foldable(self, op: Op) -> bool:
         """Whether ``op`` is pure, known in all operands, and small enough."""
         kind = op.kind
-        if isinstance(kind, (Unit, Relayout)) or not all(v in self.source for v in op.operands):
+        if isinstance(kind, (Unit, Relayout, *_OF_CODES)) or not all(v in self.source for v in op.operands):
             return False
         if Trait.PURE not in kind.traits:
             if op.operands:

@@ -17,7 +17,8 @@ _CONV = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
 _CONV_TRANSPOSE = {1: torch.conv_transpose1d, 2: torch.conv_transpose2d, 3: torch.conv_transpose3d}
 
 
-def _conv(k: contract.Conv, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+def convolution(k: contract.Conv, x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+    """Return the convolution; of whole numbers in float64 it is exact below 2**53."""
     convolve = _CONV[len(k.stride)]
     if x.dtype is torch.float64 and k.groups == w.shape[0] == x.shape[1] > 1:
         return _depthwise(k, x, w, b)
@@ -98,7 +99,7 @@ def _group_norm(
 CONTRACTION: Mapping[type[Kind], Expression] = {
     contract.Linear: lambda k, x, w, b=None: F.linear(x, w, b),
     contract.Matmul: lambda k, x, y: torch.matmul(x, y),
-    contract.Conv: _conv,
+    contract.Conv: convolution,
     contract.ConvTranspose: _conv_transpose,
     contract.Attention: _attention,
     norm.BatchNorm: _batch_norm,

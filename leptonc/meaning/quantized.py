@@ -15,7 +15,9 @@ from torch import Tensor
 
 from leptonc.ir.core import Kind
 from leptonc.ir.kinds import quantize as q
+from leptonc.ir.kinds.contract import Conv
 from leptonc.meaning.constants import TORCH_DTYPES
+from leptonc.meaning.contraction import convolution
 from leptonc.meaning.elementwise import Expression
 
 _LIBRARY = torch.library.Library("leptonc", "DEF")
@@ -97,12 +99,8 @@ def _int_conv(
     x: Tensor, w: Tensor, scale: Tensor, bias: Tensor | None = None, *, stride: list[int],
     padding: list[int], after: list[int], dilation: list[int], groups: int, x_zero: int,
 ) -> Tensor:  # fmt: skip
-    pads = [n for p in zip(reversed(padding), reversed(after), strict=True) for n in p]
-    wide = torch.nn.functional.pad(x.double() - x_zero, pads)
-    convolve = (torch.conv1d, torch.conv2d, torch.conv3d)[len(stride) - 1]
-    zeros = [0] * len(stride)
-    total = convolve(wide, w.double(), None, stride, zeros, dilation, groups)
-    return _scaled(total, scale, bias, 1)
+    plain = Conv(tuple(stride), tuple(padding), tuple(dilation), groups, tuple(after))
+    return _scaled(convolution(plain, x.double() - x_zero, w.double()), scale, bias, 1)
 
 
 _OPS: Mapping[str, tuple[str, Callable[..., Any]]] = {

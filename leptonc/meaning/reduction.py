@@ -63,6 +63,8 @@ def _batched(function: Callable[[Tensor], Tensor], x: Tensor, axes: int) -> Tens
 
 
 def _max_pool(k: reduce.MaxPool, x: Tensor) -> Tensor:
+    if x.dtype in (torch.uint8, torch.int8):  # torch counts elements in the type of the codes
+        return _max_pool(k, x.float()).to(x.dtype)
     n = len(k.kernel)
 
     def pool(t: Tensor) -> Tensor:

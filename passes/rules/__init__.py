@@ -12,6 +12,7 @@ from leptonc.passes.rules import (
     masks,
     norms,
     pools,
+    quants,
     shapes,
 )
 from leptonc.rewrite.rule import Rule
@@ -30,4 +31,5 @@ ALL_RULES: tuple[Rule, ...] = (
     *norms.RULES,
     *attention.RULES,
     *linears.RULES,
+    *quants.RULES,
 )

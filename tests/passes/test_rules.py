@@ -1,4 +1,4 @@
-"""Every rule of ``simplify`` is held to its own declared law, from its own pattern."""
+"""Every rule of ``simplify`` and ``fold-quant`` is held to its own declared law, from its own pattern."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from strategies.rule_checks import check_law, firing_instance
 
-from leptonc.passes.rules import ALL_RULES
+from leptonc.passes.rules import ALL_RULES, quants
 from leptonc.passes.simplify import Simplify
 from leptonc.rewrite import Rule
 
-RULES = Simplify(signed_zeros=False, reassociate=True).rules
+RULES = (*Simplify(signed_zeros=False, reassociate=True).rules, *quants.RULES)
 each_rule = pytest.mark.parametrize("rule", RULES, ids=lambda r: r.name)
 
 
@@ -38,5 +38,5 @@ def test_each_rule_states_its_law() -> None:
         assert "=" in rule.law and rule.name == rule.name.lower()
 
 
-def test_every_rule_of_simplify_is_among_all_rules() -> None:
+def test_every_rule_here_is_among_all_rules() -> None:
     assert set(RULES) <= set(ALL_RULES)

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 
 from leptonc.errors import InferError
 from leptonc.ir.core import Kind
-from leptonc.ir.kinds import binary, contract, data, norm, pointwise, reduce, shape, unary
+from leptonc.ir.kinds import (
+    binary,
+    contract,
+    data,
+    norm,
+    pointwise,
+    quantize,
+    reduce,
+    shape,
+    unary,
+)
 from leptonc.ir.types import DType, TensorType
 from leptonc.meaning import const_of
 
@@ -233,6 +243,43 @@ def _recurrent_attrs(draw: Draw, ts: Types) -> Kind:
     return data.Recurrent(cell, runs // 2 if both else runs, both, per == 4)
 
 
+def _code_axis(draw: Draw, ts: Types) -> int:
+    x, scale = ts[:2]
+    if scale.rank != 1:
+        return draw(_axis(x))
+    return draw(st.sampled_from([a for a, d in enumerate(x.shape) if d == scale.shape[0]]))
+
+
+_RANGES = {
+    DType.I8: [(-128, 127), (-127, 127), (-8, 7)],
+    DType.U8: [(0, 255), (0, 127)],
+    DType.I16: [(-(1 << 15), (1 << 15) - 1), (-300, 1000)],
+}
+
+
+def _quantize(draw: Draw, ts: Types) -> Kind:
+    dtype = draw(st.sampled_from(list(_RANGES)))
+    low, high = draw(st.sampled_from(_RANGES[dtype]))
+    return quantize.Quantize(low, high, dtype, _code_axis(draw, ts))
+
+
+def _fake_quantize(draw: Draw, ts: Types) -> Kind:
+    low, high = draw(st.sampled_from([r for rs in _RANGES.values() for r in rs]))
+    return quantize.FakeQuantize(low, high, _code_axis(draw, ts))
+
+
+def _x_zero(draw: Draw, x: TensorType) -> int:
+    return draw(st.integers(*((0, 255) if x.dtype is DType.U8 else (-128, 127))))
+
+
+def _int_conv(draw: Draw, ts: Types) -> Kind:
+    k = _conv_attrs(draw, ts)
+    assert isinstance(k, contract.Conv)
+    return quantize.IntConv(
+        k.stride, k.padding, k.dilation, k.groups, k.padding_after, _x_zero(draw, ts[0])
+    )
+
+
 def _reduction(cls: Any) -> Callable[[Draw, Types], Kind]:
     return lambda draw, ts: cls(draw(_axes(ts[0])), draw(st.booleans()))
 
@@ -295,6 +342,11 @@ _ATTRS: dict[type[Kind], Callable[[Draw, Types], Kind]] = {
     data.Triangle: lambda draw, ts: data.Triangle(draw(st.booleans()), draw(st.integers(-2, 2))),
     data.Interpolate: _interpolate,
     data.Recurrent: _recurrent_attrs,
+    quantize.Quantize: _quantize,
+    quantize.FakeQuantize: _fake_quantize,
+    quantize.Dequantize: lambda draw, ts: quantize.Dequantize(_code_axis(draw, ts)),
+    quantize.IntLinear: lambda draw, ts: quantize.IntLinear(_x_zero(draw, ts[0])),
+    quantize.IntConv: _int_conv,
 }
 
 
@@ -330,5 +382,6 @@ COVERED: tuple[type[Kind], ...] = (
     *reduce.KINDS,
     *shape.KINDS,
     *data.KINDS,
+    *quantize.KINDS,
 )
 """The kinds that ``applications`` draws: all but opaque calls and units."""

@@ -8,7 +8,7 @@ from typing import Any
 from hypothesis import strategies as st
 
 from leptonc.ir.core import Kind
-from leptonc.ir.kinds import base, binary, contract, data, norm, pointwise, reduce, shape
+from leptonc.ir.kinds import base, binary, contract, data, norm, pointwise, quantize, reduce, shape
 from leptonc.ir.types import DType, TensorType
 
 Types = tuple[TensorType, ...]
@@ -56,6 +56,18 @@ _RANKS: dict[type[Kind], tuple[int, int]] = {
     data.Triangle: (2, 4),
     data.Interpolate: (3, 5),
     data.Recurrent: (3, 3),
+    quantize.QuantizeRows: (1, 4),
+    quantize.UnpackInt4: (2, 2),
+    quantize.IntLinear: (1, 4),
+    quantize.IntConv: (3, 5),
+}
+_QUANTIZED: dict[type[Kind], frozenset[DType]] = {
+    quantize.Dequantize: frozenset({DType.I8, DType.U8, DType.I16, DType.I32}),
+    quantize.UnpackInt4: frozenset({DType.U8}),
+    **dict.fromkeys((quantize.IntLinear, quantize.IntConv), quantize.BYTES),
+    **dict.fromkeys(
+        (quantize.Quantize, quantize.FakeQuantize, quantize.QuantizeRows), frozenset({DType.F32})
+    ),
 }
 _NO_OPERANDS = (data.Constant, data.Full, data.Iota)
 
@@ -64,6 +76,8 @@ def accepts(cls: type[Kind]) -> frozenset[DType]:
     """Return the dtypes that ``cls`` takes as its first operand."""
     if cls is pointwise.Where:
         return frozenset({DType.BOOL})
+    if cls in _QUANTIZED:
+        return _QUANTIZED[cls]
     if (found := getattr(cls, "ACCEPTS", None)) is not None:
         return found
     if cls in norm.KINDS or cls in contract.KINDS or issubclass(cls, reduce.Pool):
@@ -183,7 +197,34 @@ def _recurrent(draw: Draw, x: TensorType) -> Types:
     return (*((state,) * (2 if gates == 4 else 1)), *weights)
 
 
+def _scale(draw: Draw, x: TensorType) -> Types:
+    """Draw one scale, one for each place along an axis, or groups of a matrix; a zero point."""
+    shapes: list[tuple[int, ...]] = [(), *((d,) for d in x.shape)]
+    if x.rank == 2:
+        shapes += [(x.shape[0], g) for g in range(1, x.shape[1] + 1) if x.shape[1] % g == 0]
+    dims = draw(st.sampled_from(shapes))
+    return (TensorType(DType.F32, dims), *_maybe(draw, TensorType(DType.I32, dims)))
+
+
+def _int_product(weight: Types) -> Types:
+    """Return operands beside the codes ``x``, from those of the product of real numbers."""
+    w, *bias = weight
+    n = TensorType(DType.F32, (w.shape[0],))
+    return (w.with_dtype(DType.I8), n, *(n for _ in bias))
+
+
+def _int_linear(draw: Draw, x: TensorType) -> Types:
+    w, scale, *bias = _int_product(_linear(draw, x))
+    even = [g for g in range(1, w.shape[1] + 1) if w.shape[1] % g == 0]
+    if draw(st.booleans()):
+        scale = scale.with_shape((w.shape[0], draw(st.sampled_from(even))))
+    return (w, scale, *bias)
+
+
 _OTHERS: dict[type[Kind], Callable[[Draw, TensorType], Types]] = {
+    **dict.fromkeys((quantize.Quantize, quantize.Dequantize, quantize.FakeQuantize), _scale),
+    quantize.IntLinear: _int_linear,
+    quantize.IntConv: lambda draw, x: _int_product(_conv(draw, x)),
     pointwise.Where: _where,
     contract.Linear: _linear,
     contract.Matmul: _matmul,
@@ -216,6 +257,7 @@ def operand_types(draw: st.DrawFn, cls: type[Kind], first: TensorType | None = N
         return ()
     if first is None:
         low, high = _RANKS.get(cls, (0, 4))
-        dtypes = tuple(d for d in ALL_DTYPES if d in accepts(cls) and d in DTYPES)
+        usual = ALL_DTYPES if cls in _QUANTIZED else DTYPES
+        dtypes = tuple(d for d in ALL_DTYPES if d in accepts(cls) and d in usual)
         first = draw(tensor_types(dtypes, low, high))
     return (first, *_OTHERS.get(cls, lambda draw, x: ())(draw, first))

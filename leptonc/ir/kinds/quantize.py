@@ -17,7 +17,7 @@ from leptonc.ir.types import DType, TensorType
 
 BYTES = frozenset({DType.I8, DType.U8})
 _CODES = frozenset({DType.I8, DType.U8, DType.I16, DType.I32})
-_RANGES = {DType.I8: (-128, 127), DType.U8: (0, 255), DType.I16: (-(1 << 15), (1 << 15) - 1)}
+RANGES = {DType.I8: (-128, 127), DType.U8: (0, 255), DType.I16: (-(1 << 15), (1 << 15) - 1)}
 
 
 def _check_scale(kind: Kind, x: TensorType, axis: int, scale: TensorType, zero: Types) -> None:
@@ -52,7 +52,7 @@ class Quantize(Kind):
         """Return ``dtype[...]``. Raises InferError."""
         x, scale, *zero = arity(self, args, 2, 3)
         accept(self, x, frozenset({DType.F32}))
-        least, most = _RANGES.get(self.dtype, (0, -1))
+        least, most = RANGES.get(self.dtype, (0, -1))
         need(least <= self.low <= self.high <= most, self, f"{self.low}..{self.high} as "
              f"{self.dtype.value}")  # fmt: skip
         _check_scale(self, x, self.axis, scale, tuple(zero))
