@@ -32,7 +32,7 @@ from leptonc.ir.kinds.reduce import Amax
 from leptonc.ir.kinds.shape import Reshape, Slice
 from leptonc.ir.kinds.unary import Abs
 from leptonc.ir.types import DType
-from leptonc.meaning import const_of
+from leptonc.meaning import const_of, tensor_of
 from leptonc.rewrite.driver import drop_dead
 
 
@@ -54,6 +54,7 @@ class Weight:
     groups: int = 1
     codes: Tensor | None = None  # None: a fake quantization of the float weight
     scale: Tensor | None = None
+    shift: Tensor | None = None  # f32[n], added to the bias: what rounding takes off the mean
 
 
 def quantized(fn: Function, unit: Unit, weight: Weight, x: Input | None, train: bool) -> Function:
@@ -62,8 +63,8 @@ def quantized(fn: Function, unit: Unit, weight: Weight, x: Input | None, train: 
     operand = unit.x
     if x is not None:
         operand = made.activation(x, train)
-    w = made.weight(weight)
-    return made.finish(operand, w, x is not None and x.residual)
+    w, bias = made.weight(weight), made.bias(weight.shift)
+    return made.finish((operand, w, *bias), x is not None and x.residual)
 
 
 class _Splice:
@@ -98,18 +99,28 @@ class _Splice:
         name = self.unit.name
         return dequantized(self.late, name, weight.codes, weight.scale, weight.bits, shape)
 
-    def finish(self, x: Value, w: Value, residual: bool) -> Function:
-        """Return the Function with the unit on ``x`` and ``w``."""
-        fn, op = self.fn, self.unit.op
+    def bias(self, shift: Tensor | None) -> tuple[Value, ...]:
+        """Emit the bias and ``shift`` in one, and return it; what there is if it is not known."""
+        given = self.unit.op.operands[2:]
+        made = self.fn.producer.get(given[0]) if given else None
+        if shift is None or (given and not (made and isinstance(made.kind, Constant))):
+            return given
+        if made is None or not isinstance(made.kind, Constant):
+            return (constant(self.late, shift, f"{self.unit.where}.bias"),)
+        return (constant(self.late, tensor_of(made.kind.const) + shift, given[0].hint),)
+
+    def finish(self, operands: tuple[Value, ...], residual: bool) -> Function:
+        """Return the Function with the unit on ``operands``."""
+        fn, op, x = self.fn, self.unit.op, operands[0]
         old = self.unit.x
         ops = list[Op]() if old in fn.producer else list(self.early.ops)
         for at in fn.ops:
             if at is op:
                 ops += self.late.ops
-                at = Op(op.kind, (x, w, *op.operands[2:]), op.results, op.origin)
+                at = Op(op.kind, operands, op.results, op.origin)
             elif residual and isinstance(at.kind, Add) and old in at.operands:
-                operands = tuple(x if v is old else v for v in at.operands)
-                at = Op(at.kind, operands, at.results, at.origin)
+                summands = tuple(x if v is old else v for v in at.operands)
+                at = Op(at.kind, summands, at.results, at.origin)
             ops.append(at)
             if old in at.results:
                 ops += self.early.ops

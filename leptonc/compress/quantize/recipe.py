@@ -49,6 +49,8 @@ class Quantize:
         symmetric: activations around zero (i8) or between their extremes (u8). None: the latter.
         residuals: whether sums that read a quantized convolution's input read its codes, too, so
             that it need not be kept in float.
+        correct: whether biases make up for what the rounding of a weight takes off the mean of an
+            output on calibration data (Nagel et al., ICCV 2019); where there are data.
         qat: train with fake quantizations (straight-through gradients); then ``freeze``.
 
     Raises:
@@ -64,6 +66,7 @@ class Quantize:
     only: tuple[str, ...] = ()
     symmetric: bool | None = None
     residuals: bool = True
+    correct: bool = True
     qat: bool = False
 
     def __post_init__(self) -> None:
@@ -117,6 +120,7 @@ class _Planner:
         self.chosen = self._choose()
         self.seen: dict[Value, ranges.Seen] = {}
         self.hessians: dict[tuple[Value, object], Tensor] = {}
+        self.means: dict[tuple[Value, object], list[Tensor]] = {}
         if recipe.plan_of_activations == "static" or recipe.method == "gptq":
             self._observe()
 
@@ -157,7 +161,7 @@ class _Planner:
                         f"{users[0].where}: its inputs hold NaN or infinities on calibration "
                         f"batch {i}; the model overflows there, or the data are wrong"
                     )
-                if self.recipe.method == "gptq":
+                if self.recipe.method == "gptq" or self.recipe.correct:
                     self._add_products(values[x], users)
 
     def _add_products(self, x: Tensor, users: Sequence[Unit]) -> None:
@@ -169,6 +173,9 @@ class _Planner:
             else:
                 flat = x.reshape(1, -1, x.shape[-1])
                 rows = flat[:, :: -(-flat.shape[1] // ROWS)]
+            self.means.setdefault(key, []).append(rows.mean(1))
+            if self.recipe.method != "gptq":
+                continue
             more = hessian(rows)
             self.hessians[key] = self.hessians[key] + more if key in self.hessians else more
 
@@ -207,7 +214,17 @@ class _Planner:
             made = gptq(matrix, self.hessians[_hessian_key(unit)], bits, groups)
         else:
             made = round_to_nearest(matrix, bits, groups, clip=self.recipe.method == "mse")
-        return edits.Weight(bits, groups, *made)
+        return edits.Weight(bits, groups, *made, self._shift(unit, matrix, *made))
+
+    def _shift(self, unit: Unit, matrix: Tensor, codes: Tensor, scale: Tensor) -> Tensor | None:
+        """Return what the outputs lose in the mean by the rounding of a weight: ``f32[n]``."""
+        means = self.means.get(_hessian_key(unit))
+        if means is None or not self.recipe.correct:
+            return None
+        mean = torch.stack(means).double().mean(0)  # [groups,k]
+        back = codes.reshape(*scale.shape, -1).double() * scale[..., None].double()
+        lost = (matrix.double() - back.reshape(matrix.shape)).reshape(len(mean), -1, mean.shape[1])
+        return (lost @ mean[..., None]).reshape(-1).float()
 
     def _groups(self, unit: Unit) -> int:
         """Return how many groups of columns of a weight have scales of their own."""
