@@ -1,7 +1,8 @@
 """``fuse``: put ops that should run as one into compute units.
 
-Six patterns, in this order: ``contract`` (a linear, convolution or matmul with its epilogue),
-``int8`` (a product of codes with its epilogue, codes out included),
+Seven patterns, in this order: ``contract`` (a linear, convolution or matmul with its epilogue),
+``int8`` (a product of codes with its epilogue, codes out included), ``codes`` (a linear layer on
+rows of codes that have scales of their own),
 ``banded`` (a depthwise convolution and the 1x1 convolutions around it), ``scaled`` (an image times
 a gate and the 1x1 convolution of it), ``norm`` (a residual add and the norm that reads it),
 ``chain`` (elementwise ops over one shape).
@@ -21,7 +22,13 @@ from leptonc.passes.fusing.axes import same_memory
 from leptonc.passes.fusing.bands import around, windows
 from leptonc.passes.fusing.bias import fold_bias
 from leptonc.passes.fusing.chain import grow_chains
-from leptonc.passes.fusing.codes import codes_per_reader, find_codes, integer_roots
+from leptonc.passes.fusing.codes import (
+    codes_per_reader,
+    find_code_rows,
+    find_codes,
+    integer_roots,
+    reads_rows,
+)
 from leptonc.passes.fusing.contract import find_chain, roots
 from leptonc.passes.fusing.quotient import Quotient
 from leptonc.passes.fusing.scaled import scaled, scalings
@@ -104,8 +111,10 @@ def _contractions(groups: _Groups, trace: Trace) -> None:
 
 def _products_of_codes(groups: _Groups, trace: Trace) -> None:
     for root in integer_roots(groups.fn):
-        ops = find_codes(root, groups.fn, groups.taken)
-        if len(ops) > 1 and not groups.take(ops, "int8"):
+        by_rows = reads_rows(root, groups.fn)
+        find = find_code_rows if by_rows else find_codes
+        ops = find(root, groups.fn, groups.taken)
+        if len(ops) > 1 and not groups.take(ops, "codes" if by_rows else "int8"):
             trace.missed(root, f"not run with {value_text(ops[-1].result)}: {BETWEEN}")
 
 

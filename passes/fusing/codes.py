@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from leptonc.ir.core import Function, Op, Value
-from leptonc.ir.kinds.binary import Add
-from leptonc.ir.kinds.quantize import Dequantize, Quantize
+from leptonc.ir.kinds.binary import Add, Mul
+from leptonc.ir.kinds.quantize import (
+    Dequantize,
+    IntLinear,
+    Quantize,
+    QuantizeRows,
+    UnpackInt4,
+)
 from leptonc.passes.fusing.axes import same_memory
 from leptonc.passes.fusing.contract import is_activation
 from leptonc.passes.fusing.units import INTEGER, SOURCES
@@ -59,6 +65,65 @@ def find_codes(root: Op, fn: Function, taken: Mapping[int, str]) -> list[Op]:
             break
         ops.append(user)
     return _in_order(ops, fn)
+
+
+def find_code_rows(root: Op, fn: Function, taken: Mapping[int, str]) -> list[Op]:
+    """Return a linear layer on codes of rows and what belongs to it, in order.
+
+    That is: the unpacking of its weight, the product with the rows' scales, a bias, an activation.
+    """
+    ops = [root]
+    w = fn.producer.get(root.operands[1])
+    if w is not None and isinstance(w.kind, UnpackInt4):
+        source = fn.producer.get(w.operands[0])
+        alone = fn.use_count[w.result] == 1 and id(w) not in taken
+        if not alone or source is None or not isinstance(source.kind, SOURCES):
+            return ops
+        ops.append(w)
+    value, parts = root.result, [_scales_rows, _adds_vector, _activates]
+    while parts:
+        users = fn.users[value]
+        if fn.use_count[value] != 1 or len(users) != 1 or id(users[0]) in taken:
+            break
+        fitting = [i for i, part in enumerate(parts) if part(users[0], value, fn)]
+        if not fitting:
+            break
+        parts = parts[fitting[0] + 1 :]
+        ops.append(users[0])
+        value = users[0].result
+    return _in_order(ops, fn)
+
+
+def _scales_rows(op: Op, value: Value, fn: Function) -> bool:
+    if not isinstance(op.kind, Mul):
+        return False
+    other = op.operands[1] if op.operands[0] is value else op.operands[0]
+    maker = fn.producer.get(other)
+    rows = other.type.shape == (*value.type.shape[:-1], 1)
+    return rows and maker is not None and isinstance(maker.kind, QuantizeRows)
+
+
+def _adds_vector(op: Op, value: Value, fn: Function) -> bool:
+    if not isinstance(op.kind, Add):
+        return False
+    other = op.operands[1] if op.operands[0] is value else op.operands[0]
+    maker = fn.producer.get(other)
+    constant = maker is not None and isinstance(maker.kind, SOURCES)
+    return constant and other.type.shape == value.type.shape[-1:]
+
+
+def _activates(op: Op, value: Value, fn: Function) -> bool:
+    del value, fn
+    return is_activation(op.kind)
+
+
+def reads_rows(root: Op, fn: Function) -> bool:
+    """Return whether a product of codes is one on rows of scales of their own, or of groups."""
+    if not isinstance(root.kind, IntLinear) or root.kind.x_zero:
+        return False
+    maker = fn.producer.get(root.operands[0])
+    by_rows = maker is not None and isinstance(maker.kind, QuantizeRows)
+    return by_rows or root.operands[2].type.rank == 2
 
 
 def _one_scale(op: Op, fn: Function) -> bool:

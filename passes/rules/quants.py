@@ -216,7 +216,7 @@ def _clipped(m: Match, b: Builder) -> Value | None:
     """Leave out a clip that the range of the codes makes, too."""
     clip, kind, scale = m.ops["clip"].kind, m.kind("quantize", Quantize), _scale(m)
     low, high = (0.0, None) if isinstance(clip, Relu) else _bounds(m.kind("clip", Clamp))
-    if scale is None or low is not None and high is not None and low > high:
+    if scale is None or (low is not None and high is not None and low > high):
         return None
     if low is not None and _code(low, scale, _zero(m)) > kind.low:
         return None

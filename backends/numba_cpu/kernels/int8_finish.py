@@ -1,11 +1,13 @@
 """numba_cpu > kernels > int8_finish: between float32 and codes of 8 bits.
 
-``store_codes`` ends rows that a tile staged as floats; ``quantize_cells`` and
-``dequantize_cells`` are the kernels of ``quantize`` and ``dequantize`` with one scale.
+``store_codes`` ends rows that a tile staged as floats, ``end_pixels`` sums of a depthwise line;
+``quantize_cells`` and ``dequantize_cells`` are the kernels of ``quantize`` and ``dequantize`` with
+one scale, ``quantize_rows`` that of its kind.
 """
 
 from __future__ import annotations
 
+import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
@@ -18,7 +20,19 @@ from leptonc.backends.numba_cpu.kernels.int8_tile import (
     number_of,
     store_bytes,
 )
-from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, argf, ldi64, vstore_n
+from leptonc.backends.numba_cpu.kernels.vec import (
+    LANES,
+    arg,
+    argf,
+    ldi64,
+    stf,
+    vabs,
+    vhmax,
+    vload_n,
+    vmax,
+    vsplat,
+    vstore_n,
+)
 from leptonc.backends.numba_cpu.kernels.vectype import (
     F32,
     I32,
@@ -176,3 +190,27 @@ def dequantize_cells(args, tid, nt):
         else:
             v = decode_u8(source + i, end - i, zero, scale)
         vstore_n(target, i, v, end - i)
+
+
+(R_ROWS, R_DEPTH, R_SOURCE, R_SOURCE_ROW, R_TARGET, R_SCALE) = range(6)
+
+
+@kernel
+def quantize_rows(args, tid, nt):
+    """Quantize each row of floats by its own scale ``max |row| / 127``, NaN as 0.
+
+    Slots: rows, depth, source, floats from row to row, target (dense codes), target of the scales.
+    """
+    depth, step = arg(args, R_DEPTH), arg(args, R_SOURCE_ROW)
+    rows = arg(args, R_ROWS)
+    for row in range(rows * tid // nt, rows * (tid + 1) // nt):
+        source, target = arg(args, R_SOURCE) + 4 * row * step, arg(args, R_TARGET) + row * depth
+        most = vsplat(np.float32(0.0))
+        for k in range(0, depth, LANES):
+            most = vmax(most, vabs(vload_n(source, k, depth - k)))
+        scale = np.float32(vhmax(most)) / np.float32(127.0)
+        stf(arg(args, R_SCALE), row, scale)
+        inverse = np.float32(1.0) / scale if scale > np.float32(0.0) else np.float32(0.0)
+        for k in range(0, depth, LANES):
+            encode(source + 4 * k, target + k, depth - k, 0, inverse, np.float32(-127.0),
+                   np.float32(127.0))  # fmt: skip

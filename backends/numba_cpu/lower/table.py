@@ -12,6 +12,7 @@ from leptonc.backends.numba_cpu.legal import ClaimFn
 from leptonc.backends.numba_cpu.lower import (
     attention,
     banded,
+    code_rows,
     contract,
     conv,
     data,
@@ -39,10 +40,12 @@ LOWER: Mapping[type[Kind], tuple[ClaimFn, Callable[[Lowering, Op], None]]] = {
     **attention.LOWER,
     **recurrent.LOWER,
     **quantized.LOWER,
+    **code_rows.LOWER,
 }
 UNITS: Mapping[str, Callable[[Lowering, Function], bool]] = {
     "banded": banded.lower_banded,
     "int8": quantized.lower_int_unit,
+    "codes": code_rows.lower_code_rows,
     "scaled": scaled.lower_scaled,
     "contract": contract.lower_contract,
     "chain": elementwise.lower_chain,

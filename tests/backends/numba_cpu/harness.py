@@ -26,7 +26,7 @@ from leptonc.ir.types import TensorType
 
 _TOPICS = (
     "elementwise", "shape", "reduce", "norm", "data", "contract", "conv", "pool", "attention",
-    "recurrent", "quantized",
+    "recurrent", "quantized", "code_rows",
 )  # fmt: skip
 _GUARD = 0xA5
 _MARGIN = 256
