@@ -25,7 +25,8 @@ from leptonc.backends.numba_cpu.lower.int8_unit import known
 from leptonc.backends.numba_cpu.lower.product import SERIAL_WORK
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
 from leptonc.backends.numba_cpu.schedule import Slot
-from leptonc.backends.numba_cpu.views import View
+from leptonc.backends.numba_cpu.views import View, row_major
+from leptonc.errors import ClaimError
 from leptonc.ir.core import Function, Kind, Op, Value
 from leptonc.ir.kinds.binary import Add, Mul
 from leptonc.ir.kinds.data import Constant, Full
@@ -50,9 +51,19 @@ def lower_code_rows(ctx: Lowering, body: Function) -> bool:
     found = _match(ctx, body)
     if found is None:
         return False
-    form, result = found
-    codes = _codes(ctx, form)
-    scale = known(ctx, form.root.operands[2])
+    return _lowered(ctx, *found)
+
+
+def lower_alone(ctx: Lowering, op: Op) -> None:
+    """Lower an ``int_linear`` with groups of scales. Raises ClaimError."""
+    bias = op.operands[3] if len(op.operands) > 3 else None
+    form = _Form(op, op.operands[1], 8, bias=bias)
+    if not _lowered(ctx, form, op.result):
+        raise ClaimError("int_linear has no kernel for groups of such sizes, or computed weights")
+
+
+def _lowered(ctx: Lowering, form: _Form, result: Value) -> bool:
+    codes, scale = _codes(ctx, form), known(ctx, form.root.operands[2])
     if codes is None or scale is None:
         return False
     scale = scale.reshape(len(codes), -1)
@@ -110,6 +121,10 @@ def _codes(ctx: Lowering, form: _Form) -> np.ndarray | None:
     held = ctx.array(form.codes)
     if held is None or form.bits == 8:
         return held
+    return _unpacked(held)
+
+
+def _unpacked(held: np.ndarray) -> np.ndarray:
     both = np.stack([held & 15, held >> 4], -1).reshape(len(held), -1)
     return both.astype(np.int8) - np.int8(8)
 
@@ -186,6 +201,16 @@ def _lower_rows(ctx: Lowering, op: Op) -> None:
             copy_view(ctx, a, b)
 
 
+def _lower_unpack(ctx: Lowering, op: Op) -> None:
+    """Lower ``unpack_int4`` of a constant, once. Raises ClaimError."""
+    held, const = ctx.array(op.operands[0]), ctx.constant(op.operands[0])
+    if held is None or const is None:
+        raise ClaimError("unpack_int4 has no kernel for codes that are computed")
+    ref = ctx.packed(("unpacked", id(const.payload)), lambda: _unpacked(held), const)
+    shape = tuple(int(d) for d in op.result.type.shape)
+    ctx.alias(op.result, View(ref.buffer, DType.I8, shape, row_major(shape)))
+
+
 def _always(op: Op) -> Claim:
     del op
     return YES
@@ -193,4 +218,5 @@ def _always(op: Op) -> Claim:
 
 LOWER: dict[type[Kind], tuple[ClaimFn, Callable[[Lowering, Op], None]]] = {
     QuantizeRows: (_always, _lower_rows),
+    UnpackInt4: (_always, _lower_unpack),
 }

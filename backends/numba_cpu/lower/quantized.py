@@ -11,6 +11,7 @@ from collections.abc import Callable
 from leptonc.backends.numba_cpu.kernels import int8_plan
 from leptonc.backends.numba_cpu.kernels.int8_finish import dequantize_cells, quantize_cells
 from leptonc.backends.numba_cpu.legal import YES, Claim, ClaimFn, No
+from leptonc.backends.numba_cpu.lower.code_rows import lower_alone
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.int8_job import SERIAL_CELLS
 from leptonc.backends.numba_cpu.lower.int8_product import lower_conv, lower_linear
@@ -81,7 +82,8 @@ def claim_product(op: Op) -> Claim:
     if not int8_plan.fits(math.prod(int(d) for d in w.shape[1:])):
         return No(f"{op.kind.NAME}: int32 cannot hold sums of {w}")
     if op.operands[2].type.rank != 1:
-        return No(f"{op.kind.NAME} has no kernel for scales of groups")
+        fits = isinstance(op.kind, IntLinear) and not op.kind.x_zero and x.dtype is DType.I8
+        return YES if fits else No(f"{op.kind.NAME} has no kernel for groups of u8 codes")
     assert isinstance(op.kind, (IntConv, IntLinear))
     low, high = (-128, 127) if x.dtype is DType.I8 else (0, 255)
     inside = low <= op.kind.x_zero <= high
@@ -105,6 +107,9 @@ _ROOTS: dict[type[Kind], Callable[[Lowering, Op, Value, Finish], None]] = {
 
 
 def _alone(ctx: Lowering, op: Op) -> None:
+    if op.operands[2].type.rank == 2:
+        lower_alone(ctx, op)
+        return
     _ROOTS[type(op.kind)](ctx, op, op.result, Finish())
 
 
