@@ -54,6 +54,6 @@ def _tell(fn: Function, op: Op, trace: Trace) -> None:
     if not isinstance(op.kind, (Conv, Linear)):
         return
     x, w = (fn.producer.get(v) for v in op.operands[:2])
-    if w is not None and isinstance(w.kind, Dequantize):
-        if x is None or not isinstance(x.kind, Dequantize):
-            trace.note(op, "its inputs are not quantized: the weight is converted in each run")
+    codes = [m is not None and isinstance(m.kind, Dequantize) for m in (x, w)]
+    if codes == [False, True]:
+        trace.note(op, "its inputs are not quantized: the weight is converted in each run")

@@ -96,7 +96,7 @@ def _all_zero(b: Builder, v: Value) -> bool:
     maker = b.producer.get(v)
     kind = None if maker is None else maker.kind
     if isinstance(kind, Full):
-        return kind.value == 0
+        return kind.value in (0, 0.0)
     return isinstance(kind, Constant) and is_zero(kind.const)
 
 
@@ -188,9 +188,9 @@ def _same_kind(m: Match) -> Quantize:
 
 def _up(m: Match, b: Builder) -> Value | None:
     """Convert first, then move codes."""
-    if isinstance(m.ops["move"].kind, MaxPool):
-        if _scale(m) is None or m.kind("quantize", Quantize).dtype not in BYTES:
-            return None
+    is_byte = m.kind("quantize", Quantize).dtype in BYTES
+    if isinstance(m.ops["move"].kind, MaxPool) and (_scale(m) is None or not is_byte):
+        return None
     return b(m.ops["move"].kind, b(_same_kind(m), m["x"], *_params(m)))
 
 
@@ -216,7 +216,7 @@ def _clipped(m: Match, b: Builder) -> Value | None:
     """Leave out a clip that the range of the codes makes, too."""
     clip, kind, scale = m.ops["clip"].kind, m.kind("quantize", Quantize), _scale(m)
     low, high = (0.0, None) if isinstance(clip, Relu) else _bounds(m.kind("clip", Clamp))
-    if scale is None or low is not None and high is not None and low > high:
+    if scale is None or (low is not None and high is not None and low > high):
         return None
     if low is not None and _code(low, scale, _zero(m)) > kind.low:
         return None

@@ -127,7 +127,9 @@ def test_codes_after_a_product_are_the_nearest(seed: int, scale: float, zero: in
     x = b.param(TensorType(DType.F32, (2, 4, 6, 6)))
     codes = torch.randint(-127, 128, (5, 4, 3, 3), generator=g).to(torch.int8)
     w = b(Dequantize(), b.const(codes), b.const(torch.rand(5, generator=g) * 0.01))
-    y = b(Conv((1, 1), (1, 1), (1, 1)), b.qdq(x, 0.05, 128), w, b.const(torch.randn(5, generator=g)))
+    y = b(
+        Conv((1, 1), (1, 1), (1, 1)), b.qdq(x, 0.05, 128), w, b.const(torch.randn(5, generator=g))
+    )
     params = b.pair(scale, zero)
     out = b(Quantize(0, 255, DType.U8), b(Relu(), y), *params)
     fn = b.finish(out, y)
@@ -191,7 +193,10 @@ def test_a_value_that_others_read_is_not_moved() -> None:
 
 
 def test_equal_conversions_cancel_and_others_do_not() -> None:
-    for second, wanted in ((0.1, ["quantize", "dequantize"]), (0.2, ["quantize", "dequantize"] * 2)):
+    for second, wanted in (
+        (0.1, ["quantize", "dequantize"]),
+        (0.2, ["quantize", "dequantize"] * 2),
+    ):
         b = Graph("f")
         x = b.param(TensorType(DType.F32, (4,)))
         after = FoldQuant()(b.finish(b.qdq(b.qdq(x, 0.1, 7), second, 7)))
