@@ -95,7 +95,9 @@ def _onnx(case: Case) -> Path:
     path = case.folder / "float.onnx"
     if not path.exists():
         with peers._silent():
-            torch.onnx.export(case.model, case.example, str(path), dynamo=True, verbose=False)
+            torch.onnx.export(
+                case.model, case.example, str(path), dynamo=True, verbose=False, external_data=False
+            )
     return path
 
 

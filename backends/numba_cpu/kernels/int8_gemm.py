@@ -61,6 +61,7 @@ from leptonc.backends.numba_cpu.kernels.int8_tile import (
     FLOAT_RES,
     FLOATS,
     NO_RES,
+    PACKED,
     run_byte_row,
     run_byte_tile,
 )
@@ -173,8 +174,11 @@ def _panel(args, tables, step, count, b, column, sums, scale, bias, following):
     ahead, advance = following, 4 * PANEL // tiles
     if tiles == 1:
         ahead = b + PREFETCH
-    stored = FLOATS if staged else kind
     code_low, code_high = _code_bounds(args, low, high)
+    stored = FLOATS if staged else kind
+    zero = arg(args, ZERO)
+    if stored == CODES and code_low == -zero and code_high == 255 - zero:
+        stored = PACKED
     stage = tables + ((2 + taps) * step + 63) // 64 * 64
     if staged:  # so that the column of the panel leads to the same place for all panels
         fill(stage, 0, _STAGED, stage + 8 * _STAGED - 4 * column, 4 * PANEL)

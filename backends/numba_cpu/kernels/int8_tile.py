@@ -40,12 +40,13 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     masked_store,
     pointer,
     shared_function,
+    shuffle,
     splat,
 )
 
 V8 = ir.VectorType(I8, LANES)
 NO_RES, FLOAT_RES, U8_RES, I8_RES = 0, 1, 2, 3
-FLOATS, CODES = 0, 1  # what is stored
+FLOATS, CODES, PACKED = 0, 1, 2  # what is stored; PACKED: u8 of the whole range
 
 
 @dataclass(frozen=True)
@@ -133,9 +134,45 @@ class _ByteTile(TileWriter):
             masked_store(b, x, self.place(starts[i], j, 4), self.masks[j])
         b.branch(end)
         b.position_at_end(codes)
-        self.store_codes([self.coded(x) for x in self.numbers(values)])
+        self.store_any(self.numbers(values))
         b.branch(end)
         b.position_at_end(end)
+
+    def store_any(self, values: list[ir.Value]) -> None:
+        """Store values as codes, the short way where there is one."""
+        b, t = self.b, self.t
+        if LANES != 16 or self.nv != 2:
+            self.store_codes([self.coded(x) for x in values])
+            return
+        short, long, end = self.block("packed"), self.block("unpacked"), self.block("done")
+        full = b.icmp_signed(">=", t.width, i64(self.nv * LANES))
+        b.cbranch(b.and_(full, b.icmp_signed("==", t.out_kind, i64(PACKED))), short, long)
+        b.position_at_end(short)
+        self.store_packed(values)
+        b.branch(end)
+        b.position_at_end(long)
+        self.store_codes([self.coded(x) for x in values])
+        b.branch(end)
+        b.position_at_end(end)
+
+    def store_packed(self, values: list[ir.Value]) -> None:
+        """Store two rows at a time; narrowing clamps to 0..255 by itself.
+
+        Of too large a number the processor makes the smallest int32, hence one clamp.
+        """
+        b, t = self.b, self.t
+        starts = [self.row(t.out_rows, i) for i in range(self.mr)]
+        high, zero = splat(b, t.code_high), splat(b, b.trunc(t.zero, I32), VI)
+        inverse = splat(b, t.inverse)
+        whole = [
+            b.add(nearest(b, vm.clamp_high(b, b.fmul(x, inverse), high)), zero) for x in values
+        ]
+        for i in range(0, self.mr, 2):
+            rows = [whole[2 * k : 2 * k + 2] for k in (i, min(i + 1, self.mr - 1))]
+            first, second = packed_rows(b, rows)
+            b.store(first, self.place(starts[i], 0, 1), align=1)
+            if i + 1 < self.mr:
+                b.store(second, self.place(starts[i + 1], 0, 1), align=1)
 
     def numbers(self, values: list[ir.Value]) -> list[ir.Value]:
         """Return the values with 0 for NaN, which only a residual of floats brings."""
@@ -238,6 +275,18 @@ def codes_of(
     y = b.fmul(x, splat(b, inverse))
     y = vm.clamp_high(b, vm.clamp_low(b, y, splat(b, low)), splat(b, high))
     return b.add(nearest(b, y), splat(b, b.trunc(zero, I32), VI))
+
+
+def packed_rows(b: ir.IRBuilder, rows: list[list[ir.Value]]) -> tuple[ir.Value, ir.Value]:
+    """Return two rows of two vectors of int32 as 32 bytes each, clamped to 0..255 (AVX-512)."""
+    words, bytes_ = ir.VectorType(ir.IntType(16), 32), ir.VectorType(I8, 64)
+    pairs = [call(b, "llvm.x86.avx512.packssdw.512", words, row) for row in rows]
+    mixed = b.bitcast(call(b, "llvm.x86.avx512.packuswb.512", bytes_, pairs), VI)
+    # of each quarter of a register the four vectors have one dword
+    halves = ([0, 4, 8, 12, 1, 5, 9, 13], [2, 6, 10, 14, 3, 7, 11, 15])
+    both = shuffle(b, mixed, mixed, [*halves[0], *halves[1]])
+    first, second = (shuffle(b, both, both, list(range(k, k + 8))) for k in (0, 8))
+    return first, second
 
 
 def nearest(b: ir.IRBuilder, x: ir.Value) -> ir.Value:
