@@ -168,6 +168,21 @@ def test_constants_of_codes_stay_codes() -> None:
     assert FoldConstants()(fn) is fn
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_codes_of_4_bits_stay_packed_in_groups_alone(groups: int) -> None:
+    b = Graph("f")
+    x = b.param(TensorType(DType.F32, (3, 8)))
+    packed = torch.randint(0, 256, (4, 4), dtype=torch.uint8)
+    scale = torch.ones((4, groups) if groups > 1 else (4,))
+    w = b(Dequantize(), b(UnpackInt4(), b.const(packed)), b.const(scale))
+    fn = b.finish(b(Linear(), b.qdq(x, 0.1, 128), w))
+    after = FoldQuant()(fn)
+    assert ("unpack_int4" in kinds(after)) == (groups == 2)
+    assert FoldQuant()(after) is after
+    given_ = torch.randn(3, 8)
+    torch.testing.assert_close(meaning.run(after, given_), meaning.run(fn, given_))
+
+
 def test_a_trained_fake_quantization_becomes_codes() -> None:
     b = Graph("f")
     x = b.param(TensorType(DType.F32, (3, 8)))
