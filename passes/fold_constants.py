@@ -21,7 +21,7 @@ from leptonc.pipeline import Pass
 from leptonc.rewrite.driver import drop_dead
 from leptonc.rewrite.trace import Trace
 
-# What makes numbers of codes: codes are kept, for they are fewer bytes and have kernels of their own.
+# What makes numbers of codes: codes are kept, they are fewer bytes and have kernels of their own.
 _OF_CODES = (Dequantize, FakeQuantize, UnpackInt4)
 _COMPLEX = frozenset({DType.C64, DType.C128, DType.OTHER})
 
@@ -83,7 +83,9 @@ class _Folding:
     def foldable(self, op: Op) -> bool:
         """Whether ``op`` is pure, known in all operands, and small enough."""
         kind = op.kind
-        if isinstance(kind, (Unit, Relayout, *_OF_CODES)) or not all(v in self.source for v in op.operands):
+        if isinstance(kind, (Unit, Relayout, *_OF_CODES)) or not all(
+            v in self.source for v in op.operands
+        ):
             return False
         if Trait.PURE not in kind.traits:
             if op.operands:

@@ -12,13 +12,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from leptonc.ir.core import Function, Op
+from leptonc import meaning
+from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.contract import Conv, Linear
-from leptonc.ir.kinds.quantize import KINDS, Dequantize
+from leptonc.ir.kinds.data import Constant
+from leptonc.ir.kinds.quantize import KINDS, Dequantize, IntConv, IntLinear, UnpackInt4
+from leptonc.ir.kinds.shape import Reshape, Slice
 from leptonc.passes.fold_constants import FoldConstants
 from leptonc.passes.rules import quants
 from leptonc.pipeline import Pass
-from leptonc.rewrite.driver import rewrite
+from leptonc.rewrite.driver import drop_dead, rewrite
 from leptonc.rewrite.trace import Trace
 
 
@@ -43,10 +46,51 @@ class FoldQuant(Pass):
         fn = rewrite(folder.run(fn, trace), quants.RULES, trace, self.max_sweeps)
         if self.dynamic:
             fn = rewrite(fn, (quants.DYNAMIC,), trace, self.max_sweeps)
-        fn = folder.run(fn, trace)
+        fn = folder.run(_unpacked(fn, trace), trace)
         for op in fn.ops:
             _tell(fn, op, trace)
         return fn
+
+
+def _unpacked(fn: Function, trace: Trace) -> Function:
+    """Return ``fn`` with codes of 4 bits as bytes where they have one scale for each output.
+
+    Products by such weights have kernels for bytes; those by groups read two codes a byte.
+    """
+    made: dict[Value, Op] = {}
+    for op in fn.ops:
+        if isinstance(op.kind, (IntConv, IntLinear)) and op.operands[2].type.rank == 1:
+            chain = _chain(fn, op.operands[1])
+            if any(isinstance(o.kind, UnpackInt4) for o in chain) and not trace.spent:
+                (const,) = meaning.fold(Function("codes", (), chain, (op.operands[1],)))
+                value = Value(const.type, chain[0].result.hint)
+                made[op.operands[1]] = Op(Constant(const), (), (value,), op.origin)
+                trace.applied(op, "its codes of 4 bits are kept as bytes")
+    if not made:
+        return fn
+    ops = list[Op]()
+    for op in fn.ops:
+        if isinstance(op.kind, (IntConv, IntLinear)) and op.operands[1] in made:
+            new = made[op.operands[1]]
+            if new not in ops:
+                ops.append(new)
+            operands = (op.operands[0], new.result, *op.operands[2:])
+            op = Op(op.kind, operands, op.results, op.origin)
+        ops.append(op)
+    return drop_dead(Function(fn.name, fn.params, tuple(ops), fn.returns, fn.dims))
+
+
+def _chain(fn: Function, v: Value) -> tuple[Op, ...]:
+    """Return the ops that make ``v`` of a constant, in order; none if anything else goes in."""
+    found: list[Op] = []
+    while (op := fn.producer.get(v)) is not None:
+        found.append(op)
+        if isinstance(op.kind, Constant):
+            return tuple(reversed(found))
+        if len(op.operands) != 1 or not isinstance(op.kind, (UnpackInt4, Reshape, Slice)):
+            break
+        v = op.operands[0]
+    return ()
 
 
 def _tell(fn: Function, op: Op, trace: Trace) -> None:
@@ -54,6 +98,6 @@ def _tell(fn: Function, op: Op, trace: Trace) -> None:
     if not isinstance(op.kind, (Conv, Linear)):
         return
     x, w = (fn.producer.get(v) for v in op.operands[:2])
-    if w is not None and isinstance(w.kind, Dequantize):
-        if x is None or not isinstance(x.kind, Dequantize):
-            trace.note(op, "its inputs are not quantized: the weight is converted in each run")
+    codes = [m is not None and isinstance(m.kind, Dequantize) for m in (x, w)]
+    if codes == [False, True]:
+        trace.note(op, "its inputs are not quantized: the weight is converted in each run")

@@ -123,8 +123,9 @@ def efficientnet() -> Subject:
     captured = capture(photos.load_model(), labelled.images[:1])
     q = leptonc.Quantize
     variants = {
-        "int8 min-max": q(method="minmax"), "int8 percentile": q(method="percentile"),
-        "int8 mse": q(), "int8 mse, float residuals": q(residuals=False),
+        "int8 min-max": q(), "int8 min-max, biases as they are": q(correct=False),
+        "int8 percentile": q(method="percentile"),
+        "int8 mse": q(method="mse"), "int8 min-max, float residuals": q(residuals=False),
         "int8 gptq": q(method="gptq"), "W4A8 gptq": q(weights=4, method="gptq"),
     }  # fmt: skip
     return Subject(photos.NAME, "right of 20", captured, data, judge, variants)
@@ -164,11 +165,11 @@ def minilm() -> Subject:
     calibration = [_operands(captured, b) for b in batches("lee_background.cor", 60)]
     q = leptonc.Quantize
     variants = {
-        "int8 dynamic": q(scheme="dynamic"), "int8 static mse": q(),
-        "int8 static min-max": q(method="minmax"),
+        "int8 dynamic": q(scheme="dynamic"), "int8 static mse": q(method="mse"),
+        "int8 static min-max": q(), "int8 static gptq": q(method="gptq"),
         "int8 static percentile": q(method="percentile"),
-        "W4 group 64 rtn": q(weights=4, activations=None, group=64, method="minmax"),
-        "W4 group 64 mse": q(weights=4, activations=None, group=64),
+        "W4 group 64 rtn": q(weights=4, activations=None, group=64),
+        "W4 group 64 mse": q(weights=4, activations=None, group=64, method="mse"),
         "W4 group 64 gptq": q(weights=4, activations=None, group=64, method="gptq"),
         "W4A8 group 64 gptq": q(weights=4, scheme="dynamic", group=64, method="gptq"),
     }  # fmt: skip
@@ -215,9 +216,9 @@ def smollm() -> Subject:
 
     q = leptonc.Quantize
     variants = {
-        "W8 rtn": q(activations=None, method="minmax"),
-        "W4 group 64 rtn": q(weights=4, activations=None, group=64, method="minmax"),
-        "W4 group 64 mse": q(weights=4, activations=None, group=64),
+        "W8 rtn": q(activations=None),
+        "W4 group 64 rtn": q(weights=4, activations=None, group=64),
+        "W4 group 64 mse": q(weights=4, activations=None, group=64, method="mse"),
         "W4 group 64 gptq": q(weights=4, activations=None, group=64, method="gptq"),
         "W4A8 group 64 gptq": q(weights=4, scheme="dynamic", group=64, method="gptq"),
     }  # fmt: skip

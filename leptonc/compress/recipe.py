@@ -46,9 +46,7 @@ class Calibration:
     batches: tuple[tuple[Tensor, ...], ...]
     progress: Callable[[str], None] = field(default=lambda text: None)
 
-    def observed(
-        self, fn: Function, values: Iterable[Value]
-    ) -> Iterator[dict[Value, Tensor]]:
+    def observed(self, fn: Function, values: Iterable[Value]) -> Iterator[dict[Value, Tensor]]:
         """Yield for every batch what ``values`` of ``fn`` are on it."""
         wanted = set(values)
         for i, batch in enumerate(self.batches):

@@ -96,7 +96,7 @@ def _all_zero(b: Builder, v: Value) -> bool:
     maker = b.producer.get(v)
     kind = None if maker is None else maker.kind
     if isinstance(kind, Full):
-        return kind.value == 0
+        return kind.value in (0, 0.0)
     return isinstance(kind, Constant) and is_zero(kind.const)
 
 
@@ -188,9 +188,9 @@ def _same_kind(m: Match) -> Quantize:
 
 def _up(m: Match, b: Builder) -> Value | None:
     """Convert first, then move codes."""
-    if isinstance(m.ops["move"].kind, MaxPool):
-        if _scale(m) is None or m.kind("quantize", Quantize).dtype not in BYTES:
-            return None
+    is_byte = m.kind("quantize", Quantize).dtype in BYTES
+    if isinstance(m.ops["move"].kind, MaxPool) and (_scale(m) is None or not is_byte):
+        return None
     return b(m.ops["move"].kind, b(_same_kind(m), m["x"], *_params(m)))
 
 

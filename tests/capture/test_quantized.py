@@ -96,9 +96,7 @@ class Fake(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.fake_quantize_per_tensor_affine(x, self.one, self.shift, 0, 255)
-        w = torch.fake_quantize_per_channel_affine(
-            self.weight, self.scale, self.zero, 0, -127, 127
-        )
+        w = torch.fake_quantize_per_channel_affine(self.weight, self.scale, self.zero, 0, -127, 127)
         y = torch.conv2d(x, w)
         return torch.fake_quantize_per_tensor_affine(y, 0.25, 0, -128, 127)
 
@@ -126,9 +124,7 @@ class Small(nn.Sequential):
 def test_a_cnn_quantized_by_pt2e() -> None:
     """No conversion is left between the products but those to codes."""
     pt2e = pytest.importorskip("torchao.quantization.pt2e.quantize_pt2e")
-    x86 = importlib.import_module(
-        "torchao.quantization.pt2e.quantizer.x86_inductor_quantizer"
-    )
+    x86 = importlib.import_module("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer")
     torch.manual_seed(0)
     quantizer = x86.X86InductorQuantizer()
     quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
@@ -152,14 +148,15 @@ def test_affine_operators_of_torchao(block: tuple[int, int]) -> None:
     pytest.importorskip("torchao.quantization")
 
     class Affine(nn.Module):
-        def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+        def forward(self, x: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
             o = torch.ops.torchao
-            q = o.quantize_affine(x, block, scale, None, torch.int8, -127, 127)
-            return o.dequantize_affine(q, block, scale, None, torch.int8, -127, 127)
+            q = o.quantize_affine(x, block, scale, zero, torch.int8, -127, 127)
+            return o.dequantize_affine(q, block, scale, zero, torch.int8, -127, 127)
 
     x = torch.randn(4, 16)
     shape = [4 // block[0], 16 // block[1]]
     scale = torch.rand(shape) * 0.05 + 0.01
-    fn = capture(Affine().eval(), (x, scale)).function
-    assert not any(isinstance(op.kind, TorchOp) for op in fn.ops)
-    torch.testing.assert_close(meaning.run(fn, x, scale)[0], Affine()(x, scale))
+    args = (x, scale, torch.randint(-3, 4, shape, dtype=torch.int32))
+    fn = capture(Affine().eval(), args).function
+    assert {"quantize", "dequantize"} <= set(kinds(fn))
+    torch.testing.assert_close(meaning.run(fn, *args)[0], Affine()(*args))

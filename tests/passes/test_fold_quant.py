@@ -127,7 +127,9 @@ def test_codes_after_a_product_are_the_nearest(seed: int, scale: float, zero: in
     x = b.param(TensorType(DType.F32, (2, 4, 6, 6)))
     codes = torch.randint(-127, 128, (5, 4, 3, 3), generator=g).to(torch.int8)
     w = b(Dequantize(), b.const(codes), b.const(torch.rand(5, generator=g) * 0.01))
-    y = b(Conv((1, 1), (1, 1), (1, 1)), b.qdq(x, 0.05, 128), w, b.const(torch.randn(5, generator=g)))
+    y = b(
+        Conv((1, 1), (1, 1), (1, 1)), b.qdq(x, 0.05, 128), w, b.const(torch.randn(5, generator=g))
+    )
     params = b.pair(scale, zero)
     out = b(Quantize(0, 255, DType.U8), b(Relu(), y), *params)
     fn = b.finish(out, y)
@@ -166,6 +168,21 @@ def test_constants_of_codes_stay_codes() -> None:
     assert FoldConstants()(fn) is fn
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_codes_of_4_bits_stay_packed_in_groups_alone(groups: int) -> None:
+    b = Graph("f")
+    x = b.param(TensorType(DType.F32, (3, 8)))
+    packed = torch.randint(0, 256, (4, 4), dtype=torch.uint8)
+    scale = torch.ones((4, groups) if groups > 1 else (4,))
+    w = b(Dequantize(), b(UnpackInt4(), b.const(packed)), b.const(scale))
+    fn = b.finish(b(Linear(), b.qdq(x, 0.1, 128), w))
+    after = FoldQuant()(fn)
+    assert ("unpack_int4" in kinds(after)) == (groups == 2)
+    assert FoldQuant()(after) is after
+    given_ = torch.randn(3, 8)
+    torch.testing.assert_close(meaning.run(after, given_), meaning.run(fn, given_))
+
+
 def test_a_trained_fake_quantization_becomes_codes() -> None:
     b = Graph("f")
     x = b.param(TensorType(DType.F32, (3, 8)))
@@ -191,7 +208,10 @@ def test_a_value_that_others_read_is_not_moved() -> None:
 
 
 def test_equal_conversions_cancel_and_others_do_not() -> None:
-    for second, wanted in ((0.1, ["quantize", "dequantize"]), (0.2, ["quantize", "dequantize"] * 2)):
+    for second, wanted in (
+        (0.1, ["quantize", "dequantize"]),
+        (0.2, ["quantize", "dequantize"] * 2),
+    ):
         b = Graph("f")
         x = b.param(TensorType(DType.F32, (4,)))
         after = FoldQuant()(b.finish(b.qdq(b.qdq(x, 0.1, 7), second, 7)))

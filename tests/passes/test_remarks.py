@@ -14,6 +14,7 @@ from leptonc.ir.kinds.contract import Linear, Matmul
 from leptonc.ir.kinds.data import Embedding, Full
 from leptonc.ir.kinds.norm import BatchNorm, LayerNorm, Softmax
 from leptonc.ir.kinds.pointwise import Elu
+from leptonc.ir.kinds.quantize import Dequantize
 from leptonc.ir.kinds.reduce import Amax, Mean, Sum
 from leptonc.ir.kinds.region import TorchOp, Unit
 from leptonc.ir.kinds.shape import Pad, Reshape, Transpose
@@ -85,6 +86,13 @@ def norm_of_parameters(b: Net) -> tuple[Value, ...]:
 
 def scaled_by_one_number(b: Net) -> tuple[Value, ...]:
     return (b(Mul(), b.conv(b.input(1, 3, 8, 8), 4), b(Full((), 0.5, F32))),)
+
+
+def codes_of_16_bits(b: Net) -> tuple[Value, ...]:
+    codes = b(Full((4, 4), 3, DType.I16))
+    x = b(Dequantize(), b(Full((2, 4), 5, DType.U8)), b(Full((), 0.5, F32)))
+    w = b(Dequantize(), codes, b(Full((), 0.5, F32)))
+    return (b(Linear(), x, w),)
 
 
 def parallel_with_epilogues(b: Net) -> tuple[Value, ...]:
@@ -225,6 +233,7 @@ CASES: tuple[tuple[str, Make, str], ...] = (
     ("fold-batchnorm", shared_norm_before, rf"^not folded into conv .* after it: .*{READ} relu"),
     ("fold-batchnorm", norm_of_parameters, r"^not folded: its statistics or weights are no const"),
     ("fold-batchnorm", scaled_by_one_number, r"^not folded into conv .*: the factor is constant"),
+    ("fold-quant", codes_of_16_bits, "its weight holds i16 codes"),
     ("merge-linear", parallel_with_epilogues, r"^not merged with its neighbours: each has an act"),
     ("merge-linear", parallel_and_computed, r"^not merged with its neighbours: its weight or bias"),
     ("merge-linear", narrow_between, r"^not merged with linear .*: 256 mult.* would save nothing"),

@@ -1,4 +1,4 @@
-"""Every rule of ``simplify`` and ``fold-quant`` is held to its own declared law, from its own pattern."""
+"""Every rule of ``simplify`` and ``fold-quant`` is held to its declared law, from its pattern."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ import torch
 
 from leptonc.capture.aten.base import Importer
 from leptonc.capture.aten.contract import present
-from leptonc.capture.context import Args, Context, axis_of, want
+from leptonc.capture.context import Args, Context, Unclaimed, axis_of, want
 from leptonc.ir.core import Value
 from leptonc.ir.dims import same_dim
 from leptonc.ir.kinds import quantize as q
@@ -65,7 +65,8 @@ def _qparams(c: Context, scale: Any, zero: Any, shape: tuple[int, ...] = ()) -> 
 def _channel(c: Context, x: Value, a: Args, name: str) -> tuple[int, Value, Value]:
     axis = axis_of(a.axis, x.type.rank)
     n = x.type.shape[axis]
-    want(isinstance(n, int), "it has scales along an axis of dynamic size")
+    if not isinstance(n, int):
+        raise Unclaimed("it has scales along an axis of dynamic size")
     scale = a.get("scales", a.get("scale"))
     return axis, *_qparams(c, scale, a.get(name), (n,))
 
@@ -124,7 +125,8 @@ def _blocks(c: Context, x: Value, sizes: Any) -> tuple[int, tuple[int, ...]]:
     """Return axis and shape of the scales of blocks: one, one for each place, or groups."""
     shape, blocks = x.type.shape, tuple(sizes)
     want(all(isinstance(d, int) for d in (*shape, *blocks)), "its blocks are of dynamic size")
-    counts = [int(d) // int(n) for d, n in zip(shape, blocks, strict=True)]  # type: ignore[arg-type]
+    pairs = zip(shape, blocks, strict=True)
+    counts = [d // n for d, n in pairs if isinstance(d, int) and isinstance(n, int)]
     many = [i for i, n in enumerate(counts) if n > 1]
     if not many:
         return 0, ()

@@ -108,10 +108,9 @@ def _weight(fn: Function, b: Builder, op: Op, weight: Op) -> Value:
     if bits is None or scale.rank == 0 or len(op.operands) > 2 or fake.axis:
         return _codes(b, op)
     w = meaning.tensor_of(weight.kind.const)
-    blocks = w.reshape(len(w), scale.shape[1] if scale.rank == 2 else 1, -1)  # type: ignore[arg-type]
+    groups = int(scale.shape[1]) if scale.rank == 2 else 1
+    blocks = w.reshape(len(w), groups, -1)
     scales = largest_scale(blocks, bits)
     codes = rounded(blocks, scales, bits).reshape(len(w), -1).to(torch.int8)
     shape = tuple(int(d) for d in weight.result.type.shape)
     return dequantized(b, weight.result.hint, codes, scales, bits, shape)
-
-

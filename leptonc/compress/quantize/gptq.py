@@ -1,9 +1,9 @@
-"""compress > quantize > gptq: weights rounded one column after another, errors made good by the rest.
+"""compress > quantize > gptq: weights rounded column by column, the rest making up for errors.
 
 Frantar, Ashkboos, Hoefler, Alistarh: GPTQ, ICLR 2023 (arXiv 2210.17323). The Hessian of the squared
 error of a row is the same for all rows, ``2 X X^T`` of the layer's inputs; what rounding a column
-costs is taken back in the columns that are not rounded yet, in blocks, by the Cholesky factor of the
-inverse. A convolution is the product of its patches.
+costs is taken back in the columns that are not rounded yet, in blocks, by the Cholesky factor of
+the inverse. A convolution is the product of its patches.
 """
 
 from __future__ import annotations

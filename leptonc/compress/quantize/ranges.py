@@ -104,5 +104,5 @@ METHODS: Mapping[str, Callable[[Seen, Codes], tuple[float, int]]] = {
     "minmax": minmax,
     "percentile": percentile,
     "mse": mse,
-    "gptq": mse,  # GPTQ rounds weights; activations are clipped by squared error
+    "gptq": minmax,  # GPTQ rounds weights
 }

@@ -43,8 +43,9 @@ class Quantize:
             linear layer's inputs when it comes, ``"weight-only"`` not at all. None: static, or
             weight-only without activations.
         method: how much is clipped. ``"minmax"`` nothing, ``"percentile"`` one activation in
-            10,000 at either end, ``"mse"`` what gives the least squared error; ``"gptq"`` rounds
-            weights one after another so that later ones make up for earlier ones (needs data).
+            10,000 at either end, ``"mse"`` what gives the least squared error (outliers that a
+            transformer lives by are lost with both); ``"gptq"`` rounds weights one after another
+            so that later ones make up for earlier ones, and clips no activation (needs data).
         skip, only: module paths or patterns; what they name is left out, or alone quantized.
         symmetric: activations around zero (i8) or between their extremes (u8). None: the latter.
         residuals: whether sums that read a quantized convolution's input read its codes, too, so
@@ -61,7 +62,7 @@ class Quantize:
     activations: int | None = 8
     group: int | None = None
     scheme: Scheme | None = None
-    method: str = "mse"
+    method: str = "minmax"
     skip: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     symmetric: bool | None = None
@@ -273,5 +274,3 @@ def _input_text(x: edits.Input | None) -> str:
     if x is None:
         return "inputs float"
     return "inputs i8 by row" if x.codes is None else f"inputs {x.codes.dtype.value}"
-
-

@@ -58,7 +58,7 @@ def kinds(fn: Function) -> list[str]:
 
 
 ALL = (
-    Quantize(), Quantize(method="minmax"), Quantize(method="percentile"), Quantize(method="gptq"),
+    Quantize(), Quantize(method="mse"), Quantize(method="percentile"), Quantize(method="gptq"),
     Quantize(symmetric=True), Quantize(activations=16), Quantize(weights=4, method="gptq"),
     Quantize(scheme="dynamic", group=32), Quantize(weights=4, activations=None, group=32),
     Quantize(residuals=False, correct=False), Quantize(qat=True),
@@ -215,7 +215,8 @@ def test_training_with_fake_quantizations_and_freezing(net: Net) -> None:
         optimizer.zero_grad()
         loss = (small(X) - target).square().mean()
         loss.backward()
-        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in small.parameters())
+        if not losses:  # gradients reach every weight and bias
+            assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in small.parameters())
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < losses[0] / 2
@@ -228,7 +229,7 @@ def test_training_with_fake_quantizations_and_freezing(net: Net) -> None:
     assert float((frozen(X) - trained).norm() / trained.norm()) < 0.02
     with pytest.raises(CompressError, match="no fake quantization"):
         freeze(frozen)
-    with pytest.raises(CompressError, match="takes what leptonc.compress returned"):
+    with pytest.raises(CompressError, match="takes what leptonc"):
         freeze(net)  # type: ignore[arg-type]
 
 
