@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from leptonc.api import compile, optimize
     from leptonc.capture import Dim
     from leptonc.compiled import CompiledModel
+    from leptonc.compress.prune import Prune, PruneSchedule
     from leptonc.errors import LeptoncError
 
 __version__ = "0.1.0"
@@ -20,8 +21,13 @@ _WHERE = {
     "CompiledModel": "leptonc.compiled",
     "Dim": "leptonc.capture",
     "LeptoncError": "leptonc.errors",
+    "Prune": "leptonc.compress.prune",
+    "PruneSchedule": "leptonc.compress.prune",
 }
-__all__ = ["CompiledModel", "Dim", "LeptoncError", "capture", "compile", "compress", "optimize"]
+__all__ = [
+    "CompiledModel", "Dim", "LeptoncError", "Prune", "PruneSchedule", "capture", "compile",
+    "compress", "optimize",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -14,13 +14,17 @@ from typing import Any
 
 from leptonc.capture.frontend import capture
 from leptonc.compress.ledger import Entry, Ledger
+from leptonc.compress.prune import Prune, PruneSchedule
 from leptonc.compress.raised import Raised, raise_
 from leptonc.compress.recipe import CompressError, Recipe
 from leptonc.compress.road import Compressed, median_ms
 from leptonc.compress.road import compress as _compress
 from leptonc.show.progress import Progress
 
-__all__ = ["CompressError", "Compressed", "Entry", "Ledger", "Raised", "Recipe", "raise_"]
+__all__ = [
+    "CompressError", "Compressed", "Entry", "Ledger", "Prune", "PruneSchedule", "Raised", "Recipe",
+    "raise_",
+]  # fmt: skip
 
 
 def compress(

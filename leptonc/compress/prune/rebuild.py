@@ -59,7 +59,8 @@ def _grouped(op: Op, cut: Cut) -> Kind:
     if groups == 1 or not gone:
         return op.kind
     size = int(x.type.shape[1])
-    return dataclasses.replace(op.kind, groups=groups * (size - len(gone)) // size)  # type: ignore[type-var]
+    left = groups * (size - len(gone)) // size
+    return dataclasses.replace(op.kind, groups=left)  # type: ignore[type-var]
 
 
 def _constant(op: Op, cut: Cut) -> Kind:
