@@ -57,8 +57,10 @@ class Group:
 
     @property
     def width(self) -> int:
-        """Channels that one unit has at least, in any of the weights."""
-        return min((len(b[0]) for _, _, b in self.constants), default=1)
+        """Channels that one unit has at least, in any weight that is multiplied by."""
+        weights = {*self.layers, *self.readers}
+        own = [len(b[0]) for name, _, b in self.constants if name in weights]
+        return min(own or [len(b[0]) for _, _, b in self.constants], default=1)
 
     @property
     def where(self) -> str:

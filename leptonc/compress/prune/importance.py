@@ -168,9 +168,9 @@ def _activation_of(analysis: Analysis, group: Group) -> tuple[Value, int, Slot]:
     for slot in group.slots:
         for value, axis in slot.members:
             op = producer.get(value)
-            if op is not None and op.operands and value.type.dtype.is_float:
-                if any(v not in analysis.names for v in op.operands):
-                    return value, axis, slot
+            computed = op is not None and any(v not in analysis.names for v in op.operands)
+            if computed and value.type.dtype.is_float:
+                return value, axis, slot
     raise CompressError(f"Prune(importance='activation'): {group.where} has no activation")
 
 

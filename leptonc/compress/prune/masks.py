@@ -43,7 +43,8 @@ def matrix(weight: Tensor, outputs: int = 0) -> Tensor:
     """Return a weight as ``[outputs, inputs]``, channels innermost: ``[n,c,h,w]`` -> ``[n,hwc]``.
 
     Args:
-        weight: of a linear layer or a convolution. outputs: the axis of its outputs.
+        weight: of a linear layer or a convolution.
+        outputs: the axis of its outputs.
     """
     moved = weight.movedim(outputs, 0)
     return moved.movedim(1, -1).reshape(len(moved), -1) if weight.dim() > 1 else moved[:, None]

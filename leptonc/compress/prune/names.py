@@ -1,4 +1,4 @@
-"""compress > prune > names: patterns of module paths, and what was probably meant by a wrong one."""
+"""compress > prune > names: patterns of module paths, and what a wrong one probably meant."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def check_patterns(patterns: Iterable[str], names: Sequence[str], option: str) -
     """Raise CompressError, which lists close names, for a pattern that matches none of ``names``.
 
     Args:
-        patterns: what the user gave. names: every module path there is. option: where.
+        patterns: what the user gave.
+        names: every module path there is.
+        option: of the recipe, where the patterns were given.
     """
     for pattern in patterns:
         if any(fnmatchcase(n, pattern) for n in names):

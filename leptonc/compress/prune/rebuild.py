@@ -53,7 +53,7 @@ def _sliced(op: Op, cut: Cut) -> Kind:
 
 
 def _grouped(op: Op, cut: Cut) -> Kind:
-    """Groups are removed whole: as many are left as there are channels for."""
+    """Return the kind with as many groups as are left: they are removed whole."""
     groups, x = op.kind.attributes["groups"], op.operands[0]
     gone = cut.at(x, 1)
     if groups == 1 or not gone:
