@@ -77,11 +77,9 @@ def _groupwise(op: Op, groups: int, at: Relations) -> None:
     """Channels of one group go together, before and after: whole groups are removed."""
     x, out = op.operands[0], op.result
     takes, makes = (int(v.type.shape[1]) // groups for v in (x, out))
-    n = max(takes, makes)
-    at.link(
-        x, 1, [g * takes + min(i, takes - 1) for g in range(groups) for i in range(n)],
-        out, 1, [g * makes + min(i, makes - 1) for g in range(groups) for i in range(n)],
-    )  # fmt: skip
+    pairs = [(i, 0) for i in range(takes)] + [(0, j) for j in range(1, makes)]
+    pairs = [(g * takes + i, g * makes + j) for g in range(groups) for i, j in pairs]
+    at.link(x, 1, [i for i, _ in pairs], out, 1, [j for _, j in pairs])
 
 
 def _conv(op: Op, at: Relations) -> None:
@@ -119,8 +117,9 @@ def _attention(op: Op, at: Relations) -> None:
     at.pin(k, -2, "positions that attention's softmax runs over")
     for m in mask:
         aligned(m, out, at, last=2)
-        at.same(m, -2, out, -2)
         at.same(m, -1, k, -2)
+        if _rank(m) > 1:
+            at.same(m, -2, out, -2)
     aligned(q, out, at, last=2)
     grouped = op.kind.gqa and _rank(q) > 2
     for x in (k, v):
