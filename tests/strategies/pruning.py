@@ -61,9 +61,19 @@ def rounding_bound(
         for seed in (1, 2, 3)
         for a, b in zip(plain, run_masked(analysis, gone, args, seed), strict=True)
     )
-    sizes = [n for v in analysis.fn.producer for n in v.type.shape if isinstance(n, int)]
-    longest = max(sizes) * max(sizes)  # a convolution sums channels times taps
-    return moved * 2 * longest * 2.0**-53 / _WIGGLE
+    return moved * 2 * _longest_sum(analysis.fn) * 2.0**-53 / _WIGGLE
+
+
+def _longest_sum(fn: Function) -> int:
+    """Return an upper bound of the terms in any one sum of ``fn``: taps by channels, or maps."""
+    terms = [1]
+    for op in fn.ops:
+        shapes = [[int(n) for n in v.type.shape] for v in op.operands]
+        if isinstance(op.kind, contract.Conv | contract.Linear):
+            terms.append(math.prod(shapes[1][1:]))
+        elif op.operands:
+            terms.append(max((math.prod(s[-2:]) for s in shapes), default=1))
+    return max(terms)
 
 
 @st.composite

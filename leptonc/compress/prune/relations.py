@@ -207,23 +207,35 @@ class Solution:
         return taken
 
     def _improve(self) -> None:
-        """Try other pairs where the first led to nothing removable (channel shuffles do)."""
+        """Try other pairs where the first let nothing go, or cut a channel shuffle the long way."""
         barred: dict[int, set[tuple[int, int]]] = {}
         best, state = len(self.live()), (self.parent, self.taken)
         for _ in range(max((len(c.pairs) for c in self.relations.choices), default=1) - 1):
-            live, grown = self.live(), False
-            for n, (i, _) in self.taken.items():
-                choice = self.relations.choices[n]
-                dead = not any(self.root(x) in live for x in self.nodes(choice.ins[i]))
-                if dead and len(choice.pairs) > len(barred.get(n, ())) + 1:
-                    barred.setdefault(n, set()).add(self.taken[n])
-                    grown = True
-            if not grown:
+            doubtful = self._doubtful(barred)
+            for n in doubtful:
+                barred.setdefault(n, set()).add(self.taken[n])
+            if not doubtful:
                 break
             self.taken = self._choose(barred)
-            if len(self.live()) > best:
-                best, state = len(self.live()), (self.parent, self.taken)
+            if (found := len(self.live())) > best:
+                best, state = found, (self.parent, self.taken)
         self.parent, self.taken = state
+
+    def _doubtful(self, barred: dict[int, set[tuple[int, int]]]) -> list[int]:
+        """Return the choices to settle otherwise, of those with a pair left to try."""
+        live, rep = self.live(), self.relations.rep
+        choices = self.relations.choices
+        turned = {rep(choices[n].ins[i]) for n, (i, _) in self.taken.items() if i > 0}
+        found: list[int] = []
+        for n, (i, j) in self.taken.items():
+            choice = choices[n]
+            left = len(choice.pairs) > len(barred.get(n, ())) + 1
+            dead = not any(self.root(x) in live for x in self.nodes(choice.ins[i]))
+            # a shuffle splits channels, swaps the two axes and merges them again
+            shuffled = len(choice.outs) > 1 and j == 0 and rep(choice.outs[j]) in turned
+            if left and (dead or shuffled):
+                found.append(n)
+        return found
 
 
 __all__ = ["PIN", "Choice", "Indices", "Relations", "Solution"]
