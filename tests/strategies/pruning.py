@@ -31,23 +31,37 @@ def run_masked(
     fn, rng = analysis.fn, torch.Generator().manual_seed(wiggle or 0)
     env: dict[Value, Tensor] = dict(zip(fn.params, args, strict=True))
     for op in fn.ops:
-        made = meaning.apply(op.kind, *(env[v] for v in op.operands))
+        operands = [env[v] for v in op.operands]
+        if isinstance(op.kind, norm.LayerNorm | norm.RmsNorm):
+            made = _normed_rest(op.kind, operands, _gone_at(analysis, gone, op.result, -1))
+        else:
+            made = meaning.apply(op.kind, *operands)
         for value, t in zip(op.results, made, strict=True):
             t = t.double() if t.is_floating_point() else t
             if wiggle is not None and t.is_floating_point():
                 sign = torch.randint(0, 2, t.shape, generator=rng).double() * 2 - 1
                 t = t * (1 + _WIGGLE * sign)
             for axis in range(t.dim()):
-                number = analysis.relations.axes.get((value, axis))
-                if number is not None and (out := gone.get(analysis.relations.rep(number))):
+                if out := _gone_at(analysis, gone, value, axis):
                     t = t.index_fill(axis, torch.tensor(sorted(out)), 0)
             env[value] = t
     return tuple(env[v] for v in fn.returns)
 
 
-def rounding_bound(
-    analysis: Analysis, gone: dict[int, set[int]], args: Sequence[Tensor]
-) -> float:
+def _gone_at(analysis: Analysis, gone: dict[int, set[int]], value: Value, axis: int) -> set[int]:
+    number = analysis.relations.axes.get((value, axis % max(len(value.type.shape), 1)))
+    return set() if number is None else gone.get(analysis.relations.rep(number), set())
+
+
+def _normed_rest(kind: Kind, operands: Sequence[Tensor], out: set[int]) -> tuple[Tensor, ...]:
+    """Return a norm over the channels that are left (``through_norms``), zero elsewhere."""
+    x = operands[0]
+    rest = torch.tensor([i for i in range(x.shape[-1]) if i not in out])
+    (made,) = meaning.apply(kind, *(t.index_select(-1, rest) for t in operands))
+    return (torch.zeros_like(x, dtype=made.dtype).index_copy(x.dim() - 1, rest, made),)
+
+
+def rounding_bound(analysis: Analysis, gone: dict[int, set[int]], args: Sequence[Tensor]) -> float:
     """Return how far two orders of the same float64 sums can end up from one another.
 
     A sum of n products is off by at most a relative n * 2^-53 of the sum of magnitudes (Higham,

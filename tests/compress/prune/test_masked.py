@@ -39,7 +39,7 @@ def test_small_integers_bit_by_bit(data: st.DataObject) -> None:
 
 @given(data=st.data())
 def test_transformers_to_rounding(data: st.DataObject) -> None:
-    analysis = analyze(data.draw(transformers()))
+    analysis = analyze(data.draw(transformers()), through_norms=data.draw(st.booleans()))
     assume(analysis.groups)
     gone = data.draw(removals(analysis))
     assert gone

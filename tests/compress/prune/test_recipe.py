@@ -1,4 +1,4 @@
-"""The recipe: what is asked is what goes, by the importance asked for, and wrong asks are errors."""
+"""The recipe: what is asked is what goes, by the measure asked for; wrong asks are errors."""
 
 from __future__ import annotations
 

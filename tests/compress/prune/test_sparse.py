@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import leptonc
-from leptonc.compress import CompressError, Compressed
+from leptonc.compress import Compressed, CompressError
 from leptonc.compress.prune import masks
 
 X = torch.randn(2, 16, 6, 6, generator=torch.Generator().manual_seed(0))

@@ -22,7 +22,7 @@ LAYERS = (nn.Conv2d, nn.Linear)
 
 
 def _theirs(net: nn.Module, x: torch.Tensor) -> Found:
-    """Return the groups, less those that prune the network's result (they leave that to the user)."""
+    """Return the groups, less those that prune the network's result, which they leave to users."""
     import torch_pruning as tp
 
     graph = tp.DependencyGraph().build_dependency(net, x)
