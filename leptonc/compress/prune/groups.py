@@ -11,15 +11,53 @@ from leptonc.compress.prune.relations import PIN, Relations, Solution
 from leptonc.compress.prune.rules import Rules
 from leptonc.compress.raised import names_of
 from leptonc.ir.core import Function, Op, Value
-from leptonc.ir.kinds import contract, data, norm
+from leptonc.ir.kinds import contract, data, norm, shape
 
 # Operand that holds the weight, and its axes of outputs and of inputs, by kind.
 WEIGHTS: Mapping[type, tuple[int, int, int]] = {
     contract.Conv: (1, 0, 1),
     contract.ConvTranspose: (1, 1, 0),
     contract.Linear: (1, 0, 1),
+    contract.Matmul: (1, 1, 0),
     data.Embedding: (0, 1, 0),
 }
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A constant that an op multiplies by (or looks up in), possibly transposed before.
+
+    Attributes:
+        op: the op. name: of the constant. constant: its value.
+        makes, takes: axes of the constant that hold the op's outputs and inputs.
+    """
+
+    op: Op
+    name: str
+    constant: Value
+    makes: int
+    takes: int
+
+
+def weights(fn: Function, names: Mapping[Value, str]) -> tuple[Weight, ...]:
+    """Return the weights of ``fn`` (matrices and kernels), an entry for every op that reads one."""
+    found: list[Weight] = []
+    for op in fn.ops:
+        if type(op.kind) not in WEIGHTS:
+            continue
+        operand, makes, takes = WEIGHTS[type(op.kind)]
+        value = op.operands[operand]
+        if len(value.type.shape) < 2 or (type(op.kind) is contract.Matmul and value.type.rank > 2):
+            continue
+        while value not in names and value in fn.producer:
+            through = fn.producer[value]
+            if not isinstance(through.kind, shape.Transpose):
+                break
+            makes, takes = through.kind.perm[makes], through.kind.perm[takes]
+            value = through.operands[0]
+        if value in names:
+            found.append(Weight(op, names[value], value, makes, takes))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -91,13 +129,14 @@ class Analysis:
                 if (root := self.solution.root(node)) in live:
                     places.setdefault(root, {}).setdefault(axis, []).append(i)
         alike: dict[tuple[tuple[int, int], ...], list[dict[int, list[int]]]] = {}
-        for found in places.values():
-            sign = tuple((axis, len(at)) for axis, at in sorted(found.items()))
-            alike.setdefault(sign, []).append(found)
+        for place in places.values():
+            sign = tuple((axis, len(at)) for axis, at in sorted(place.items()))
+            alike.setdefault(sign, []).append(place)
         for sign, units in alike.items():
             units.sort(key=lambda u: u[sign[0][0]])
-            if len(units) > 1:
-                yield self._group([a for a, _ in sign], units, members)
+            found = self._group([a for a, _ in sign], units, members)
+            if len(units) > 1 and (found.layers or found.readers):
+                yield found
 
     def _group(
         self,
@@ -112,14 +151,13 @@ class Analysis:
         pairs = {(v, i) for v, i, _ in held}
         outs, ins = [dict[str, None]() for _ in range(2)]
         convolved = False
-        for op in self._weighted:
-            operand, makes, takes = WEIGHTS[type(op.kind)]
-            w, many = op.operands[operand], op.kind.attributes.get("groups", 1) > 1
-            if (w, makes) in pairs or (many and (w, 0) in pairs):
-                outs[self.names[w]] = None
-                convolved |= not isinstance(op.kind, contract.Linear | data.Embedding)
-            if (w, takes) in pairs or (many and (w, 0) in pairs):
-                ins[self.names[w]] = None
+        for w in self._weights:
+            whole = w.op.kind.attributes.get("groups", 1) > 1 and (w.constant, 0) in pairs
+            if (w.constant, w.makes) in pairs or whole:
+                outs[w.name] = None
+                convolved |= isinstance(w.op.kind, contract.Conv | contract.ConvTranspose)
+            if (w.constant, w.takes) in pairs or whole:
+                ins[w.name] = None
         everywhere = {m for s in slots for m in s.members}
         return Group(
             slots, tuple((self.names[v], i, b) for v, i, b in held), tuple(outs), tuple(ins),
@@ -127,12 +165,8 @@ class Analysis:
         )  # fmt: skip
 
     @cached_property
-    def _weighted(self) -> tuple[Op, ...]:
-        """Ops that multiply by (or look up in) a constant."""
-        return tuple(
-            op for op in self.fn.ops
-            if type(op.kind) in WEIGHTS and op.operands[WEIGHTS[type(op.kind)][0]] in self.names
-        )  # fmt: skip
+    def _weights(self) -> tuple[Weight, ...]:
+        return weights(self.fn, self.names)
 
     @cached_property
     def _head_axes(self) -> set[tuple[Value, int]]:
@@ -146,12 +180,10 @@ class Analysis:
 
     def pinned_layers(self) -> Iterable[tuple[Op, str, str]]:
         """Yield op, name and reason for every weight none of whose outputs can be removed."""
-        for op in self._weighted:
-            operand, makes, _ = WEIGHTS[type(op.kind)]
-            axis = self.relations.axis(op.operands[operand], makes)
-            if axis is None or not self.solution.pinned(axis):
-                continue
-            yield op, self.names[op.operands[operand]], self.relations.why(axis) or "pinned"
+        for w in self._weights:
+            axis = self.relations.axis(w.constant, w.makes)
+            if axis is not None and self.solution.pinned(axis):
+                yield w.op, w.name, self.relations.why(axis) or "pinned"
 
     def removed(self, seeds: Mapping[tuple[Value, int], Iterable[int]]) -> dict[int, set[int]]:
         """Return by axis all indices that go with ``seeds``; {} if any of them is pinned."""

@@ -240,13 +240,13 @@ def _pad(op: Op, at: Relations) -> None:
             at.pin(out, i, "padding", fresh)
 
 
-def _reduction(op: Op, at: Relations) -> None:
+def _reduction(op: Op, at: Relations, pins: bool = True) -> None:
     kind, x = op.kind, op.operands[0]
     gone = set(kind.attributes.get("axes", ())) or {kind.attributes.get("axis", -1)}
     keepdim, out = kind.attributes["keepdim"], 0
     for i in range(_rank(x)):
         if i in gone:
-            if not isinstance(kind, reduce.Sum):  # a sum is the same without zeros
+            if pins and not isinstance(kind, reduce.Sum):  # a sum is the same without zeros
                 at.pin(x, i, f"axis that {kind.NAME} reduces")
             out += keepdim
         else:
@@ -276,6 +276,12 @@ def _normed(op: Op, at: Relations, through: bool) -> None:
     for i in range(1, axes + 1):
         if not through or axes > 1:
             at.pin(op.result, -i, f"channels that {op.kind.NAME} runs over (see through_norms)")
+
+
+def _statistic(kind: Kind, op: Op) -> bool:
+    """Return whether this is a mean over channels as a norm that is written out takes it."""
+    last = (_rank(op.operands[0]) - 1,) if op.operands else ()
+    return isinstance(kind, reduce.Mean | reduce.Var) and kind.keepdim and kind.axes == last
 
 
 RULES: Mapping[type[Kind], Rule] = {
@@ -324,6 +330,8 @@ class Rules:
         kind = op.kind
         if isinstance(kind, norm.LayerNorm | norm.RmsNorm):
             _normed(op, at, self.through_norms)
+        elif self.through_norms and _statistic(kind, op):
+            _reduction(op, at, pins=False)
         elif type(kind) in RULES:
             RULES[type(kind)](op, at)
         elif Trait.ELEMENTWISE in kind.traits and len(op.results) == 1:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leptonc.compress.prune import masks
-from leptonc.compress.prune.groups import WEIGHTS, module_of
+from leptonc.compress.prune import groups, masks
+from leptonc.compress.prune.groups import module_of
 from leptonc.compress.prune.names import check_patterns, matches, ratio_of
 from leptonc.compress.raised import names_of
 from leptonc.compress.recipe import CompressError, Context, Edit
@@ -69,16 +69,13 @@ def check(sparsity: float | None, threshold: float | None, pattern: str | None) 
 
 def weights_of(fn: Function) -> list[Weight]:
     """Return the weights of linear layers and convolutions, each once, in order."""
-    names, found = names_of(fn), dict[str, Weight]()
-    for op in fn.ops:
-        if type(op.kind) not in WEIGHTS or isinstance(op.kind, Embedding):
+    found: dict[str, Weight] = {}
+    for w in groups.weights(fn, names_of(fn)):
+        if isinstance(w.op.kind, Embedding) or not w.constant.type.dtype.is_float:
             continue
-        operand, makes, _ = WEIGHTS[type(op.kind)]
-        value = op.operands[operand]
-        if value in names and value.type.dtype.is_float:
-            kind = fn.producer[value].kind
-            assert isinstance(kind, Constant)
-            found.setdefault(names[value], Weight(names[value], tensor_of(kind.const), makes))
+        kind = fn.producer[w.constant].kind
+        assert isinstance(kind, Constant)
+        found.setdefault(w.name, Weight(w.name, tensor_of(kind.const), w.makes))
     return list(found.values())
 
 

@@ -168,3 +168,28 @@ def test_symbolic_sizes_stay() -> None:
     x = torch.randn(2, 3, 3, 3)
     fn = capture(net, x, dynamic={"x": {0: Dim("b", max=8)}}).function
     assert {g.where for g in groups_of(fn)} == {"stem", "inner"}
+
+
+class _Written(nn.Module):
+    """An rms norm written out, weights that are transposed or multiplied by directly, a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Parameter(torch.randn(6, 5))
+        self.c = nn.Parameter(torch.randn(5, 3))
+        self.register_buffer("table", torch.randn(9))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.a(x)
+        y = y * torch.rsqrt(y.square().mean(-1, keepdim=True) + 1e-5)
+        return nn.functional.linear((y @ self.b).relu(), self.c.t()) + self.table[:3]
+
+
+def test_norms_written_out_weights_of_products_and_buffers_that_are_none() -> None:
+    x = torch.randn(2, 4)
+    (found,) = _groups(_Written(), x).values()
+    assert _blocks(found) == {("b", 1): _each(5), ("c", 0): _each(5)}
+    assert (found.layers, found.readers) == (("b",), ("c",))
+    assert [g.layers for g in _groups(_Written(), x, norms=True).values()] == [
+        ("a.weight",), ("b",),
+    ]  # fmt: skip
