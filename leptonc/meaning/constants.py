@@ -76,6 +76,25 @@ def all_finite(const: Const) -> bool:
     return not tensor.numel() or all(math.isfinite(v) for v in torch.aminmax(tensor))
 
 
+_SAMPLE = 4096  # elements that tell most constants without zeros from others
+
+
+def nonzero_share(const: Const, enough: float = 1.0) -> float:
+    """Return which part of the elements is not zero, roughly where it exceeds ``enough``.
+
+    A constant of which a sample has more than twice that part is not looked through.
+    """
+    flat = tensor_of(const).reshape(-1)
+    if not flat.numel():
+        return 1.0
+    step = max(1, flat.numel() // _SAMPLE)
+    sample = flat[::step]
+    share = float(torch.count_nonzero(sample)) / sample.numel()
+    if step == 1 or share > 2 * enough:
+        return share
+    return float(torch.count_nonzero(flat)) / flat.numel()
+
+
 def _digest(payload: object) -> str:
     """Return the sha256 of dtype, shape and bytes in row-major order, as hexadecimal."""
     tensor = cast(Tensor, payload)

@@ -111,14 +111,14 @@ def pack_conv_taps(weight: np.ndarray, taps: list[tuple[int, ...]], groups: int 
 
 
 @intrinsic
-def _transpose_block(typingctx, src, step, dst, factor):
-    """Store ``dst[k * PANEL + n] = src[n * step + k] * factor`` for ``k, n < LANES``.
+def transpose_block(typingctx, src, step, dst, to_step, factor):
+    """Store ``dst[k * to_step + n] = src[n * step + k] * factor`` for ``k, n < LANES``.
 
     Swaps blocks of halving size between pairs of registers (Eklundh's method).
     """
 
     def build(context, b, sig, args):
-        src, step, dst, factor = args
+        src, step, dst, to_step, factor = args
         rows = [
             b.fmul(load_vec(b, pointer(b, src, b.mul(step, i64(n)))), factor) for n in range(LANES)
         ]
@@ -131,10 +131,10 @@ def _transpose_block(typingctx, src, step, dst, factor):
                 rows[n], rows[n + half] = (shuffle(b, x, y, lanes) for lanes in (low, high))
             half //= 2
         for k in range(LANES):
-            b.store(rows[k], pointer(b, dst, i64(k * PANEL)), align=4)
+            b.store(rows[k], pointer(b, dst, b.mul(to_step, i64(k))), align=4)
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64, types.int64, vf32), build
+    return types.void(*(types.int64,) * 4, vf32), build
 
 
 @intrinsic
@@ -180,7 +180,8 @@ def _pack_panel(args, src, dst, n):
         done = depth - depth % LANES
         for k in range(0, done, LANES):
             for j in range(0, PANEL, LANES):
-                _transpose_block(src + 4 * (j * col + k), col, dst + 4 * (k * PANEL + j), factor)
+                to = dst + 4 * (k * PANEL + j)
+                transpose_block(src + 4 * (j * col + k), col, to, PANEL, factor)
     _pack_few(src, dst, done, depth, row, col, min(n, PANEL), scale)
 
 

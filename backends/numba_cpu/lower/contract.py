@@ -27,6 +27,7 @@ from leptonc.backends.numba_cpu.lower.product import (
     rows_product,
 )
 from leptonc.backends.numba_cpu.lower.shape import as_dtype, contiguous, copy_view
+from leptonc.backends.numba_cpu.lower.sparse import sparse_product, wins
 from leptonc.backends.numba_cpu.schedule import Slot
 from leptonc.backends.numba_cpu.views import View, row_major
 from leptonc.ir.core import Function, Kind, Op, Value
@@ -50,7 +51,9 @@ def lower_linear(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> No
     out, done = target(ctx, result, order)
     end = finish(ctx, op, epilogue, out, order)
     array, const = ctx.array(op.operands[1]), ctx.constant(op.operands[1])
-    if array is not None and const is not None:
+    if array is not None and const is not None and wins(ctx, op):
+        sparse_product(ctx, op, x, out, end)
+    elif array is not None and const is not None:
         b = ctx.packed(("linear", id(const.payload)), lambda: pack_linear(array), const)
         rows_product(ctx, x, b, out, end)
     else:

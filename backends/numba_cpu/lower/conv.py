@@ -24,6 +24,7 @@ from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import Epilogue, finish, target, zeros
 from leptonc.backends.numba_cpu.lower.product import Finish, emit, pack_at_run_time
 from leptonc.backends.numba_cpu.lower.shape import as_dtype, contiguous
+from leptonc.backends.numba_cpu.lower.sparse import sparse_product, wins
 from leptonc.backends.numba_cpu.schedule import Slot
 from leptonc.backends.numba_cpu.views import View
 from leptonc.errors import ClaimError
@@ -84,6 +85,12 @@ def lower_conv(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> None
     end = finish(ctx, op, epilogue, out, order)
     shape = _shape(op.kind, x, [int(d) for d in op.operands[1].type.shape], out)
     job = _Job(ctx, op, shape, x, out, end)
+    if wins(ctx, op):
+        last = channels_last(x.rank)
+        rows = replace(end, res=None if end.res is None else end.res.transpose(last))
+        sparse_product(ctx, op, x.transpose(last), out.transpose(last), rows)
+        done()
+        return
     constant = ctx.array(job.weight) is not None
     algorithm = Algorithm.IGEMM
     if constant:

@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from leptonc.backends.numba_cpu.kernels import sparse as sparse_kernels
+from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
+from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower.choices import Question
 from leptonc.backends.numba_cpu.lower.conv_choice import (
+    FEWEST_ROWS,
+    IGEMM_RATE,
+    PRODUCT,
     Algorithm,
     ConvShape,
     choose,
@@ -14,10 +20,13 @@ from leptonc.backends.numba_cpu.lower.conv_choice import (
     held_bytes,
 )
 from leptonc.cost.flops import nbytes
+from leptonc.ir.constants import Const
 from leptonc.ir.core import Function, Op
-from leptonc.ir.kinds.contract import Conv
+from leptonc.ir.kinds.contract import Conv, Linear
 from leptonc.ir.kinds.data import Constant
 from leptonc.ir.kinds.region import Unit
+from leptonc.ir.types import DType
+from leptonc.meaning import nonzero_share
 from leptonc.runtime.caches import Caches
 
 NEAREST, FARTHEST = 2**20, 2**27  # bytes: what is nearer, or farther, makes no difference
@@ -64,8 +73,53 @@ def conv(shape: ConvShape, precision: str, reuse: Reuse) -> Question:
 
 def asked(body: Function, precision: str, reuse: Reuse) -> Iterator[Question]:
     """Yield the questions of a unit's body."""
-    for shape in _shapes(body):
-        yield conv(shape, precision, reuse)
+    for op in body.ops:
+        weight = body.producer.get(op.operands[1]) if len(op.operands) > 1 else None
+        if weight is None or not isinstance(weight.kind, Constant):
+            continue
+        found = sparse(op, weight.kind.const, precision)
+        if found is not None:
+            yield found
+        if isinstance(op.kind, Conv):
+            yield conv(conv_shape(op), precision, reuse)
+
+
+# Cycles of a core for a multiply-add of LANES * 4 rows, and to turn an element of a block over.
+SPARSE_ELEMENT, TURN = 5.0, 1.0
+MOST_DENSE = 0.4  # of the elements: more are never faster left out
+DENSE, SPARSE = "dense", "sparse"
+
+
+def sparse(op: Op, weight: Const, precision: str) -> Question | None:
+    """Return whether to leave out the zeros of a linear layer or a 1x1 convolution, if that is one.
+
+    Left out, they do not meet infinities: with ``precision="strict"`` none are.
+    """
+    k = op.kind
+    if precision == "strict" or not isinstance(k, (Linear, Conv)) or not _is_rows(op):
+        return None
+    if op.operands[0].type.dtype is not DType.F32:
+        return None
+    share = nonzero_share(weight, MOST_DENSE)
+    if share > MOST_DENSE:
+        return None
+    n, depth = int(weight.type.shape[0]), int(weight.type.shape[1])
+    rows = int(op.result.type.numel) // max(n, 1)
+    blocks = -(-rows // sparse_kernels.ROWS)
+    listed = blocks * (n * depth * share * SPARSE_ELEMENT + (n + depth) * TURN * LANES)
+    panels = -(-n // PANEL)
+    dense = PRODUCT * max(rows, FEWEST_ROWS) * panels * depth + 4 * depth * n / IGEMM_RATE
+    text = f"{rows} rows of {depth} to {n}, {share:.2f} of the weights: {DENSE}, {SPARSE}"
+    return Question(text, {DENSE: dense, SPARSE: listed})
+
+
+def _is_rows(op: Op) -> bool:
+    """Return whether the op is a product of rows: linear, or a 1x1 convolution of every pixel."""
+    k = op.kind
+    if not isinstance(k, Conv):
+        return True
+    plain = set(k.stride) == {1} and not k.padded and k.groups == 1
+    return plain and all(d == 1 for d in op.operands[1].type.shape[2:])
 
 
 def _shapes(body: Function) -> Iterator[ConvShape]:
