@@ -27,11 +27,13 @@ class Question:
     """Which candidate computes something; ``costs`` are estimated cycles of one core by candidate.
 
     ``key`` is text that names what is computed, a colon and the candidates: equal keys mean equal
-    questions, whichever network asks.
+    questions, whichever network asks. ``close``: the multiple of the best estimate up to which a
+    candidate is worth timing, ``CLOSE`` where it is None.
     """
 
     key: str
     costs: Mapping[str, float]
+    close: float | None = None
 
     @property
     def about(self) -> str:
@@ -75,7 +77,8 @@ def answer(question: Question, known: Mapping[str, Answer]) -> Answer:
 def contenders(question: Question) -> Sequence[str]:
     """Return the candidates worth timing, the model's favourite first."""
     ranked = question.ranked
-    most = CLOSE * question.costs[ranked[0]]
+    close = CLOSE if question.close is None else question.close
+    most = close * question.costs[ranked[0]]
     return [c for c in ranked if question.costs[c] <= most]
 
 
