@@ -21,7 +21,6 @@ from torch.utils import _pytree as pytree
 import leptonc
 from leptonc.backends.numba_cpu.peak import gbytes
 from leptonc.capture import Captured, InputSpec, OutputSpec
-from leptonc.compress.raised import raise_
 from leptonc.ir.core import Builder, Value
 from leptonc.ir.kinds.binary import Mul
 from leptonc.ir.kinds.data import Constant
@@ -73,9 +72,10 @@ def decoder(bits: int, group: int | None, rows: int) -> tuple[Captured, int]:
 
 def measure(name: str, threads: int, rows: int, seconds: float) -> tuple[float, float]:
     """Return milliseconds of a token (a call of ``rows`` rows) and GB/s of the matrices."""
-    captured, read = decoder(*FORMS[name], rows)
-    x = torch.randn(rows, WIDTH)
-    net = leptonc.compile(raise_(captured), x, threads=threads, verify="off", cache=False)
+    bits, group = FORMS[name]
+    captured, read = decoder(bits, group, rows)
+    x, model = torch.randn(rows, WIDTH), leptonc.compress.raise_(captured)
+    net = leptonc.compile(model, x, threads=threads, verify="off", cache=False)
     times: list[float] = []
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(times) < 5:

@@ -78,7 +78,8 @@ def drawn(inputs: Sequence[Tensor], count: int, seed: int) -> tuple[tuple[Tensor
 
 
 def _ours(case: Case) -> Run:
-    small = leptonc.compress(case.model, case.example, leptonc.Quantize(), data=case.calibration)
+    recipe = leptonc.Quantize()
+    small = leptonc.compress.compress(case.model, case.example, recipe, data=case.calibration)
     return _compiled(small, case)
 
 

@@ -56,8 +56,8 @@ def lower_code_rows(ctx: Lowering, body: Function) -> bool:
 
 def lower_alone(ctx: Lowering, op: Op) -> None:
     """Lower an ``int_linear`` with groups of scales. Raises ClaimError."""
-    bias = op.operands[3] if len(op.operands) > 3 else None
-    form = _Form(op, op.operands[1], 8, bias=bias)
+    _, w, _, *bias = op.operands
+    form = _Form(op, w, 8, bias=bias[0] if bias else None)
     if not _lowered(ctx, form, op.result):
         raise ClaimError("int_linear has no kernel for groups of such sizes, or computed weights")
 
