@@ -16,18 +16,21 @@ from leptonc.compress.quantize.gptq import ROWS, gptq, hessian, patches
 from leptonc.compress.quantize.units import Unit
 from leptonc.compress.quantize.weights import round_to_nearest
 from leptonc.compress.recipe import CompressError, Context, Edit
+from leptonc.compress.timing import alone, compiled_ms
 from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.contract import Conv, Linear
 from leptonc.meaning import tensor_of
 from leptonc.rewrite.trace import Remark, RemarkKind, describe
 
 Scheme = Literal["static", "dynamic", "weight-only"]
+MARGIN = 0.97  # a unit must take at most this part of the time with codes: the rest is noise
 _CHOICES = {
     "weights": (8, 4),
     "activations": (8, 16, None),
     "group": (None, 32, 64, 128),
     "scheme": (None, "static", "dynamic", "weight-only"),
     "method": tuple(ranges.METHODS),
+    "keep": ("all", "faster"),
 }
 
 
@@ -53,6 +56,9 @@ class Quantize:
         correct: whether biases make up for what the rounding of a weight takes off the mean of an
             output on calibration data (Nagel et al., ICCV 2019); where there are data.
         qat: train with fake quantizations (straight-through gradients); then ``freeze``.
+        keep: ``"all"``, or ``"faster"``: each unit is compiled alone both ways and timed, its own
+            conversion of inputs included; one that is not faster stays float, and a remark says by
+            how much it lost.
 
     Raises:
         CompressError: an option that is none of the choices, or two that contradict each other.
@@ -69,6 +75,7 @@ class Quantize:
     residuals: bool = True
     correct: bool = True
     qat: bool = False
+    keep: Literal["all", "faster"] = "all"
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -110,7 +117,12 @@ class Quantize:
                 that matches nothing, inputs of a unit that are not finite.
         """
         planner = _Planner(self, units.prepared(fn), context)
-        return [planner.edit(unit) for unit in planner.chosen]
+        planned = [(unit, planner.edit(unit)) for unit in planner.chosen]
+        if self.keep == "faster":
+            planned = [(u, e) for u, e in planned if planner.is_faster(u, e)]
+        if not planned:
+            raise CompressError("Quantize: no unit is faster with codes: pass keep='all'")
+        return [edit for _, edit in planned]
 
 
 class _Planner:
@@ -190,6 +202,18 @@ class _Planner:
         what = f"weight to {_weight_text(weight)}, {_input_text(x)}"
         make = partial(_made, name=unit.name, weight=weight, x=x, train=self.recipe.qat)
         return Edit(unit.where, what + (", in training" if self.recipe.qat else ""), make)
+
+    def is_faster(self, unit: Unit, edit: Edit) -> bool:
+        """Return whether a unit alone, compiled, takes less time with codes."""
+        if self.context.data is not None:
+            self.context.data.progress(f"timing {unit.where}")
+        before = alone(self.fn, unit.op)
+        as_float, as_codes = compiled_ms((before, edit.make(before)))
+        if as_codes < MARGIN * as_float:
+            return True
+        why = f"stays float: {as_codes:.3f} ms with codes, {as_float:.3f} ms without"
+        self._tell(unit.op, why)
+        return False
 
     def _input(self, unit: Unit) -> edits.Input | None:
         recipe, plan = self.recipe, self.recipe.plan_of_activations
