@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from leptonc.compress.lowrank import LowRank
     from leptonc.compress.prune import Prune, PruneSchedule
     from leptonc.compress.quantize import FreezeQuant, Quantize
+    from leptonc.compress.store import Store
     from leptonc.errors import LeptoncError
 
 __version__ = "0.1.0"
@@ -30,11 +31,12 @@ _WHERE = {
     "Prune": "leptonc.compress.prune",
     "PruneSchedule": "leptonc.compress.prune",
     "Quantize": "leptonc.compress.quantize",
+    "Store": "leptonc.compress.store",
     "finetune": "leptonc.compress.finetune",
 }
 __all__ = [
     "CompiledModel", "Dim", "Distill", "FreezeQuant", "LeptoncError", "LowRank", "Prune",
-    "PruneSchedule", "Quantize", "capture", "compile", "compress", "finetune", "optimize",
+    "PruneSchedule", "Quantize", "Store", "capture", "compile", "compress", "finetune", "optimize",
 ]  # fmt: skip
 
 
