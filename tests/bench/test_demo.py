@@ -11,15 +11,16 @@ import torch
 from rich.console import Console
 
 from leptonc import demo
+from leptonc.bench import photos as module
 from leptonc.errors import LeptoncError
 
-_absent = [p for p in demo.PACKAGES if importlib.util.find_spec(p) is None]
+_absent = [p for p in module.PACKAGES if importlib.util.find_spec(p) is None]
 needs_packages = pytest.mark.skipif(bool(_absent), reason=f"not installed: {', '.join(_absent)}")
 
 
 @needs_packages
 def test_photos_are_prepared_as_published() -> None:
-    photos = demo.load_photos()
+    photos = module.load_photos()
     assert photos.images.shape == (20, 3, 224, 224) and photos.images.dtype is torch.float32
     assert photos.images.abs().max() <= 1.0
     assert photos.labels[:3].tolist() == [243, 559, 438]
@@ -28,14 +29,14 @@ def test_photos_are_prepared_as_published() -> None:
 def test_answers_count_labels() -> None:
     images = torch.zeros(3, 3, 2, 2)
     logits = torch.tensor([[9.0, 1, 2, 3, 4, 5]])
-    found = demo.answers(lambda x: logits, demo.Photos(images, torch.tensor([0, 1, 2])))
+    found = demo.answers(lambda x: logits, module.Photos(images, torch.tensor([0, 1, 2])))
     assert (found.top1, found.top5) == (1, 2)
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(LeptoncError, match=r"foolbox.*make demo"):
-        demo.load_photos()
+        module.load_photos()
 
 
 @needs_packages
