@@ -59,12 +59,11 @@ def _made(name: str, size: int) -> nn.Module:
 
 
 def _gone(analysis: Analysis, edits: list[Edit]) -> dict[int, set[int]]:
-    values = {name: value for value, name in analysis.names.items()}
     seeds: dict[tuple[Value, int], list[int]] = {}
     for edit in edits:
         assert isinstance(edit.make, Removal)
-        for seed in edit.make.seeds:
-            seeds.setdefault((values[seed.name], seed.axis), []).extend(seed.indices)
+        for key, indices in edit.make.at(analysis).items():
+            seeds.setdefault(key, []).extend(indices)
     return analysis.removed(seeds)
 
 
