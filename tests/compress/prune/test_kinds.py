@@ -61,6 +61,11 @@ def _flat(x: Tensor) -> Tensor:
     return x.flatten(1).view(1, 8, 4, 4)
 
 
+def _over_channels(x: Tensor) -> Tensor:
+    y = x.flatten(2)
+    return F.scaled_dot_product_attention(y, y, y).view_as(x)
+
+
 SCALE = torch.randn(8, 1, 1, generator=torch.Generator().manual_seed(3))
 CASES: dict[str, Callable[[], nn.Module]] = {
     "grouped": lambda: Between(nn.Conv2d(8, 8, 3, groups=4)),
@@ -90,6 +95,7 @@ CASES: dict[str, Callable[[], nn.Module]] = {
     "flat and back": lambda: Between(_flat),
     "gram": lambda: Between(lambda x: torch.einsum("bchw,bdhw->bcd", x, x)[..., None]),
     "lower": lambda: Between(lambda x: x.tril()),
+    "attention over channels": lambda: Between(_over_channels),
     "memory": Memory,
     "table": Looked,
 }
@@ -104,7 +110,7 @@ def _first_of_each(analysis: Analysis) -> dict[int, set[int]]:
 
 
 PINNED = ("channels rolled", "largest", "every other", "softmax over channels", "running sum",
-          "gram", "table")  # fmt: skip
+          "gram", "table", "attention over channels")  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
