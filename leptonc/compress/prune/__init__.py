@@ -7,6 +7,6 @@ sets single weights to zero in one shot, :mod:`schedule` while a module trains.
 
 from leptonc.compress.prune.groups import Group, groups_of
 from leptonc.compress.prune.recipe import Prune
-from leptonc.compress.prune.schedule import PruneSchedule
+from leptonc.compress.prune.schedule import KeepZeros, PruneSchedule
 
-__all__ = ["Group", "Prune", "PruneSchedule", "groups_of"]
+__all__ = ["Group", "KeepZeros", "Prune", "PruneSchedule", "groups_of"]

@@ -129,6 +129,7 @@ class Prune:
                 f"{largest} units, which round_to={self.round_to} keeps whole; "
                 "give a larger ratio or a smaller round_to"
             )
+        context.remarks.extend(_kept_whole(groups, [c.group for c in chosen], self.round_to))
         return edits(fn, chosen, self.through_norms)
 
 
@@ -148,6 +149,15 @@ def _left_alone(analysis: Analysis) -> list[Remark]:
         Remark("prune", RemarkKind.MISSED, f"{op.kind.NAME} {name}", f"outputs stay: {why}",
                op.origin)
         for op, name, why in analysis.pinned_layers()
+    ]  # fmt: skip
+
+
+def _kept_whole(groups: Sequence[Group], chosen: Sequence[Group], round_to: int) -> list[Remark]:
+    """Return a remark for every group that the ratio and the rounding leave as it is."""
+    return [
+        Remark("prune", RemarkKind.MISSED, g.where,
+               f"all {g.units} units stay: the nearest multiple of {round_to} channels")
+        for g in groups if not any(g is c for c in chosen)
     ]  # fmt: skip
 
 

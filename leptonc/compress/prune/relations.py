@@ -9,6 +9,7 @@ CVPR 2023); here it stands on values and axes, not on modules.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -23,20 +24,28 @@ PIN = 0  # the node of all that is never removed
 class Choice:
     """Axes that a reshape merges or splits: exactly one before and one after can be pruned.
 
-    Element ``e`` of the run lies at index ``before[i][e]`` of axis ``ins[i]`` and at
-    ``after[j][e]`` of axis ``outs[j]``.
+    Attributes:
+        ins, outs: the axes before and after.
+        before, after: their sizes; both multiply to the number of elements, in row-major order.
     """
 
     ins: tuple[int, ...]
     outs: tuple[int, ...]
-    before: tuple[Indices, ...]
-    after: tuple[Indices, ...]
-    why: str
+    before: tuple[int, ...]
+    after: tuple[int, ...]
 
     @property
     def pairs(self) -> tuple[tuple[int, int], ...]:
         """Every pair of an axis before and one after, outermost first."""
         return tuple((i, j) for i in range(len(self.ins)) for j in range(len(self.outs)))
+
+    def met(self, i: int, j: int) -> tuple[Indices, Indices]:
+        """Return which index of axis ``i`` before meets which of ``j`` after, each pair once."""
+        total = math.prod(self.before)
+        at, to = math.prod(self.before[i + 1 :]), math.prod(self.after[j + 1 :])
+        n, m = self.before[i], self.after[j]
+        found = sorted({(e // at % n, e // to % m) for e in range(total)})
+        return [a for a, _ in found], [b for _, b in found]
 
 
 @dataclass
@@ -199,7 +208,8 @@ class Solution:
             if left:
                 taken[n] = keep
                 i, j = keep
-                self._merge(choice.ins[i], choice.before[i], choice.outs[j], choice.after[j])
+                at, to = choice.met(i, j)
+                self._merge(choice.ins[i], at, choice.outs[j], to)
             for axes, kept in ((choice.ins, keep[0]), (choice.outs, keep[1])):
                 for i, axis in enumerate(axes):
                     if i != kept:

@@ -6,9 +6,6 @@ axes can be pruned; which one is a :class:`Choice`, settled when all relations a
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 from leptonc.compress.prune.relations import Choice, Relations
 from leptonc.ir.core import Op, Value
 from leptonc.ir.dims import same_dim
@@ -27,14 +24,10 @@ def relate_reshape(op: Op, at: Relations) -> None:
                 for i in axes:
                     at.pin(v, i, "reshape of symbolic sizes")
             continue
-        at.choices.append(
-            Choice(
-                tuple(a for i in ins if (a := at.axis(x, i)) is not None),
-                tuple(a for i in outs if (a := at.axis(out, i)) is not None),
-                _places([int(n) for n in sizes[0]]), _places([int(n) for n in sizes[1]]),
-                f"reshape from {list(x.type.shape)} to {list(out.type.shape)}",
-            )
-        )  # fmt: skip
+        numbers = [[at.axis(v, i) for i in axes] for v, axes in ((x, ins), (out, outs))]
+        before, after = (tuple(int(n) for n in run) for run in sizes)
+        a, b = (tuple(n for n in run if n is not None) for run in numbers)  # none is of size 1
+        at.choices.append(Choice(a, b, before, after))
 
 
 def segments(x: Value, out: Value) -> list[tuple[list[int], list[int]]]:
@@ -69,15 +62,6 @@ def _run(x: Value, a: list[int], out: Value, b: list[int]) -> tuple[list[int], l
             after *= int(out.type.shape[b[0]])
             outs.append(b.pop(0))
     return ins, outs
-
-
-def _places(sizes: Sequence[int]) -> tuple[list[int], ...]:
-    """Return by axis the index of every element of a row-major array of ``sizes``."""
-    total, found, inner = math.prod(sizes), list[list[int]](), math.prod(sizes)
-    for n in sizes:
-        inner //= n
-        found.append([e // inner % n for e in range(total)])
-    return tuple(found)
 
 
 __all__ = ["relate_reshape", "segments"]

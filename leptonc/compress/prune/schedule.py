@@ -185,6 +185,26 @@ class PruneSchedule:
             self._kept[name] = (kept & ~dropped) | grown
 
 
+class KeepZeros:
+    """Keeps the weights zero that are zero now: fine-tuning after ``Prune(sparsity=...)``.
+
+    Call :meth:`step` after every ``optimizer.step()``. ``masks``: as of :class:`PruneSchedule`.
+    """
+
+    def __init__(self, module: nn.Module, skip: Sequence[str] = ()) -> None:
+        """Take the masks of ``module``'s weights. Raises CompressError if none is zero."""
+        self.targets = _targets(module, skip)
+        self.masks = {n: t.parameter.detach() != 0 for n, t in self.targets.items()}
+        if all(bool(m.all()) for m in self.masks.values()):
+            raise CompressError("KeepZeros: no weight is zero; apply Prune(sparsity=...) before")
+
+    def step(self) -> None:
+        """Set to zero what was zero (an optimizer's momentum and decay move weights)."""
+        with torch.no_grad():
+            for name, target in self.targets.items():
+                target.parameter.masked_fill_(~self.masks[name], 0.0)
+
+
 def _targets(module: nn.Module, skip: Sequence[str]) -> dict[str, Target]:
     """Return the weights of linear layers and convolutions that train, by name."""
     if isinstance(module, Raised):
@@ -202,4 +222,4 @@ def _targets(module: nn.Module, skip: Sequence[str]) -> dict[str, Target]:
     return found
 
 
-__all__ = ["METHODS", "PruneSchedule"]
+__all__ = ["METHODS", "KeepZeros", "PruneSchedule"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from leptonc.compress.prune.groups import Group, analyze, module_of
+from leptonc.compress.prune.groups import Analysis, Group, analyze, module_of
 from leptonc.compress.prune.rebuild import without
 from leptonc.compress.recipe import Edit
 from leptonc.ir.core import Function, Value
@@ -101,15 +101,19 @@ class Removal:
     def __call__(self, fn: Function) -> Function:
         """Return ``fn`` without it; ``fn`` itself if a constant is gone or was made smaller."""
         analysis = analyze(fn, self.through_norms)
+        gone = analysis.removed(self.at(analysis))
+        return without(analysis, gone) if gone else fn
+
+    def at(self, analysis: Analysis) -> dict[tuple[Value, int], tuple[int, ...]]:
+        """Return the indices by axis of constant; {} if one is gone or was made smaller."""
         values = {name: value for value, name in analysis.names.items()}
-        at: dict[tuple[Value, int], tuple[int, ...]] = {}
+        found: dict[tuple[Value, int], tuple[int, ...]] = {}
         for seed in self.seeds:
             value = values.get(seed.name)
             if value is None or value.type.shape[seed.axis : seed.axis + 1] != (seed.size,):
-                return fn
-            at[value, seed.axis] = (*at.get((value, seed.axis), ()), *seed.indices)
-        gone = analysis.removed(at)
-        return without(analysis, gone) if gone else fn
+                return {}
+            found[value, seed.axis] = (*found.get((value, seed.axis), ()), *seed.indices)
+        return found
 
 
 def edits(fn: Function, chosen: Sequence[Chosen], through_norms: bool) -> list[Edit]:

@@ -8,9 +8,12 @@ from hypothesis import strategies as st
 from strategies.pruning import cnns, removals, rounding_bound, run_masked, transformers
 
 from leptonc import meaning
+from leptonc.compress.prune import Prune
 from leptonc.compress.prune.groups import Analysis, analyze
 from leptonc.compress.prune.rebuild import without
+from leptonc.compress.prune.select import Removal
 from leptonc.compress.raised import names_of
+from leptonc.compress.recipe import CompressError, Context
 from leptonc.ir.core import Function
 from leptonc.ir.verify import verify
 
@@ -48,6 +51,32 @@ def test_transformers_to_rounding(data: st.DataObject) -> None:
     (want,) = run_masked(analysis, gone, args)
     (got,) = meaning.run(_pruned(analysis, gone), *args)
     assert float((got - want).abs().max()) <= rounding_bound(analysis, gone, args)
+
+
+@given(data=st.data())
+def test_any_of_the_edits_can_be_left_out(data: st.DataObject) -> None:
+    fn = data.draw(cnns())
+    recipe = Prune(0.4, round_to=1, scope=data.draw(st.sampled_from(("local", "global"))))
+    try:
+        edits = recipe.plan(fn, Context())
+    except CompressError:
+        assume(False)
+        raise
+    analysis, after, gone = analyze(fn), fn, dict[int, set[int]]()
+    for edit in edits:
+        if not data.draw(st.booleans()):
+            continue
+        before, after = after, edit.make(after)
+        assert after is not before
+        verify(after)
+        assert isinstance(edit.make, Removal)
+        for axis, out in analysis.removed(edit.make.at(analysis)).items():
+            gone.setdefault(axis, set()).update(out)
+    args = [torch.randint(-2, 3, v.type.shape).double() for v in fn.params]
+    (want,) = run_masked(analysis, gone, args)
+    assume(want.abs().max() < 2**50)
+    (got,) = meaning.run(after, *args)
+    assert torch.equal(got, want)
 
 
 @given(data=st.data())

@@ -137,6 +137,27 @@ def test_what_is_left_alone_is_remarked() -> None:
     assert "head.2.weight" in remark.what and "a result of the network" in remark.reason
 
 
+class Halves(nn.Module):
+    """Only half of a convolution is read: its two halves are two groups with no axis of their own.
+
+    The half that nobody reads is on the axes of the convolution alone, which the other shares.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 16, 1), nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.a(x).relu()[:, 8:])
+
+
+def test_groups_that_share_all_their_axes_are_one_step() -> None:
+    torch.manual_seed(0)
+    small = leptonc.compress(Halves().eval(), X, leptonc.Prune(0.5, round_to=2))
+    assert [e.what for e in small.ledger] == ["8 of 16 channels removed"]
+    assert _shapes(small)["a.weight"] == (8, 3, 1, 1) and _shapes(small)["b.weight"][1] == 4
+
+
 BAD: dict[str, tuple[dict[str, Any], str]] = {
     "ratio of 1": ({"ratio": 1.0}, "between 0 and 1"),
     "ratio of 0": ({"ratio": 0.0}, "between 0 and 1"),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import leptonc
 from leptonc.capture.frontend import capture
 from leptonc.compress import CompressError
-from leptonc.compress.prune import PruneSchedule
+from leptonc.compress.prune import KeepZeros, PruneSchedule
 from leptonc.compress.raised import Raised, raise_
 
 G = torch.Generator().manual_seed(0)
@@ -25,7 +25,7 @@ def raised() -> Raised:
     return raise_(capture(nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4)).eval(), X))
 
 
-def _train(model: nn.Module, schedule: PruneSchedule, steps: int) -> list[float]:
+def _train(model: nn.Module, schedule: PruneSchedule | KeepZeros, steps: int) -> list[float]:
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)  # its momentum moves masked weights, too
     losses: list[float] = []
     for _ in range(steps):
@@ -125,6 +125,18 @@ def test_a_schedule_goes_on_from_a_checkpoint() -> None:
     assert again.at == 7 and again.reached == schedule.reached
     with pytest.raises(CompressError, match="of other weights"):
         PruneSchedule(nn.Linear(2, 2), sparsity=0.5, steps=2).load_state_dict(schedule.state_dict())
+
+
+@pytest.mark.parametrize("recipe", [leptonc.Prune(sparsity=0.7), leptonc.Prune(pattern="2:4")])
+def test_zeros_of_one_shot_stay_while_the_rest_trains(recipe: leptonc.Prune) -> None:
+    model = leptonc.compress(raised(), X, recipe)
+    before, keep = _zeros(model), KeepZeros(model)
+    losses = _train(model, keep, 100)
+    assert losses[-1] < losses[0] / 2
+    for name, zeros in _zeros(model).items():
+        assert torch.equal(zeros, before[name]) and zeros.any()
+    with pytest.raises(CompressError, match="no weight is zero"):
+        KeepZeros(raised())
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
