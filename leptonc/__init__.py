@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from leptonc.api import compile, optimize
     from leptonc.capture import Dim
     from leptonc.compiled import CompiledModel
+    from leptonc.compress.finetune import Distill, finetune
+    from leptonc.compress.lowrank import LowRank
+    from leptonc.compress.prune import Prune, PruneSchedule
     from leptonc.compress.quantize import FreezeQuant, Quantize
     from leptonc.errors import LeptoncError
 
@@ -21,20 +24,18 @@ _WHERE = {
     "CompiledModel": "leptonc.compiled",
     "Dim": "leptonc.capture",
     "LeptoncError": "leptonc.errors",
-    "Quantize": "leptonc.compress.quantize",
+    "Distill": "leptonc.compress.finetune",
     "FreezeQuant": "leptonc.compress.quantize",
+    "LowRank": "leptonc.compress.lowrank",
+    "Prune": "leptonc.compress.prune",
+    "PruneSchedule": "leptonc.compress.prune",
+    "Quantize": "leptonc.compress.quantize",
+    "finetune": "leptonc.compress.finetune",
 }
 __all__ = [
-    "CompiledModel",
-    "Dim",
-    "FreezeQuant",
-    "LeptoncError",
-    "Quantize",
-    "capture",
-    "compile",
-    "compress",
-    "optimize",
-]
+    "CompiledModel", "Dim", "Distill", "FreezeQuant", "LeptoncError", "LowRank", "Prune",
+    "PruneSchedule", "Quantize", "capture", "compile", "compress", "finetune", "optimize",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

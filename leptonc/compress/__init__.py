@@ -14,6 +14,7 @@ from typing import Any
 
 from leptonc.capture.frontend import capture
 from leptonc.compress.ledger import Entry, Ledger
+from leptonc.compress.prune import Prune, PruneSchedule
 from leptonc.compress.quantize import FreezeQuant, Quantize, freeze
 from leptonc.compress.raised import Raised, raise_
 from leptonc.compress.recipe import CompressError, Recipe
@@ -22,17 +23,9 @@ from leptonc.compress.road import compress as _compress
 from leptonc.show.progress import Progress
 
 __all__ = [
-    "CompressError",
-    "Compressed",
-    "Entry",
-    "FreezeQuant",
-    "Ledger",
-    "Quantize",
-    "Raised",
-    "Recipe",
-    "freeze",
-    "raise_",
-]
+    "CompressError", "Compressed", "Entry", "FreezeQuant", "Ledger", "Prune", "PruneSchedule",
+    "Quantize", "Raised", "Recipe", "freeze", "raise_",
+]  # fmt: skip
 
 
 def compress(
