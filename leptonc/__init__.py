@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from leptonc.capture import Dim
     from leptonc.compiled import CompiledModel
     from leptonc.compress.finetune import Distill, finetune
+    from leptonc.compress.finetune import Distill, finetune
     from leptonc.compress.lowrank import LowRank
     from leptonc.compress.prune import Prune, PruneSchedule
     from leptonc.compress.quantize import FreezeQuant, Quantize

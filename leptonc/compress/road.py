@@ -100,7 +100,8 @@ def compress(
     if not recipes:
         raise CompressError("no recipe given: e.g. leptonc.compress(model, x, Prune(0.5))")
     batches = () if data is None else batches_of(captured, data)
-    context = Context(Calibration(batches, progress) if batches else None, seed=seed)
+    calibration = Calibration(batches, progress) if batches else None
+    context = Context(calibration, seed=seed, captured=captured)
     samples = batches[:1] or (tuple(example),)
     reference = tuple(meaning.run(captured.function, *batch) for batch in samples)
     job = _Job(captured, samples, reference, timer)
@@ -108,8 +109,9 @@ def compress(
     entries = list[Entry]()
     for recipe in recipes:
         planned = [_Step(recipe, edit) for edit in recipe.plan(fn, context)]
-        fn = _made(job, fn, planned, entries, progress)
-        steps += planned
+        fn, done = _made(job, fn, planned, entries, progress)
+        steps += done
+        context = dataclasses.replace(context, trains=_trains(steps))
     return _finished(job, fn, steps, entries, context.remarks)
 
 
@@ -119,8 +121,9 @@ def _made(
     steps: Sequence[_Step],
     entries: list[Entry],
     progress: Callable[[str], None] = lambda text: None,
-) -> Function:
-    """Return ``fn`` after ``steps``; an entry is appended for each that changed it."""
+) -> tuple[Function, list[_Step]]:
+    """Return ``fn`` after ``steps``, and those that changed it, with an entry for each."""
+    done = list[_Step]()
     for step in steps:
         name = type(step.recipe).__name__
         progress(f"{name}: {step.edit.where}")
@@ -136,7 +139,12 @@ def _made(
             )
         )  # fmt: skip
         fn = after
-    return fn
+        done.append(step)
+    return fn, done
+
+
+def _trains(steps: Sequence[_Step]) -> frozenset[str]:
+    return frozenset(name for step in steps for name in step.edit.trains)
 
 
 def _finished(
@@ -146,13 +154,14 @@ def _finished(
     entries: Sequence[Entry],
     remarks: Sequence[Remark],
 ) -> Compressed:
-    made = Compressed(dataclasses.replace(job.captured, function=fn))
+    parameters = job.captured.parameters | _trains(steps)
+    made = Compressed(dataclasses.replace(job.captured, function=fn, parameters=parameters))
     made.remarks = tuple(remarks)
 
     def without(index: int) -> Compressed:
-        left = [s for i, s in enumerate(steps) if i != index]
-        again = list[Entry]()
-        other = _finished(job, _made(job, job.captured.function, left, again), left, again, remarks)
+        left, again = [s for i, s in enumerate(steps) if i != index], list[Entry]()
+        base, done = _made(job, job.captured.function, left, again)
+        other = _finished(job, base, done, again, remarks)
         _keep_trained(made, other)
         return other
 
