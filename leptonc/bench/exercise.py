@@ -194,7 +194,7 @@ def layers(seed: int = 0) -> tuple[str, Table]:
     return leptonc.compile(net, x).report(), made
 
 
-NETS: dict[str, tuple[tuple[int, ...], int]] = {"small": ((16, 32), 8), "wide": ((64, 128, 256), 6)}
+NETS: dict[str, tuple[tuple[int, ...], int]] = {"small": ((16, 32), 8), "wide": ((32, 64, 128), 5)}
 
 
 def main() -> None:

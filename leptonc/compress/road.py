@@ -48,6 +48,10 @@ class Compressed(Raised):
     ledger: Ledger
     remarks: tuple[Remark, ...]
 
+    def _repr_html_(self) -> str:
+        """Return the ledger as a table, for notebooks."""
+        return self.ledger._repr_html_()
+
 
 @dataclass(frozen=True)
 class _Step:
