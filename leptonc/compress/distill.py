@@ -67,7 +67,9 @@ class Distill:
             temperature=self.temperature, alpha=self.alpha, beta=self.beta,
         )  # fmt: skip
         weights = on_cpu(student.state_dict())
-        what = f"{len(report.losses)} epochs, loss {report.losses[0]:.3g} -> {report.losses[-1]:.3g}"
+        what = (
+            f"{len(report.losses)} epochs, loss {report.losses[0]:.3g} -> {report.losses[-1]:.3g}"
+        )
         return [Edit("all weights", what, partial(_with, weights=weights))]
 
 

@@ -69,6 +69,7 @@ class _Job:
     samples: tuple[tuple[Tensor, ...], ...]
     reference: tuple[tuple[Tensor, ...], ...]
     timer: Timer | None
+    context: Context
 
     def error(self, fn: Function) -> float:
         """Return the relative error of ``fn`` on the samples."""
@@ -108,7 +109,7 @@ def compress(
     context = Context(calibration, seed=seed, captured=captured)
     samples = batches[:1] or (tuple(example),)
     reference = tuple(meaning.run(captured.function, *batch) for batch in samples)
-    job = _Job(captured, samples, reference, timer)
+    job = _Job(captured, samples, reference, timer, context)
     fn, steps = captured.function, list[_Step]()
     entries = list[Entry]()
     for recipe in recipes:
@@ -125,13 +126,19 @@ def _made(
     steps: Sequence[_Step],
     entries: list[Entry],
     progress: Callable[[str], None] = lambda text: None,
+    again: bool = False,
 ) -> tuple[Function, list[_Step]]:
-    """Return ``fn`` after ``steps``, and those that changed it, with an entry for each."""
+    """Return ``fn`` after ``steps``, and those that changed it, with an entry for each.
+
+    With ``again`` a step that fits no more (its unit has its old shape back) is planned anew.
+    """
     done = list[_Step]()
     for step in steps:
         name = type(step.recipe).__name__
         progress(f"{name}: {step.edit.where}")
         after = step.edit.make(fn)
+        if after is fn and again and (other := _planned_anew(job, fn, step)) is not None:
+            step, after = other, other.edit.make(fn)
         if after is fn:
             continue
         verify(after)
@@ -145,6 +152,17 @@ def _made(
         fn = after
         done.append(step)
     return fn, done
+
+
+def _planned_anew(job: _Job, fn: Function, step: _Step) -> _Step | None:
+    """Return the step of the same recipe on the same unit, for ``fn`` as it is now."""
+    context = dataclasses.replace(job.context, remarks=[])
+    try:
+        found = [e for e in step.recipe.plan(fn, context) if e.where == step.edit.where]
+    except CompressError:  # nothing is left to do for it
+        return None
+    same = [e for e in found if e.what == step.edit.what]
+    return _Step(step.recipe, (same or found)[0]) if found else None
 
 
 def _trains(steps: Sequence[_Step]) -> frozenset[str]:
@@ -163,9 +181,9 @@ def _finished(
     made.remarks = tuple(remarks)
 
     def without(index: int) -> Compressed:
-        left, again = [s for i, s in enumerate(steps) if i != index], list[Entry]()
-        base, done = _made(job, job.captured.function, left, again)
-        other = _finished(job, base, done, again, remarks)
+        left, anew = [s for i, s in enumerate(steps) if i != index], list[Entry]()
+        base, done = _made(job, job.captured.function, left, anew, again=True)
+        other = _finished(job, base, done, anew, remarks)
         _keep_trained(made, other)
         return other
 

@@ -244,9 +244,11 @@ _leaves = st.none() | st.booleans() | st.integers() | st.text(max_size=4) | st.f
 )  # fmt: skip
 _trees = st.recursive(
     _leaves,
-    lambda inner: st.lists(inner, max_size=3)
-    | st.lists(inner, max_size=3).map(tuple)
-    | st.dictionaries(st.integers() | st.text(max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.lists(inner, max_size=3).map(tuple)
+        | st.dictionaries(st.integers() | st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
