@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from leptonc.compiled import CompiledModel
     from leptonc.compress.distill import Distill
     from leptonc.compress.finetune import finetune
-    from leptonc.compress.distill import Distill
-    from leptonc.compress.finetune import finetune
     from leptonc.compress.lowrank import LowRank
     from leptonc.compress.prune import Prune, PruneSchedule
     from leptonc.compress.quantize import FreezeQuant, Quantize

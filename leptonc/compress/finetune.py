@@ -219,7 +219,7 @@ def finetune(
             teacher.to(teacher_home)
 
 
-def _check(aim, trained, teacher, epochs, patience, validate, amp, device) -> None:  # noqa: ANN001
+def _check(aim, trained, teacher, epochs, patience, validate, amp, device) -> None:
     rules = (
         (trained, "the student has no parameter that requires a gradient"),
         (epochs >= 1, f"epochs={epochs}: must be 1 or more"),

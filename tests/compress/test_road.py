@@ -169,7 +169,7 @@ def test_no_recipe_is_an_error() -> None:
 
 @pytest.mark.parametrize("name", LOSSY)
 def test_recipes_are_passes(name: str) -> None:
-    assert load(name).NAME == name
+    assert name == load(name).NAME
 
 
 def test_a_pipeline_string_prunes_and_factorizes() -> None:
