@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import importlib.util
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -182,7 +183,7 @@ def layers(seed: int = 0) -> tuple[str, Table]:
     torch.manual_seed(seed)
     widths, x = (3, 32, 64, 128), torch.randn(BATCH, 3, 32, 32)
     parts: list[nn.Module] = []
-    for c, n in zip(widths, widths[1:], strict=False):
+    for c, n in itertools.pairwise(widths):
         parts += [nn.Conv2d(c, n, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     net = nn.Sequential(*parts, nn.Flatten(), nn.Linear(128 * 16, 10)).eval()
     pruned = leptonc.compress(net, x, leptonc.Prune(0.5))

@@ -116,7 +116,8 @@ class Spectra:
         ones = (1,) * (self.whitened.dim() - 2)
         first = self._plain(right.T)
         return Factors((
-            _f32(first.reshape(*first.shape, *ones)), _f32(core), _f32(left.reshape(*left.shape, *ones))
+            _f32(first.reshape(*first.shape, *ones)), _f32(core),
+            _f32(left.reshape(*left.shape, *ones)),
         ))  # fmt: skip
 
     def _plain(self, rows: Tensor) -> Tensor:

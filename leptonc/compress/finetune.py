@@ -125,7 +125,8 @@ class _Run:
         """Return everything that a checkpoint keeps."""
         return {
             "key": key, "losses": self.losses, "metrics": self.metrics, "best": self.best,
-            "best_settled": self.best_settled, "seconds": self.seconds, "best_weights": self.weights,
+            "best_settled": self.best_settled, "seconds": self.seconds,
+            "best_weights": self.weights,
             "weights": dict(self.student.state_dict()), "optimizer": self.optimizer.state_dict(),
             "schedule": self.scheduler.state_dict() if self.scheduler is not None else None,
         }  # fmt: skip
@@ -190,7 +191,9 @@ def finetune(
         schedule: step size over time, as a part of ``lr``: ``"constant"``, ``"cosine"``,
             ``"linear"``, or a function of the part of the training that is done.
         on_step: called after each step of the optimizer, e.g. ``PruneSchedule(...).step``.
-        temperature, alpha, beta: see :class:`Aim`.
+        temperature: see :class:`Aim`.
+        alpha: see :class:`Aim`.
+        beta: see :class:`Aim`.
 
     Raises:
         CompressError: nothing to train, data that are empty or lack labels, options that do not go

@@ -98,7 +98,8 @@ class Ledger:
         heads = ["step", "recipe", "unit", "what", "KiB", "est. ms", "ms", "error"]
         rows = ([Cell(str(e.index), e.index), Cell(e.recipe), Cell(e.where), Cell(e.what),
                  Cell(_change(e.bytes_before / 1024, e.bytes_after / 1024, 1), e.bytes_after),
-                 Cell(_change(e.estimated_ms_before, e.estimated_ms_after, 3), e.estimated_ms_after),
+                 Cell(_change(e.estimated_ms_before, e.estimated_ms_after, 3),
+                      e.estimated_ms_after),
                  Cell(_change(e.ms_before, e.ms_after, 3), e.ms_after),
                  Cell(f"{e.error:.2e}", e.error)] for e in self.entries)  # fmt: skip
         return f'{html_table.STYLE}<div class="leptonc">{html_table.table(heads, rows)}</div>'

@@ -83,10 +83,12 @@ class LowRank:
             CompressError: no layer that can be factorized, or none where a rank within the budget
                 pays; a pattern that matches nothing; inputs of a layer that are not finite.
         """
-        layers = [] if fn.dims and self.by == "time" else list(_layers(fn))
         if fn.dims and self.by == "time":
-            raise CompressError("LowRank(by='time'): sizes of the model are dynamic, so that no "
-                                "unit can be timed; capture it with fixed ones, or by='size'")  # fmt: skip
+            raise CompressError(
+                "LowRank(by='time'): sizes of the model are dynamic, so that no unit can be timed; "
+                "capture it with fixed ones, or by='size'"
+            )
+        layers = _layers(fn)
         names = [where for where, _ in layers]
         for pattern in self.skip:
             _check_pattern(pattern, names)

@@ -29,6 +29,7 @@ def test_parts_share_no_image(parts: exercise.Parts) -> None:
 
 @pytest.mark.numba
 def test_a_network_is_trained_pruned_quantized(parts: exercise.Parts) -> None:
+    torch.set_num_threads(1)
     few = exercise.Parts(parts.train[:20], parts.calibrate[:1], parts.select[:3], parts.report[:6])
     rows = exercise.steps((8, 16), few, epochs=3)
     by_name = {r.name: r for r in rows}
