@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from leptonc.api import compile, optimize
     from leptonc.capture import Dim
     from leptonc.compiled import CompiledModel
-    from leptonc.compress.finetune import Distill, finetune
+    from leptonc.compress.distill import Distill
+    from leptonc.compress.finetune import finetune
     from leptonc.compress.lowrank import LowRank
     from leptonc.compress.prune import Prune, PruneSchedule
     from leptonc.compress.quantize import FreezeQuant, Quantize
@@ -25,7 +26,7 @@ _WHERE = {
     "CompiledModel": "leptonc.compiled",
     "Dim": "leptonc.capture",
     "LeptoncError": "leptonc.errors",
-    "Distill": "leptonc.compress.finetune",
+    "Distill": "leptonc.compress.distill",
     "FreezeQuant": "leptonc.compress.quantize",
     "LowRank": "leptonc.compress.lowrank",
     "Prune": "leptonc.compress.prune",

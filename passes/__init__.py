@@ -1,4 +1,4 @@
-"""Graph passes, one a file. ``REGISTRY`` maps a pass's pipeline name to where its class is."""
+"""Graph passes, one a file. ``REGISTRY`` and ``LOSSY`` map names to classes."""
 
 from __future__ import annotations
 
@@ -23,12 +23,20 @@ REGISTRY: Mapping[str, str] = {
     "partition": "leptonc.passes.partition:Partition",
 }
 
+# Passes that change results, by recipes of compression; the laws of the others do not hold for
+# them, and no pipeline of a level has them. Data-free: ``leptonc.compress`` has all options.
+LOSSY: Mapping[str, str] = {
+    "prune": "leptonc.compress.as_pass:PrunePass",
+    "quantize": "leptonc.compress.as_pass:QuantizePass",
+    "low-rank": "leptonc.compress.as_pass:LowRankPass",
+}
+
 
 class _Passes:
     """The registry that pipeline strings are read with."""
 
     def names(self) -> Iterable[str]:
-        return REGISTRY
+        return (*REGISTRY, *LOSSY)
 
     def load(self, name: str) -> type[Pass]:
         return load(name)
@@ -39,10 +47,11 @@ class _Passes:
 
 def load(name: str) -> type[Pass]:
     """Import and return the class of pass ``name``. Raises PipelineError on a wrong entry."""
-    module, _, cls = REGISTRY[name].partition(":")
+    where = {**REGISTRY, **LOSSY}[name]
+    module, _, cls = where.partition(":")
     found = getattr(importlib.import_module(module), cls)
     if not issubclass(found, Pass) or name != found.NAME:
-        raise PipelineError(f"{REGISTRY[name]} is registered as {name!r}, calls itself otherwise")
+        raise PipelineError(f"{where} is registered as {name!r}, calls itself otherwise")
     return found
 
 

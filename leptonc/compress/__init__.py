@@ -13,18 +13,22 @@ from types import ModuleType
 from typing import Any
 
 from leptonc.capture.frontend import capture
+from leptonc.compress.distill import Distill
+from leptonc.compress.finetune import finetune
 from leptonc.compress.ledger import Entry, Ledger
+from leptonc.compress.lowrank import LowRank
 from leptonc.compress.prune import Prune, PruneSchedule
 from leptonc.compress.quantize import FreezeQuant, Quantize, freeze
 from leptonc.compress.raised import Raised, raise_
 from leptonc.compress.recipe import CompressError, Recipe
 from leptonc.compress.road import Compressed, median_ms
 from leptonc.compress.road import compress as _compress
+from leptonc.compress.store import Store
 from leptonc.show.progress import Progress
 
 __all__ = [
-    "CompressError", "Compressed", "Entry", "FreezeQuant", "Ledger", "Prune", "PruneSchedule",
-    "Quantize", "Raised", "Recipe", "freeze", "raise_",
+    "CompressError", "Compressed", "Distill", "Entry", "FreezeQuant", "Ledger", "LowRank", "Prune",
+    "PruneSchedule", "Quantize", "Raised", "Recipe", "Store", "finetune", "freeze", "raise_",
 ]  # fmt: skip
 
 

@@ -12,6 +12,8 @@ from rich.table import Table
 from leptonc.compress.recipe import CompressError
 from leptonc.ir.core import Function
 from leptonc.ir.kinds.data import Constant
+from leptonc.show import html_table
+from leptonc.show.html_table import Cell
 
 if TYPE_CHECKING:
     from leptonc.compress.road import Compressed
@@ -46,7 +48,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The steps of a compression, in the order they were made."""
+    """The steps of a compression, in the order they were made.
+
+    ``without`` makes the model anew less one step, ``timed`` takes the steps' times.
+    """
 
     entries: tuple[Entry, ...]
     without: Callable[[int], Compressed]
@@ -79,20 +84,37 @@ class Ledger:
         """Return the steps as a table."""
         made = Table("step", "recipe", "unit", "what", "KiB", "est. ms", "ms", "error", "added")
         for e in self.entries:
-            bytes_ = f"{e.bytes_before / 1024:.0f} -> {e.bytes_after / 1024:.0f}"
-            estimated = f"{e.estimated_ms_before:.2f} -> {e.estimated_ms_after:.2f}"
-            ms = "" if e.ms_before is None else f"{e.ms_before:.2f} -> {e.ms_after:.2f}"
+            bytes_ = _change(e.bytes_before / 1024, e.bytes_after / 1024, 1)
+            estimated = _change(e.estimated_ms_before, e.estimated_ms_after, 3)
+            ms = _change(e.ms_before, e.ms_after, 3)
             made.add_row(
                 str(e.index), e.recipe, e.where, e.what, bytes_, estimated, ms,
                 f"{e.error:.2e}", f"{e.added:+.1e}",
             )  # fmt: skip
         return made
 
+    def _repr_html_(self) -> str:
+        """Return the steps as an HTML table with its own style, for notebooks."""
+        heads = ["step", "recipe", "unit", "what", "KiB", "est. ms", "ms", "error"]
+        rows = ([Cell(str(e.index), e.index), Cell(e.recipe), Cell(e.where), Cell(e.what),
+                 Cell(_change(e.bytes_before / 1024, e.bytes_after / 1024, 1), e.bytes_after),
+                 Cell(_change(e.estimated_ms_before, e.estimated_ms_after, 3),
+                      e.estimated_ms_after),
+                 Cell(_change(e.ms_before, e.ms_after, 3), e.ms_after),
+                 Cell(f"{e.error:.2e}", e.error)] for e in self.entries)  # fmt: skip
+        return f'{html_table.STYLE}<div class="leptonc">{html_table.table(heads, rows)}</div>'
+
     def __str__(self) -> str:
         console = Console(width=140)
         with console.capture() as text:
             console.print(self.table())
         return text.get()
+
+
+def _change(before: float | None, after: float | None, digits: int) -> str:
+    if before is None or after is None:
+        return ""
+    return f"{before:.{digits}f} -> {after:.{digits}f}"
 
 
 def constant_bytes(fn: Function) -> int:

@@ -8,7 +8,7 @@ buffers. In training mode batch norms use and update the statistics of the batch
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from leptonc.ir.kinds.norm import BatchNorm
 from leptonc.ir.specialize import Specializer
 from leptonc.meaning import const_of, tensor_of
 
+Watch = Callable[[Op, Sequence[Tensor]], None]  # told of every op and its results
 MOMENTUM = 0.1  # of running statistics, torch's default; the IR does not keep a model's own
 
 
@@ -42,6 +43,7 @@ class Raised(nn.Module):
             made = tensor_of(_const(captured.function, value)).detach().clone()
             trains = value.hint in captured.parameters and made.is_floating_point()
             _place(self, name, nn.Parameter(made) if trains else made)
+        self._watch: Watch | None = None
         self.eval()
 
     @property
@@ -88,6 +90,8 @@ class Raised(nn.Module):
                 env[op.results[0]] = self._tensor(name)
             else:
                 env.update(zip(op.results, self._results(op, fix, env), strict=True))
+            if self._watch is not None:
+                self._watch(op, [env[v] for v in op.results])
         return captured.restore([env[v] for v in fn.returns], leaves, sizes)
 
     def _results(self, op: Op, fix: Specializer, env: Mapping[Value, Tensor]) -> Sequence[Tensor]:

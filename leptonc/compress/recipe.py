@@ -14,6 +14,7 @@ from typing import Protocol
 from torch import Tensor
 
 from leptonc import meaning
+from leptonc.capture import Captured
 from leptonc.errors import LeptoncError
 from leptonc.ir.core import Function, Op, Value
 from leptonc.rewrite.trace import Remark
@@ -32,11 +33,13 @@ class Edit:
         what: what happens to it, e.g. ``"16 of 64 channels removed"``.
         make: returns the Function with the edit. It finds what it changes by the names (hints) of
             constants, and returns the same object if the Function has no such constant (any more).
+        trains: names of the constants it adds that are parameters to train.
     """
 
     where: str
     what: str
     make: Callable[[Function], Function]
+    trains: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,20 @@ def _observed(fn: Function, batch: Sequence[Tensor], wanted: set[Value]) -> dict
 
 @dataclass(frozen=True)
 class Context:
-    """What a recipe may use besides the Function: calibration data and a place for remarks."""
+    """What a recipe may use besides the Function: calibration data and a place for remarks.
+
+    Attributes:
+        data: calibration inputs, if there are any. remarks: appended to by recipes.
+        seed: of what a recipe draws.
+        captured: the model that is compressed, as it was before any recipe.
+        trains: names of parameters that earlier recipes added.
+    """
 
     data: Calibration | None = None
     remarks: list[Remark] = field(default_factory=list[Remark])
     seed: int = 0
+    captured: Captured | None = None
+    trains: frozenset[str] = frozenset()
 
     def need_data(self, recipe: str) -> Calibration:
         """Return the calibration data. Raises CompressError if there is none."""

@@ -48,6 +48,10 @@ class Compressed(Raised):
     ledger: Ledger
     remarks: tuple[Remark, ...]
 
+    def _repr_html_(self) -> str:
+        """Return the ledger as a table, for notebooks."""
+        return self.ledger._repr_html_()
+
 
 @dataclass(frozen=True)
 class _Step:
@@ -65,6 +69,7 @@ class _Job:
     samples: tuple[tuple[Tensor, ...], ...]
     reference: tuple[tuple[Tensor, ...], ...]
     timer: Timer | None
+    context: Context
 
     def error(self, fn: Function) -> float:
         """Return the relative error of ``fn`` on the samples."""
@@ -100,16 +105,18 @@ def compress(
     if not recipes:
         raise CompressError("no recipe given: e.g. leptonc.compress(model, x, Prune(0.5))")
     batches = () if data is None else batches_of(captured, data)
-    context = Context(Calibration(batches, progress) if batches else None, seed=seed)
+    calibration = Calibration(batches, progress) if batches else None
+    context = Context(calibration, seed=seed, captured=captured)
     samples = batches[:1] or (tuple(example),)
     reference = tuple(meaning.run(captured.function, *batch) for batch in samples)
-    job = _Job(captured, samples, reference, timer)
+    job = _Job(captured, samples, reference, timer, context)
     fn, steps = captured.function, list[_Step]()
     entries = list[Entry]()
     for recipe in recipes:
         planned = [_Step(recipe, edit) for edit in recipe.plan(fn, context)]
-        fn = _made(job, fn, planned, entries, progress)
-        steps += planned
+        fn, done = _made(job, fn, planned, entries, progress)
+        steps += done
+        context = dataclasses.replace(context, trains=_trains(steps))
     return _finished(job, fn, steps, entries, context.remarks)
 
 
@@ -119,12 +126,19 @@ def _made(
     steps: Sequence[_Step],
     entries: list[Entry],
     progress: Callable[[str], None] = lambda text: None,
-) -> Function:
-    """Return ``fn`` after ``steps``; an entry is appended for each that changed it."""
+    again: bool = False,
+) -> tuple[Function, list[_Step]]:
+    """Return ``fn`` after ``steps``, and those that changed it, with an entry for each.
+
+    With ``again`` a step that fits no more (its unit has its old shape back) is planned anew.
+    """
+    done = list[_Step]()
     for step in steps:
         name = type(step.recipe).__name__
         progress(f"{name}: {step.edit.where}")
         after = step.edit.make(fn)
+        if after is fn and again and (other := _planned_anew(job, fn, step)) is not None:
+            step, after = other, other.edit.make(fn)
         if after is fn:
             continue
         verify(after)
@@ -136,7 +150,23 @@ def _made(
             )
         )  # fmt: skip
         fn = after
-    return fn
+        done.append(step)
+    return fn, done
+
+
+def _planned_anew(job: _Job, fn: Function, step: _Step) -> _Step | None:
+    """Return the step of the same recipe on the same unit, for ``fn`` as it is now."""
+    context = dataclasses.replace(job.context, remarks=[])
+    try:
+        found = [e for e in step.recipe.plan(fn, context) if e.where == step.edit.where]
+    except CompressError:  # nothing is left to do for it
+        return None
+    same = [e for e in found if e.what == step.edit.what]
+    return _Step(step.recipe, (same or found)[0]) if found else None
+
+
+def _trains(steps: Sequence[_Step]) -> frozenset[str]:
+    return frozenset(name for step in steps for name in step.edit.trains)
 
 
 def _finished(
@@ -146,13 +176,14 @@ def _finished(
     entries: Sequence[Entry],
     remarks: Sequence[Remark],
 ) -> Compressed:
-    made = Compressed(dataclasses.replace(job.captured, function=fn))
+    parameters = job.captured.parameters | _trains(steps)
+    made = Compressed(dataclasses.replace(job.captured, function=fn, parameters=parameters))
     made.remarks = tuple(remarks)
 
     def without(index: int) -> Compressed:
-        left = [s for i, s in enumerate(steps) if i != index]
-        again = list[Entry]()
-        other = _finished(job, _made(job, job.captured.function, left, again), left, again, remarks)
+        left, anew = [s for i, s in enumerate(steps) if i != index], list[Entry]()
+        base, done = _made(job, job.captured.function, left, anew, again=True)
+        other = _finished(job, base, done, anew, remarks)
         _keep_trained(made, other)
         return other
 
