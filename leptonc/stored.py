@@ -25,6 +25,7 @@ from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels.machine_code import fingerprint
 from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.core import ALIGN, aligned
+from leptonc.backends.numba_cpu.lower.questions import MOST_DENSE
 from leptonc.backends.numba_cpu.schedule import TorchStep
 from leptonc.capture import Captured
 from leptonc.errors import LeptoncError
@@ -79,6 +80,8 @@ def save(cache: CompileCache, key: str, spec: Specialization, inputs: Sequence[T
         "retreat": spec.retreat,
         "types": {_name(c): str(c.type) for c in store.values()},
         "packs": len(spec.pool.arrays),
+        # what lowering asks of constants whose bytes are not stored
+        "shares": {_name(c): meaning.nonzero_share(c, MOST_DENSE) for c in store.values()},
         "answers": {k: asdict(a) for k, a in spec.answers.items()},
     }
     texts = {
@@ -163,7 +166,8 @@ def _revive(entry: Entry, captured: Captured, made: Mapping[str, Any]) -> Specia
         type_ = parse_type(text)
         raw = entry.arrays.get(f"const{name}")
         payload = meaning.stand_in(type_) if raw is None else meaning.tensor_from_raw(raw, type_)
-        store.items_[name] = Const(type_, payload, lambda _, name=name: name)
+        const = store.items_[name] = Const(type_, payload, lambda _, name=name: name)
+        meaning.set_nonzero_share(const, head["shares"][name])
     fn: Function = parse(entry.texts["program.lir"], store)
     spec = Specialization(captured=captured, function=fn, remarks=[], **made)
     spec.retreat.update(head["retreat"])

@@ -127,15 +127,16 @@ def steps(widths: Sequence[int], parts: Parts, epochs: int, seed: int = 0) -> li
 
     leptonc.finetune(net, data, epochs=epochs, lr=2e-3, **common)
     note("trained", net)
-    pruned = leptonc.compress(net, x, leptonc.Prune(0.5), seed=seed)
-    note("half the channels", leptonc.compress(net, x, leptonc.Prune(0.5), seed=seed))
+    pruned = leptonc.compress.compress(net, x, leptonc.Prune(0.5), seed=seed)
+    note("half the channels", leptonc.compress.compress(net, x, leptonc.Prune(0.5), seed=seed))
     leptonc.finetune(pruned, data, net, epochs=epochs, lr=2e-3, **common)
     note("+ fine-tuned", pruned)
-    note("+ W8A8", leptonc.compress(pruned, x, leptonc.Quantize(), data=calibration, seed=seed))
+    eight = leptonc.Quantize()
+    note("+ W8A8", leptonc.compress.compress(pruned, x, eight, data=calibration, seed=seed))
     qat = leptonc.Quantize(weights=4, activations=8, qat=True)
-    small = leptonc.compress(pruned, x, qat, data=calibration, seed=seed)
+    small = leptonc.compress.compress(pruned, x, qat, data=calibration, seed=seed)
     leptonc.finetune(small, data, net, epochs=max(1, epochs // 2), lr=5e-4, **common)
-    frozen = leptonc.compress(small, x, leptonc.FreezeQuant(), seed=seed)
+    frozen = leptonc.compress.compress(small, x, leptonc.FreezeQuant(), seed=seed)
     note("+ W4A8, trained so", frozen)
     return rows
 
@@ -186,8 +187,8 @@ def layers(seed: int = 0) -> tuple[str, Table]:
     for c, n in itertools.pairwise(widths):
         parts += [nn.Conv2d(c, n, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
     net = nn.Sequential(*parts, nn.Flatten(), nn.Linear(128 * 16, 10)).eval()
-    pruned = leptonc.compress(net, x, leptonc.Prune(0.5))
-    small = leptonc.compress(pruned, x, leptonc.Quantize(), data=[x])
+    pruned = leptonc.compress.compress(net, x, leptonc.Prune(0.5))
+    small = leptonc.compress.compress(pruned, x, leptonc.Quantize(), data=[x])
     profiles = [leptonc.compile(m, x).profile(x) for m in (net, pruned, small)]
     made = Table("step", "unit", "us", "result", title=f"conv3, batch {BATCH}: each unit")
     for name, profile in zip(("original", "pruned", "pruned, int8"), profiles, strict=True):

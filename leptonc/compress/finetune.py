@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -205,6 +205,7 @@ def finetune(
     _check(aim, trained, teacher, epochs, patience, validate, amp, where)
     home = next(iter(trained)).device
     student.to(where)
+    teacher_home = where
     if teacher is not None and teacher is not student:
         teacher_home = next((t.device for t in teacher.state_dict().values()), where)
         teacher.to(where)
@@ -373,7 +374,7 @@ def _epoch(
 def _metric(student: nn.Module, validate: Any, step: _Step) -> float:
     with torch.no_grad(), factories(step.device):
         if callable(validate):
-            return float(validate(student))
+            return float(cast(Any, validate(student)))
         return score(student, validate, step.device)
 
 

@@ -7,6 +7,7 @@ from leptonc.meaning.constants import (
     const_of,
     nonzero_share,
     scaled_rows,
+    set_nonzero_share,
     tensor_of,
     type_of,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "raw_tensor",
     "run",
     "scaled_rows",
+    "set_nonzero_share",
     "stand_in",
     "tensor_at",
     "tensor_from_raw",

@@ -76,15 +76,29 @@ def all_finite(const: Const) -> bool:
     return not tensor.numel() or all(math.isfinite(v) for v in torch.aminmax(tensor))
 
 
+_SHARE = "nonzero_share"  # attribute of a constant
 _SAMPLE = 4096  # elements that tell most constants without zeros from others
 
 
 def nonzero_share(const: Const, enough: float = 1.0) -> float:
     """Return which part of the elements is not zero, roughly where it exceeds ``enough``.
 
-    A constant of which a sample has more than twice that part is not looked through.
+    A constant of which a sample has more than twice that part is not looked through. The answer is
+    kept with the constant: it holds when the bytes were let go, too (see ``set_nonzero_share``).
     """
-    flat = tensor_of(const).reshape(-1)
+    known = const.__dict__.get(_SHARE)
+    if known is None:
+        known = _share_of(tensor_of(const).reshape(-1), enough)
+        set_nonzero_share(const, known)
+    return known
+
+
+def set_nonzero_share(const: Const, share: float) -> None:
+    """Tell which part of the elements of a constant whose bytes are elsewhere is not zero."""
+    object.__setattr__(const, _SHARE, share)
+
+
+def _share_of(flat: Tensor, enough: float) -> float:
     if not flat.numel():
         return 1.0
     step = max(1, flat.numel() // _SAMPLE)

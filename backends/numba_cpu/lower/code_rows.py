@@ -160,7 +160,7 @@ def _emit(
         "x_row": k,
         "w": ctx.packed(("codes", *keys), lambda: kernels.pack(codes, groups, form.bits), const),
         "scale": ctx.packed(
-            ("codes scale", *keys, scale.tobytes()[:64], id(form.root)),
+            ("codes scale", *keys, id(form.root)),
             lambda: kernels.pack_columns(np.ascontiguousarray(scale, np.float32)), const,
         ),
         "excess": wide, "row_scale": row_scale, "bias": _bias(ctx, form.bias), "out": made.ref,
@@ -180,7 +180,9 @@ def _bias(ctx: Lowering, value: Value | None) -> Slot:
         return 0
     array = known(ctx, value)
     assert array is not None
-    return ctx.packed(("codes bias", array.tobytes()), lambda: array.astype(np.float32))
+    number, const = ctx.splat(value), ctx.constant(value)
+    key = (repr(number), array.size) if const is None else (id(const.payload),)
+    return ctx.packed(("codes bias", *key), lambda: array.astype(np.float32), const)
 
 
 def _dense_rows(ctx: Lowering, x: View) -> View:
