@@ -203,7 +203,7 @@ def smollm() -> Subject:
     ).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(path, gguf_file=GGUF)
     ids = tokenizer(wiki_text(), return_tensors="pt").input_ids[0]
-    rows = ids[: 2 * ROWS * LENGTH].view(2 * ROWS, 1, LENGTH)
+    rows = ids[: 3 * ROWS * LENGTH].view(3 * ROWS, 1, LENGTH)
     captured = capture(net, (), {"use_cache": False, "input_ids": rows[0]})
 
     def judge(run: Callable[..., Tensor]) -> tuple[float, str, Tensor]:

@@ -3,7 +3,8 @@
 Frantar, Ashkboos, Hoefler, Alistarh: GPTQ, ICLR 2023 (arXiv 2210.17323). The Hessian of the squared
 error of a row is the same for all rows, ``2 X X^T`` of the layer's inputs; what rounding a column
 costs is taken back in the columns that are not rounded yet, in blocks, by the Cholesky factor of
-the inverse. A convolution is the product of its patches.
+the inverse. Columns of large inputs come first, as others are left to make up for them; scales are
+those of the weights as they were. A convolution is the product of its patches.
 """
 
 from __future__ import annotations
@@ -57,23 +58,31 @@ def gptq(matrix: Tensor, hessians: Tensor, bits: int, groups: int) -> tuple[Tens
         groups: of columns with a scale of their own.
     """
     n, k = matrix.shape
-    w = matrix.double().reshape(len(hessians), -1, k).clone()
-    upper = _factor(hessians.double())
-    size = k // groups
-    scales, codes = list[Tensor](), torch.empty_like(w)
-    for start in range(0, k, BLOCK):
-        stop = min(start + BLOCK, k)
+    w = matrix.double().reshape(len(hessians), -1, k)
+    scale = clipped_scale(matrix.reshape(n, groups, -1), bits)
+    steps = scale.repeat_interleave(k // groups, 1).double().reshape(w.shape)
+    h = hessians.double()
+    order = torch.diagonal(h, dim1=-2, dim2=-1).argsort(dim=-1, descending=True, stable=True)
+    along = order[:, None].expand_as(w)
+    h = h.take_along_dim(order[:, None], 2).take_along_dim(order[:, :, None], 1)
+    codes = _rounded(w.take_along_dim(along, 2), steps.take_along_dim(along, 2), _factor(h), bits)
+    back = codes.take_along_dim(along.argsort(-1), 2)
+    return back.reshape(n, k).to(torch.int8), scale
+
+
+def _rounded(w: Tensor, steps: Tensor, upper: Tensor, bits: int) -> Tensor:
+    """Return codes of ``w``, columns in turn; ``steps`` holds the scale of every weight."""
+    codes, w = torch.empty_like(w), w.clone()
+    for start in range(0, w.shape[2], BLOCK):
+        stop = min(start + BLOCK, w.shape[2])
         errors = torch.zeros(*w.shape[:2], stop - start, dtype=w.dtype)
         for i in range(start, stop):
-            if i % size == 0:
-                scales.append(clipped_scale(w[..., i : i + size].float(), bits).double())
-            scale = scales[-1]
-            codes[..., i] = rounded(w[..., i : i + 1], scale, bits)[..., 0]
-            error = (w[..., i] - codes[..., i] * scale) / upper[:, None, i, i]
+            codes[..., i] = rounded(w[..., i : i + 1], steps[..., i], bits)[..., 0]
+            error = (w[..., i] - codes[..., i] * steps[..., i]) / upper[:, None, i, i]
             w[..., i:stop] -= error[..., None] * upper[:, None, i, i:stop]
             errors[..., i - start] = error
         w[..., stop:] -= errors @ upper[:, start:stop, stop:]
-    return codes.reshape(n, k).to(torch.int8), torch.stack(scales, -1).reshape(n, groups).float()
+    return codes
 
 
 def _factor(h: Tensor) -> Tensor:
