@@ -294,9 +294,10 @@ RULES: tuple[Rule, ...] = (
     Rule("quantize-clipped", "q(clamp(x)) = q(x) if the range of q is within that of the clamp",
          BITWISE, Node(Quantize, (Node((Relu, Clamp), (X,), "clip", once=True), S, Opt(Z)),
                        "quantize"), _clipped,
-         hints={"x": ("f32[2,3]",) * 3, "clip": (Relu(), Clamp(0.0, 6.0), Clamp(-2.0, None)),
-                "quantize": (_U8, _U8, Quantize(-3, 4, DType.I8)), "s": (0.25, 6 / 255, 0.5),
-                "z": (0, 0, -1)}),
+         hints={"x": ("f32[2,3]",) * 5,  # the last two clip what the codes hold
+                "clip": (Relu(), Clamp(0.0, 6.0), Clamp(-2.0, None), Relu(), Clamp(0.0, 6.0)),
+                "quantize": (_U8, _U8, Quantize(-3, 4, DType.I8), _U8, _U8),
+                "s": (0.25, 6 / 255, 0.5, 0.25, 0.25), "z": (0, 0, -1, 3, 0)}),
     Rule("moved-codes", "move(d(c)) = d(move(c)) for reshape, transpose and slice", BITWISE,
          _moving(Reshape, Transpose, Slice), _down, hints=_MOVES),
     Rule("pooled-codes", "max_pool(d(c)) = d(max_pool(c))", BITWISE,

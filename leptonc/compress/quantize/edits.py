@@ -81,11 +81,11 @@ class _Splice:
         if x.codes is None:
             codes, scale = b.emit(QuantizeRows(), value)
             return b(Mul(), b(Cast(DType.F32), codes), scale)
-        name = f"{self.unit.where}.input"
-        params = [constant(b, torch.tensor(x.scale), f"{name}_scale")]
+        unit = self.unit
+        params = [constant(b, torch.tensor(x.scale), unit.owned("input_scale"))]
         if x.codes.affine:
             zero = torch.tensor(x.zero, dtype=torch.int32)
-            params.append(constant(b, zero, f"{name}_zero"))
+            params.append(constant(b, zero, unit.owned("input_zero")))
         c = x.codes
         if train:
             return b(FakeQuantize(c.low, c.high), value, *params)
@@ -106,7 +106,7 @@ class _Splice:
         if shift is None or (given and not (made and isinstance(made.kind, Constant))):
             return given
         if made is None or not isinstance(made.kind, Constant):
-            return (constant(self.late, shift, f"{self.unit.where}.bias"),)
+            return (constant(self.late, shift, self.unit.owned("bias")),)
         return (constant(self.late, tensor_of(made.kind.const) + shift, given[0].hint),)
 
     def finish(self, operands: tuple[Value, ...], residual: bool) -> Function:

@@ -58,7 +58,7 @@ def freeze(module: Raised) -> Raised:
 def _edit(fn: Function, op: Op) -> Edit:
     weight = _constant(fn, op.operands[0])
     key = weight.result.hint if weight else op.operands[1].hint
-    where = module_of(key, op) if weight else key.removesuffix(".input_scale")
+    where = module_of(key, op) if weight else key.removesuffix("input_scale").rstrip("._") or key
     what = "weight frozen" if weight else "inputs frozen"
     return Edit(where, what, partial(_frozen, key=key))
 

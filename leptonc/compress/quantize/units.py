@@ -45,6 +45,13 @@ class Unit:
         """Name of the weight."""
         return self.weight.hint
 
+    def owned(self, leaf: str) -> str:
+        """Return the name of a constant that belongs to the unit: beside its weight."""
+        path, _, own = self.name.rpartition(".")
+        if own != "weight":  # of several weights of a module each has its own
+            return f"{self.name}_{leaf}"
+        return f"{path}.{leaf}" if path else leaf
+
 
 def prepared(fn: Function) -> Function:
     """Return ``fn`` with batch norms in the weights of convolutions, and weights as constants."""

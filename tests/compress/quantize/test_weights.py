@@ -76,6 +76,18 @@ def test_gptq_of_independent_inputs_is_rounding_to_nearest() -> None:
     assert torch.equal(codes, want)
 
 
+def test_gptq_in_blocks_is_gptq(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks only put off what the columns behind them take over."""
+    g = torch.Generator().manual_seed(0)
+    w = torch.randn(4, 300, generator=g)
+    h = hessian(torch.randn(1, 400, 30, generator=g) @ torch.randn(30, 300, generator=g))
+    codes, scale = gptq(w, h, 4, 3)
+    monkeypatch.setattr("leptonc.compress.quantize.gptq.BLOCK", 300)
+    whole, scales = gptq(w, h, 4, 3)
+    assert torch.equal(scale, scales)
+    assert float((codes != whole).float().mean()) < 0.01  # sums in another order: ties may flip
+
+
 def test_gptq_takes_inputs_that_are_always_zero() -> None:
     codes, scale = gptq(torch.randn(3, 8), torch.zeros(1, 8, 8), 8, 1)
     assert bool(torch.isfinite(scale).all()) and codes.dtype is torch.int8
