@@ -13,6 +13,7 @@ import torch
 
 import leptonc
 from leptonc import demo
+from leptonc.bench import photos as prepared
 
 model, photos = demo.load_model(), demo.load_photos()
 weights = sum(p.numel() for p in model.parameters())
@@ -44,7 +45,7 @@ first = ours.logits.argmax(1)
 
 figure, axes = plt.subplots(2, 10, figsize=(14, 3.4))
 for axis, image, label, got in zip(axes.flat, photos.images, photos.labels, first, strict=True):
-    axis.imshow((image * demo.SPREAD + demo.MEAN).clamp(0, 1).permute(1, 2, 0))
+    axis.imshow((image * prepared.SPREAD + prepared.MEAN).clamp(0, 1).permute(1, 2, 0))
     axis.set_title(f"class {got}", color="tab:green" if got == label else "tab:red", fontsize=9)
     axis.axis("off")
 figure.tight_layout()

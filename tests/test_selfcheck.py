@@ -124,7 +124,7 @@ def test_the_guilty_unit_alone_retreats(lower, change, steps, guilty, kernel, ve
     sound = ways(compiled(Net(), example()))
     assert not any(sound.values())
     lower(change, steps)
-    model, x = Net(), example()
+    model, x = Net(), 1.5 * example()  # other values than memory may still hold of the sound run
     assert not torch.allclose(
         compiled(model, x, verify="off")(x), model(x), atol=1e-3, equal_nan=True
     ), "the seeded fault does nothing"

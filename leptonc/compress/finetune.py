@@ -1,4 +1,4 @@
-"""compress > finetune: trains a module, by labels or by a teacher; ``Distill`` as a recipe."""
+"""compress > finetune: trains a module, by labels or by a teacher."""
 
 from __future__ import annotations
 
@@ -385,19 +385,15 @@ def score(module: nn.Module, data: Iterable[Any], device: torch.device | str = "
     Raises:
         CompressError: no data, or batches without labels.
     """  # noqa: D205
-    total, count = 0.0, 0
+    total, count, home = 0.0, 0, torch.device(device)
     with torch.no_grad():
         for batch in data:
-            args, kwargs, label = split_batch(moved(batch, torch.device(device)), True)
+            args, kwargs, label = split_batch(moved(batch, home), True)
             found = logits_of(module(*args, **kwargs))
-            if label.is_floating_point():
-                total -= float((found - label).square().sum())
-            else:
-                total += int((found.argmax(1) == label).sum())
+            real = label.is_floating_point()
+            total += -(found - label).square().sum() if real else (found.argmax(1) == label).sum()
             count += label.numel()
     if not count:
         raise CompressError("finetune: the validation data are empty")
-    return total / count
+    return float(total) / count
 
-
-__all__ = ["Aim", "Report", "finetune", "score"]

@@ -79,7 +79,8 @@ def lower_pool(ctx: Lowering, op: Op) -> None:
     if result.numel:
         slots = [values[name] for name in NAMES]
         small = image.numel < SERIAL_ELEMENTS
-        ctx.step(int8_pool[codes] if codes else pool, slots, [image], [result], serial=small)
+        run = int8_pool[codes] if codes else pool
+        ctx.step(run, slots, [image], [result], serial=small)
     done()
 
 

@@ -129,7 +129,7 @@ def test_a_body_of_another_form_is_left_alone() -> None:
     net = _Net()
     x = net.param(torch.zeros(1, 4, 5, 5))
     wide = net(Mul(), x, x)
-    weight = net.constant(torch.zeros(3, 4, 1, 1))
+    weight = net.constant(torch.ones(3, 4, 1, 1))
     fn = net.b.finish(net(Conv((1, 1), (0, 0), (1, 1), 1), wide, weight))
     run = Run(fn, 1, lower_scaled)  # False: op by op
     assert _steps(run) == [elementwise, igemm]
