@@ -43,6 +43,10 @@ class TargetError(LeptoncError):
     """An unknown or absent compile target."""
 
 
+class PlanError(LeptoncError, ValueError):
+    """A sharding plan that cannot be: a hint, a size, a limit of memory."""
+
+
 class InputError(LeptoncError, ValueError):
     """Arguments of a call that do not fit the compiled model."""
 

@@ -15,6 +15,7 @@ from leptonc.ir.core import Function, Kind, Op, Trait, Value
 from leptonc.ir.dims import Dim, as_dim, evaluate, free_symbols, product
 from leptonc.ir.kinds import (
     binary,
+    collective,
     contract,
     data,
     norm,
@@ -205,6 +206,7 @@ FLOPS: Mapping[type[Kind], Callable[[Op], Dim]] = {
     **dict.fromkeys((quantize.Dequantize, quantize.UnpackInt4), _per_result(2)),
     quantize.IntLinear: _int_linear,
     quantize.IntConv: _int_conv,
+    **dict.fromkeys(collective.KINDS, _free),  # time on a link, which ``cluster`` knows
     region.TorchOp: _per_result(1),  # unknown; at least one operation a result element
 }
 

@@ -99,6 +99,11 @@ def same_dim(a: Dim, b: Dim) -> bool:
     return _expands_to_zero(a, b)
 
 
+def divides(a: Dim, b: Dim) -> bool:
+    """Return whether ``a`` divides ``b``, as far as plain numbers can tell."""
+    return not isinstance(a, int) or not isinstance(b, int) or b % a == 0
+
+
 def same_shape(a: Shape, b: Shape) -> bool:
     """Return whether two shapes are provably equal."""
     return len(a) == len(b) and (a == b or all(map(same_dim, a, b)))

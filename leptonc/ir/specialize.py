@@ -11,7 +11,7 @@ import sympy  # pyright: ignore[reportMissingTypeStubs]
 
 from leptonc.errors import InputError
 from leptonc.ir.core import Function, Kind, Op, Value
-from leptonc.ir.dims import Dim, DimRange, evaluate
+from leptonc.ir.dims import Dim, DimRange, as_dim, evaluate, free_symbols, symbol
 from leptonc.ir.types import TensorType
 
 
@@ -42,21 +42,31 @@ def check_sizes(where: str, dims: Iterable[DimRange], sizes: Mapping[str, int]) 
 
 
 class Specializer:
-    """Replaces sizes under one binding; remembers expressions and types it has seen."""
+    """Replaces sizes under one binding; remembers expressions and types it has seen.
 
-    def __init__(self, sizes: Mapping[str, int]) -> None:
+    Sizes without a value raise KeyError, or stay what they are when it is ``partial``.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], partial: bool = False) -> None:
         self.sizes = sizes
-        self._dims: dict[sympy.Expr, int] = {}
+        self.partial = partial
+        self._dims: dict[sympy.Expr, Dim] = {}
         self._types: dict[TensorType, TensorType] = {}
 
-    def dim(self, d: Dim) -> int:
-        """Return the value of ``d``."""
+    def dim(self, d: Dim) -> Dim:
+        """Return the value of ``d``; where it is partial, maybe an expression of other sizes."""
         if isinstance(d, int):
             return d
         found = self._dims.get(d)
         if found is None:
-            found = self._dims[d] = evaluate(d, self.sizes)
+            found = self._dims[d] = self._value_of(d)
         return found
+
+    def _value_of(self, d: sympy.Expr) -> Dim:
+        if self.partial and not free_symbols((d,)) <= self.sizes.keys():
+            known: Any = {symbol(name): value for name, value in self.sizes.items()}
+            return as_dim(d.subs(known))
+        return evaluate(d, self.sizes)
 
     def type(self, t: TensorType) -> TensorType:
         """Return ``t`` with concrete sizes; ``t`` itself when it is static."""
@@ -101,7 +111,8 @@ class Specializer:
         values: dict[Value, Value] = {}
         params = tuple(self._value(v, values) for v in fn.params)
         ops = tuple(self._op(op, values) for op in fn.ops)
-        return Function(fn.name, params, ops, tuple(values.get(v, v) for v in fn.returns), ())
+        dims = tuple(d for d in fn.dims if d.name not in self.sizes)
+        return Function(fn.name, params, ops, tuple(values.get(v, v) for v in fn.returns), dims)
 
     def _value(self, v: Value, values: dict[Value, Value]) -> Value:
         t = self.type(v.type)

@@ -21,6 +21,7 @@ from leptonc.ir.kinds.region import TorchOp, Unit
 from leptonc.ir.specialize import Specializer, check_sizes
 from leptonc.ir.types import DType, TensorType
 from leptonc.meaning import opaque
+from leptonc.meaning.collective import ALONE
 from leptonc.meaning.constants import IR_DTYPES, TORCH_DTYPES, const_of
 from leptonc.meaning.contraction import CONTRACTION
 from leptonc.meaning.elementwise import ELEMENTWISE, Expression
@@ -44,6 +45,7 @@ MEANING: Mapping[type[Kind], Expression] = MappingProxyType(
         **REDUCTION,
         **MOVEMENT,
         **QUANTIZED,
+        **ALONE,
         TorchOp: opaque.call,
         Unit: _unit,
     }

@@ -12,7 +12,7 @@ from strategies.kinds import COVERED
 from leptonc.errors import InferError
 from leptonc.ir.core import Kind
 from leptonc.ir.dims import evaluate, symbol
-from leptonc.ir.kinds import ALL, contract, data, norm, pointwise, reduce, shape
+from leptonc.ir.kinds import ALL, collective, contract, data, norm, pointwise, reduce, shape
 from leptonc.ir.kinds.base import window
 from leptonc.ir.kinds.region import TorchOp, Unit
 from leptonc.ir.types import DType, TensorType, parse_type
@@ -22,7 +22,7 @@ _INDEXED = {data.Embedding: 1, data.IndexSelect: 1, data.Gather: 1}
 
 
 def test_strategies_cover_every_kind() -> None:
-    assert set(ALL) == {*COVERED, TorchOp, Unit}
+    assert set(ALL) == {*COVERED, *collective.KINDS, TorchOp, Unit}
 
 
 @given(st.data())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from leptonc.ir.core import Kind
 from leptonc.ir.kinds import (
     binary,
+    collective,
     contract,
     data,
     norm,
@@ -26,5 +27,6 @@ ALL: tuple[type[Kind], ...] = (
     *shape.KINDS,
     *data.KINDS,
     *quantize.KINDS,
+    *collective.KINDS,
     *region.KINDS,
 )

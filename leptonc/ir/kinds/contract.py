@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from leptonc.ir.core import Kind, Types, kind
-from leptonc.ir.dims import as_dim, same_dim
+from leptonc.ir.dims import as_dim, divides, same_dim
 from leptonc.ir.kinds.base import (
     FLOATS,
     NUMBERS,
@@ -59,7 +59,7 @@ class Conv(Kind):
 
     ``x: T[b,c,*in], w: T[n,c/groups,*kernel], bias: T[n]`` (optional) -> ``T[b,n,*out]``.
     ``padding`` counts the zeros before each axis, and those behind it unless ``padding_after``
-    does.
+    does. In the program of all ranks ``groups`` may be a symbol, whose value a rank knows.
     """
 
     stride: tuple[int, ...]
@@ -87,7 +87,7 @@ class Conv(Kind):
         need(1 <= rank <= 3 and w.rank == x.rank, self, f"ranks of {x} and {w}")
         sizes = {len(self.stride), len(self.padding), len(self.dilation), len(self.after)}
         need(sizes == {rank}, self, f"stride, padding, dilation need {rank} entries each")
-        fits = same_dim(x.shape[1], w.shape[1] * self.groups)
+        fits = same_dim(x.shape[1], as_dim(w.shape[1] * self.groups))
         need(fits, self, f"{x} does not fit weight {w} in {self.groups} groups")
         need(not b or b[0].shape == (w.shape[0],), self, "bias does not fit the weight")
         out = tuple(
@@ -99,8 +99,7 @@ class Conv(Kind):
         )  # fmt: skip
         need(all(not isinstance(d, int) or d >= 1 for d in out), self, f"kernel exceeds {x}")
         n = w.shape[0]
-        even = not isinstance(n, int) or n % self.groups == 0
-        need(even, self, f"{self.groups} groups do not divide the {n} channels of {w}")
+        need(divides(self.groups, n), self, f"{self.groups} groups do not divide {w}")
         return (TensorType(dtype, (x.shape[0], n, *out)),)
 
 
@@ -125,7 +124,7 @@ class ConvTranspose(Kind):
         dtype = same_dtype(self, args)
         need(5 >= x.rank == w.rank >= 3, self, f"ranks of {x} and {w}")
         need(same_dim(x.shape[1], w.shape[0]), self, f"{x} does not fit weight {w}")
-        n = w.shape[1] * self.groups
+        n = as_dim(w.shape[1] * self.groups)
         need(not b or same_dim(b[0].shape[0], n), self, "bias does not fit the weight")
         out = tuple(
             (i - 1) * s - 2 * p + d * (k - 1) + o + 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from leptonc.ir.core import Kind, Types, kind
-from leptonc.ir.dims import same_dim
+from leptonc.ir.dims import divides, same_dim
 from leptonc.ir.kinds.base import FLOATS, accept, arity, check_axis, need
 
 _EXTRA = {"none": 0, "weight": 1, "both": 2}
@@ -94,9 +94,7 @@ class GroupNorm(Kind):
         need(x.rank >= 2, self, f"needs an axis 1, got {x}")
         fits = all(w.rank == 1 and same_dim(w.shape[0], x.shape[1]) for w in wb)
         need(fits, self, "weight does not fit")
-        channels = x.shape[1]
-        even = not isinstance(channels, int) or channels % self.groups == 0
-        need(even, self, f"{self.groups} groups do not divide {x}")
+        need(divides(self.groups, x.shape[1]), self, f"{self.groups} groups do not divide {x}")
         return (x,)
 
 

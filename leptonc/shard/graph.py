@@ -1,0 +1,184 @@
+"""A function and its strategies as a problem of choice: variables, costs of states and pairs.
+
+Every op is a variable, its strategies the states. A value with one reader is a pair of producer
+and reader. A value with several readers is a variable of its own: where the producer leaves it,
+and to which placement it is brought once for all readers. Weights add ``price`` seconds a byte, by
+which a limit of memory is met.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from leptonc.cost.cluster import Link
+from leptonc.ir.core import Function, Op, Value
+from leptonc.ir.kinds.data import Constant
+from leptonc.shard.placement import REPLICATE, Placement, Replicate, Shard
+from leptonc.shard.price import Prices
+from leptonc.shard.redistribute import seconds
+from leptonc.shard.solve import Problem, Table
+from leptonc.shard.strategy import Strategy
+
+# Seconds a byte of weights without any limit: of two equally fast plans the smaller one wins.
+_THRIFT = 1e-18
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One place where a value is read: by operand ``index`` of ``op``, or as a result (None)."""
+
+    op: Op | None
+    index: int = 0
+
+
+@dataclass
+class Graph:
+    """The problem of one function, which can be posed again for other prices of memory."""
+
+    fn: Function
+    strategies: Sequence[tuple[Strategy, ...]]
+    prices: Prices
+    link: Link
+    ranks: int
+    tables: dict[object, Table] = field(default_factory=dict[object, Table])
+    node: dict[Op, int] = field(default_factory=dict[Op, int])
+    shared: dict[Value, tuple[int, tuple[tuple[Placement, Placement], ...]]] = field(
+        default_factory=dict[Value, tuple[int, tuple[tuple[Placement, Placement], ...]]]
+    )
+
+    def pose(self, price: float = 0.0) -> Problem:
+        """Return the problem in which a byte of weights costs ``price`` seconds."""
+        problem = Problem()
+        self.node, self.shared = {}, {}
+        for op, options in zip(self.fn.ops, self.strategies, strict=True):
+            self.node[op] = problem.variable([self._alone(op, s, price) for s in options])
+        for value, readers in self._readers().items():
+            producer = self.fn.producer.get(value)
+            if producer is not None and len(readers) == 1 and readers[0].op is not None:
+                self._edge(problem, value, producer, readers[0])
+            elif readers:
+                self._hub(problem, value, producer, readers, price)
+        return problem
+
+    def chosen(self, states: Sequence[int]) -> tuple[Strategy, ...]:
+        """Return the strategy of each op under a solution of the problem posed last."""
+        return tuple(
+            options[states[self.node[op]]]
+            for op, options in zip(self.fn.ops, self.strategies, strict=True)
+        )
+
+    def brought(self, states: Sequence[int]) -> dict[Value, Placement]:
+        """Return where values with several readers are brought for all of them."""
+        found = {v: options[states[i]] for v, (i, options) in self.shared.items()}
+        return {v: to for v, (at, to) in found.items() if to != at}
+
+    def _alone(self, op: Op, s: Strategy, price: float) -> float:
+        if isinstance(op.kind, Constant):
+            return (price + _THRIFT) * self.prices.held(op.result, s.outs[0])
+        return self.prices.seconds(op, s)
+
+    def _readers(self) -> dict[Value, list[Reader]]:
+        found: dict[Value, list[Reader]] = {v: [] for v in (*self.fn.params, *self.fn.producer)}
+        for op in self.fn.ops:
+            for i, v in enumerate(op.operands):
+                found[v].append(Reader(op, i))
+        for v in self.fn.returns:
+            found[v].append(Reader(None))
+        return found
+
+    def _wants(self, reader: Reader) -> tuple[Placement, ...]:
+        """Return what each strategy of a reader wants; a result is wanted whole."""
+        if reader.op is None:
+            return (REPLICATE,)
+        return tuple(s.ins[reader.index] for s in self._options(reader.op))
+
+    def _options(self, op: Op) -> tuple[Strategy, ...]:
+        return self.strategies[self.node[op]]
+
+    def _made(self, value: Value, producer: Op | None) -> tuple[Placement, ...]:
+        """Return where each strategy of the producer leaves a value."""
+        if producer is None:
+            return (REPLICATE,)
+        at = producer.results.index(value)
+        return tuple(s.outs[at] for s in self._options(producer))
+
+    def _edge(self, problem: Problem, value: Value, producer: Op, reader: Reader) -> None:
+        assert reader.op is not None
+        made, wanted = self._made(value, producer), self._wants(reader)
+        table = self._table(value, made, wanted, self._way(value, producer))
+        problem.pair(self.node[producer], self.node[reader.op], table)
+
+    def _hub(
+        self,
+        problem: Problem,
+        value: Value,
+        producer: Op | None,
+        readers: Sequence[Reader],
+        price: float,
+    ) -> None:
+        way = self._way(value, producer)
+        made = tuple(dict.fromkeys(self._made(value, producer)))
+        wanted = dict.fromkeys(p for r in readers for p in self._wants(r))
+        options = tuple(
+            (a, b) for a in made for b in dict.fromkeys((a, *wanted)) if way(a, b) < math.inf
+        )
+        constant = producer is not None and isinstance(producer.kind, Constant)
+        costs = [
+            way(a, b) + (price * self.prices.held(value, b) if constant and a != b else 0.0)
+            for a, b in options
+        ]
+        hub = problem.variable(costs)
+        self.shared[value] = hub, options
+        if producer is not None:
+            states = self._made(value, producer)
+            fits = [[0.0 if at == a else math.inf for a, _ in options] for at in states]
+            problem.pair(self.node[producer], hub, np.array(fits))
+        for r in readers:
+            table = self._table(value, options, self._wants(r), _either(way), shared=True)
+            if r.op is None:
+                problem.alone[hub] = problem.alone[hub] + table[:, 0]
+            else:
+                problem.pair(hub, self.node[r.op], table)
+
+    def _way(self, value: Value, producer: Op | None) -> Callable[[Placement, Placement], float]:
+        """Return what it takes to bring ``value`` from one placement to another, in seconds."""
+        nbytes = self.prices.of(value)
+        if producer is not None and isinstance(producer.kind, Constant):
+            return _loaded
+        return lambda a, b: seconds(a, b, nbytes, self.link, self.ranks)
+
+    def _table(
+        self,
+        value: Value,
+        made: Sequence[object],
+        wanted: Sequence[Placement],
+        way: Callable[..., float],
+        shared: bool = False,
+    ) -> Table:
+        """Return the costs of every pair; equal layers share one table."""
+        key = (value.type, tuple(made), tuple(wanted), way is _loaded, shared)
+        constant = self.fn.producer.get(value)
+        key = (*key, constant is not None and isinstance(constant.kind, Constant))
+        found = self.tables.get(key)
+        if found is None:
+            found = np.array([[way(a, b) for b in wanted] for a in made], np.float64)
+            self.tables[key] = found
+        return found
+
+
+def _loaded(a: Placement, b: Placement) -> float:
+    """Return the seconds in which a constant gets from ``a`` to ``b``: it is loaded so, or not."""
+    if a == b or (isinstance(a, Replicate) and isinstance(b, Shard)):
+        return 0.0
+    return math.inf
+
+
+def _either(
+    way: Callable[[Placement, Placement], float],
+) -> Callable[[tuple[Placement, Placement], Placement], float]:
+    """Return what a reader waits for that takes a value where it is made or where it is brought."""
+    return lambda pair, want: min(way(pair[0], want), way(pair[1], want))

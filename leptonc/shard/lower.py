@@ -1,0 +1,143 @@
+"""From a choice of strategies to the one program that every rank runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from leptonc.ir.core import Builder, Function, Op, Value
+from leptonc.ir.dims import symbol
+from leptonc.ir.kinds.collective import AllGather, AllReduce, Owned
+from leptonc.ir.kinds.data import Constant
+from leptonc.ir.kinds.shape import Reshape
+from leptonc.shard.localize import emit_local
+from leptonc.shard.parts import RANK, Parts
+from leptonc.shard.placement import REPLICATE, Partial, Placement, Shard
+from leptonc.shard.program import Spmd
+from leptonc.shard.redistribute import Mover, move
+from leptonc.shard.strategy import Strategy
+
+
+def lower(
+    fn: Function,
+    chosen: Sequence[Strategy],
+    parts: Parts,
+    shared: Mapping[Value, Placement] | None = None,
+) -> Spmd:
+    """Return the program of every rank.
+
+    Args:
+        fn: the whole program.
+        chosen: the strategy of each op.
+        parts: how axes are cut.
+        shared: placements to which values with several readers are brought once, for all of them.
+    """
+    return _Lowering(fn, parts, shared or {}).run(chosen)
+
+
+@dataclass
+class _Lowering:
+    """Grows the program: which local value stands for a value under which placement."""
+
+    fn: Function
+    parts: Parts
+    shared: Mapping[Value, Placement]
+    b: Builder = field(init=False)
+    held: dict[Value, dict[Placement, Value]] = field(
+        default_factory=dict[Value, dict[Placement, Value]]
+    )
+    placements: dict[Value, Placement] = field(default_factory=dict[Value, Placement])
+
+    def __post_init__(self) -> None:
+        self.b = Builder(self.fn.name)
+        self.moved = Mover(self.b, self.parts)
+
+    def run(self, chosen: Sequence[Strategy]) -> Spmd:
+        for p in self.fn.params:
+            self._hold(p, REPLICATE, self.b.param(p.type, p.hint))
+        for op, s in zip(self.fn.ops, chosen, strict=True):
+            self.b.origin = op.origin
+            self._op(op, s)
+        returns = [self._get(v, REPLICATE) for v in self.fn.returns]
+        self.b.dims = (*self.fn.dims, *self.parts.dims())
+        return Spmd(self.b.finish(*returns), dict(self.parts.tables), self.placements)
+
+    def _op(self, op: Op, s: Strategy) -> None:
+        if isinstance(op.kind, Constant):
+            self._constant(op, s.outs[0])
+            return
+        operands = [self._get(v, p) for v, p in zip(op.operands, s.ins, strict=True)]
+        at = len(self.b.ops)
+        results = emit_local(self.b, op, s, self.parts, operands)
+        self._mark_form(at, s)
+        for value, p, local in zip(op.results, s.outs, results, strict=True):
+            self._hold(value, p, local)
+
+    def _constant(self, op: Op, p: Placement) -> None:
+        """Emit the part of a constant that a rank reads: a slice right behind it."""
+        whole = self.b(op.kind, hint=op.result.hint)
+        self.placements[whole] = REPLICATE
+        at = len(self.b.ops)
+        if isinstance(p, Shard):
+            local = self.moved.own_part(op.result, whole, p)
+        elif isinstance(p, Partial):
+            rank: Any = symbol(RANK)
+            local = self.b(Owned(rank), whole)
+        else:
+            local = whole
+        self._mark_moves(at, p)
+        self._hold(op.result, p, local)
+
+    def _get(self, value: Value, want: Placement) -> Value:
+        """Return the local value of ``value`` under ``want``, moved once for all readers."""
+        held = self.held[value]
+        if want in held:
+            return held[want]
+        shared = self.shared.get(value)
+        source = next(iter(held))
+        if shared is not None and shared not in held and _near(shared, want):
+            source = self._get_from(value, source, shared)
+        if want in held:
+            return held[want]
+        free = [p for p in held if move(p, want).possible and not move(p, want).collective]
+        self._get_from(value, free[0] if free else source, want)
+        return held[want]
+
+    def _get_from(self, value: Value, source: Placement, want: Placement) -> Placement:
+        """Bring ``value`` from one placement to another; return the latter."""
+        at = len(self.b.ops)
+        made = self.moved(value, self.held[value][source], source, want)
+        self._mark_moves(at, want)
+        self._hold(value, want, made)
+        return want
+
+    def _hold(self, value: Value, p: Placement, local: Value) -> None:
+        self.held.setdefault(value, {})[p] = local
+        self.placements[local] = p
+
+    def _mark_moves(self, at: int, want: Placement) -> None:
+        """Note where the values are that a move to ``want`` made, beginning with op ``at``."""
+        for op in self.b.ops[at:]:
+            if isinstance(op.kind, Reshape):  # opens or closes the blocks of an axis
+                where = self.placements[op.operands[0]]
+            elif isinstance(op.kind, (AllReduce, AllGather)):
+                where = REPLICATE
+            else:
+                where = want
+            self.placements[op.result] = where
+
+    def _mark_form(self, at: int, s: Strategy) -> None:
+        """Note where the values are that a form made on its way: each rank's own."""
+        own = next((p for p in (*s.ins, *s.outs) if isinstance(p, Shard)), REPLICATE)
+        for op in self.b.ops[at:]:
+            for r in op.results:
+                self.placements.setdefault(r, own)
+
+
+def _near(shared: Placement, want: Placement) -> bool:
+    """Return whether ``want`` comes from ``shared`` without ranks meeting."""
+    return shared == want or (move(shared, want).possible and not move(shared, want).collective)
+
+
+__all__ = ["lower"]

@@ -1,0 +1,243 @@
+"""The planner: how a function is divided among ranks so that a call takes least time."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from leptonc.cost.cluster import Cluster, Link
+from leptonc.errors import PlanError
+from leptonc.ir.core import Function, Op, Trait
+from leptonc.ir.kinds.data import Constant
+from leptonc.shard.check import check
+from leptonc.shard.graph import Graph
+from leptonc.shard.hints import Hints, restrict
+from leptonc.shard.lower import lower
+from leptonc.shard.measure import Figures, figures
+from leptonc.shard.parts import Parts
+from leptonc.shard.placement import REPLICATE, Shard
+from leptonc.shard.price import Prices
+from leptonc.shard.program import Spmd
+from leptonc.shard.solve import solve
+from leptonc.shard.spread import Spread, spread
+from leptonc.shard.strategy import Strategy
+
+OBJECTIVES = ("latency", "memory")
+_STEPS = 40  # of the search for a price of memory, each of which poses the problem once
+_DEAR = 1.0  # seconds a byte: more than any time is worth
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """Another way to divide the function, and what it would have cost."""
+
+    name: str
+    seconds: float
+    weights: float
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """How a function is divided.
+
+    Attributes:
+        function: the whole program.
+        cluster: devices and links it was planned for.
+        strategies: of each op.
+        program: what every rank runs.
+        figures: predicted times and bytes of the rank that has most to do.
+        alone: the same of one device that runs the whole program.
+        rejected: other ways, dearer or too large.
+        exact: whether no choice of strategies is predicted to be faster.
+        spread: what the rules allowed.
+        planning_s: how long planning took.
+        objective: what was minimised.
+    """
+
+    function: Function
+    cluster: Cluster
+    strategies: tuple[Strategy, ...]
+    program: Spmd
+    figures: Figures
+    alone: Figures
+    rejected: tuple[Rejected, ...]
+    exact: bool
+    spread: Spread
+    planning_s: float = 0.0
+    objective: str = "latency"
+
+    @property
+    def pays(self) -> bool:
+        """Whether a call is predicted to take less time than on one device."""
+        return self.figures.total_s < self.alone.total_s
+
+    @property
+    def cut_ops(self) -> tuple[Op, ...]:
+        """The ops that the ranks share."""
+        pairs = zip(self.function.ops, self.strategies, strict=True)
+        return tuple(op for op, s in pairs if s.divides and not isinstance(op.kind, Constant))
+
+    @property
+    def whole_ops(self) -> tuple[Op, ...]:
+        """The ops that every rank runs alike; views and constants do not count."""
+        pairs = zip(self.function.ops, self.strategies, strict=True)
+        return tuple(
+            op for op, s in pairs
+            if not s.divides and op.operands and Trait.VIEW not in op.kind.traits
+        )  # fmt: skip
+
+
+def plan(
+    fn: Function,
+    cluster: Cluster,
+    *,
+    hints: Hints | None = None,
+    objective: str = "latency",
+    speeds: Sequence[float] | None = None,
+    memory: float | None = None,
+) -> Plan:
+    """Return the fastest way to divide ``fn`` over the cluster's devices, one rank each.
+
+    Args:
+        fn: a program before fusion.
+        cluster: devices and links.
+        hints: placements that the user asks for, by name (``leptonc.shard.hints``).
+        objective: ``"latency"``, or ``"memory"``: the fewest bytes of weights a rank, then time.
+        speeds: of the ranks, for uneven parts; default: equal.
+        memory: bytes that a rank may hold; default: the device's.
+
+    Raises:
+        PlanError: a hint that cannot be met, or no plan fits into the memory.
+    """
+    if objective not in OBJECTIVES:
+        raise PlanError(f"unknown objective {objective!r}; there are: {', '.join(OBJECTIVES)}")
+    start = time.perf_counter()
+    planner = _Planner.of(fn, cluster, hints, speeds)
+    limit = cluster.device.memory if memory is None else memory
+    chosen = planner.cheapest(_DEAR if objective == "memory" else 0.0)
+    if chosen.figures.held > limit:
+        chosen = planner.fitting(limit)
+    check(chosen.program)
+    return Plan(
+        fn, cluster, chosen.strategies, chosen.program, chosen.figures, planner.alone(),
+        planner.others(chosen), chosen.exact, planner.spread,
+        time.perf_counter() - start, objective,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    strategies: tuple[Strategy, ...]
+    program: Spmd
+    figures: Figures
+    exact: bool
+
+
+@dataclass
+class _Planner:
+    """One function, its strategies and prices."""
+
+    fn: Function
+    cluster: Cluster
+    spread: Spread
+    allowed: tuple[tuple[Strategy, ...], ...]
+    speeds: Sequence[float]
+    prices: Prices = field(init=False)
+
+    @staticmethod
+    def of(
+        fn: Function, cluster: Cluster, hints: Hints | None, speeds: Sequence[float] | None
+    ) -> _Planner:
+        ranks = cluster.count
+        if speeds is not None and (len(speeds) != ranks or min(speeds) <= 0):
+            raise PlanError(f"speeds must be {ranks} numbers above 0, got {list(speeds)}")
+        found = spread(fn, ranks)
+        allowed = restrict(fn, found, hints or {}, ranks)
+        return _Planner(fn, cluster, found, allowed, speeds or (1.0,) * ranks)
+
+    def __post_init__(self) -> None:
+        self.prices = Prices(self.cluster.device, self._parts())
+
+    def _parts(self) -> Parts:
+        return Parts(self.spread.units, self.speeds)
+
+    def cheapest(
+        self, price: float, allowed: Sequence[tuple[Strategy, ...]] | None = None
+    ) -> _Made:
+        """Return the cheapest plan when a byte of weights costs ``price`` seconds."""
+        ranks = self.cluster.count
+        graph = Graph(self.fn, allowed or self.allowed, self.prices, self._link(), ranks)
+        choice = solve(graph.pose(price))
+        strategies = graph.chosen(choice.states)
+        program = lower(self.fn, strategies, self._parts(), graph.brought(choice.states))
+        made = figures(program, self.cluster)
+        return _Made(strategies, program, made, choice.exact)
+
+    def _link(self) -> Link:
+        return self.cluster.link_of(self.cluster.count)
+
+    def fitting(self, limit: float) -> _Made:
+        """Return a plan that holds at most ``limit`` bytes a rank: the price of memory is raised.
+
+        Raises:
+            PlanError: not even the smallest plan fits.
+        """
+        smallest = self.cheapest(_DEAR)
+        if smallest.figures.held > limit:
+            raise PlanError(
+                f"{self.fn.name}: the smallest plan for {self.cluster.count} x "
+                f"{self.cluster.device.name} holds {smallest.figures.held / 2**30:.2f} GiB a "
+                f"rank, {limit / 2**30:.2f} are there; use more devices, or compress the weights"
+            )
+        low, high, best = 1e-16, _DEAR, smallest
+        for _ in range(_STEPS):
+            if high / low < 1.5:
+                break
+            middle = math.sqrt(low * high)
+            made = self.cheapest(middle)
+            if made.figures.held <= limit:
+                high = middle
+                best = min(best, made, key=lambda m: m.figures.total_s)
+            else:
+                low = middle
+        return best
+
+    def alone(self) -> Figures:
+        """Return the figures of the whole program on one device."""
+        strategies = [options[0] for options in self.spread.strategies]
+        return figures(lower(self.fn, strategies, self._parts()), self.cluster, alone=True)
+
+    def others(self, chosen: _Made) -> tuple[Rejected, ...]:
+        """Return ways of families that the chosen plan does not belong to."""
+        families = {
+            "every rank runs everything": _only_whole,
+            "data only: weights whole on every rank": _weights_whole,
+            "weights cut, results gathered behind each product": _no_sums,
+        }
+        found = list[Rejected]()
+        for name, keep in families.items():
+            allowed = tuple(
+                tuple(s for s in options if keep(op, s)) or (options[0],)
+                for op, options in zip(self.fn.ops, self.allowed, strict=True)
+            )
+            made = self.cheapest(0.0, allowed)
+            if made.strategies != chosen.strategies:
+                found.append(Rejected(name, made.figures.total_s, made.figures.weights))
+        return tuple(found)
+
+
+def _only_whole(op: Op, s: Strategy) -> bool:
+    return not s.divides and all(p == REPLICATE for p in (*s.ins, *s.outs))
+
+
+def _weights_whole(op: Op, s: Strategy) -> bool:
+    return not isinstance(op.kind, Constant) or s.outs[0] == REPLICATE
+
+
+def _no_sums(op: Op, s: Strategy) -> bool:
+    return all(p == REPLICATE or isinstance(p, Shard) for p in s.outs)
+
+
+__all__ = ["OBJECTIVES", "Plan", "Rejected", "plan"]

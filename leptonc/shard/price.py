@@ -1,0 +1,77 @@
+"""What a strategy costs: the op on a rank's parts by the roofline, its weights in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from leptonc.cost.cluster import Device
+from leptonc.cost.flops import known, nbytes, op_cost
+from leptonc.ir.core import Op, Trait, Value
+from leptonc.ir.kinds.collective import Collective
+from leptonc.ir.kinds.data import Constant, Full, Iota
+from leptonc.ir.types import TensorType
+from leptonc.shard.parts import Parts
+from leptonc.shard.placement import Placement, Shard
+from leptonc.shard.strategy import Strategy
+
+_NOTHING = (Constant, Full, Iota, Collective)
+
+
+@dataclass
+class Prices:
+    """Seconds of ops and bytes of values on one device of the ranks.
+
+    Ops and types that repeat, as in equal layers, are priced once.
+    """
+
+    device: Device
+    parts: Parts
+    seconds_: dict[object, float] = field(default_factory=dict[object, float])
+    bytes_: dict[TensorType, float] = field(default_factory=dict[TensorType, float])
+
+    def seconds(self, op: Op, s: Strategy) -> float:
+        """Return the seconds of ``op`` under ``s`` on the rank that has most to do."""
+        if isinstance(op.kind, _NOTHING) or Trait.VIEW in op.kind.traits:
+            return 0.0
+        shares = tuple(
+            self.parts.share(v, p)
+            for v, p in zip((*op.operands, *op.results), (*s.ins, *s.outs), strict=True)
+        )
+        types = tuple(v.type for v in (*op.operands, *op.results))
+        key = (op.kind, types, shares)
+        found = self.seconds_.get(key)
+        if found is None:
+            found = self.seconds_[key] = self._seconds(op, shares)
+        return found
+
+    def _seconds(self, op: Op, shares: tuple[float, ...]) -> float:
+        cost = op_cost(op)
+        flops = known(cost.flops) * min(shares, default=1.0)
+        whole = sum(self.of(v) for v in (*op.operands, *op.results))
+        moved = sum(
+            self.of(v) * share for v, share in zip((*op.operands, *op.results), shares, strict=True)
+        )
+        # A lookup moves less than its table: its own figure, in the proportion of the parts.
+        bytes_ = known(cost.bytes) * (moved / whole if whole else 1.0)
+        return self.device.op_s(flops, bytes_, op.results[0].type.dtype.value)
+
+    def of(self, value: Value) -> float:
+        """Return the bytes of a whole value."""
+        found = self.bytes_.get(value.type)
+        if found is None:
+            found = self.bytes_[value.type] = float(known(nbytes((value,))))
+        return found
+
+    def held(self, value: Value, p: Placement) -> float:
+        """Return the bytes that a rank holds of a constant, at most."""
+        return self.of(value) * self.parts.share(value, p)
+
+
+def weights(chosen: Mapping[Op, Placement], prices: Prices, cut_only: bool = False) -> float:
+    """Return the bytes of constants on the rank that holds most."""
+    return sum(
+        prices.held(op.result, p)
+        for op, p in chosen.items()
+        if not cut_only or isinstance(p, Shard)
+    )
