@@ -155,9 +155,7 @@ def probes(fn: Function, example: Sequence[Tensor], skip: Sequence[str] = ()) ->
             yield Probe(name, made)
 
 
-def resized(
-    fn: Function, example: Sequence[Tensor]
-) -> Iterator[tuple[Mapping[str, int], Probe]]:
+def resized(fn: Function, example: Sequence[Tensor]) -> Iterator[tuple[Mapping[str, int], Probe]]:
     """Yield other sizes that ``fn`` declares, with the example cut or repeated to them.
 
     The smallest ones, and odd ones between these and the example's: larger ones cost more than they

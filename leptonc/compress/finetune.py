@@ -396,4 +396,3 @@ def score(module: nn.Module, data: Iterable[Any], device: torch.device | str = "
     if not count:
         raise CompressError("finetune: the validation data are empty")
     return float(total) / count
-

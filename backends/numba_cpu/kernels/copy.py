@@ -178,9 +178,7 @@ def _braid(size: int, count: int, unbraid: bool):
             parts = [b.load(p, align=size, typ=vector) for p in source]
             for n, to in enumerate(target):
                 places = [lane * count + n if unbraid else n * edge + lane for lane in range(edge)]
-                wanted = [
-                    divmod(g, edge) if unbraid else (g % count, g // count) for g in places
-                ]
+                wanted = [divmod(g, edge) if unbraid else (g % count, g // count) for g in places]
                 b.store(_picked(b, parts, wanted), to, align=size)
             return context.get_dummy_value()
 

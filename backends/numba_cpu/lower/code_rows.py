@@ -129,9 +129,7 @@ def _unpacked(held: np.ndarray) -> np.ndarray:
     return both.astype(np.int8) - np.int8(8)
 
 
-def _emit(
-    ctx: Lowering, form: _Form, result: Value, codes: np.ndarray, scale: np.ndarray
-) -> None:
+def _emit(ctx: Lowering, form: _Form, result: Value, codes: np.ndarray, scale: np.ndarray) -> None:
     x = _dense_rows(ctx, ctx.view(form.root.operands[0]))
     out = ctx.out(result)
     made = out if out.is_contiguous else ctx.temp(DType.F32, out.shape)

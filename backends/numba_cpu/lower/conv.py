@@ -191,9 +191,7 @@ def _panels(job: _Job) -> tuple[Slot, list[View]]:
     view = as_dtype(ctx, ctx.view(job.weight), DType.F32)
     taps_first = contiguous(ctx, view, channels_last(view.rank))
     n, k = view.shape[0] // groups, math.prod(view.shape[1:])
-    matrices = View(
-        taps_first.buffer, DType.F32, (groups, k, n), (n * k, 1, k), taps_first.offset
-    )
+    matrices = View(taps_first.buffer, DType.F32, (groups, k, n), (n * k, 1, k), taps_first.offset)
     packed = pack_at_run_time(ctx, matrices)
     return packed.ref, [packed]
 

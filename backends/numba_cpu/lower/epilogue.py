@@ -130,9 +130,7 @@ def _is_vector(ctx: Lowering, root: Op, value: Value) -> bool:
     return len(padded) == len(shape) and array.size == padded[axis] == shape[axis]
 
 
-def finish(
-    ctx: Lowering, op: Op, epilogue: Epilogue, out: View, order: Sequence[int]
-) -> Finish:
+def finish(ctx: Lowering, op: Op, epilogue: Epilogue, out: View, order: Sequence[int]) -> Finish:
     """Return the epilogue with its operands in place; a third operand of ``op`` is its bias."""
     bias, reads = _bias(ctx, op.operands[2:], epilogue.shift)
     res = residual(ctx, epilogue, out, order)

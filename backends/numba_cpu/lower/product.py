@@ -87,9 +87,7 @@ def merged(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> list[Axis]
     return axes
 
 
-def padded(
-    axes: list[Axis], count: int, views: int
-) -> tuple[list[int], list[list[int]]]:
+def padded(axes: list[Axis], count: int, views: int) -> tuple[list[int], list[list[int]]]:
     """Return sizes and, per view, strides of exactly ``count`` axes, outermost first."""
     axes = [(1, (0,) * views)] * (count - len(axes)) + axes
     return [n for n, _ in axes], [[s[i] for _, s in axes] for i in range(views)]

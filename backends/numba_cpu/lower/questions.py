@@ -49,6 +49,7 @@ class Reuse:
 
 FAR = Reuse(FARTHEST, near=False)
 
+
 def reuse(fn: Function, precision: str, caches: Caches) -> Reuse:
     """Return how far apart two calls of a static network use the same weights.
 

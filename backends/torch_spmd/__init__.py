@@ -1,0 +1,1 @@
+"""Backend: one torch program for every rank, readable, with explicit collectives."""

@@ -1,0 +1,168 @@
+"""torch_spmd > runtime: from the program of all ranks to what one rank runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from leptonc import meaning
+from leptonc.backends.torch_spmd import legal
+from leptonc.backends.torch_spmd.emit import Source, emit
+from leptonc.backends.torch_spmd.schedule import Schedule, schedule
+from leptonc.backends.torch_spmd.units import How, build
+from leptonc.backends.torch_spmd.weights import Read, materialize
+from leptonc.ir.core import Function, Kind
+from leptonc.ir.specialize import specialize
+from leptonc.shard.program import Spmd
+
+
+class Comm(Protocol):
+    """What joins a rank to the others; sums are added in the order of the ranks.
+
+    ``cuts`` are the offsets of the ranks' parts in a whole axis.
+    """
+
+    rank: int
+    world: int
+
+    def all_reduce(self, x: Tensor, op: str = "sum") -> Tensor:
+        """Return the ranks' ``x`` combined by ``op``: ``sum``, ``max`` or ``min``."""
+        ...
+
+    def all_gather(self, x: Tensor, axis: int, cuts: tuple[int, ...]) -> Tensor:
+        """Return the ranks' parts joined along ``axis``."""
+        ...
+
+    def reduce_scatter(self, x: Tensor, axis: int, cuts: tuple[int, ...]) -> Tensor:
+        """Return the own part of the sum."""
+        ...
+
+    def all_to_all(
+        self,
+        x: Tensor,
+        split: int,
+        split_cuts: tuple[int, ...],
+        join: int,
+        join_cuts: tuple[int, ...],
+    ) -> Tensor:
+        """Return the own part along ``split`` of what is whole along ``join``."""
+        ...
+
+    def barrier(self) -> None:
+        """Return when every rank is here."""
+        ...
+
+
+Forward = Callable[..., tuple[Tensor, ...]]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """The program of a rank for one set of input sizes."""
+
+    schedule: Schedule
+    source: Source
+    forward: Forward
+    weights: SimpleNamespace
+    units: SimpleNamespace
+
+    def __call__(self, comm: Comm, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return the results, which every rank has whole."""
+        return self.forward(self.weights, self.units, comm, *tensors)
+
+
+@dataclass
+class RankProgram:
+    """What one rank runs: call it with the whole inputs, get the whole results.
+
+    Attributes:
+        function: of this rank, with its own parts of the constants.
+        comm: joins the ranks.
+        how: how units run.
+        device: where tensors live.
+        bindings: programs by the model's dynamic sizes.
+    """
+
+    function: Function
+    comm: Comm
+    how: How
+    device: torch.device
+    bindings: dict[tuple[int, ...], Bound] = field(default_factory=dict[tuple[int, ...], Bound])
+
+    def __call__(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Run once."""
+        own = [t.to(self.device) for t in tensors] if self.device.type != "cpu" else tensors
+        with torch.inference_mode():
+            return self.bind([tuple(t.shape) for t in own])(self.comm, own)
+
+    def bind(self, shapes: Sequence[Sequence[int]]) -> Bound:
+        """Return the program for inputs of these shapes. Raises InputError."""
+        if not self.function.dims:
+            key: tuple[int, ...] = ()
+        else:
+            sizes = meaning.bind_dims(self.function, shapes)
+            key = tuple(sizes[d.name] for d in self.function.dims)
+        found = self.bindings.get(key)
+        if found is None:
+            sizes = meaning.bind_dims(self.function, shapes)
+            found = self.bindings[key] = self._bind(specialize(self.function, sizes))
+        return found
+
+    def _bind(self, fn: Function) -> Bound:
+        plan = schedule(fn, self.comm.rank, self.comm.world)
+        source = emit(plan)
+        weights = self._weights(source)
+        names = _executed(source, plan, self.device)
+        units = SimpleNamespace(**{s.name: build(s, names[s.name], self.how) for s in plan.units})
+        return Bound(plan, source, names["forward"], weights, units)
+
+    def _weights(self, source: Source) -> SimpleNamespace:
+        if self.how.engine == "native":
+            # kernels have them packed; what is left to torch reads the constants themselves
+            return SimpleNamespace(**{n: meaning.tensor_of(c) for n, c in source.weights.items()})
+        held = {n: meaning.tensor_of(c).to(self.device) for n, c in source.weights.items()}
+        return SimpleNamespace(**held)
+
+
+def _executed(source: Source, plan: Schedule, device: torch.device) -> dict[str, Any]:
+    """Return the functions of an emitted program."""
+    names: dict[str, Any] = {
+        "torch": torch,
+        "F": functional,
+        "device": device,
+        "op": tuple(map(_caller, source.ops)),
+    }
+    where = f"<rank {plan.rank} of {plan.name}>"
+    exec(compile(source.text, where, "exec"), names)  # our own text, built of our own names
+    return names
+
+
+def _caller(kind: Kind) -> Callable[..., tuple[Tensor, ...]]:
+    return lambda *operands: meaning.apply(kind, *operands)
+
+
+def rank_program(
+    program: Spmd, rank: int, comm: Comm, read: Read, how: How, device: str = "cpu"
+) -> RankProgram:
+    """Return what ``rank`` runs of a sharded program.
+
+    Args:
+        program: of all ranks.
+        rank: this one.
+        comm: joins it to the others.
+        read: reads parts of constants.
+        how: how units run.
+        device: of this rank.
+
+    Raises:
+        ClaimError: an op that would differ from rank to rank.
+    """
+    legal.check(program.function)
+    fn = materialize(program.local(rank), read)
+    return RankProgram(fn, comm, how, torch.device(device))

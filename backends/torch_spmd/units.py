@@ -1,0 +1,90 @@
+"""torch_spmd > units: what runs a unit: its torch text, CPU kernels, or inductor's code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from leptonc import meaning
+from leptonc.backends.numba_cpu.emit import emit
+from leptonc.backends.numba_cpu.lower.core import ConstPool
+from leptonc.backends.numba_cpu.runtime import Executable, load
+from leptonc.backends.numba_cpu.scheduler import Options, schedule
+from leptonc.backends.torch_spmd.schedule import UnitStep
+from leptonc.errors import TargetError
+from leptonc.passes import pipeline
+from leptonc.pipeline import PassManager
+
+Unit: TypeAlias = "Callable[..., tuple[Tensor, ...]]"
+
+
+@dataclass(frozen=True)
+class How:
+    """How units run.
+
+    Attributes:
+        engine: ``"native"`` (CPU kernels), ``"torch"`` or ``"inductor"``.
+        threads: of native kernels.
+        precision: of native kernels, as for ``leptonc.compile``.
+        pipeline: passes over a unit before native kernels are chosen.
+    """
+
+    engine: str = "torch"
+    threads: int = 1
+    precision: str = "fp32"
+    pipeline: str = "O2"
+
+
+def build(step: UnitStep, text: Unit, how: How) -> Unit:
+    """Return what runs ``step``; ``text`` is its function in the emitted program.
+
+    Raises:
+        TargetError: an unknown engine.
+    """
+    make = ENGINES.get(how.engine)
+    if make is None:
+        raise TargetError(f"unknown engine {how.engine!r}; there are: {', '.join(ENGINES)}")
+    return make(step, text, how)
+
+
+def _torch(step: UnitStep, text: Unit, how: How) -> Unit:
+    return text
+
+
+def _inductor(step: UnitStep, text: Unit, how: How) -> Unit:
+    return torch.compile(text, dynamic=False)
+
+
+def _native(step: UnitStep, text: Unit, how: How) -> Unit:
+    """Compile a unit for this CPU; one without an op to run is left to torch."""
+    body = step.body
+    if all(not op.operands for op in body.ops) or not body.returns:
+        return text
+    fn = PassManager(pipeline(how.pipeline), ()).run(body)
+    plan = schedule(fn, ConstPool(), Options(how.threads, how.precision))
+    return _Native(load(plan, emit(plan)))
+
+
+class _Native:
+    """A unit in CPU kernels; weights are packed inside, ``w`` is not read."""
+
+    def __init__(self, program: Executable) -> None:
+        self.program = program
+        outputs = program.schedule.outputs
+        self.results = tuple((tuple(v.shape), meaning.TORCH_DTYPES[v.dtype]) for v in outputs)
+
+    def __call__(self, w: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
+        held = [t if t.is_contiguous() else t.contiguous() for t in inputs]
+        results = tuple([torch.empty(shape, dtype=dtype) for shape, dtype in self.results])
+        self.program(*[t.data_ptr() for t in held], *[t.data_ptr() for t in results])
+        return results
+
+
+ENGINES: Mapping[str, Callable[[UnitStep, Unit, How], Unit]] = MappingProxyType(
+    {"native": _native, "torch": _torch, "inductor": _inductor}
+)
