@@ -4,6 +4,7 @@ from leptonc.meaning.constants import (
     IR_DTYPES,
     TORCH_DTYPES,
     all_finite,
+    bytes_of,
     const_of,
     nonzero_share,
     scaled_rows,
@@ -14,6 +15,7 @@ from leptonc.meaning.constants import (
 from leptonc.meaning.interpreter import MEANING, apply, bind_dims, fold, run
 from leptonc.meaning.memory import (
     array_of,
+    is_stand_in,
     raw_array,
     raw_filled,
     raw_tensor,
@@ -30,8 +32,10 @@ __all__ = [
     "apply",
     "array_of",
     "bind_dims",
+    "bytes_of",
     "const_of",
     "fold",
+    "is_stand_in",
     "nonzero_share",
     "raw_array",
     "raw_filled",
