@@ -15,7 +15,6 @@ from leptonc.meaning.constants import (
 from leptonc.meaning.interpreter import MEANING, apply, bind_dims, fold, run
 from leptonc.meaning.memory import (
     array_of,
-    is_stand_in,
     raw_array,
     raw_filled,
     raw_tensor,
@@ -35,7 +34,6 @@ __all__ = [
     "bytes_of",
     "const_of",
     "fold",
-    "is_stand_in",
     "nonzero_share",
     "raw_array",
     "raw_filled",

@@ -25,7 +25,7 @@ def array_of(const: Const) -> Array:
     """Return a constant's values row-major; bf16 and f16 as float32. Do not write to it."""
     tensor = tensor_of(const)
     tensor = tensor.float() if tensor.dtype in _HALF else tensor
-    return (tensor if is_stand_in(tensor) else tensor.contiguous()).numpy()
+    return (tensor if _is_stand_in(tensor) else tensor.contiguous()).numpy()
 
 
 def stand_in(type_: TensorType) -> Tensor:
@@ -34,8 +34,7 @@ def stand_in(type_: TensorType) -> Tensor:
     return torch.zeros((), dtype=TORCH_DTYPES[type_.dtype]).expand(shape)
 
 
-def is_stand_in(tensor: Tensor) -> bool:
-    """Return whether all elements lie in one place, as those of ``stand_in`` do."""
+def _is_stand_in(tensor: Tensor) -> bool:
     return tensor.numel() > 1 and not any(tensor.stride())
 
 
