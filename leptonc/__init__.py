@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from leptonc.compress.quantize import FreezeQuant, Quantize
     from leptonc.compress.store import Store
     from leptonc.errors import LeptoncError
+    from leptonc.saved import load
 
 __version__ = "0.1.0"
 _CALLABLE = ("capture", "compress")  # packages that are functions, too
@@ -34,10 +35,12 @@ _WHERE = {
     "Quantize": "leptonc.compress.quantize",
     "Store": "leptonc.compress.store",
     "finetune": "leptonc.compress.finetune",
+    "load": "leptonc.saved",
 }
 __all__ = [
     "CompiledModel", "Dim", "Distill", "FreezeQuant", "LeptoncError", "LowRank", "Prune",
-    "PruneSchedule", "Quantize", "Store", "capture", "compile", "compress", "finetune", "optimize",
+    "PruneSchedule", "Quantize", "Store", "capture", "compile", "compress", "finetune", "load",
+    "optimize",
 ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from leptonc.errors import InputError
 from leptonc.ir.core import Function
 from leptonc.pipeline import Step
 from leptonc.road import Road
+from leptonc.saving import save
 from leptonc.show import card
 from leptonc.show.explain import explain
 from leptonc.show.explorer.view import explore
@@ -43,13 +44,19 @@ class CompiledModel:
     """
 
     def __init__(
-        self, name: str, make: Specialize, *, respecialize: bool, describe: Callable[..., str]
+        self,
+        name: str,
+        make: Specialize,
+        *,
+        respecialize: bool,
+        describe: Callable[..., str],
+        specializations: Sequence[Specialization] = (),
     ) -> None:
         self.name = name
         self._make: Specialize | None = make
         self._respecialize = respecialize
         self._describe = describe
-        self._specializations: list[Specialization] = []
+        self._specializations = list(specializations)
         self._road: Road | None = None  # of the latest signature that has one
         self._lock = threading.Lock()
         self._profile: Profile | None = None  # the latest
@@ -108,6 +115,20 @@ class CompiledModel:
     def close(self) -> None:
         """Compile for no further signature: the model may go, and its weights with it."""
         self._make = None
+
+    def save(self, directory: str | Path) -> Path:
+        """Write the net to ``directory``, for :func:`leptonc.load` to read; return that directory.
+
+        A saved net needs neither the model nor its source. It holds IR as text, every constant
+        plainly, so that kernels can be made anew on another machine, and the example inputs with
+        their results, which a loaded net must repeat. A net that is there already is replaced.
+
+        Raises:
+            InputError: the model is not compiled yet.
+            ArtifactError: the weights are gone with the model (keep it until the net is saved) or
+                changed since; arguments that cannot be saved; something else in ``directory``.
+        """
+        return save(self.name, self.specializations, directory)
 
     # -- looking ----------------------------------------------------------------------------------
 
@@ -189,7 +210,10 @@ class CompiledModel:
         args, kwargs = arguments(inputs)
         spec, leaves, tensors, sizes = self._select(args, kwargs)
         if spec.replay is None:
-            raise InputError(f"{self.name}: how it was compiled is not known")
+            raise InputError(
+                f"{self.name}: how it was compiled is not known, as of every net that was loaded; "
+                "bisect one that leptonc.compile returned"
+            )
         program = spec.bind(sizes)
         restore = partial(spec.captured.restore, leaves=leaves, sizes=sizes)
         seen = subject(self.name, spec, spec.replay, program, tensors, restore, args, kwargs)

@@ -18,15 +18,14 @@ from leptonc.backends.numba_cpu.tune import machine, tune
 from leptonc.bisect import Replay
 from leptonc.capture import Captured
 from leptonc.capture.shim import boxed
-from leptonc.ir.core import Function, Op
-from leptonc.ir.kinds.region import TorchOp
+from leptonc.ir.core import Function
 from leptonc.ir.specialize import specialize
 from leptonc.passes import pipeline as passes_of
 from leptonc.pipeline import Instrument, PassManager, Recorder
 from leptonc.rewrite.trace import Remark, RemarkKind
 from leptonc.runtime.cache import CompileCache
 from leptonc.runtime.choices import book
-from leptonc.specialization import Specialization
+from leptonc.specialization import Specialization, random_op
 
 VERIFY = ("off", "final", "unit", "pass")
 Progress = Callable[[str], None]
@@ -78,7 +77,7 @@ def build(
             replay = functools.cache(lambda: tuple(_optimized(again(), settings, ())[1].steps))
             spec, dropped = stored.load(cache, key, captured, inputs, stages=replay, **made)
         if spec is not None:
-            spec.replay = replayed
+            spec.replay, spec.example = replayed, tuple(inputs)
             return _finished(spec, inputs, stats, cached=True)
     progress("optimizing")
     with _timed(stats, "passes_s"):
@@ -89,6 +88,7 @@ def build(
         stages=lambda: tuple(recorder.steps),
         remarks=[*captured.remarks, *recorder.remarks],
         replay=replayed,
+        example=tuple(inputs),
         **made,
     )
     if dropped:
@@ -103,7 +103,7 @@ def build(
     with _timed(stats, "schedule_s"):
         spec.bind(sizes)
     spec.pool.spare.clear()
-    if settings.verify != "off" and (op := _random_op(captured.function)) is not None:
+    if settings.verify != "off" and (op := random_op(captured.function)) is not None:
         text = "the result is not checked: the model draws random numbers"
         spec.remarks.append(Remark("check", RemarkKind.MISSED, op.kind.NAME, text, op.origin))
     elif settings.verify != "off":
@@ -161,14 +161,9 @@ def _optimized(
 ) -> tuple[Function, Recorder]:
     recorder = Recorder()
     instruments: list[Instrument] = [recorder]
-    if settings.verify == "pass" and _random_op(captured.function) is None:
+    if settings.verify == "pass" and random_op(captured.function) is None:
         instruments.append(selfcheck.PassCheck.of(captured.function, inputs, settings.precision))
     return optimize(captured.function, settings.pipeline, instruments), recorder
-
-
-def _random_op(fn: Function) -> Op | None:
-    """Return an op whose result differs from call to call, if there is one: nothing to compare."""
-    return next((o for o in fn.ops if isinstance(o.kind, TorchOp) and not o.kind.pure), None)
 
 
 @contextmanager

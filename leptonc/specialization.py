@@ -21,7 +21,8 @@ from leptonc.bisect import Replay
 from leptonc.capture import Captured, CaptureRemark
 from leptonc.check import UnitError
 from leptonc.cost.flops import function_cost, known
-from leptonc.ir.core import Function
+from leptonc.ir.core import Function, Op
+from leptonc.ir.kinds.region import TorchOp
 from leptonc.ir.specialize import specialize
 from leptonc.pipeline import Step
 from leptonc.rewrite.trace import Remark
@@ -59,6 +60,7 @@ class Specialization:
     roads: dict[tuple[int, ...], Road] = field(default_factory=dict[tuple[int, ...], Road])
     lock: threading.Lock = field(default_factory=threading.Lock)
     replay: Replay | None = None
+    example: tuple[Tensor, ...] | None = None  # operands that it was checked on
     bound: int = 0  # how many programs were laid out so far
 
     def bind(self, sizes: Sizes) -> Executable:
@@ -122,6 +124,11 @@ def _team(fn: Function, threads: int) -> int:
         return 1
     cost = function_cost(fn)
     return threads if known(cost.flops) + known(cost.bytes) >= TEAM_WORK else 1
+
+
+def random_op(fn: Function) -> Op | None:
+    """Return an op whose result differs from call to call, if there is one: nothing to compare."""
+    return next((o for o in fn.ops if isinstance(o.kind, TorchOp) and not o.kind.pure), None)
 
 
 def run_program(

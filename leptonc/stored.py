@@ -8,34 +8,28 @@ stored a second time; a program with symbolic sizes stores them, as other sizes 
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from leptonc import meaning
-from leptonc.backends.numba_cpu.kernels.machine_code import fingerprint
 from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.core import ALIGN, aligned
 from leptonc.backends.numba_cpu.lower.questions import MOST_DENSE
 from leptonc.backends.numba_cpu.schedule import TorchStep
 from leptonc.capture import Captured
 from leptonc.errors import LeptoncError
+from leptonc.here import here
 from leptonc.ir.constants import Const, ConstantStore
 from leptonc.ir.core import Function
 from leptonc.ir.literal import literal
 from leptonc.ir.text import constants, dump, parse
 from leptonc.ir.types import parse_type
 from leptonc.runtime.cache import CompileCache, Entry, cache_key
-from leptonc.runtime.caches import read_caches
 from leptonc.specialization import Specialization, output_types, run_program
 
 # Lowering may look at the elements of constants up to this size (masks, divisors, index tables).
@@ -48,20 +42,7 @@ def key_of(captured: Captured, parts: Sequence[object]) -> str:
     The sizes of the caches belong to the machine: they decide how a batch is cut, and a program of
     other steps would ask for the stored constants in another order.
     """
-    machine = (fingerprint(), read_caches())
-    return cache_key(dump(captured.function), *parts, torch.__version__, *machine, _sources())
-
-
-@functools.cache
-def _sources() -> str:
-    """Return a hash of leptonc's own code: a changed pass or lowering makes every entry a miss."""
-    sha = hashlib.sha256()
-    # In a checkout some packages are links, which ``rglob`` does not follow.
-    walk = os.walk(Path(__file__).parent, followlinks=True)
-    for path in sorted(Path(d, name) for d, _, names in walk for name in names):
-        if path.suffix == ".py":
-            sha.update(path.name.encode() + path.read_bytes())
-    return sha.hexdigest()
+    return cache_key(dump(captured.function), *parts, here())
 
 
 def save(cache: CompileCache, key: str, spec: Specialization, inputs: Sequence[Tensor]) -> None:
@@ -166,7 +147,8 @@ def _revive(entry: Entry, captured: Captured, made: Mapping[str, Any]) -> Specia
         type_ = parse_type(text)
         raw = entry.arrays.get(f"const{name}")
         payload = meaning.stand_in(type_) if raw is None else meaning.tensor_from_raw(raw, type_)
-        const = store.items_[name] = Const(type_, payload, lambda _, name=name: name)
+        const = Const(type_, payload, lambda _, name=name: name, released=raw is None)
+        store.items_[name] = const
         meaning.set_nonzero_share(const, head["shares"][name])
     fn: Function = parse(entry.texts["program.lir"], store)
     spec = Specialization(captured=captured, function=fn, remarks=[], **made)

@@ -18,11 +18,15 @@ PREFIX = 16  # digits of a digest in the text form: 64 bits, unique within any o
 
 @dataclass(frozen=True, eq=False)
 class Const:
-    """One constant array: its type, its bytes and, lazily, their sha256 (hexadecimal)."""
+    """One constant array: its type, its bytes and, lazily, their sha256 (hexadecimal).
+
+    Of a ``released`` one the bytes are gone: the payload only has their shape.
+    """
 
     type: TensorType
     payload: object
     hasher: Callable[[object], str]
+    released: bool = False
 
     @cached_property
     def digest(self) -> str:
@@ -36,6 +40,7 @@ class Const:
         """
         _ = self.digest
         object.__setattr__(self, "payload", stand_in)
+        object.__setattr__(self, "released", True)
 
     def __eq__(self, other: object) -> bool:
         if self is other:

@@ -6,8 +6,9 @@ import hashlib
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, cast
+from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -116,8 +117,14 @@ def _digest(payload: object) -> str:
     if tensor.is_quantized:
         sha.update(repr((tensor.qscheme(), tensor.q_scale(), tensor.q_zero_point())).encode())
         tensor = tensor.int_repr()
-    if tensor.numel():
-        flat = tensor.cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
-        flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
-        sha.update(memoryview(cast(Any, flat.view(torch.uint8).numpy())))
+    sha.update(bytes_of(tensor).data)
     return sha.hexdigest()
+
+
+def bytes_of(tensor: Tensor) -> np.ndarray:
+    """Return the bytes of a tensor in row-major order: u8, do not write to them."""
+    if not tensor.numel():
+        return np.zeros(0, np.uint8)
+    flat = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1)
+    flat = torch.view_as_real(flat).reshape(-1) if flat.is_complex() else flat
+    return flat.view(torch.uint8).numpy()

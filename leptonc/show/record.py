@@ -18,11 +18,10 @@ seconds where the key ends in ``_s`` and microseconds where it is ``us``; ``byte
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any
 
 from leptonc.backends.numba_cpu.lower.choices import Decision
-from leptonc.errors import InputError, LeptoncError
+from leptonc.errors import InputError
 from leptonc.show import summary
 
 VERSION = 1
@@ -90,15 +89,13 @@ def _memory(net: Any) -> Json:
 
 
 def _passes(net: Any) -> list[Json]:
-    with suppress(LeptoncError):  # from the compile cache, and the model is gone
-        return [
-            {
-                "name": s.name, "seconds": s.seconds, "ops_before": len(s.before.ops),
-                "ops_after": len(s.after.ops), "changed": s.changed, "fired": dict(s.fired),
-            }
-            for s in net.stages
-        ]  # fmt: skip
-    return []
+    return [
+        {
+            "name": s.name, "seconds": s.seconds, "ops_before": len(s.before.ops),
+            "ops_after": len(s.after.ops), "changed": s.changed, "fired": dict(s.fired),
+        }
+        for s in summary.stages(net)[0]
+    ]  # fmt: skip
 
 
 def _units(net: Any) -> list[Json]:

@@ -56,7 +56,7 @@ def _lines(net: Any, remarks: bool) -> Iterator[str]:
     )
     yield from _compile_time(stats)
     yield from _checked(net.errors)
-    yield from _stages(net.stages)
+    yield from _stages(*summary.stages(net))
     yield from _heaviest(rows)
     yield from _through_torch(rows)
     if remarks:
@@ -85,9 +85,9 @@ def _checked(errors: Mapping[str, Any]) -> Iterator[str]:
     )
 
 
-def _stages(stages: Sequence[Any]) -> Iterator[str]:
+def _stages(stages: Sequence[Any], why: str) -> Iterator[str]:
     if not stages:
-        yield "  passes    none ran: the program came from the compile cache"
+        yield f"  passes    {why or 'none ran: the program came from the compile cache'}"
         return
     width = max(len(s.name) for s in stages)
     yield "  passes"

@@ -14,6 +14,7 @@ from leptonc.capture import CaptureRemark
 from leptonc.cost.flops import function_cost, known, op_cost
 from leptonc.errors import LeptoncError
 from leptonc.ir.core import Origin
+from leptonc.pipeline import Step
 from leptonc.rewrite.trace import Remark
 from leptonc.show import choices
 
@@ -175,6 +176,14 @@ def remarks(net: Any) -> list[RemarkRow]:
             found[row] = found.get(row, 0) + 1
     rows = [replace(row, count=n) for row, n in found.items()]
     return [*rows, *map(_unit_remark, choices.remarks(net.schedule))]
+
+
+def stages(net: Any) -> tuple[Sequence[Step], str]:
+    """Return the passes that ran, and "" or why they are not known: the model is gone, say."""
+    try:
+        return net.stages, ""
+    except LeptoncError as why:
+        return (), str(why)
 
 
 def _said(spec: Any) -> Sequence[Remark | CaptureRemark]:

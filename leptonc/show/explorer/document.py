@@ -102,7 +102,10 @@ def document(net: Any, profile: Profile | None = None) -> Json:
 
 def _functions(net: Any) -> list[tuple[str, Function, Any]]:
     """Return the captured program and what each pass made of it: name, function, step."""
-    steps = net.stages
+    steps, why = summary.stages(net)
+    if why:
+        captured = net.specializations[0].captured.function
+        return [("captured", captured, None), ("optimized", net.ir, None)]
     if not steps:
         return [("optimized", net.ir, None)]
     first = ("captured", steps[0].before, None)

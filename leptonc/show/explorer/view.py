@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from leptonc.errors import InputError
+from leptonc.show import summary
 from leptonc.show.explorer import export
 from leptonc.show.explorer.document import document
 from leptonc.show.explorer.page import frame, page
@@ -59,7 +60,7 @@ def _shown(doc: dict[str, Any]) -> Any:
 
 
 def _graphs(net: Any, profile: Profile | None) -> str:
-    steps = net.stages
+    steps, _ = summary.stages(net)
     stages = [("captured", steps[0].before)] if steps else []
     stages += [(f"{s.index + 1} {s.name}", s.after) for s in steps if s.changed]
     return json.dumps(export.model_explorer(net.name, stages or [("optimized", net.ir)]))
