@@ -62,6 +62,7 @@ class Spec:
     load_deadline_s: float
     threads: int
     allowed: tuple[str, ...]
+    pin: bool
 
 
 @dataclass
@@ -112,6 +113,8 @@ class LocalGroup:
         load_deadline_s: seconds that starting may take.
         threads: threads of a rank; None: the usable cores divided by the ranks.
         allowed: prefixes of modules that ``entry`` may be in.
+        pin: give each rank a share of the usable cores where there are enough, so that a scheduler
+            that wakes all ranks on one core does not make them wait for each other.
 
     Raises:
         WorkerError: an argument is of no use; the text names it.
@@ -129,13 +132,14 @@ class LocalGroup:
         load_deadline_s: float = 120.0,
         threads: int | None = None,
         allowed: Sequence[str] = ALLOWED,
+        pin: bool = True,
     ) -> None:
         _check(world, backend, device, deadline_s, load_deadline_s)
         check_entry(entry, allowed)
         share = max(1, Governor().decision.cores // world)
         self._spec = Spec(
             Path(directory).absolute(), world, entry, backend, device, deadline_s, load_deadline_s,
-            share if threads is None else threads, tuple(allowed),
+            share if threads is None else threads, tuple(allowed), pin,
         )  # fmt: skip
         self._lock = threading.RLock()
         self._running: _Running | None = None
@@ -218,7 +222,10 @@ class LocalGroup:
 
     def _start(self) -> None:
         """Start the workers and wait until they are ready."""
-        spec, spin_us = self._spec, read_settings().spin_us
+        spec = self._spec
+        cores = affinity_cores()
+        # Whoever spins on a core that another one needs only delays what he waits for.
+        spin_us = read_settings().spin_us if cores > spec.world else 0
         running = self._running = _Running(os.getpid())
         # Also runs when this group is forgotten, and at the end of the interpreter.
         self._finalizer = weakref.finalize(self, running.end)
@@ -300,9 +307,21 @@ def _config(
         "threads": spec.threads,
         "spin_us": spin_us,
         "crowded": spec.world > affinity_cores(),
+        "cores": _shares(spec.world) if spec.pin else None,
         "meeting": None if meeting is None else str(meeting),
         "path": [p or os.getcwd() for p in sys.path],
     }
+
+
+def _shares(world: int) -> list[list[int]] | None:
+    """Return the cores of each rank; None where they cannot have some of their own."""
+    if not hasattr(os, "sched_setaffinity"):
+        return None
+    cores = sorted(os.sched_getaffinity(0))
+    n = len(cores)
+    if n < world:
+        return None
+    return [cores[n * r // world : n * (r + 1) // world] for r in range(world)]
 
 
 def _check(

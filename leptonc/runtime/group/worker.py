@@ -117,6 +117,8 @@ def _ready(rank: int, command: Message, replies: int) -> Rank | None:
     try:
         config = json.loads(command.payload)
         sys.path += [p for p in config["path"] if p not in sys.path]
+        if config["cores"] is not None:
+            os.sched_setaffinity(0, config["cores"][rank])
         torch.set_num_threads(config["threads"])
         ready = Rank(rank, config)
         # What is loaded stays: no collection needs to look at it again.
