@@ -53,3 +53,7 @@ class InputError(LeptoncError, ValueError):
 
 class CheckError(LeptoncError):
     """A compiled result that is not the reference's within the tolerance."""
+
+
+class WorkerError(LeptoncError):
+    """A rank of a worker group that failed: names the rank, what happened to it, what to do."""

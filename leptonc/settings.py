@@ -74,6 +74,11 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     )
 
 
+def child_environ(changes: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a process that we start: ours, with ``changes``."""
+    return {**os.environ, **changes}
+
+
 def _cache_dir(env: Mapping[str, str]) -> Path:
     """Return the cache root: the explicit variable, then XDG, then ``~/.cache``."""
     if env.get("LEPTONC_CACHE_DIR"):

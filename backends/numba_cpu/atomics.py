@@ -43,6 +43,7 @@ HAS_FUTEX = (
 
 
 HAS_CLOCK = hasattr(time, "CLOCK_MONOTONIC") and hasattr(ctypes.CDLL(None), "clock_gettime")
+HAS_YIELD = hasattr(ctypes.CDLL(None), "sched_yield")
 HAS_CORE_NUMBER = hasattr(ctypes.CDLL(None), "sched_getcpu")
 HAS_CORE_MASK = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "sched_setaffinity")
 CORE_MASK_WORDS = 16  # cores that a mask has room for, in words
@@ -151,6 +152,16 @@ def _stamp(b: ir.IRBuilder, address: ir.Value) -> None:
     _extern(b, "clock_gettime", kind, ir.Constant(i32, time.CLOCK_MONOTONIC), address)
 
 
+def _give_way(b: ir.IRBuilder) -> None:
+    if HAS_YIELD:
+        _extern(b, "sched_yield", ir.FunctionType(ir.IntType(32), []))
+
+
+def _nap(b: ir.IRBuilder, microseconds: ir.Value) -> None:
+    i32 = ir.IntType(32)
+    _extern(b, "usleep", ir.FunctionType(i32, [i32]), b.trunc(microseconds, i32))
+
+
 def _core_number(b: ir.IRBuilder, otherwise: ir.Value) -> ir.Value:
     if not HAS_CORE_NUMBER:
         return otherwise
@@ -201,6 +212,10 @@ write_cores = _binary(_i64, _core_mask("sched_setaffinity"))
 stamp = _unary(_void, _stamp)
 # Tells the core that this is a spin loop.
 pause = _nullary(_pause)
+# Lets another thread have the core, if one wants it.
+give_way = _nullary(_give_way)
+# Sleeps for about so many microseconds.
+nap = _unary(_void, _nap)
 # Sleeps until woken, unless the word has changed already; may return early, so callers loop.
 wait_while = _binary(_void, _wait)
 wake_all = _unary(_void, _wake)

@@ -1,0 +1,1 @@
+"""What ranks communicate through: shared memory on one host, ``torch.distributed`` anywhere."""
