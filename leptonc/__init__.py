@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from leptonc.compress.store import Store
     from leptonc.errors import LeptoncError
     from leptonc.saved import load
+    from leptonc.shard.placement import Replicate, Shard
+    from leptonc.sharded import ShardedModel
+    from leptonc.sharding import Sharding, plan
 
 __version__ = "0.1.0"
 _CALLABLE = ("capture", "compress")  # packages that are functions, too
@@ -36,11 +39,16 @@ _WHERE = {
     "Store": "leptonc.compress.store",
     "finetune": "leptonc.compress.finetune",
     "load": "leptonc.saved",
+    "Replicate": "leptonc.shard.placement",
+    "Shard": "leptonc.shard.placement",
+    "ShardedModel": "leptonc.sharded",
+    "Sharding": "leptonc.sharding",
+    "plan": "leptonc.sharding",
 }
 __all__ = [
     "CompiledModel", "Dim", "Distill", "FreezeQuant", "LeptoncError", "LowRank", "Prune",
-    "PruneSchedule", "Quantize", "Store", "capture", "compile", "compress", "finetune", "load",
-    "optimize",
+    "PruneSchedule", "Quantize", "Replicate", "Shard", "ShardedModel", "Sharding", "Store",
+    "capture", "compile", "compress", "finetune", "load", "optimize", "plan",
 ]  # fmt: skip
 
 

@@ -5,39 +5,43 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
 
-from leptonc import compiler
+from leptonc import compiler, sharded_build
 from leptonc.backends.numba_cpu.runtime import ahead
+from leptonc.backends.torch_spmd.units import How
 from leptonc.capture import Captured
 from leptonc.capture.captured import arguments
 from leptonc.capture.failure import refuse_training
 from leptonc.capture.frontend import capture as capture_model
 from leptonc.compiled import CompiledModel
-from leptonc.errors import LeptoncError, PipelineError, TargetError
+from leptonc.errors import InputError, LeptoncError, PipelineError, TargetError
 from leptonc.ir.core import Function
 from leptonc.passes import pipeline as passes_of
 from leptonc.runtime.garbage import paused, release_trace, torch_unread
 from leptonc.runtime.governor import Governor
 from leptonc.settings import read_settings
+from leptonc.sharded import ShardedModel
+from leptonc.sharding import Sharding
 from leptonc.show.progress import Progress
 from leptonc.show.report import describe
 from leptonc.specialization import Specialization
+from leptonc.targets import Target, check_there, parse_target
 
 PRECISIONS = ("strict", "fp32", "fast")
-TARGETS = ("cpu",)
 Dynamic = Mapping[str, Any] | str | None
 
 
+@overload
 def compile(
     model: Any,
     example_inputs: Any = None,
     *,
-    target: str = "cpu",
+    target: Literal["cpu"] = "cpu",
     dynamic: Dynamic = None,
     pipeline: str = "O2",
     precision: str = "fp32",
@@ -45,14 +49,49 @@ def compile(
     threads: int | None = None,
     cache: bool = True,
     tune: bool | None = None,
-) -> CompiledModel:
+) -> CompiledModel: ...
+@overload
+def compile(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    target: str,
+    device: int | None = None,
+    sharding: Sharding | None = None,
+    dynamic: Dynamic = None,
+    pipeline: str = "O2",
+    precision: str = "fp32",
+    verify: str = "final",
+    threads: int | None = None,
+    cache: bool = True,
+    tune: bool | None = None,
+) -> ShardedModel: ...
+def compile(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    target: str = "cpu",
+    device: int | None = None,
+    sharding: Sharding | None = None,
+    dynamic: Dynamic = None,
+    pipeline: str = "O2",
+    precision: str = "fp32",
+    verify: str = "final",
+    threads: int | None = None,
+    cache: bool = True,
+    tune: bool | None = None,
+) -> CompiledModel | ShardedModel:
     """Return ``model`` compiled; call the result as you would call the model.
 
     Args:
         model: an ``nn.Module`` in evaluation mode, an ``ExportedProgram`` or an ``fx.GraphModule``.
         example_inputs: a tensor, a tuple of positional arguments or a dict of keyword arguments;
             None compiles at the first call.
-        target: where it will run; ``"cpu"``.
+        target: where it will run: ``"cpu"``, ``"cpu:2"`` (two processes), ``"cuda"`` (one device)
+            or ``"cuda:4"`` (four devices, not the one of index 4). All but ``"cpu"`` return a
+            ``ShardedModel``.
+        device: index of the device for ``"cuda"``.
+        sharding: how the model is divided, for all but ``"cpu"``.
         dynamic: sizes that may change, ``{"x": {0: Dim("batch", max=64)}}``, or ``"auto"``.
         pipeline: passes, ``"O0"`` to ``"O3"`` or a pipeline string.
         precision: which algorithms may run. ``"strict"``: plain sums, no Winograd.
@@ -74,7 +113,7 @@ def compile(
     Raises:
         LeptoncError: an argument that leptonc cannot take; the text says what to do.
     """
-    _check_target(target)
+    where = parse_target(target, device)
     _one_of("precision", precision, PRECISIONS)
     _one_of("verify", verify, compiler.VERIFY)
     passes_of(pipeline)
@@ -84,6 +123,13 @@ def compile(
     )
     refuse_training(model)
     name = _name(model)
+    if where.sharded:
+        how = How("", decision.cores, precision, pipeline)
+        return _sharded(
+            model, example_inputs, dynamic, verify, (where, sharding or Sharding(), how)
+        )
+    if sharding is not None:
+        raise TargetError('sharding= goes with several devices: target="cpu:2" or "cuda:4"')
     stats: dict[str, Any] = {"governor": str(decision)}
     once = example_inputs is not None and dynamic != "auto"
     held = weakref.ref(model)
@@ -116,6 +162,38 @@ def compile(
         net.specialize(*arguments(example_inputs))
     if once:
         net.close()
+    return net
+
+
+def _sharded(
+    model: Any,
+    example_inputs: Any,
+    dynamic: Dynamic,
+    verify: str,
+    made_for: tuple[Target, Sharding, How],
+) -> ShardedModel:
+    """Return ``model`` divided over several devices. Raises LeptoncError."""
+    if example_inputs is None:
+        raise InputError(
+            f"target {made_for[0]}: example_inputs are needed to divide the model; pass them"
+        )
+    check_there(made_for[0])
+    name, stats = _name(model), dict[str, Any]()
+    args, kwargs = arguments(example_inputs)
+    with Progress(f"compiling {name}") as progress, torch.no_grad(), paused():
+        start = time.perf_counter()
+        progress("capturing")
+        captured = capture_model(model, args, kwargs, dynamic=dynamic)
+        stats["capture_s"] = time.perf_counter() - start
+        tensors = captured.tensors(captured.flatten(args, kwargs))
+        inputs = [t.detach().contiguous() for t in tensors]
+
+        def eager() -> Sequence[Tensor]:
+            return compiler.returns_of(captured, _callable(model)(*args, **kwargs))
+
+        progress("planning, starting ranks and checking against the model")
+        net = sharded_build.build(name, captured, made_for, verify, inputs, eager, stats)
+        stats["total_s"] = time.perf_counter() - start
     return net
 
 
@@ -157,16 +235,6 @@ def _callable(model: Any) -> Any:
 def _one_of(what: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise PipelineError(f"unknown {what} {value!r}; there are: {', '.join(known)}")
-
-
-def _check_target(target: str) -> None:
-    kind = target.partition(":")[0]
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise TargetError(
-            f"target {target!r}: this torch finds no CUDA device. There are: {', '.join(TARGETS)}"
-        )
-    if target not in TARGETS:
-        raise TargetError(f"unknown target {target!r}; there are: {', '.join(TARGETS)}")
 
 
 __all__ = ["LeptoncError", "compile", "optimize"]

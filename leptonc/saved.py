@@ -18,9 +18,10 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from leptonc import check, meaning, selfcheck
+from leptonc import check, meaning, selfcheck, sharded_build
 from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.runtime import ahead
+from leptonc.backends.torch_spmd import store
 from leptonc.capture import CaptureRemark
 from leptonc.capture.plain import decode
 from leptonc.capture.portable import from_json
@@ -63,7 +64,7 @@ def load(
     verify: str | None = None,
     classes: Sequence[type] = (),
     ops: Sequence[str] = (),
-) -> CompiledModel:
+) -> Any:
     """Return the net that ``net.save(directory)`` wrote; call it as the model was called.
 
     On the machine that saved it results are the same, bit for bit; elsewhere kernels are made
@@ -87,6 +88,8 @@ def load(
     """
     start = time.perf_counter()
     artifact = open_artifact(directory, verify)
+    if artifact.manifest.kind == store.KIND:
+        return sharded_build.load(artifact)
     name = _about(artifact)
     reader = Reader({class_name(c): c for c in classes})
     same = artifact.manifest.about.get("here") == here()

@@ -60,7 +60,7 @@ class _Writer:
     def __init__(self, plan: Schedule) -> None:
         self.plan = plan
         self.weights: dict[str, Const] = {}
-        self.known: dict[Const, str] = {}
+        self.known: dict[int, str] = {}  # by identity: to compare bytes would read them
         self.ops: list[Kind] = []
         self.names = {v: _identifier(n) for v, n in value_names(plan.function).items()}
 
@@ -126,10 +126,10 @@ class _Writer:
 
     def _weight(self, op: Op) -> str:
         assert isinstance(op.kind, Constant)
-        name = self.known.get(op.kind.const)
+        name = self.known.get(id(op.kind.const))
         if name is None:
             name = _free(_identifier(op.result.hint or "c"), self.weights)
-            self.known[op.kind.const] = name
+            self.known[id(op.kind.const)] = name
             self.weights[name] = op.kind.const
         return name
 

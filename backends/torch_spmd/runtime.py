@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as functional
@@ -14,49 +14,14 @@ from torch import Tensor
 from leptonc import meaning
 from leptonc.backends.torch_spmd import legal
 from leptonc.backends.torch_spmd.emit import Source, emit
+from leptonc.backends.torch_spmd.graphs import Graphs
 from leptonc.backends.torch_spmd.schedule import Schedule, schedule
 from leptonc.backends.torch_spmd.units import How, build
 from leptonc.backends.torch_spmd.weights import Read, materialize
 from leptonc.ir.core import Function, Kind
 from leptonc.ir.specialize import specialize
+from leptonc.runtime.group.comm import Comm
 from leptonc.shard.program import Spmd
-
-
-class Comm(Protocol):
-    """What joins a rank to the others; sums are added in the order of the ranks.
-
-    ``cuts`` are the offsets of the ranks' parts in a whole axis.
-    """
-
-    rank: int
-    world: int
-
-    def all_reduce(self, x: Tensor, op: str = "sum") -> Tensor:
-        """Return the ranks' ``x`` combined by ``op``: ``sum``, ``max`` or ``min``."""
-        ...
-
-    def all_gather(self, x: Tensor, axis: int, cuts: tuple[int, ...]) -> Tensor:
-        """Return the ranks' parts joined along ``axis``."""
-        ...
-
-    def reduce_scatter(self, x: Tensor, axis: int, cuts: tuple[int, ...]) -> Tensor:
-        """Return the own part of the sum."""
-        ...
-
-    def all_to_all(
-        self,
-        x: Tensor,
-        split: int,
-        split_cuts: tuple[int, ...],
-        join: int,
-        join_cuts: tuple[int, ...],
-    ) -> Tensor:
-        """Return the own part along ``split`` of what is whole along ``join``."""
-        ...
-
-    def barrier(self) -> None:
-        """Return when every rank is here."""
-        ...
 
 
 Forward = Callable[..., tuple[Tensor, ...]]
@@ -87,6 +52,7 @@ class RankProgram:
         how: how units run.
         device: where tensors live.
         bindings: programs by the model's dynamic sizes.
+        graphs: on CUDA, calls as graphs.
     """
 
     function: Function
@@ -94,12 +60,28 @@ class RankProgram:
     how: How
     device: torch.device
     bindings: dict[tuple[int, ...], Bound] = field(default_factory=dict[tuple[int, ...], Bound])
+    graphs: Graphs | None = None
+
+    def __post_init__(self) -> None:
+        if self.device.type == "cuda":
+            self.graphs = Graphs(self.run)
 
     def __call__(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Run once."""
-        own = [t.to(self.device) for t in tensors] if self.device.type != "cpu" else tensors
         with torch.inference_mode():
-            return self.bind([tuple(t.shape) for t in own])(self.comm, own)
+            if self.graphs is None:
+                return self.run(tensors)
+            return self.graphs([t.to(self.device, non_blocking=True) for t in tensors])
+
+    def run(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Run once, kernel by kernel, on tensors of the rank's device."""
+        return self.bind([tuple(t.shape) for t in tensors])(self.comm, tensors)
+
+    def free(self) -> None:
+        """Let go of what holds memory of a device, in order."""
+        if self.graphs is not None:
+            self.graphs.free()
+        self.bindings.clear()
 
     def bind(self, shapes: Sequence[Sequence[int]]) -> Bound:
         """Return the program for inputs of these shapes. Raises InputError."""

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 from leptonc.runtime.artifact import Artifact, open_artifact, write_artifact
+from leptonc.runtime.group.comm import Comm
 from torch import Tensor
 
-from leptonc.backends.torch_spmd.runtime import Comm, RankProgram, rank_program
+from leptonc.backends.torch_spmd.runtime import RankProgram, rank_program
 from leptonc.backends.torch_spmd.units import How
 from leptonc.errors import ArtifactError
 from leptonc.ir.constants import Const

@@ -74,13 +74,13 @@ class Mover:
                 return self.own_part(value, local, to)
             case Replicate(), Partial():
                 rank: Any = symbol(RANK)
-                return self.b(Owned(rank), local)
+                return self.b(Owned(rank), local, hint=value.hint)
             case Shard(), Replicate():
                 return self._gather(value, local, a)
             case Shard(), Shard():
                 return self._exchange(value, local, a, to)
             case Partial(op=op), Replicate():
-                return self.b(AllReduce(op), local)
+                return self.b(AllReduce(op), local, hint=value.hint)
             case Partial(), Shard():
                 return self._scatter(value, local, to)
             case _:
@@ -92,19 +92,20 @@ class Mover:
         x = self._open(local, s, cut, cut.block)
         axis = s.axis + (s.outer > 1)
         stop: Any = cut.start
-        x = self.b(Slice(axis, cut.start, as_dim(stop + cut.size)), x)
+        x = self.b(Slice(axis, cut.start, as_dim(stop + cut.size)), x, hint=value.hint)
         return self._close(value, x, s)
 
     def _gather(self, value: Value, local: Value, s: Shard) -> Value:
         cut = self.parts.cut(value, s)
         x = self._open(local, s, cut, cut.size)
-        x = self.b(AllGather(s.axis + (s.outer > 1), cut.cuts), x)
-        return x if s.outer == 1 else self.b(Reshape(value.type.shape), x)
+        x = self.b(AllGather(s.axis + (s.outer > 1), cut.cuts), x, hint=value.hint)
+        return x if s.outer == 1 else self.b(Reshape(value.type.shape), x, hint=value.hint)
 
     def _scatter(self, value: Value, local: Value, s: Shard) -> Value:
         cut = self.parts.cut(value, s)
         x = self._open(local, s, cut, cut.block)
-        x = self.b(ReduceScatter(s.axis + (s.outer > 1), cut.cuts, cut.size), x)
+        kind = ReduceScatter(s.axis + (s.outer > 1), cut.cuts, cut.size)
+        x = self.b(kind, x, hint=value.hint)
         return self._close(value, x, s)
 
     def _exchange(self, value: Value, local: Value, a: Shard, to: Shard) -> Value:
@@ -133,7 +134,9 @@ class Mover:
         return self.b(Reshape((*shape[: s.axis], s.outer, size, *shape[s.axis + 1 :])), x)
 
     def _close(self, value: Value, x: Value, s: Shard) -> Value:
-        return x if s.outer == 1 else self.b(Reshape(self.parts.shape(value, s)), x)
+        if s.outer == 1:
+            return x
+        return self.b(Reshape(self.parts.shape(value, s)), x, hint=value.hint)
 
     def _close_shape(self, value: Value, x: Value, s: Shard) -> Value:
         """Return ``x`` in the shape that a rank holds under ``s``."""

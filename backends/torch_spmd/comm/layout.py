@@ -78,9 +78,7 @@ def check_cuts(what: str, cuts: tuple[int, ...], world: int, total: int | None =
             " and do not decrease"
         )
     if total is not None and cuts[-1] != total:
-        raise CommError(
-            f"{what}: cuts {cuts} end at {cuts[-1]}, but the axis has {total} elements"
-        )
+        raise CommError(f"{what}: cuts {cuts} end at {cuts[-1]}, but the axis has {total} elements")
 
 
 def check_mine(what: str, shape: Shape, axis: int, cuts: tuple[int, ...], rank: int) -> None:

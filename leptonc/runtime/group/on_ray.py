@@ -340,9 +340,7 @@ class RayGroup:
             raise failure.as_error(failure.first(failures), doing)
         return [answers[r] for r in range(len(answers))]
 
-    def _hear(
-        self, rank: int, ref: Any, answers: dict[int, Any], failures: list[Failure]
-    ) -> None:
+    def _hear(self, rank: int, ref: Any, answers: dict[int, Any], failures: list[Failure]) -> None:
         """Note a rank's answer, or how it failed."""
         try:
             fine, value = self._ray.get(ref)
