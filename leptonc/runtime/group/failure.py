@@ -48,7 +48,7 @@ class Failure:
     """What happened to one rank.
 
     Attributes:
-        rank: the rank, None if it is nobody's in particular.
+        rank: the rank.
         what: what happened, to be read behind the rank's name.
         advice: what to do.
         text: its traceback or output.
