@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -91,7 +92,7 @@ def _all_gather(rng, shape, dtype, world) -> Case:
     axis = rng.randrange(len(shape))
     cuts = cuts_of(rng, shape[axis], world)
     whole = draw(rng, shape, dtype)
-    xs = list(whole.split([b - a for a, b in zip(cuts, cuts[1:], strict=False)], axis))
+    xs = list(whole.split([b - a for a, b in pairwise(cuts)], axis))
     given = axis - len(shape) if rng.random() < 0.3 else axis
     return Case(
         f"all_gather {dtype} {shape} {axis} {cuts}",
@@ -103,7 +104,7 @@ def _reduce_scatter(rng, shape, dtype, world) -> Case:
     axis = rng.randrange(len(shape))
     cuts = cuts_of(rng, shape[axis], world)
     xs = [draw(rng, shape, dtype) for _ in range(world)]
-    sizes = [b - a for a, b in zip(cuts, cuts[1:], strict=False)]
+    sizes = [b - a for a, b in pairwise(cuts)]
     want = list(combined(xs, "sum").split(sizes, axis))
     return Case(
         f"reduce_scatter {dtype} {shape} {axis} {cuts}",
@@ -117,7 +118,7 @@ def _all_to_all(rng, shape, dtype, world) -> Case:
     split_cuts, join_cuts = (cuts_of(rng, shape[a], world) for a in (split, join))
     whole = draw(rng, shape, dtype)
     xs, want = (
-        list(whole.split([b - a for a, b in zip(cuts, cuts[1:], strict=False)], axis))
+        list(whole.split([b - a for a, b in pairwise(cuts)], axis))
         for axis, cuts in ((join, join_cuts), (split, split_cuts))
     )
     return Case(

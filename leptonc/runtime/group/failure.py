@@ -22,7 +22,7 @@ _ADVICE_MEMORY = (
 )
 _ADVICE_PROGRAM = "the cause above is its traceback; correct that, then call restart()"
 _ADVICE_EXIT = "call restart() for new workers"
-_ADVICE = {
+_ADVICE: dict[int, str] = {
     signal.SIGKILL: "somebody killed it, or the system did for lack of memory (dmesg tells); "
     "call restart() for new workers",
     signal.SIGBUS: "its memory could not be provided: the machine or container has too little; "

@@ -96,9 +96,7 @@ class Reader:
         return Message(Kind(kind), number, payload)
 
 
-def spin(
-    poll: select.poll, spin_us: float, timeout_s: float | None
-) -> list[tuple[int, int]]:
+def spin(poll: select.poll, spin_us: float, timeout_s: float | None) -> list[tuple[int, int]]:
     """Return the events that come first: ask ``spin_us`` microseconds long, then block.
 
     ``timeout_s``: blocked at most so long; None: no limit.

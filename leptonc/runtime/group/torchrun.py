@@ -27,7 +27,7 @@ _COMM = "leptonc.backends.torch_spmd.comm.reference:TorchComm"
 
 
 class TorchrunGroup:
-    """This process as one rank of an initialised process group.
+    """One rank, in this process, of an initialised process group.
 
     Args:
         directory: the program, which ``entry`` loads.
@@ -58,7 +58,7 @@ class TorchrunGroup:
 
     @property
     def rank(self) -> int:
-        """This process's rank."""
+        """The number of this rank, from 0."""
         return self._comm.rank
 
     @property

@@ -14,7 +14,6 @@ from strategies.ranks import comms, run
 from leptonc.backends.torch_spmd.comm.shared import SharedComm
 from leptonc.runtime.group.comm import CommError, PeerError
 
-
 SLOTS = (512, 4096, 256 << 10)  # many rounds, some, mostly one
 
 
