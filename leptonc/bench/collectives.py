@@ -110,12 +110,14 @@ def _times(comm: Comm, call: Call) -> list[float]:
 def measure(world: int, backend: str, kinds: Sequence[str]) -> dict[tuple[str, int], float]:
     """Return the seconds of a call by kind and bytes."""
     found: dict[tuple[str, int], float] = {}
-    with tempfile.TemporaryDirectory() as directory:
-        with LocalGroup(directory, world, entry=ENTRY, backend=backend) as group:
-            for kind in kinds:
-                for nbytes in SIZES:
-                    ask = torch.tensor([list(KINDS).index(kind), nbytes])
-                    found[kind, nbytes] = float(group.call([ask])[0])
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        LocalGroup(directory, world, entry=ENTRY, backend=backend) as group,
+    ):
+        for kind in kinds:
+            for nbytes in SIZES:
+                ask = torch.tensor([list(KINDS).index(kind), nbytes])
+                found[kind, nbytes] = float(group.call([ask])[0])
     return found
 
 
@@ -123,12 +125,14 @@ def overhead(world: int, calls: int = 2000) -> tuple[float, float]:
     """Return the median and the 99th percentile of the seconds of a call that does nothing."""
     x = torch.zeros(16)
     times: list[float] = []
-    with tempfile.TemporaryDirectory() as directory:
-        with LocalGroup(directory, world, entry=ENTRY) as group:
-            for _ in range(calls):
-                begin = time.perf_counter()
-                group.call([x, x])
-                times.append(time.perf_counter() - begin)
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        LocalGroup(directory, world, entry=ENTRY) as group,
+    ):
+        for _ in range(calls):
+            begin = time.perf_counter()
+            group.call([x, x])
+            times.append(time.perf_counter() - begin)
     times.sort()
     return times[calls // 2], times[calls * 99 // 100]
 

@@ -63,7 +63,7 @@ def nccl(rank: int, config: Mapping[str, Any]) -> TorchComm:
 def _joined(backend: str, rank: int, config: Mapping[str, Any]) -> TorchComm:
     """Join the process group that meets in the private directory, over a file."""
     world = int(config["world"])
-    store = dist.FileStore(f"{config['meeting']}/ranks", world)
+    store = dist.FileStore(f"{config['meeting']}/ranks", world)  # pyright: ignore[reportPrivateImportUsage]
     wait = max(config["deadline_s"], config["load_deadline_s"])
     dist.init_process_group(
         backend, store=store, rank=rank, world_size=world, timeout=datetime.timedelta(seconds=wait)

@@ -7,6 +7,7 @@ facts: the same number of rounds, the same fingerprint.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 from leptonc.backends.torch_spmd.comm.layout import (
     Block,
@@ -74,7 +75,7 @@ def all_gather(shape: Shape, axis: int, cuts: tuple[int, ...], rank: int, world:
     check_cuts("all_gather", cuts, world)
     check_mine("all_gather", shape, axis, cuts, rank)
     whole = resized(shape, axis, cuts[-1])
-    received = tuple(part(whole, axis, a, b) for a, b in zip(cuts, cuts[1:], strict=False))
+    received = tuple(part(whole, axis, a, b) for a, b in pairwise(cuts))
     sent = dense(received[rank].count)
     mark = fingerprint(2, axis, cuts, whole)
     return Form((sent,), received, max(b.count for b in received), whole, mark)
@@ -88,7 +89,7 @@ def reduce_scatter(shape: Shape, axis: int, cuts: tuple[int, ...], rank: int, wo
     """
     axis = normal_axis("reduce_scatter", shape, axis)
     check_cuts("reduce_scatter", cuts, world, shape[axis])
-    sent = tuple(part(shape, axis, a, b) for a, b in zip(cuts, cuts[1:], strict=False))
+    sent = tuple(part(shape, axis, a, b) for a, b in pairwise(cuts))
     mine = dense(sent[rank].count)
     result = resized(shape, axis, cuts[rank + 1] - cuts[rank])
     mark = fingerprint(3, axis, cuts, shape)
@@ -118,8 +119,8 @@ def all_to_all(
     check_mine(what, shape, join, join_cuts, rank)
     mine = split_cuts[rank + 1] - split_cuts[rank]
     result = resized(resized(shape, split, mine), join, join_cuts[-1])
-    sent = (part(shape, split, a, b) for a, b in zip(split_cuts, split_cuts[1:], strict=False))
-    received = (part(result, join, a, b) for a, b in zip(join_cuts, join_cuts[1:], strict=False))
+    sent = (part(shape, split, a, b) for a, b in pairwise(split_cuts))
+    received = (part(result, join, a, b) for a, b in pairwise(join_cuts))
     others = 1
     for axis, n in enumerate(shape):
         others *= 1 if axis in (split, join) else n

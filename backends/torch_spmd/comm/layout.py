@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from leptonc.runtime.group.comm import CommError
 
@@ -51,7 +52,7 @@ def resized(shape: Shape, axis: int, size: int) -> Shape:
 
 def lengths(cuts: tuple[int, ...]) -> tuple[int, ...]:
     """Return how long each rank's part is."""
-    return tuple(b - a for a, b in zip(cuts[:-1], cuts[1:], strict=True))
+    return tuple(b - a for a, b in pairwise(cuts))
 
 
 def normal_axis(what: str, shape: Shape, axis: int) -> int:
@@ -71,7 +72,7 @@ def check_cuts(what: str, cuts: tuple[int, ...], world: int, total: int | None =
     Raises:
         CommError: names the collective, what was expected and what was given.
     """
-    ordered = all(a <= b for a, b in zip(cuts, cuts[1:], strict=False))
+    ordered = all(a <= b for a, b in pairwise(cuts))
     if len(cuts) != world + 1 or cuts[0] != 0 or not ordered:
         raise CommError(
             f"{what}: cuts {cuts} for {world} ranks: expected {world + 1} offsets that begin with 0"

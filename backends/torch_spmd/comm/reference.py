@@ -153,7 +153,8 @@ def _nbytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
 
 def _as_bytes(x: Tensor) -> Tensor:
     """Return the bytes of ``x`` in a row."""
-    return x.contiguous().reshape(-1).view(torch.uint8)
+    # One element may be contiguous with any stride, but only be seen as bytes with stride 1.
+    return x.contiguous().as_strided((x.numel(),), (1,)).view(torch.uint8)
 
 
 def _from_bytes(x: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:

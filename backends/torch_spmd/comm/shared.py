@@ -20,6 +20,7 @@ from leptonc.backends.torch_spmd.comm import forms
 from leptonc.backends.torch_spmd.comm.forms import Form
 from leptonc.backends.torch_spmd.comm.layout import Block, even_cuts
 from leptonc.runtime.group.comm import CommError, PeerError
+from leptonc.runtime.group.mailbox import DTYPES
 
 SLOT_BYTES = 256 << 10  # of a rank and round: what all ranks have in flight stays in their caches
 SPLIT_BYTES = 64 << 10  # from here on ranks that are more than two each add a part of a sum
@@ -194,7 +195,8 @@ class SharedComm:
             kernel = _combining(op, dtype)
             record = np.zeros(native.COMBINE_WORDS + self.world, np.int64)
             record[2] = self.world
-        mark = forms.fingerprint(form.fingerprint, size, kernel != 0)
+        kind = DTYPES.index(dtype) if dtype in DTYPES else -1
+        mark = forms.fingerprint(form.fingerprint, size, kind)
         head = (
             self._state.ctypes.data, 0, 0, mark, rounds, len(form.sent), piece, kernel,
             0 if record is None else record.ctypes.data,

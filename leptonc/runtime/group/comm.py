@@ -30,7 +30,7 @@ class Comm(Protocol):
 
     @property
     def rank(self) -> int:
-        """This rank's number, from 0."""
+        """The number of this rank, from 0."""
         ...
 
     @property

@@ -22,7 +22,7 @@ _ADVICE_MEMORY = (
 )
 _ADVICE_PROGRAM = "the cause above is its traceback; correct that, then call restart()"
 _ADVICE_EXIT = "call restart() for new workers"
-_ADVICE = {
+_ADVICE: dict[int, str] = {
     signal.SIGKILL: "somebody killed it, or the system did for lack of memory (dmesg tells); "
     "call restart() for new workers",
     signal.SIGBUS: "its memory could not be provided: the machine or container has too little; "
@@ -48,7 +48,7 @@ class Failure:
     """What happened to one rank.
 
     Attributes:
-        rank: the rank, None if it is nobody's in particular.
+        rank: the rank.
         what: what happened, to be read behind the rank's name.
         advice: what to do.
         text: its traceback or output.

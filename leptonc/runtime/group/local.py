@@ -73,6 +73,7 @@ class _Running:
     workers: list[Worker] = field(default_factory=list)
     files: list[int] = field(default_factory=list)
     meeting: Path | None = None
+    boxes: tuple[Mailbox, ...] = ()
 
     def end(self, patience_s: float = 0.0) -> None:
         """End everything, once; a fork of the controller has nothing to end."""
@@ -84,6 +85,8 @@ class _Running:
         # What an interrupt leaves is ended by the next attempt.
         end_all(self.workers, patience_s)
         self.workers = []
+        for box in self.boxes:
+            box.close()
         while self.files:
             os.close(self.files.pop())
         self.leave_meeting()
@@ -177,9 +180,11 @@ class LocalGroup:
         """
         with self._lock:
             self.start()
+            assert self._running is not None
+            inbox, outbox = self._running.boxes
             try:
-                header = self._inbox.put(list(tensors))
-                return self._outbox_copy(self._ask(Kind.CALL, header, self._spec.deadline_s))
+                results = self._ask(Kind.CALL, inbox.put(list(tensors)), self._spec.deadline_s)
+                return [t.clone() for t in outbox.get(results)]
             except BaseException as error:
                 # Ctrl-C too: the workers would go on with a call that nobody waits for.
                 self._stop(f"{type(error).__name__}: {error}")
@@ -235,7 +240,7 @@ class LocalGroup:
                 anonymous_file("ranks", _SEGMENT_BYTES_PER_RANK * spec.world),
             )  # fmt: skip
             running.files += [inbox, outbox, segment]
-            self._inbox, self._outbox = Mailbox(inbox), Mailbox(outbox)
+            running.boxes = Mailbox(inbox), Mailbox(outbox)
             running.meeting = _meeting() if _transport(spec) != "shm" else None
             environ = {**path_environ(), **thread_environ(spec.threads), **loopback_environ()}
             for rank in range(spec.world):
@@ -264,9 +269,6 @@ class LocalGroup:
         if failure is not None:
             raise as_error(failure, _doing(kind, failure))
         return answers[0]
-
-    def _outbox_copy(self, header: bytes) -> list[Tensor]:
-        return [t.clone() for t in self._outbox.get(header)]
 
     def _stop(self, why: str, patience_s: float = 0.0) -> None:
         """End the workers; ``why`` later calls cannot work, empty if they can."""

@@ -22,12 +22,13 @@ from leptonc.errors import WorkerError
 
 FIRST_BYTES = 1 << 20
 _ALIGN = 64
-_DTYPES = (
+# In this order they have numbers: only add at the end.
+DTYPES = (
     torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool, torch.int8,
     torch.uint8, torch.int16, torch.int32, torch.int64, torch.complex64, torch.complex128,
     torch.uint16, torch.uint32, torch.uint64, torch.float8_e4m3fn, torch.float8_e5m2,
 )  # fmt: skip
-_CODES = {dtype: code for code, dtype in enumerate(_DTYPES)}
+_CODES = {dtype: code for code, dtype in enumerate(DTYPES)}
 
 
 def anonymous_file(name: str, size: int) -> int:
@@ -76,19 +77,24 @@ class Mailbox:
         words = struct.unpack(f"<{len(header) // 8}q", header)
         size, count, at = words[0], words[1], 2
         if size != len(self._map):
-            # A view that somebody has kept keeps its old map.
+            # Not closed: a view that somebody has kept keeps its old map, but only as an object.
             self._map = mmap.mmap(self._fd, size)
         found: list[Tensor] = []
         for _ in range(count):
             code, offset, axes = words[at : at + 3]
             shape = words[at + 3 : at + 3 + axes]
-            found.append(_view(self._map, _DTYPES[code], offset, shape))
+            found.append(_view(self._map, DTYPES[code], offset, shape))
             at += 3 + axes
         return found
+
+    def close(self) -> None:
+        """Give the map back; nobody may look at a view of it any more."""
+        self._map.close()
 
     def _grow(self, size: int) -> None:
         """Make room for ``size`` bytes, and for some more."""
         size = 1 << (size - 1).bit_length()
+        self.close()
         os.ftruncate(self._fd, size)
         self._map = mmap.mmap(self._fd, size)
 

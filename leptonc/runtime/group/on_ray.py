@@ -23,6 +23,7 @@ from typing import Any, Self
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import Store
 
 from leptonc.errors import WorkerError
 from leptonc.runtime.group import failure
@@ -60,7 +61,7 @@ class Board:
         return total
 
 
-class BoardStore(dist.Store):
+class BoardStore(Store):
     """What ``torch.distributed`` meets through, over a :class:`Board`."""
 
     def __init__(self, board: Any, deadline_s: float) -> None:
@@ -82,9 +83,9 @@ class BoardStore(dist.Store):
         """
         return self._await([key], self._deadline_s)[0]
 
-    def add(self, key: str, amount: int) -> int:
+    def add(self, key: str, value: int) -> int:
         """Add to a number and return the sum."""
-        return self._ray.get(self._board.add.remote(key, amount))
+        return self._ray.get(self._board.add.remote(key, value))
 
     def wait(self, keys: list[str], timeout: datetime.timedelta | None = None) -> None:
         """Return once all keys have values.

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,11 +22,12 @@ from leptonc.errors import WorkerError
 from leptonc.runtime.group.comm import Comm
 from leptonc.runtime.group.entry import ALLOWED, check_entry, resolve_entry
 
+_T = TypeVar("_T")
 _COMM = "leptonc.backends.torch_spmd.comm.reference:TorchComm"
 
 
 class TorchrunGroup:
-    """This process as one rank of an initialised process group.
+    """One rank, in this process, of an initialised process group.
 
     Args:
         directory: the program, which ``entry`` loads.
@@ -57,7 +58,7 @@ class TorchrunGroup:
 
     @property
     def rank(self) -> int:
-        """This process's rank."""
+        """The number of this rank, from 0."""
         return self._comm.rank
 
     @property
@@ -115,7 +116,7 @@ class TorchrunGroup:
     ) -> None:  # fmt: skip
         self.close()
 
-    def _guarded[T](self, doing: str, work: Callable[[], T]) -> T:
+    def _guarded(self, doing: str, work: Callable[[], _T]) -> _T:
         """Return what ``work`` returns, or note that the ranks are not in step any more."""
         try:
             return work()

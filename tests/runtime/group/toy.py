@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import torch
+from strategies.collectives import wrong_cases
 
 PLAN = "toy.json"
 
@@ -44,7 +45,7 @@ def _facts(comm, inputs):
 
 
 def _write(comm, inputs):
-    return [x.add_(1) for x in inputs]
+    return [inputs[1].add_(1)]
 
 
 def _grow(comm, inputs):
@@ -61,6 +62,14 @@ def _wrong(comm, inputs):
 
 def _mismatch(comm, inputs):
     return [comm.all_reduce(torch.ones(2 + comm.rank))]
+
+
+def _cases(comm, inputs):
+    wrong = wrong_cases(comm, inputs[0].tolist())
+    told = torch.tensor([[len(wrong)]])
+    if wrong:
+        print(comm.rank, wrong, flush=True)
+    return [comm.all_gather(told, 0, tuple(range(comm.world + 1)))]
 
 
 def _raise(comm):
@@ -105,6 +114,7 @@ def _sleep(comm):
 PROGRAMS = {
     "total": _total, "echo": _echo, "facts": _facts, "write": _write, "grow": _grow,
     "nothing": _nothing, "wrong": _wrong, "mismatch": _mismatch,
+    "cases": _cases,
 }  # fmt: skip
 FAULTS = {
     "raise": _raise, "exit": _exit, "kill": _kill, "stop": _stop, "segv": _segv,
