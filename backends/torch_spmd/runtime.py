@@ -23,7 +23,6 @@ from leptonc.ir.specialize import specialize
 from leptonc.runtime.group.comm import Comm
 from leptonc.shard.program import Spmd
 
-
 Forward = Callable[..., tuple[Tensor, ...]]
 
 

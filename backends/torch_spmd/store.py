@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from leptonc.runtime.artifact import Artifact, open_artifact, write_artifact
-from leptonc.runtime.group.comm import Comm
 from torch import Tensor
 
 from leptonc.backends.torch_spmd.runtime import RankProgram, rank_program
@@ -22,6 +20,8 @@ from leptonc.errors import ArtifactError
 from leptonc.ir.constants import Const
 from leptonc.ir.core import Value
 from leptonc.ir.text import constants, dump, parse
+from leptonc.runtime.artifact import Artifact, open_artifact, write_artifact
+from leptonc.runtime.group.comm import Comm
 from leptonc.shard.placement import Placement
 from leptonc.shard.program import Spmd
 
