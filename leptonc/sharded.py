@@ -39,6 +39,11 @@ CALL = "call.json"
 class Group(Protocol):
     """The ranks, as the model sees them."""
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Numbers of the processes that were started."""
+        ...
+
     def start(self) -> None:
         """Start the ranks unless they run."""
         ...

@@ -107,8 +107,11 @@ class RankProgram:
         if self.how.engine == "native":
             # kernels have them packed; what is left to torch reads the constants themselves
             return SimpleNamespace(**{n: meaning.tensor_of(c) for n, c in source.weights.items()})
-        held = {n: meaning.tensor_of(c).to(self.device) for n, c in source.weights.items()}
-        return SimpleNamespace(**held)
+        tensors = {n: meaning.tensor_of(c) for n, c in source.weights.items()}
+        # A copy of the own part: the file's pages may go.
+        return SimpleNamespace(
+            **{n: t.contiguous().clone().to(self.device) for n, t in tensors.items()}
+        )
 
 
 def _executed(source: Source, plan: Schedule, device: torch.device) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class Parts:
             each = sizes[0] * inner
             rank: Any = symbol(RANK)
             return Cut(s.outer, inner, scaled(cuts, inner), each, as_dim(rank * each))
-        count, first = f"c{units}", f"o{units}"
+        count, first = f"len{units}", f"off{units}"
         self.tables[count], self.tables[first] = sizes, cuts[:-1]
         own, start = (as_dim(symbol(name) * inner) for name in (count, first))
         return Cut(s.outer, inner, scaled(cuts, inner), own, start)

