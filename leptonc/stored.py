@@ -70,7 +70,7 @@ def save(cache: CompileCache, key: str, spec: Specialization, inputs: Sequence[T
         "schedule.py": program.source.text,
         "head.json": json.dumps(head),
     }
-    cache.put(key, texts, arrays)
+    cache.put(key, texts, {name: _real(array) for name, array in arrays.items()})
 
 
 def load(
@@ -93,6 +93,13 @@ def load(
         cache.drop(key)
         return None, wrong
     return spec, ""
+
+
+def _real(array: np.ndarray) -> np.ndarray:
+    """Return complex numbers, which the file format lacks, as pairs along one axis more."""
+    if not np.iscomplexobj(array):
+        return array
+    return np.stack([np.real(array), np.imag(array)], axis=-1)
 
 
 def _name(const: Const) -> str:
