@@ -27,7 +27,7 @@ from leptonc.here import here
 from leptonc.ir.constants import Const, ConstantStore
 from leptonc.ir.core import Function
 from leptonc.ir.literal import literal
-from leptonc.ir.text import constants, dump, parse
+from leptonc.ir.text import constants, dump, every_constant, parse
 from leptonc.ir.types import parse_type
 from leptonc.runtime.cache import CompileCache, Entry, cache_key
 from leptonc.specialization import Specialization, output_types, run_program
@@ -110,19 +110,9 @@ def release(functions: Sequence[Function], steps: Sequence[Any]) -> None:
     """Let the constants of static ``functions`` go that no step of their program reads itself."""
     kept = {c.digest for c in _read(steps)}
     for fn in functions:
-        for const in _every(fn):
+        for const in every_constant(fn):
             if _nbytes(const) > _SMALL and const.digest not in kept:
                 const.release(meaning.stand_in(const.type))
-
-
-def _every(fn: Function) -> Iterator[Const]:
-    """Yield the constants of ``fn``, equal ones too."""
-    for op in fn.ops:
-        for value in op.kind.attributes.values():
-            if isinstance(value, Const):
-                yield value
-            elif isinstance(value, Function):
-                yield from _every(value)
 
 
 def _needed(

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 from collections import OrderedDict, defaultdict, deque, namedtuple
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import pytest
@@ -138,6 +139,15 @@ def test_nothing_is_imported(data: Any) -> None:
     except ArtifactError:
         assert data[0] == "defaultdict"
     assert NEVER not in sys.modules
+
+
+def test_modules_are_not_asked_to_load_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    lazy = ModuleType("lazy_module")
+    asked: list[str] = []
+    lazy.__getattr__ = lambda name: asked.append(name) or Pair  # type: ignore[method-assign]
+    monkeypatch.setitem(sys.modules, "lazy_module", lazy)
+    Reader().spec(["namedtuple", ["lazy_module:Pair", ["left", "right"]], [None, None]])
+    assert not asked
 
 
 @pytest.mark.parametrize("name", ["os:system", "subprocess:Popen", "builtins:list", "os:environ"])

@@ -17,7 +17,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 import leptonc
+from leptonc import meaning
 from leptonc.errors import ArtifactError, InputError
+from leptonc.ir.constants import ConstantStore
 from leptonc.runtime.artifact import open_artifact, write_artifact
 
 from .nets import SMALL, Arguments, made
@@ -191,6 +193,22 @@ def test_a_probe_with_other_results_is_refused(nets: Path, tmp_path: Path) -> No
                   lambda t: t.update({"net0.json": json.dumps(about)}))  # fmt: skip
     with pytest.raises(ArtifactError, match="on the stored probe"):
         leptonc.load(path)
+
+
+def test_other_last_bits_are_told(nets: Path, tmp_path: Path) -> None:
+    found = open_artifact(nets / "dynamic")
+    about, store = json.loads(found.text("net0.json")), ConstantStore()
+    for const in found.constants().values():
+        store.add(const)
+    (old,) = about["probe"]["results"]
+    moved = meaning.tensor_of(store[old]) * (1 + 2**-22)
+    about["probe"]["results"] = [store.add(meaning.const_of(moved)).digest]
+    texts = {n: found.text(n) for n in TEXTS[:2]} | {"net0.json": json.dumps(about)}
+    path = write_artifact(
+        tmp_path / "net", {"kind": "compiled", **found.manifest.about}, texts, store
+    )
+    assert "the last bits of results" in leptonc.load(path).report(remarks=True)
+    assert "the last bits" not in leptonc.load(nets / "dynamic").report(remarks=True)
 
 
 def test_deep_text_is_refused(nets: Path, tmp_path: Path) -> None:

@@ -65,6 +65,9 @@ def test_a_loaded_net_gives_the_same_bits(name: str, tmp_path: Path) -> None:
     assert net.save(tmp_path / "net") == tmp_path / "net"
     del model
     loaded = leptonc.load(tmp_path / "net", classes=[Out])
+    for mine, theirs in zip(loaded.specializations, net.specializations, strict=True):
+        assert (mine.threads, mine.precision) == (theirs.threads, theirs.precision)
+        assert not [r for r in mine.remarks if getattr(r, "pass_", "") == "load"]
     got = call(loaded, example)
     assert type(got) is type(want) and same(got, want)
     # What was loaded is saved again as the very same thing, without any model.
@@ -186,6 +189,15 @@ def test_weights_that_changed_are_not_saved(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         model.state_dict()[name].mul_(2)
     with pytest.raises(ArtifactError, match=r"changed since. Compile the model again"):
+        net.save(tmp_path / "net")
+
+
+def test_small_weights_that_changed_are_not_saved(tmp_path: Path) -> None:
+    model = nn.Linear(6, 5).eval()  # its compiled net has these very weights
+    net = leptonc.compile(model, SMALL, cache=False)
+    with torch.no_grad():
+        model.bias.add_(1)
+    with pytest.raises(ArtifactError, match="changed since"):
         net.save(tmp_path / "net")
 
 
