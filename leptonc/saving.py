@@ -14,13 +14,16 @@ it must be alive for. The format is that of :mod:`leptonc.runtime.artifact`::
 from __future__ import annotations
 
 import json
+import threading
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 
 from leptonc import meaning
+from leptonc.backends.numba_cpu.lower.core import ConstPool
 from leptonc.capture import CaptureRemark
 from leptonc.capture.plain import encode
 from leptonc.capture.portable import origin_json, to_json
@@ -28,7 +31,7 @@ from leptonc.errors import ArtifactError, InputError, LeptoncError
 from leptonc.here import here
 from leptonc.ir.constants import PREFIX, Const, ConstantStore
 from leptonc.ir.core import Function
-from leptonc.ir.text import constants, dump
+from leptonc.ir.text import constants, dump, every_constant, parse
 from leptonc.passes import pipeline as passes_of
 from leptonc.pipeline import PassManager, Recorder
 from leptonc.rewrite.trace import Remark
@@ -75,9 +78,14 @@ def save(name: str, specs: Sequence[Specialization], directory: Path | str) -> P
 
 def _texts(name: str, index: int, spec: Specialization, store: ConstantStore) -> dict[str, str]:
     """Return the files of one signature; its constants and its probe go to ``store``."""
+    # Hashed as it was compiled; else a weight may have been trained since and nothing tells.
+    hashed = all("digest" in vars(c) for c in every_constant(spec.function))
     found, remarks = _plain(name, spec)
     for const in found:
         store.add(const)
+    probe = _probe(spec, store)
+    if not hashed and probe is not None:
+        _check_again(name, spec, store, probe)
     captured = spec.captured
     types = {c.digest[:PREFIX]: str(c.type) for c in constants(captured.function).values()}
     try:
@@ -95,7 +103,7 @@ def _texts(name: str, index: int, spec: Specialization, store: ConstantStore) ->
             unit: [encode(e.error), encode(e.tolerance), e.probe] for unit, e in spec.errors.items()
         },
         "remarks": [_remark(r) for r in remarks],
-        "probe": _probe(spec, store),
+        "probe": probe,
     }
     return {
         program_file(index): dump(spec.function),
@@ -128,6 +136,31 @@ def _probe(spec: Specialization, store: ConstantStore) -> dict[str, list[str]] |
     return {"inputs": kept(spec.example), "results": kept(results)}
 
 
+def _check_again(
+    name: str, spec: Specialization, store: ConstantStore, probe: Mapping[str, list[str]]
+) -> None:
+    """Lower what is to be saved and hold it to the probe. Raises ArtifactError."""
+    again = replace(
+        spec,
+        function=parse(dump(spec.function), store),
+        pool=ConstPool(),
+        bindings=OrderedDict(),
+        roads={},
+        lock=threading.Lock(),
+    )
+    inputs = [meaning.tensor_of(store[d]) for d in probe["inputs"]]
+    program = again.bind(meaning.bind_dims(again.function, [t.shape for t in inputs]))
+    results = run_program(program, inputs, output_types(program))
+    if probe["results"] and [meaning.const_of(t).digest for t in results] != probe["results"]:
+        raise _changed(f"{name} cannot be saved: with its weights as they are its results differ")
+
+
+def _changed(what: str) -> ArtifactError:
+    return ArtifactError(
+        f"{what}; the model's weights changed since. Compile the model again, then save the net"
+    )
+
+
 # ----- plain constants ----------------------------------------------------------------------------
 
 
@@ -152,10 +185,9 @@ def _plain(name: str, spec: Specialization) -> tuple[list[Const], Sequence[Said]
         ) from error
     found |= _sound(constants(again).values(), wanted)
     if missing := [c for prefix, c in wanted.items() if prefix not in found]:
-        raise ArtifactError(
+        raise _changed(
             f"{name} cannot be saved: {len(missing)} of {len(wanted)} constants, the first a "
-            f"{missing[0].type}, are no longer what they were when it was compiled; the model's "
-            "weights changed since. Compile the model again, then save the net"
+            f"{missing[0].type}, are no longer what they were when it was compiled"
         )
     return list(found.values()), spec.remarks or remarks
 

@@ -27,7 +27,7 @@ from leptonc.here import here
 from leptonc.ir.constants import Const, ConstantStore
 from leptonc.ir.core import Function
 from leptonc.ir.literal import literal
-from leptonc.ir.text import constants, dump, parse
+from leptonc.ir.text import constants, dump, every_constant, parse
 from leptonc.ir.types import parse_type
 from leptonc.runtime.cache import CompileCache, Entry, cache_key
 from leptonc.specialization import Specialization, output_types, run_program
@@ -70,7 +70,7 @@ def save(cache: CompileCache, key: str, spec: Specialization, inputs: Sequence[T
         "schedule.py": program.source.text,
         "head.json": json.dumps(head),
     }
-    cache.put(key, texts, arrays)
+    cache.put(key, texts, {name: _real(array) for name, array in arrays.items()})
 
 
 def load(
@@ -95,6 +95,13 @@ def load(
     return spec, ""
 
 
+def _real(array: np.ndarray) -> np.ndarray:
+    """Return complex numbers, which the file format lacks, as pairs along one axis more."""
+    if not np.iscomplexobj(array):
+        return array
+    return np.stack([np.real(array), np.imag(array)], axis=-1)
+
+
 def _name(const: Const) -> str:
     return literal(const)[len("const<sha256:") : -1]
 
@@ -103,19 +110,9 @@ def release(functions: Sequence[Function], steps: Sequence[Any]) -> None:
     """Let the constants of static ``functions`` go that no step of their program reads itself."""
     kept = {c.digest for c in _read(steps)}
     for fn in functions:
-        for const in _every(fn):
+        for const in every_constant(fn):
             if _nbytes(const) > _SMALL and const.digest not in kept:
                 const.release(meaning.stand_in(const.type))
-
-
-def _every(fn: Function) -> Iterator[Const]:
-    """Yield the constants of ``fn``, equal ones too."""
-    for op in fn.ops:
-        for value in op.kind.attributes.values():
-            if isinstance(value, Const):
-                yield value
-            elif isinstance(value, Function):
-                yield from _every(value)
 
 
 def _needed(

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import leptonc
-from leptonc import stored
+from leptonc import here, stored
 from leptonc.capture.frontend import capture as capture_model
 from leptonc.errors import InputError, LeptoncError
 from leptonc.runtime.caches import Caches
@@ -406,7 +406,7 @@ def test_a_machine_with_other_caches_takes_no_stored_program(
     """How a batch is cut, and with it the order of stored constants, follows from their sizes."""
     x = torch.randn(2, 3)
     captured = capture_model(nn.Linear(3, 2).eval(), (x,), {})
-    here = stored.key_of(captured, ())
-    assert stored.key_of(captured, ()) == here
-    monkeypatch.setattr(stored, "read_caches", lambda: Caches(l2=1, l3=2))
-    assert stored.key_of(captured, ()) != here
+    key = stored.key_of(captured, ())
+    assert stored.key_of(captured, ()) == key
+    monkeypatch.setattr(here, "read_caches", lambda: Caches(l2=1, l3=2))
+    assert stored.key_of(captured, ()) != key

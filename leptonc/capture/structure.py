@@ -27,6 +27,7 @@ _PLAIN: Mapping[str, type] = MappingProxyType({
 })  # fmt: skip
 _PLAIN_NAMES = {cls: name for name, cls in _PLAIN.items()}
 _FACTORIES = {f.__name__: f for f in (list, dict, int, float, tuple, set, str, bool)}
+_DEEPEST = 100  # levels; Python itself takes no more brackets than twice as many
 _LEAF = pytree.tree_structure(0)
 
 
@@ -88,13 +89,15 @@ class Reader:
     classes: Mapping[str, type] = dataclasses.field(default_factory=dict[str, type])
     missing: list[str] = dataclasses.field(default_factory=list[str])
 
-    def spec(self, data: Any) -> pytree.TreeSpec:
+    def spec(self, data: Any, depth: int = 0) -> pytree.TreeSpec:
         """Return the structure that ``written`` wrote. Raises ArtifactError for anything else."""
         if data is None:
             return _LEAF
+        if depth > _DEEPEST:
+            raise ArtifactError(f"a structure of more than {_DEEPEST} levels is not read")
         try:
             how, content, children = data
-            read = [self.spec(child) for child in children]
+            read = [self.spec(child, depth + 1) for child in children]
             kind, context = _READERS[how](self, content, len(read))
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             raise ArtifactError(f"not a saved structure: {str(data)[:80]} ({error})") from None

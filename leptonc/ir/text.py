@@ -37,16 +37,21 @@ _BAD_HINT = re.compile(r"\W")
 
 
 def constants(fn: Function) -> ConstantStore:
-    """Return every constant of ``fn`` and of its units' bodies."""
+    """Return every constant of ``fn`` and of its units' bodies; all of them are hashed."""
     store = ConstantStore()
+    for const in every_constant(fn):
+        store.add(const)
+    return store
+
+
+def every_constant(fn: Function) -> Iterator[Const]:
+    """Yield the constants of ``fn`` and of its units' bodies, equal ones too."""
     for op in fn.ops:
         for value in op.kind.attributes.values():
             if isinstance(value, Const):
-                store.add(value)
+                yield value
             elif isinstance(value, Function):
-                for c in constants(value).values():
-                    store.add(c)
-    return store
+                yield from every_constant(value)
 
 
 def value_names(fn: Function) -> dict[Value, str]:

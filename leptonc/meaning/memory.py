@@ -57,10 +57,15 @@ def raw_tensor(tensor: Tensor) -> Array:
 
 
 def tensor_from_raw(array: Array, type_: TensorType) -> Tensor:
-    """Return a copy of what ``raw_tensor`` gave as a tensor of ``type_``."""
+    """Return a copy of what ``raw_tensor`` gave as a tensor of ``type_``.
+
+    Complex numbers may come as pairs along one axis more.
+    """
     tensor = torch.from_numpy(np.array(array))
     want = TORCH_DTYPES[type_.dtype]
-    return tensor if tensor.dtype is want else tensor.view(want)
+    if tensor.dtype is want:
+        return tensor
+    return torch.view_as_complex(tensor) if want.is_complex else tensor.view(want)
 
 
 def tensor_at(address: int, dtype: DType, shape: Sequence[int], strides: Sequence[int]) -> Tensor:

@@ -278,4 +278,6 @@ def _check(net: Any, name: str) -> str:
         return "as part of the whole, which is as near to the model's result as it must be"
     if net.stats.get("cached"):
         return "when it was stored; the stored probe gave the same bits when it was loaded"
+    if "loaded" in net.stats:
+        return "where it was compiled; when it was loaded the whole was held to the saved probe"
     return "not: verify was off"
