@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from leptonc import meaning, selfcheck, stored
+from leptonc.backends.numba_cpu.release import release
 from leptonc.backends.numba_cpu.runtime import Executable
 from leptonc.backends.numba_cpu.tune import machine, tune
 from leptonc.bisect import Replay
@@ -152,7 +153,7 @@ def _finished(
         replayed = () if cached else spec.stages()
         functions = [spec.captured.function, spec.function]
         functions += [f for step in replayed for f in (step.before, step.after)]
-        stored.release(functions, program.schedule.steps)
+        release(functions, program.schedule.steps)
     return spec
 
 

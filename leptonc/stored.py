@@ -9,7 +9,7 @@ stored a second time; a program with symbolic sizes stores them, as other sizes 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,20 +20,17 @@ from leptonc import meaning
 from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.core import ALIGN, aligned
 from leptonc.backends.numba_cpu.lower.questions import MOST_DENSE
-from leptonc.backends.numba_cpu.schedule import TorchStep
+from leptonc.backends.numba_cpu.release import SMALL, nbytes, read_by_torch
 from leptonc.capture import Captured
 from leptonc.errors import LeptoncError
 from leptonc.here import here
 from leptonc.ir.constants import Const, ConstantStore
 from leptonc.ir.core import Function
 from leptonc.ir.literal import literal
-from leptonc.ir.text import constants, dump, every_constant, parse
+from leptonc.ir.text import constants, dump, parse
 from leptonc.ir.types import parse_type
 from leptonc.runtime.cache import CompileCache, Entry, cache_key
 from leptonc.specialization import Specialization, output_types, run_program
-
-# Lowering may look at the elements of constants up to this size (masks, divisors, index tables).
-_SMALL = 16 << 10  # bytes
 
 
 def key_of(captured: Captured, parts: Sequence[object]) -> str:
@@ -106,35 +103,15 @@ def _name(const: Const) -> str:
     return literal(const)[len("const<sha256:") : -1]
 
 
-def release(functions: Sequence[Function], steps: Sequence[Any]) -> None:
-    """Let the constants of static ``functions`` go that no step of their program reads itself."""
-    kept = {c.digest for c in _read(steps)}
-    for fn in functions:
-        for const in every_constant(fn):
-            if _nbytes(const) > _SMALL and const.digest not in kept:
-                const.release(meaning.stand_in(const.type))
-
-
 def _needed(
     spec: Specialization, steps: Sequence[Any], store: Mapping[str, Const]
 ) -> Sequence[Const]:
     """Return the constants whose plain bytes a loaded program may read."""
     if spec.function.dims:
         return list(store.values())
-    found = {c.digest: c for c in store.values() if _nbytes(c) <= _SMALL}
-    found.update({c.digest: c for c in _read(steps)})
+    found = {c.digest: c for c in store.values() if nbytes(c) <= SMALL}
+    found.update({c.digest: c for c in read_by_torch(steps)})
     return list(found.values())
-
-
-def _read(steps: Sequence[Any]) -> Iterator[Const]:
-    """Yield the constants of the steps that run through torch."""
-    for step in steps:
-        if isinstance(step, TorchStep):
-            yield from constants(step.body).values()
-
-
-def _nbytes(const: Const) -> int:
-    return int(const.type.numel) * const.type.dtype.nbytes
 
 
 def _revive(entry: Entry, captured: Captured, made: Mapping[str, Any]) -> Specialization:

@@ -40,18 +40,21 @@ class Source:
     Attributes:
         text: the module.
         weights: what ``w.NAME`` is.
+        reads: for each unit the names of its weights.
         ops: what ``op[i]`` calls.
     """
 
     text: str
     weights: dict[str, Const]
+    reads: dict[str, list[str]]
     ops: tuple[Kind, ...]
 
 
 def emit(plan: Schedule) -> Source:
     """Return the program of ``plan``, whose sizes are all numbers."""
     writer = _Writer(plan)
-    return Source("\n".join(writer.lines()) + "\n", writer.weights, tuple(writer.ops))
+    text = "\n".join(writer.lines()) + "\n"
+    return Source(text, writer.weights, writer.reads, tuple(writer.ops))
 
 
 class _Writer:
@@ -60,6 +63,7 @@ class _Writer:
     def __init__(self, plan: Schedule) -> None:
         self.plan = plan
         self.weights: dict[str, Const] = {}
+        self.reads: dict[str, list[str]] = {}
         self.known: dict[int, str] = {}  # by identity: to compare bytes would read them
         self.ops: list[Kind] = []
         self.names = {v: _identifier(n) for v, n in value_names(plan.function).items()}
@@ -99,10 +103,12 @@ class _Writer:
         ins = [names[v] for v in step.inputs]
         yield f"def {step.name}({', '.join(['w', *ins])}):"
         held = dict[Value, str]()
+        reads = self.reads[step.name] = list[str]()
         left = dict(step.body.use_count)
         for op in step.body.ops:
             if isinstance(op.kind, Constant):
-                held[op.result] = f"w.{self._weight(op)}"
+                reads.append(self._weight(op))
+                held[op.result] = f"w.{reads[-1]}"
                 continue
             operands = [held.get(v, names[v]) for v in op.operands]
             yield f"    {', '.join(names[r] for r in op.results)} = {self._call(op, operands)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,8 +17,8 @@ from leptonc.backends.torch_spmd import legal
 from leptonc.backends.torch_spmd.emit import Source, emit
 from leptonc.backends.torch_spmd.graphs import Graphs
 from leptonc.backends.torch_spmd.schedule import Schedule, schedule
-from leptonc.backends.torch_spmd.units import How, build
-from leptonc.backends.torch_spmd.weights import Read, materialize
+from leptonc.backends.torch_spmd.units import How, build, reads_weights
+from leptonc.backends.torch_spmd.weights import Read, filled, parted, tensor_of
 from leptonc.ir.core import Function, Kind
 from leptonc.ir.specialize import specialize
 from leptonc.runtime.group.comm import Comm
@@ -47,6 +48,7 @@ class RankProgram:
 
     Attributes:
         function: of this rank, with its own parts of the constants.
+        read: reads these.
         comm: joins the ranks.
         how: how units run.
         device: where tensors live.
@@ -55,6 +57,7 @@ class RankProgram:
     """
 
     function: Function
+    read: Read
     comm: Comm
     how: How
     device: torch.device
@@ -98,20 +101,21 @@ class RankProgram:
     def _bind(self, fn: Function) -> Bound:
         plan = schedule(fn, self.comm.rank, self.comm.world)
         source = emit(plan)
-        weights = self._weights(source)
         names = _executed(source, plan, self.device)
-        units = SimpleNamespace(**{s.name: build(s, names[s.name], self.how) for s in plan.units})
+        weights, units = SimpleNamespace(), SimpleNamespace()
+        for step in plan.units:
+            unit = build(step, names[step.name], self.how, partial(filled, read=self.read))
+            setattr(units, step.name, unit)
+            if reads_weights(unit):
+                self._fill(weights, source, step.name)
         return Bound(plan, source, names["forward"], weights, units)
 
-    def _weights(self, source: Source) -> SimpleNamespace:
-        if self.how.engine == "native":
-            # kernels have them packed; what is left to torch reads the constants themselves
-            return SimpleNamespace(**{n: meaning.tensor_of(c) for n, c in source.weights.items()})
-        tensors = {n: meaning.tensor_of(c) for n, c in source.weights.items()}
-        # A copy of the own part: the file's pages may go.
-        return SimpleNamespace(
-            **{n: t.contiguous().clone().to(self.device) for n, t in tensors.items()}
-        )
+    def _fill(self, weights: SimpleNamespace, source: Source, unit: str) -> None:
+        """Read the weights of a unit that runs as torch, once."""
+        for name in source.reads[unit]:
+            if not hasattr(weights, name):
+                tensor = tensor_of(source.weights[name], self.read)
+                setattr(weights, name, tensor.to(self.device))
 
 
 def _executed(source: Source, plan: Schedule, device: torch.device) -> dict[str, Any]:
@@ -148,5 +152,4 @@ def rank_program(
         ClaimError: an op that would differ from rank to rank.
     """
     legal.check(program.function)
-    fn = materialize(program.local(rank), read)
-    return RankProgram(fn, comm, how, torch.device(device))
+    return RankProgram(parted(program.local(rank)), read, comm, how, torch.device(device))

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from leptonc import meaning
 from leptonc.backends.torch_spmd.runtime import RankProgram, rank_program
 from leptonc.backends.torch_spmd.units import How
 from leptonc.errors import ArtifactError
@@ -80,11 +79,6 @@ def read_program(artifact: Artifact) -> tuple[Spmd, Mapping[str, Any]]:
     return Spmd(function, known, nowhere), head
 
 
-def mapped(const: Const, index: tuple[slice, ...]) -> Tensor:
-    """Return a part of a mapped constant as a view: only what is read of it comes into memory."""
-    return meaning.tensor_of(const)[index]
-
-
 def load(directory: Path, rank: int, comm: Comm) -> RankProgram:
     """Return what ``rank`` runs of the program in ``directory``. Raises ArtifactError."""
     artifact = open_artifact(directory, verify="off")  # the one who started the ranks has done it
@@ -98,8 +92,12 @@ def load(directory: Path, rank: int, comm: Comm) -> RankProgram:
     device = (
         f"cuda:{rank % max(1, torch.cuda.device_count())}" if head["device"] == "cuda" else "cpu"
     )
+
+    def read(const: Const, index: tuple[slice, ...]) -> Tensor:
+        return artifact.slice(const.digest, index)
+
     how = How(head["engine"], torch.get_num_threads(), head["precision"], head["pipeline"])
-    made = rank_program(program, rank, comm, mapped, how, device)
+    made = rank_program(program, rank, comm, read, how, device)
     if not made.function.dims:  # kernels are made while loading, not in the first call
         made.bind([tuple(map(int, p.type.shape)) for p in made.function.params])  # type: ignore[arg-type]
     artifact.let_go()

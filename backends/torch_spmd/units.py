@@ -13,14 +13,17 @@ from torch import Tensor
 from leptonc import meaning
 from leptonc.backends.numba_cpu.emit import emit
 from leptonc.backends.numba_cpu.lower.core import ConstPool
+from leptonc.backends.numba_cpu.release import release
 from leptonc.backends.numba_cpu.runtime import Executable, load
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
 from leptonc.backends.torch_spmd.schedule import UnitStep
 from leptonc.errors import TargetError
+from leptonc.ir.core import Function
 from leptonc.passes import pipeline
 from leptonc.pipeline import PassManager
 
 Unit: TypeAlias = "Callable[..., tuple[Tensor, ...]]"
+Fill: TypeAlias = "Callable[[Function], Function]"
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,14 @@ class How:
     pipeline: str = "O2"
 
 
-def build(step: UnitStep, text: Unit, how: How) -> Unit:
-    """Return what runs ``step``; ``text`` is its function in the emitted program.
+def build(step: UnitStep, text: Unit, how: How, fill: Fill) -> Unit:
+    """Return what runs ``step``.
+
+    Args:
+        step: the unit.
+        text: its function in the emitted program.
+        how: how units run.
+        fill: reads the constants of a function.
 
     Raises:
         TargetError: an unknown engine.
@@ -49,25 +58,33 @@ def build(step: UnitStep, text: Unit, how: How) -> Unit:
     make = ENGINES.get(how.engine)
     if make is None:
         raise TargetError(f"unknown engine {how.engine!r}; there are: {', '.join(ENGINES)}")
-    return make(step, text, how)
+    return make(step, text, how, fill)
 
 
-def _torch(step: UnitStep, text: Unit, how: How) -> Unit:
+def reads_weights(unit: Unit) -> bool:
+    """Return whether a unit reads ``w``; native ones hold packed weights of their own."""
+    return not isinstance(unit, _Native)
+
+
+def _torch(step: UnitStep, text: Unit, how: How, fill: Fill) -> Unit:
     return text
 
 
-def _inductor(step: UnitStep, text: Unit, how: How) -> Unit:
+def _inductor(step: UnitStep, text: Unit, how: How, fill: Fill) -> Unit:
     return torch.compile(text, dynamic=False)
 
 
-def _native(step: UnitStep, text: Unit, how: How) -> Unit:
+def _native(step: UnitStep, text: Unit, how: How, fill: Fill) -> Unit:
     """Compile a unit for this CPU; one without an op to run is left to torch."""
     body = step.body
     if all(not op.operands for op in body.ops) or not body.returns:
         return text
+    body = fill(body)
     fn = PassManager(pipeline(how.pipeline), ()).run(body)
     plan = schedule(fn, ConstPool(), Options(how.threads, how.precision))
-    return _Native(load(plan, emit(plan)))
+    program = load(plan, emit(plan))
+    release((body, fn), plan.steps)
+    return _Native(program)
 
 
 class _Native:
@@ -85,6 +102,6 @@ class _Native:
         return results
 
 
-ENGINES: Mapping[str, Callable[[UnitStep, Unit, How], Unit]] = MappingProxyType(
+ENGINES: Mapping[str, Callable[[UnitStep, Unit, How, Fill], Unit]] = MappingProxyType(
     {"native": _native, "torch": _torch, "inductor": _inductor}
 )

@@ -1,12 +1,15 @@
-"""torch_spmd > weights: the constants of one rank, of which only its own part is read.
+"""torch_spmd > weights: the constants of one rank, of which only its own part is ever read.
 
 Behind a constant that is cut stands the slice that a rank takes, maybe between two reshapes that
-open and close the blocks of the axis. Here these become one constant of the part.
+open and close the blocks of the axis. ``parted`` makes of these one constant of the part, which is
+read when a unit that needs it is built (``filled``): the rank holds one copy of its part, and of
+the rest nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,12 +18,34 @@ from torch import Tensor
 from leptonc import meaning
 from leptonc.ir.constants import Const
 from leptonc.ir.core import Function, Op, Value
+from leptonc.ir.dims import Dim
 from leptonc.ir.kinds.collective import Owned
 from leptonc.ir.kinds.data import Constant
 from leptonc.ir.kinds.shape import Reshape, Slice
+from leptonc.ir.types import TensorType
 
 Index = tuple[slice, ...]
-Read = Callable[[Const, Index], Tensor]  # the elements of a constant under one index a axis
+Read = Callable[[Const, Index], Tensor]  # the elements of a constant under one slice an axis
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What a rank has of a constant: pieces of it, joined along an axis; payload of a ``Const``.
+
+    ``pieces`` is empty for zeros of the whole size.
+    """
+
+    whole: Const
+    pieces: tuple[Index, ...]
+    axis: int = 0
+
+    def read(self, read: Read) -> Tensor:
+        """Return the part as a tensor of its own."""
+        if not self.pieces:
+            dtype = meaning.TORCH_DTYPES[self.whole.type.dtype]
+            return torch.zeros(_ints(self.whole.type.shape), dtype=dtype)
+        parts = [read(self.whole, index) for index in self.pieces]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, self.axis)
 
 
 def read_payload(const: Const, index: Index) -> Tensor:
@@ -28,54 +53,57 @@ def read_payload(const: Const, index: Index) -> Tensor:
     return meaning.tensor_of(const)[index].clone()
 
 
-def materialize(fn: Function, read: Read) -> Function:
-    """Return ``fn``, the function of one rank, with its own part for every constant that is cut.
-
-    Args:
-        fn: as ``Spmd.local`` gives it.
-        read: reads a part; whole constants that are read whole go through it, too.
-    """
+def parted(fn: Function) -> Function:
+    """Return ``fn``, the function of one rank as ``Spmd.local`` gives it, with parts to be read."""
     made = dict[Value, Const]()
     for op in fn.ops:
         if isinstance(op.kind, Constant):
-            for end, const in _parts_of(fn, op, read):
-                made[end] = const
+            made.update(_parts_of(fn, op))
     return _replaced(fn, made)
 
 
-def _parts_of(fn: Function, op: Op, read: Read) -> list[tuple[Value, Const]]:
+def filled(fn: Function, read: Read) -> Function:
+    """Return ``fn`` with the bytes of its parts."""
+    made = dict[Value, Const]()
+    for op in fn.ops:
+        if isinstance(op.kind, Constant) and isinstance(op.kind.const.payload, Part):
+            made[op.result] = meaning.const_of(op.kind.const.payload.read(read))
+    return _replaced(fn, made)
+
+
+def tensor_of(const: Const, read: Read) -> Tensor:
+    """Return the tensor of a constant or of the part that stands for one."""
+    payload = const.payload
+    return payload.read(read) if isinstance(payload, Part) else meaning.tensor_of(const)
+
+
+def _parts_of(fn: Function, op: Op) -> list[tuple[Value, Const]]:
     """Return the values that stand for parts of a constant, with these."""
     assert isinstance(op.kind, Constant)
     const, whole = op.kind.const, op.result
     parts, rest = list[tuple[Value, Const]](), whole in fn.returns
     for user in fn.users[whole]:
-        found = _cut(fn, user, const, read)
+        found = _cut(fn, user, const)
         rest = rest or not found
         parts += found
     if rest:
-        full = (slice(None),) * const.type.rank
-        parts.append((whole, meaning.const_of(read(const, full))))
+        parts.append((whole, _const(whole, Part(const, (_everything(const),)))))
     return parts
 
 
-def _cut(fn: Function, user: Op, const: Const, read: Read) -> list[tuple[Value, Const]]:
+def _cut(fn: Function, user: Op, const: Const) -> list[tuple[Value, Const]]:
     """Return what ``user`` makes of a constant that a rank needs a part of, [] for any other."""
     kind: Any = user.kind
     if isinstance(kind, Slice) and kind.step == 1:
         index = _index(const.type.rank, kind.axis, kind.start, kind.stop)
-        return [(user.result, meaning.const_of(read(const, index)))]
+        return [(user.result, _const(user.result, Part(const, (index,))))]
     if isinstance(kind, Owned):
-        if kind.rank == 0:
-            return [(user.result, meaning.const_of(read(const, (slice(None),) * const.type.rank)))]
-        shape = tuple(int(d) for d in const.type.shape)  # type: ignore[arg-type]
-        zeros = torch.zeros(shape, dtype=meaning.TORCH_DTYPES[const.type.dtype])
-        return [(user.result, meaning.const_of(zeros))]
-    if isinstance(kind, Reshape):
-        return _blocks(fn, user, const, read)
-    return []
+        pieces = (_everything(const),) if kind.rank == 0 else ()
+        return [(user.result, _const(user.result, Part(const, pieces)))]
+    return _blocks(fn, user, const) if isinstance(kind, Reshape) else []
 
 
-def _blocks(fn: Function, opened: Op, const: Const, read: Read) -> list[tuple[Value, Const]]:
+def _blocks(fn: Function, opened: Op, const: Const) -> list[tuple[Value, Const]]:
     """Return the parts of the outer blocks of an axis: reshape, slice, reshape."""
     found = list[tuple[Value, Const]]()
     for cut in fn.users[opened.result]:
@@ -84,16 +112,29 @@ def _blocks(fn: Function, opened: Op, const: Const, read: Read) -> list[tuple[Va
             return []
         kind: Any = cut.kind
         axis = kind.axis - 1  # of the constant: the blocks are an axis of their own
-        outer = int(opened.result.type.shape[axis])  # type: ignore[arg-type]
-        block = int(const.type.shape[axis]) // outer  # type: ignore[arg-type]
-        pieces = [
-            read(
-                const, _index(const.type.rank, axis, i * block + kind.start, i * block + kind.stop)
-            )
-            for i in range(outer)
-        ]
-        found.append((closing[0].result, meaning.const_of(torch.cat(pieces, axis))))
+        (outer,), (size,) = (
+            _ints(opened.result.type.shape[axis : axis + 1]), _ints(const.type.shape[axis:][:1])
+        )  # fmt: skip
+        block, rank = size // outer, const.type.rank
+        pieces = tuple(
+            _index(rank, axis, i * block + kind.start, i * block + kind.stop) for i in range(outer)
+        )
+        end = closing[0].result
+        found.append((end, _const(end, Part(const, pieces, axis))))
     return found
+
+
+def _const(value: Value, part: Part) -> Const:
+    type_ = TensorType(value.type.dtype, value.type.shape)
+    return Const(type_, part, _no_digest)
+
+
+def _no_digest(payload: object) -> str:
+    raise TypeError("a part of a constant is read before anybody asks for its hash")
+
+
+def _everything(const: Const) -> Index:
+    return (slice(None),) * const.type.rank
 
 
 def _index(rank: int, axis: int, start: Any, stop: Any) -> Index:
@@ -101,14 +142,21 @@ def _index(rank: int, axis: int, start: Any, stop: Any) -> Index:
     return tuple(own if a == axis else slice(None) for a in range(rank))
 
 
+def _ints(sizes: tuple[Dim, ...]) -> tuple[int, ...]:
+    """Return the sizes of a constant, which are numbers."""
+    return tuple(int(n) for n in sizes if isinstance(n, int))
+
+
 def _replaced(fn: Function, made: dict[Value, Const]) -> Function:
     """Return ``fn`` in which the values of ``made`` are constants; what made them is gone."""
-    ops = list[Op]()
-    for op in fn.ops:
-        if len(op.results) == 1 and op.result in made:
-            ops.append(Op(Constant(made[op.result]), (), op.results, op.origin))
-        else:
-            ops.append(op)
+    if not made:
+        return fn
+    ops = [
+        Op(Constant(made[op.result]), (), op.results, op.origin)
+        if len(op.results) == 1 and op.result in made
+        else op
+        for op in fn.ops
+    ]
     needed, kept = set[Value](fn.returns), list[Op]()
     for op in reversed(ops):
         if any(r in needed for r in op.results) or not _droppable(op):
