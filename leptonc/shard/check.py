@@ -115,7 +115,7 @@ _LINEAR: Mapping[type[Kind], tuple[_Matches, ...]] = {
 }  # fmt: skip
 _MAKES_SUMS = frozenset(
     {contract.Linear, contract.Matmul, contract.Conv, contract.ConvTranspose, reduce.Sum,
-     reduce.Amax, reduce.Amin, pointwise.Where}
+     reduce.Amax, reduce.Amin, reduce.Any, pointwise.Where}
 )  # fmt: skip
 _MEETS: Mapping[type[Kind], _Pattern] = {
     collective.AllReduce: "PR",

@@ -9,7 +9,8 @@ from typing import Any
 from leptonc.ir.core import Builder, Function, Op, Value
 from leptonc.ir.dims import symbol
 from leptonc.ir.kinds.collective import AllGather, AllReduce, Owned
-from leptonc.ir.kinds.data import Constant
+from leptonc.ir.kinds.data import Constant, Full
+from leptonc.ir.kinds.reduce import Sum
 from leptonc.ir.kinds.shape import Reshape
 from leptonc.shard.localize import emit_local
 from leptonc.shard.parts import RANK, Parts
@@ -131,8 +132,11 @@ class _Lowering:
         """Note where the values are that a form made on its way: each rank's own."""
         own = next((p for p in (*s.ins, *s.outs) if isinstance(p, Shard)), REPLICATE)
         for op in self.b.ops[at:]:
+            where = s.outs[0] if isinstance(op.kind, Sum) else own
+            if isinstance(op.kind, Full) and isinstance(op.kind.value, (bool, int, float)):
+                where = REPLICATE
             for r in op.results:
-                self.placements.setdefault(r, own)
+                self.placements.setdefault(r, where)
 
 
 def _near(shared: Placement, want: Placement) -> bool:

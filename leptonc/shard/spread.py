@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from leptonc.ir.core import Function, Kind, Op, Value
-from leptonc.ir.types import TensorType
-from leptonc.shard.placement import Placement, Shard
+from leptonc.ir.types import DType, TensorType
+from leptonc.shard.placement import Partial, Placement, Shard
 from leptonc.shard.rules import RULES
 from leptonc.shard.strategy import Site, Strategy, cuttable, whole
 
@@ -89,8 +89,19 @@ def _ask(
     made = asked.get(key)
     if made is None:
         site = Site(op, shards, ranks)
-        made = asked[key] = tuple(dict.fromkeys(RULES[type(op.kind)](site)))
+        found = RULES[type(op.kind)](site)
+        made = asked[key] = tuple(dict.fromkeys(s for s in found if _combinable(op, s)))
     return made
+
+
+def _combinable(op: Op, s: Strategy) -> bool:
+    """Return whether ranks can combine what ``s`` leaves in parts: of truth values the largest."""
+    values: tuple[Value, ...] = (*op.operands, *op.results)
+    placements: tuple[Placement, ...] = (*s.ins, *s.outs)
+    return not any(
+        isinstance(p, Partial) and p.op != "max" and v.type.dtype is DType.BOOL
+        for v, p in zip(values, placements, strict=True)
+    )
 
 
 def _key(kind: Kind) -> object:
