@@ -136,12 +136,18 @@ def lowered(
     return program
 
 
+def bits(t: Tensor) -> Tensor:
+    """Return the bytes of the elements, in order."""
+    flat = torch.empty(t.numel(), dtype=t.dtype).copy_(t.flatten())
+    return flat.view(torch.uint8)
+
+
 def same_everywhere(got: Sequence[tuple[Tensor, ...]]) -> None:
     """Assert that all ranks return the same bits (numbers, NaN, signs of zeros)."""
     for other in got[1:]:
         for a, b in zip(got[0], other, strict=True):
             assert a.dtype is b.dtype
-            assert torch.equal(*(t.reshape(-1).view(torch.uint8) for t in (a, b)))
+            assert torch.equal(bits(a), bits(b))
 
 
 def agrees(
