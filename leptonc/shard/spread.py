@@ -2,7 +2,8 @@
 
 Axes that a strategy cuts together are tied: they are cut between the same units, of which there
 are as many as divide all of them (five heads of 64 make five units of an axis of 320). Tied axes
-of too few units for the ranks cannot be cut, and strategies that need it are dropped.
+of too few units for the ranks cannot be cut, and strategies that need it are dropped. One that has
+too few of its own (one group of channels) ties nothing: what is in front of it may still be cut.
 """
 
 from __future__ import annotations
@@ -44,15 +45,23 @@ def spread(fn: Function, ranks: int) -> Spread:
     ties = _Ties()
     for op, strategies in zip(fn.ops, found, strict=True):
         for s in strategies:
-            ties.tie(_places(op, s), s.units)
+            if not 0 < _own_units(op, s) < ranks:
+                ties.tie(_places(op, s), s.units)
     kept, dropped = list[tuple[Strategy, ...]](), dict[Op, tuple[tuple[Strategy, int], ...]]()
     for op, strategies in zip(fn.ops, found, strict=True):
-        few = [(s, u) for s in strategies if 0 < (u := ties.least(_places(op, s))) < ranks]
+        units = [(s, min(_own_units(op, s), ties.least(_places(op, s)))) for s in strategies]
+        few = [(s, u) for s, u in units if 0 < u < ranks]
         bad = {id(s) for s, _ in few}
         kept.append((whole(op), *(s for s in strategies if id(s) not in bad)))
         if few:
             dropped[op] = tuple(few)
     return Spread(tuple(kept), ties.all(), dropped)
+
+
+def _own_units(op: Op, s: Strategy) -> int:
+    """Return between how many units ``s`` cuts by itself, whatever else is tied; 0 for no cut."""
+    lengths = [_length(value.type, cut) for value, cut in _places(op, s)]
+    return math.gcd(s.units, *lengths) if lengths else 0
 
 
 def _closed(
