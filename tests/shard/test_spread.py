@@ -5,19 +5,13 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies.shard_functions import packed
-from strategies.sharding import letters
+from strategies.sharding import built, letters
 
-from leptonc.ir.core import Builder, Function
+from leptonc.ir.core import Function
 from leptonc.ir.kinds import contract, norm, shape, unary
-from leptonc.ir.types import parse_type
 from leptonc.shard.placement import Partial, Shard
 from leptonc.shard.spread import spread
 from leptonc.shard.strategy import whole
-
-
-def built(*types: str):
-    b = Builder("made")
-    return b, [b.param(parse_type(t), f"p{i}") for i, t in enumerate(types)]
 
 
 def names(fn: Function, ranks: int) -> list[set[str]]:

@@ -152,6 +152,7 @@ _STEPS = (
     _channels, _lookup,
 )  # fmt: skip
 
+
 @st.composite
 def packed(draw: st.DrawFn, most: int = 12) -> Function:
     """Draw a function of whole numbers of up to ``most`` steps; it returns up to two values."""

@@ -16,7 +16,7 @@ from leptonc.cost.cluster import Cluster, Device, Link
 from leptonc.ir.core import Builder, Function, Kind, Op, Value
 from leptonc.ir.dims import free_symbols
 from leptonc.ir.kinds import binary, data, reduce
-from leptonc.ir.types import TensorType
+from leptonc.ir.types import TensorType, parse_type
 from leptonc.meaning import TORCH_DTYPES, const_of
 from leptonc.meaning.lockstep import run_ranks
 from leptonc.shard.check import check
@@ -121,6 +121,18 @@ def chosen_for(made: Single, s: Strategy, found: Spread) -> tuple[Strategy, ...]
         else:
             choice.append(next(o for o in options if o.outs == (wanted[op.result],)))
     return tuple(choice)
+
+
+def built(*types: str) -> tuple[Builder, list[Value]]:
+    """Return a builder with parameters of these types."""
+    b = Builder("made")
+    return b, [b.param(parse_type(t), f"p{i}") for i, t in enumerate(types)]
+
+
+def chosen(found: Spread, names: Sequence[str]) -> tuple[Strategy, ...]:
+    """Return the strategy of each op by its ``letters``."""
+    pairs = zip(found.strategies, names, strict=True)
+    return tuple(next(s for s in options if letters(s) == name) for options, name in pairs)
 
 
 def lowered(
