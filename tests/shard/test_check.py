@@ -221,7 +221,8 @@ def test_no_sum_and_no_gather_can_be_left_out(
     p = lowered(fn, choice, found, speeds, shared)
     ops = p.function.ops
     used = p.function.use_count
-    meets = [i for i, op in enumerate(ops)
-             if isinstance(op.kind, collective.Collective) and used[op.result]]  # fmt: skip
+    # A part of a square looks like another part: exchanges are held to their cuts only.
+    kinds = (collective.AllReduce, collective.AllGather, collective.ReduceScatter)
+    meets = [i for i, op in enumerate(ops) if isinstance(op.kind, kinds) and used[op.result]]
     assume(meets)
     refused(without(p, data.draw(st.sampled_from(meets))))
