@@ -1,7 +1,8 @@
 """Verify a sharded program before anything runs: collectives, parts, and where sums may go.
 
 What is checked: the IR's own invariants; that a value that is a sum over the ranks is read only by
-ops that are linear in it, or combined first; that each collective takes what it is for; that cuts
+ops that are linear in it, or combined first, by the right operation; that nothing made of parts
+passes for whole; that each collective takes what it is for, along the axis that is cut; that cuts
 are the parts which the ranks hold; that results are whole. All ranks run one function without
 branches, so they meet in the same collectives in the same order.
 """
@@ -46,23 +47,56 @@ def _problem(program: Spmd, op: Op) -> str:
         want = _MEETS[type(op.kind)]
         if _letters(ins) + _letters(outs) != want:
             return f"takes {_letters(ins)} and gives {_letters(outs)}, {want} expected"
-        return _cuts_problem(program, op)
+        return _meeting_problem(op, ins[0], outs[0]) or _cuts_problem(program, op)
     if isinstance(op.kind, collective.Owned):
         return "" if _letters(ins) == "R" else f"takes a whole value, got {_letters(ins)}"
-    sums = [p for p in ins if isinstance(p, Partial)]
-    makes = any(isinstance(p, Partial) for p in outs)
-    if not sums:
-        allowed = type(op.kind) in _MAKES_SUMS or not makes
-        return "" if allowed else "makes a sum over the ranks of values that are none"
+    return _sums_problem(op, ins, outs) or _parts_problem(op, ins, outs)
+
+
+def _sums_problem(op: Op, ins: tuple[Placement, ...], outs: tuple[Placement, ...]) -> str:
+    """Return what is wrong with how an op takes and makes sums (or extremes) over the ranks."""
+    taken, made = ([p for p in side if isinstance(p, Partial)] for side in (ins, outs))
+    if not taken:
+        if not made:
+            return ""
+        makes = _MAKES.get(type(op.kind))
+        if makes is None or "S" not in _letters(ins):
+            return f"makes a {made[0].op} over the ranks of values that are none"
+        return "" if made[0].op == makes else f"makes a {makes} over the ranks, no {made[0].op}"
     patterns = _LINEAR.get(type(op.kind), ())
-    if not any(matches(_letters(ins), len(ins)) for matches in patterns):
-        return f"reads a sum over the ranks before it is added up: {_letters(ins)}"
-    return "" if makes else "reads a sum over the ranks, its result is none"
+    if any(p.op != "sum" for p in taken) or not any(
+        matches(_letters(ins), len(ins)) for matches in patterns
+    ):
+        return f"reads a {taken[0].op} over the ranks before it is combined: {_letters(ins)}"
+    return "" if made else f"reads a {taken[0].op} over the ranks, its result is none"
+
+
+def _parts_problem(op: Op, ins: tuple[Placement, ...], outs: tuple[Placement, ...]) -> str:
+    """Return what is wrong with an op that reads parts: it makes parts or sums, nothing whole."""
+    lost = "S" in _letters(ins) and "R" in _letters(outs)
+    return f"reads parts, its result is whole: {_letters(ins)}" if lost else ""
 
 
 def _letters(placements: tuple[Placement, ...]) -> str:
     return "".join("P" if isinstance(p, Partial) else "S" if isinstance(p, Shard) else "R"
                    for p in placements)  # fmt: skip
+
+
+def _meeting_problem(op: Op, given: Placement, made: Placement) -> str:
+    """Return what is wrong with how a collective combines or joins: it must be as the value is."""
+    kind = op.kind
+    if isinstance(given, Partial):
+        how = kind.op if isinstance(kind, collective.AllReduce) else "sum"
+        if given.op != how:
+            return f"combines by {how} what is a {given.op} over the ranks"
+    cut = made if isinstance(kind, collective.ReduceScatter) else given
+    if isinstance(kind, (collective.AllGather, collective.ReduceScatter)) and isinstance(
+        cut, Shard
+    ):
+        axis = cut.axis + (cut.outer > 1)
+        if kind.axis != axis:
+            return f"works along axis {kind.axis}, parts lie along axis {axis}"
+    return ""
 
 
 def _cuts_problem(program: Spmd, op: Op) -> str:
@@ -113,10 +147,15 @@ _LINEAR: Mapping[type[Kind], tuple[_Matches, ...]] = {
     contract.Matmul: (_one_of("PR", "RP"),),
     **dict.fromkeys((contract.Linear, contract.Conv, contract.ConvTranspose), (_PRODUCT,)),
 }  # fmt: skip
-_MAKES_SUMS = frozenset(
-    {contract.Linear, contract.Matmul, contract.Conv, contract.ConvTranspose, reduce.Sum,
-     reduce.Amax, reduce.Amin, pointwise.Where}
-)  # fmt: skip
+_MAKES: Mapping[type[Kind], str] = {
+    **dict.fromkeys(
+        (contract.Linear, contract.Matmul, contract.Conv, contract.ConvTranspose, reduce.Sum,
+         pointwise.Where),
+        "sum",
+    ),
+    **dict.fromkeys((reduce.Amax, reduce.Any), "max"),
+    reduce.Amin: "min",
+}  # fmt: skip
 _MEETS: Mapping[type[Kind], _Pattern] = {
     collective.AllReduce: "PR",
     collective.AllGather: "SR",

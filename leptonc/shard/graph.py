@@ -86,7 +86,7 @@ class Graph:
         for op in self.fn.ops:
             for i, v in enumerate(op.operands):
                 found[v].append(Reader(op, i))
-        for v in self.fn.returns:
+        for v in dict.fromkeys(self.fn.returns):
             found[v].append(Reader(None))
         return found
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 from leptonc.ir.core import Builder, Kind, Op, Value
-from leptonc.ir.dims import Dim, as_dim
-from leptonc.ir.kinds import binary, contract, data, norm, pointwise, shape
+from leptonc.ir.dims import Dim, as_dim, product
+from leptonc.ir.kinds import binary, contract, data, norm, pointwise, quantize, reduce, shape
 from leptonc.ir.kinds.data import scalar
 from leptonc.ir.types import DType
 from leptonc.shard.parts import Parts
@@ -73,6 +73,7 @@ ADAPTED: Mapping[type[Kind], Adapt] = {
     data.Iota: _own_start,
     contract.Conv: _own_groups,
     contract.ConvTranspose: _own_groups,
+    quantize.IntConv: _own_groups,
     norm.GroupNorm: _own_groups,
 }
 
@@ -133,7 +134,19 @@ def _repeat_keys(
     return b.emit(dataclasses.replace(kind, gqa=False), q, k, v, *mask)
 
 
+def _mean(
+    b: Builder, op: Op, s: Strategy, parts: Parts, operands: Sequence[Value]
+) -> tuple[Value, ...]:
+    """Divide the sum over the rank's part by the whole count."""
+    kind, x = cast(reduce.Mean, op.kind), op.operands[0].type
+    count = product([x.shape[a] for a in kind.axes])
+    total = b(reduce.Sum(kind.axes, kind.keepdim), *operands)
+    assert isinstance(count, int)
+    return (b(binary.Div(), total, scalar(b, float(count), x.dtype)),)
+
+
 FORMS: Mapping[str, Form] = {
+    "mean": _mean,
     "blocks": _blocks,
     "vocabulary": _vocabulary,
     "repeat-keys": _repeat_keys,

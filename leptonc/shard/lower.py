@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from leptonc.cost.cluster import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, REDUCE_SCATTER
 from leptonc.ir.core import Builder, Function, Op, Value
 from leptonc.ir.dims import symbol
 from leptonc.ir.kinds.collective import AllGather, AllReduce, Owned
-from leptonc.ir.kinds.data import Constant
+from leptonc.ir.kinds.data import Constant, Full
+from leptonc.ir.kinds.reduce import Sum
 from leptonc.ir.kinds.shape import Reshape
 from leptonc.shard.localize import emit_local
 from leptonc.shard.parts import RANK, Parts
@@ -17,6 +19,9 @@ from leptonc.shard.placement import REPLICATE, Partial, Placement, Shard
 from leptonc.shard.program import Spmd
 from leptonc.shard.redistribute import Mover, move
 from leptonc.shard.strategy import Strategy
+
+# By bytes that pass a link; nothing passes where a value is whole.
+_EFFORT = {"": 0, ALL_TO_ALL: 1, ALL_GATHER: 2, REDUCE_SCATTER: 2, ALL_REDUCE: 3}
 
 
 def lower(
@@ -90,27 +95,29 @@ class _Lowering:
         self._hold(op.result, p, local)
 
     def _get(self, value: Value, want: Placement) -> Value:
-        """Return the local value of ``value`` under ``want``, moved once for all readers."""
+        """Return the local value of ``value`` under ``want``, moved once for all readers.
+
+        It is taken from where it takes least effort: from what is held, or from where the value is
+        brought for all readers; by way of the whole where neither can be moved there.
+        """
         held = self.held[value]
-        if want in held:
-            return held[want]
-        shared = self.shared.get(value)
-        source = next(iter(held))
-        if shared is not None and shared not in held and _near(shared, want):
-            source = self._get_from(value, source, shared)
-        if want in held:
-            return held[want]
-        free = [p for p in held if move(p, want).possible and not move(p, want).collective]
-        self._get_from(value, free[0] if free else source, want)
+        if want not in held:
+            shared = self.shared.get(value)
+            sources = [*held, *([] if shared is None or shared in held else [shared])]
+            source = _easiest(sources, want)
+            if source not in held:
+                self._bring(value, _easiest(tuple(held), source), source)
+            self._bring(value, source, want)
         return held[want]
 
-    def _get_from(self, value: Value, source: Placement, want: Placement) -> Placement:
-        """Bring ``value`` from one placement to another; return the latter."""
+    def _bring(self, value: Value, source: Placement, want: Placement) -> None:
+        """Hold ``value`` under ``want``, too, moved from ``source``."""
+        if want in self.held[value]:
+            return
         at = len(self.b.ops)
         made = self.moved(value, self.held[value][source], source, want)
         self._mark_moves(at, want)
         self._hold(value, want, made)
-        return want
 
     def _hold(self, value: Value, p: Placement, local: Value) -> None:
         self.held.setdefault(value, {})[p] = local
@@ -131,13 +138,17 @@ class _Lowering:
         """Note where the values are that a form made on its way: each rank's own."""
         own = next((p for p in (*s.ins, *s.outs) if isinstance(p, Shard)), REPLICATE)
         for op in self.b.ops[at:]:
+            where = s.outs[0] if isinstance(op.kind, Sum) else own
+            if isinstance(op.kind, Full) and isinstance(op.kind.value, (bool, int, float)):
+                where = REPLICATE
             for r in op.results:
-                self.placements.setdefault(r, own)
+                self.placements.setdefault(r, where)
 
 
-def _near(shared: Placement, want: Placement) -> bool:
-    """Return whether ``want`` comes from ``shared`` without ranks meeting."""
-    return shared == want or (move(shared, want).possible and not move(shared, want).collective)
+def _easiest(sources: Sequence[Placement], want: Placement) -> Placement:
+    """Return the placement from which a move to ``want`` carries least; the whole if none can."""
+    able = [p for p in sources if move(p, want).possible]
+    return min(able, key=lambda p: _EFFORT[move(p, want).collective], default=REPLICATE)
 
 
 __all__ = ["lower"]

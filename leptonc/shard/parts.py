@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,12 @@ from leptonc.shard.placement import Cuts, Placement, Shard, cut_by_speed, cut_ev
 from leptonc.shard.program import part_sizes
 
 RANK = "rank"
+_NAMES = re.compile(rf"{RANK}|[co]\d+")
+
+
+def is_name_of_parts(name: str) -> bool:
+    """Return whether a symbol may stand for a rank, or for the size or the offset of a part."""
+    return _NAMES.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)

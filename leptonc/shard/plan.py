@@ -16,7 +16,7 @@ from leptonc.shard.graph import Graph
 from leptonc.shard.hints import Hints, restrict
 from leptonc.shard.lower import lower
 from leptonc.shard.measure import Figures, figures
-from leptonc.shard.parts import Parts
+from leptonc.shard.parts import Parts, is_name_of_parts
 from leptonc.shard.placement import REPLICATE, Shard
 from leptonc.shard.price import Prices
 from leptonc.shard.program import Spmd
@@ -109,7 +109,8 @@ def plan(
         memory: bytes that a rank may hold; default: the device's.
 
     Raises:
-        PlanError: a hint that cannot be met, or no plan fits into the memory.
+        PlanError: a hint that cannot be met, no plan fits into the memory, or a name of a size that
+            sizes of parts have.
     """
     if objective not in OBJECTIVES:
         raise PlanError(f"unknown objective {objective!r}; there are: {', '.join(OBJECTIVES)}")
@@ -151,6 +152,12 @@ class _Planner:
         fn: Function, cluster: Cluster, hints: Hints | None, speeds: Sequence[float] | None
     ) -> _Planner:
         ranks = cluster.count
+        taken = [d.name for d in fn.dims if is_name_of_parts(d.name)]
+        if taken:
+            raise PlanError(
+                f"{fn.name}: size {taken[0]!r} of the model has a name that sizes of parts have "
+                "(rank, c or o and a number); give it another one"
+            )
         if speeds is not None and (len(speeds) != ranks or min(speeds) <= 0):
             raise PlanError(f"speeds must be {ranks} numbers above 0, got {list(speeds)}")
         found = spread(fn, ranks)

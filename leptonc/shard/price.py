@@ -17,6 +17,14 @@ from leptonc.shard.strategy import Strategy
 
 _NOTHING = (Constant, Full, Iota, Collective)
 
+# What a form runs beside the op: so many ops on small values, and so many passes over its result
+# (or, where heads share keys, over keys and values once for each of them).
+_EXTRA: Mapping[str, tuple[int, int]] = {
+    "vocabulary": (9, 2),
+    "repeat-keys": (3, 0),
+    "mean": (1, 0),
+}
+
 
 @dataclass
 class Prices:
@@ -39,11 +47,25 @@ class Prices:
             for v, p in zip((*op.operands, *op.results), (*s.ins, *s.outs), strict=True)
         )
         types = tuple(v.type for v in (*op.operands, *op.results))
-        key = (op.kind, types, shares)
+        same = tuple(op.operands.index(v) for v in op.operands)  # what is read twice moves once
+        key = (op.kind, types, same, shares, s.form)
         found = self.seconds_.get(key)
         if found is None:
-            found = self.seconds_[key] = self._seconds(op, shares)
+            found = self.seconds_[key] = self._seconds(op, shares) + self._form(op, s)
         return found
+
+    def _form(self, op: Op, s: Strategy) -> float:
+        """Return the seconds of what the form of ``s`` does beside the op."""
+        small, passes = _EXTRA.get(s.form, (0, 0))
+        made = sum(self.of(v) * self.parts.share(v, p) for v, p in zip(op.results, s.outs))
+        moved = passes * made
+        if s.form == "repeat-keys":  # every head of queries gets a copy of its keys and values
+            heads, groups = (v.type.shape[-3] for v in op.operands[:2])
+            both = sum(self.of(v) for v in op.operands[1:3])
+            share = self.parts.share(op.operands[0], s.ins[0])
+            moved = both * (1 + float(known(heads)) / max(known(groups), 1) * share)
+        large = max(moved / self.device.bandwidth, self.device.launch_s) if moved else 0.0
+        return small * self.device.launch_s + large
 
     def _seconds(self, op: Op, shares: tuple[float, ...]) -> float:
         cost = op_cost(op)

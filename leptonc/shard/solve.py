@@ -111,10 +111,13 @@ class _Elimination:
     def _shrink(self, i: int) -> None:
         """Fix neighbours of ``i`` until its table is small enough."""
         self.pending = list[int]()
-        while math.prod(self.size[v] for v in (i, *self.near[i])) > self.largest:
+        while self.near[i] and self._entries(i) > self.largest:
             worst = max(self.near[i], key=lambda v: (len(self.near[v]), self.size[v], v))
             self.pending += [*self.near[worst], worst]
             self._fix(worst)
+
+    def _entries(self, i: int) -> int:
+        return math.prod(self.size[v] for v in (i, *self.near[i]))
 
     def _fix(self, v: int) -> None:
         """Give ``v`` the state that is best by the costs it has now, others at their best."""

@@ -2,7 +2,8 @@
 
 Axes that a strategy cuts together are tied: they are cut between the same units, of which there
 are as many as divide all of them (five heads of 64 make five units of an axis of 320). Tied axes
-of too few units for the ranks cannot be cut, and strategies that need it are dropped.
+of too few units for the ranks cannot be cut, and strategies that need it are dropped. One that has
+too few of its own (one group of channels) ties nothing: what is in front of it may still be cut.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from leptonc.ir.core import Function, Kind, Op, Value
-from leptonc.ir.types import TensorType
-from leptonc.shard.placement import Placement, Shard
+from leptonc.ir.types import DType, TensorType
+from leptonc.shard.placement import Partial, Placement, Shard
 from leptonc.shard.rules import RULES
 from leptonc.shard.strategy import Site, Strategy, cuttable, whole
 
@@ -44,15 +45,23 @@ def spread(fn: Function, ranks: int) -> Spread:
     ties = _Ties()
     for op, strategies in zip(fn.ops, found, strict=True):
         for s in strategies:
-            ties.tie(_places(op, s), s.units)
+            if not 0 < _own_units(op, s) < ranks:
+                ties.tie(_places(op, s), s.units)
     kept, dropped = list[tuple[Strategy, ...]](), dict[Op, tuple[tuple[Strategy, int], ...]]()
     for op, strategies in zip(fn.ops, found, strict=True):
-        few = [(s, u) for s in strategies if 0 < (u := ties.least(_places(op, s))) < ranks]
+        units = [(s, min(_own_units(op, s), ties.least(_places(op, s)))) for s in strategies]
+        few = [(s, u) for s, u in units if 0 < u < ranks]
         bad = {id(s) for s, _ in few}
         kept.append((whole(op), *(s for s in strategies if id(s) not in bad)))
         if few:
             dropped[op] = tuple(few)
     return Spread(tuple(kept), ties.all(), dropped)
+
+
+def _own_units(op: Op, s: Strategy) -> int:
+    """Return between how many units ``s`` cuts by itself, whatever else is tied; 0 for no cut."""
+    lengths = [_length(value.type, cut) for value, cut in _places(op, s)]
+    return math.gcd(s.units, *lengths) if lengths else 0
 
 
 def _closed(
@@ -89,8 +98,19 @@ def _ask(
     made = asked.get(key)
     if made is None:
         site = Site(op, shards, ranks)
-        made = asked[key] = tuple(dict.fromkeys(RULES[type(op.kind)](site)))
+        found = RULES[type(op.kind)](site)
+        made = asked[key] = tuple(dict.fromkeys(s for s in found if _combinable(op, s)))
     return made
+
+
+def _combinable(op: Op, s: Strategy) -> bool:
+    """Return whether ranks can combine what ``s`` leaves in parts: of truth values the largest."""
+    values: tuple[Value, ...] = (*op.operands, *op.results)
+    placements: tuple[Placement, ...] = (*s.ins, *s.outs)
+    return not any(
+        isinstance(p, Partial) and p.op != "max" and v.type.dtype is DType.BOOL
+        for v, p in zip(values, placements, strict=True)
+    )
 
 
 def _key(kind: Kind) -> object:

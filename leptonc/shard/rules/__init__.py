@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from leptonc.ir import kinds
 from leptonc.ir.core import Kind, Trait
-from leptonc.shard.rules import contraction, elementwise, lookup, movement, reduction
+from leptonc.shard.rules import contraction, elementwise, lookup, movement, quantized, reduction
 from leptonc.shard.strategy import Rule
 
 RULES: Mapping[type[Kind], Rule] = MappingProxyType(
@@ -21,6 +21,7 @@ RULES: Mapping[type[Kind], Rule] = MappingProxyType(
         **movement.RULES,
         **lookup.RULES,
         **reduction.RULES,
+        **quantized.RULES,
     }
 )
 

@@ -172,7 +172,13 @@ def unmoved(site: Site) -> Iterator[Strategy]:
 
 
 def made(site: Site) -> Iterator[Strategy]:
-    """Yield cuts of what has no operands: every rank makes its own part."""
+    """Yield cuts of what has no operands: every rank makes its own part.
+
+    A count in fractions is made whole: where a rank's part begins would be no size.
+    """
+    k = site.kind
+    if isinstance(k, data.Iota) and (isinstance(k.start, float) or isinstance(k.step, float)):
+        return
     for s in site.of_result():
         if s.outer == 1:
             yield Strategy((), (s,))

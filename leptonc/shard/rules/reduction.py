@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from leptonc.ir.core import Kind
 from leptonc.ir.kinds import reduce
+from leptonc.ir.types import DType
 from leptonc.shard.placement import PARTIAL, Partial, Shard
 from leptonc.shard.rules.contraction import other_axes
 from leptonc.shard.strategy import Rule, Site, Strategy
@@ -14,6 +15,7 @@ _PARTIALS: Mapping[type[Kind], Partial] = {
     reduce.Sum: PARTIAL,
     reduce.Amax: Partial("max"),
     reduce.Amin: Partial("min"),
+    reduce.Any: Partial("max"),
 }
 
 
@@ -34,8 +36,16 @@ def reduction(site: Site) -> Iterator[Strategy]:
             yield Strategy((s,), (Shard(place[s.axis], s.outer),))
         elif (partial := _PARTIALS.get(type(site.op.kind))) is not None:
             yield Strategy((s,), (partial,))
+        elif isinstance(site.kind, reduce.Mean) and _countable(site):
+            yield Strategy((s,), (PARTIAL,), form="mean")
     if isinstance(site.kind, (reduce.Sum, reduce.Mean)):
         yield Strategy((PARTIAL,), (PARTIAL,))
+
+
+def _countable(site: Site) -> bool:
+    """Return whether a mean may be a sum over a known count; in f16 that sum might overflow."""
+    sizes = [site.size(0, a) for a in site.kind.axes]
+    return site.op.result.type.dtype is not DType.F16 and all(isinstance(n, int) for n in sizes)
 
 
 def arg_reduction(site: Site) -> Iterator[Strategy]:
