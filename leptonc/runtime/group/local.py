@@ -217,6 +217,11 @@ class LocalGroup:
         self.close()
 
     def _require_usable(self) -> None:
+        running = self._running
+        if running is not None and running.controller != os.getpid():
+            raise WorkerError(
+                "this group belongs to the process that this one was forked from: make a new one"
+            )
         if self._broken == _CLOSED:
             raise WorkerError(_CLOSED)
         if self._broken:

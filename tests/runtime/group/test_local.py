@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from tests.runtime.group.leftovers import (
     alive,
     gone,
     group_of,
+    held,
     nothing_left,
     toy,
 )
@@ -65,7 +67,14 @@ def _grows(group: LocalGroup) -> None:
 @pytest.mark.parametrize("backend", ["shm", "gloo"])
 def test_collectives_between_processes(tmp_path: Path, backend: str) -> None:
     toy(tmp_path, "cases")
-    with nothing_left(), group_of(tmp_path, backend=backend) as group:
+    old, new = (Path(tempfile.gettempdir()) / f"leptonc-group-{n}" for n in ("old", "new"))
+    old.mkdir()
+    new.mkdir()
+    os.utime(old, (1, 1))
+    with group_of(tmp_path, backend=backend) as group:
+        group.start()
+        # Ranks meet in a directory; nobody needs it any more, nor one that a killed group left.
+        assert held()["temporary"] == ({new.name, old.name} if backend == "shm" else {new.name})
         (wrong,) = group.call([torch.arange(150)])
         assert wrong.tolist() == [[0], [0]]
 
@@ -153,7 +162,11 @@ def _controller(script: str, *arguments: str) -> subprocess.Popen[str]:
     root = Path(__file__).resolve().parents[3]
     child = subprocess.Popen(
         [sys.executable, *arguments, "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-        text=True, env={**os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}"},
+        text=True,
+        env={
+            **os.environ, "PYTHONPATH": f"{root}{os.pathsep}{root / 'tests'}",
+            "TMPDIR": tempfile.gettempdir(),
+        },
     )  # fmt: skip
     child.stdin.write(script)
     child.stdin.close()
@@ -185,6 +198,26 @@ def test_workers_end_with_a_controller_that_is_killed(tmp_path: Path) -> None:
         child.kill()
         child.communicate(timeout=20)
         assert gone(pids)
+
+
+def test_a_fork_leaves_its_parents_group_alone(tmp_path: Path) -> None:
+    toy(tmp_path, "total")
+    with group_of(tmp_path) as group:
+        group.start()
+        pids = group.pids
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                group.call([torch.ones(3)])
+            except WorkerError:
+                group.close()
+                code = 0
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert alive(pids) == list(pids)
+        assert torch.equal(group.call([torch.ones(3)])[0], torch.full((3,), 3.0))
 
 
 @pytest.mark.parametrize(

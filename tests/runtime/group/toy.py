@@ -18,13 +18,16 @@ PLAN = "toy.json"
 def load(directory: Path, rank: int, comm):
     """Return the program: sums over the ranks, or the fault that the plan asks of one rank."""
     plan = json.loads((directory / PLAN).read_text())
+    at = directory / "at"
     if plan.get("load_fault") and rank == plan["rank"]:
+        at.write_text(str(time.monotonic()))
         FAULTS[plan["load_fault"]](comm)
     if plan.get("barrier", True):
         comm.barrier()
 
     def program(inputs):
         if plan.get("call_fault") and rank == plan["rank"] and not (directory / "off").exists():
+            at.write_text(str(time.monotonic()))
             FAULTS[plan["call_fault"]](comm)
         return PROGRAMS[plan["program"]](comm, inputs)
 
