@@ -68,7 +68,8 @@ def _patience_s(config: Mapping[str, Any]) -> float:
 def _joined(backend: str, rank: int, config: Mapping[str, Any]) -> TorchComm:
     """Join the process group that meets in the private directory, over a file."""
     world = int(config["world"])
-    store = dist.FileStore(f"{config['meeting']}/ranks", world)  # pyright: ignore[reportPrivateImportUsage]
+    meeting = f"{config['meeting']}/ranks"
+    store = dist.FileStore(meeting, world)  # pyright: ignore[reportPrivateImportUsage]
     wait = _patience_s(config)
     dist.init_process_group(
         backend, store=store, rank=rank, world_size=world, timeout=datetime.timedelta(seconds=wait)
