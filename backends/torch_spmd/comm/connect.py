@@ -33,7 +33,7 @@ def shm(rank: int, config: Mapping[str, Any]) -> SharedComm:
         raise WorkerError(f"a segment for {world} ranks needs {size} bytes: {error}") from None
     address = torch.frombuffer(memory, dtype=torch.uint8).data_ptr()
     comm = SharedComm(
-        address, rank, world, deadline_s=config["deadline_s"], keep=memory,
+        address, rank, world, deadline_s=_patience_s(config), keep=memory,
         crowded=bool(config["crowded"]),
     )  # fmt: skip
     comm.prepare()
@@ -60,11 +60,17 @@ def nccl(rank: int, config: Mapping[str, Any]) -> TorchComm:
     return _joined("nccl", rank, config)
 
 
+def _patience_s(config: Mapping[str, Any]) -> float:
+    """Return how long to wait for another rank: the controller ends everybody before that."""
+    return float(max(config["deadline_s"], config["load_deadline_s"]))
+
+
 def _joined(backend: str, rank: int, config: Mapping[str, Any]) -> TorchComm:
     """Join the process group that meets in the private directory, over a file."""
     world = int(config["world"])
-    store = dist.FileStore(f"{config['meeting']}/ranks", world)  # pyright: ignore[reportPrivateImportUsage]
-    wait = max(config["deadline_s"], config["load_deadline_s"])
+    meeting = f"{config['meeting']}/ranks"
+    store = dist.FileStore(meeting, world)  # pyright: ignore[reportPrivateImportUsage]
+    wait = _patience_s(config)
     dist.init_process_group(
         backend, store=store, rank=rank, world_size=world, timeout=datetime.timedelta(seconds=wait)
     )

@@ -177,13 +177,15 @@ class LocalGroup:
 
         Raises:
             WorkerError: a rank failed or was late; its traceback is the cause. No worker is left.
+                Or a tensor cannot be sent; then they go on.
         """
         with self._lock:
             self.start()
             assert self._running is not None
             inbox, outbox = self._running.boxes
+            header = inbox.put(list(tensors))
             try:
-                results = self._ask(Kind.CALL, inbox.put(list(tensors)), self._spec.deadline_s)
+                results = self._ask(Kind.CALL, header, self._spec.deadline_s)
                 return [t.clone() for t in outbox.get(results)]
             except BaseException as error:
                 # Ctrl-C too: the workers would go on with a call that nobody waits for.
@@ -217,6 +219,11 @@ class LocalGroup:
         self.close()
 
     def _require_usable(self) -> None:
+        running = self._running
+        if running is not None and running.controller != os.getpid():
+            raise WorkerError(
+                "this group belongs to the process that this one was forked from: make a new one"
+            )
         if self._broken == _CLOSED:
             raise WorkerError(_CLOSED)
         if self._broken:

@@ -40,6 +40,27 @@ def test_all_ranks_hold_the_bits_of_adding_in_rank_order(world: int, n: int, see
         assert torch.equal(got.view(torch.int32), want.view(torch.int32))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("op", ["max", "min", "sum"])
+def test_what_is_not_a_number_wins(dtype: torch.dtype, op: str) -> None:
+    nan = float("nan")
+    xs = torch.tensor([[nan, 1, 1, 1], [2, nan, 2, 2], [3, 3, nan, 3]], dtype=dtype)
+    for got in run(comms(3), lambda comm: comm.all_reduce(xs[comm.rank], op)):
+        assert got.isnan().tolist() == [True, True, True, False]
+
+
+def test_halves_are_added_in_float32_and_rounded_once() -> None:
+    # In bfloat16 the middle term alone would vanish, and the last with it.
+    terms = ([1.0, 2**-8, 2**-30], [1.0, 2**-8, 2**-20])
+
+    def work(comm: SharedComm) -> list[torch.Tensor]:
+        x = torch.tensor([t[comm.rank] for t in terms], dtype=torch.bfloat16)
+        return [comm.all_reduce(x), comm.reduce_scatter(x, 0, (0, 2, 2, 2))]
+
+    whole, mine = run(comms(3), work)[0]
+    assert whole.tolist() == mine.tolist() == [1.0, 1.0 + 2**-7]
+
+
 def test_many_calls_one_after_another_stay_in_step() -> None:
     def work(comm: SharedComm) -> list[int]:
         wrong = []

@@ -66,7 +66,7 @@ def held() -> dict[str, set[str]]:
             continue
     return {
         "children": set(map(str, children())),
-        "shared memory": set(os.listdir("/dev/shm")),
+        "shared memory": {n for n in os.listdir("/dev/shm") if n.startswith(("leptonc", "psm_"))},
         "temporary": {p.name for p in Path(tempfile.gettempdir()).glob("leptonc-*")},
         "descriptors": {d for d in descriptors if "leptonc" in d or "pipe:" in d or "pidfd" in d},
     }

@@ -18,13 +18,16 @@ PLAN = "toy.json"
 def load(directory: Path, rank: int, comm):
     """Return the program: sums over the ranks, or the fault that the plan asks of one rank."""
     plan = json.loads((directory / PLAN).read_text())
+    at = directory / "at"
     if plan.get("load_fault") and rank == plan["rank"]:
+        at.write_text(str(time.monotonic()))
         FAULTS[plan["load_fault"]](comm)
     if plan.get("barrier", True):
         comm.barrier()
 
     def program(inputs):
         if plan.get("call_fault") and rank == plan["rank"] and not (directory / "off").exists():
+            at.write_text(str(time.monotonic()))
             FAULTS[plan["call_fault"]](comm)
         return PROGRAMS[plan["program"]](comm, inputs)
 
@@ -36,20 +39,13 @@ def _total(comm, inputs):
 
 
 def _echo(comm, inputs):
-    return [x.clone() for x in inputs]
-
-
-def _facts(comm, inputs):
     mine = torch.tensor([comm.rank, os.getpid(), torch.get_num_threads()])
-    return [comm.all_gather(mine.view(1, 3), 0, tuple(range(comm.world + 1)))]
+    facts = comm.all_gather(mine.view(1, 3), 0, tuple(range(comm.world + 1)))
+    return [facts, *inputs]
 
 
 def _write(comm, inputs):
     return [inputs[1].add_(1)]
-
-
-def _grow(comm, inputs):
-    return [torch.arange(int(inputs[0]), dtype=torch.float32)]
 
 
 def _nothing(comm, inputs):
@@ -112,7 +108,7 @@ def _sleep(comm):
 
 
 PROGRAMS = {
-    "total": _total, "echo": _echo, "facts": _facts, "write": _write, "grow": _grow,
+    "total": _total, "echo": _echo, "write": _write,
     "nothing": _nothing, "wrong": _wrong, "mismatch": _mismatch,
     "cases": _cases,
 }  # fmt: skip
