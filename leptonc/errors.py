@@ -43,6 +43,10 @@ class TargetError(LeptoncError):
     """An unknown or absent compile target."""
 
 
+class PartError(LeptoncError):
+    """A model that cannot be split as asked, or a part, worker or pool member that failed."""
+
+
 class InputError(LeptoncError, ValueError):
     """Arguments of a call that do not fit the compiled model."""
 
