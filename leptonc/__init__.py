@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from leptonc.compress.quantize import FreezeQuant, Quantize
     from leptonc.compress.store import Store
     from leptonc.errors import LeptoncError
+    from leptonc.parts.parallel import Parallel
+    from leptonc.parts.part import Part
+    from leptonc.parts.pool import Pool
+    from leptonc.parts.run import run
+    from leptonc.parts.split import split
 
 __version__ = "0.1.0"
 _CALLABLE = ("capture", "compress")  # packages that are functions, too
@@ -29,15 +34,21 @@ _WHERE = {
     "Distill": "leptonc.compress.distill",
     "FreezeQuant": "leptonc.compress.quantize",
     "LowRank": "leptonc.compress.lowrank",
+    "Parallel": "leptonc.parts.parallel",
+    "Part": "leptonc.parts.part",
+    "Pool": "leptonc.parts.pool",
     "Prune": "leptonc.compress.prune",
     "PruneSchedule": "leptonc.compress.prune",
     "Quantize": "leptonc.compress.quantize",
     "Store": "leptonc.compress.store",
     "finetune": "leptonc.compress.finetune",
+    "run": "leptonc.parts.run",
+    "split": "leptonc.parts.split",
 }
 __all__ = [
-    "CompiledModel", "Dim", "Distill", "FreezeQuant", "LeptoncError", "LowRank", "Prune",
-    "PruneSchedule", "Quantize", "Store", "capture", "compile", "compress", "finetune", "optimize",
+    "CompiledModel", "Dim", "Distill", "FreezeQuant", "LeptoncError", "LowRank", "Parallel", "Part",
+    "Pool", "Prune", "PruneSchedule", "Quantize", "Store", "capture", "compile", "compress",
+    "finetune", "optimize", "run", "split",
 ]  # fmt: skip
 
 

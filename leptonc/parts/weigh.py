@@ -16,7 +16,7 @@ from leptonc.ir.specialize import Specializer
 from leptonc.parts.blocks import SOURCES, Blocks
 
 _LOOKUPS = (Embedding, IndexSelect, Gather)  # read as much of a table as they return
-SMALL = 4096  # bytes; a constant that is no parameter and not larger is copied, not sent
+SMALL = 64 << 10  # bytes; a constant that is no parameter and not larger is copied, not sent
 
 
 @dataclass(frozen=True)
