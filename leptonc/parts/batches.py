@@ -83,7 +83,8 @@ def _only_symbol(fn: Function, names: Sequence[str]) -> str:
     first = {str(p.type.shape[0]) for p in fn.params if p.type.rank and _bare(p.type.shape[0])}
     if len(first) == 1:
         return first.pop()
-    what = f"several sizes may be it: {', '.join(sorted(first))}" if first else "all sizes are fixed"
+    several = f"several sizes may be it: {', '.join(sorted(first))}"
+    what = several if first else "all sizes are fixed"
     raise InputError(
         f"which axis is the batch? {what}. Say batch=0 or batch={{{names[0] if names else 'x'!r}: "
         "0}, or declare it: dynamic={'x': {0: Dim('batch')}}"
@@ -161,7 +162,7 @@ def pieces_of(total: int, pieces: int, where: Batching) -> tuple[int, ...]:
     if total == where.fixed * pieces:
         return (where.fixed,) * pieces
     whole = total // where.fixed
-    advice = f"ask for {whole} pieces, or " if whole and whole * where.fixed == total else ""
+    advice = f"ask for {whole} pieces, or " if whole > 1 and whole * where.fixed == total else ""
     raise InputError(
         f"a batch of {total} in {pieces} pieces: the program takes batches of {where.fixed} only; "
         f"{advice}declare the size: dynamic={{'x': {{0: Dim('batch')}}}}"

@@ -1,7 +1,7 @@
 """parts > blocks: a program as a row of blocks, between which it may be cut.
 
-A block is what ``fuse`` and ``partition`` would make one compute unit of. Cutting inside of one would
-keep its ops from running as one kernel, so the units are formed, told apart, and dissolved again.
+A block is what ``fuse`` and ``partition`` would make one compute unit of. Cutting inside of one
+would keep its ops from running as one kernel, so the units are formed and dissolved again.
 """
 
 from __future__ import annotations

@@ -73,7 +73,8 @@ def _fewest_moved(
         new, came = np.full(len(prefix), np.inf), np.zeros(len(prefix), int)
         for low, high in _chunks(len(prefix)):
             times = _times(prefix, arrive, speed, low, high)
-            total = np.where(times <= limit, (best[: high - 1] + arrive[: high - 1])[:, None], np.inf)
+            moved = (best[: high - 1] + arrive[: high - 1])[:, None]
+            total = np.where(times <= limit, moved, np.inf)
             came[low:high] = at = total.argmin(0)
             new[low:high] = total[at, np.arange(high - low)]
         best = new

@@ -30,7 +30,7 @@ class PieceModule(nn.Module):
 
     def __init__(self, piece: Piece, whole: Captured) -> None:
         super().__init__()
-        self.piece, self._files, self._parameters = piece, whole.files, whole.parameters
+        self.piece, self._files, self._trained = piece, whole.files, whole.parameters
         # A compile lets the bytes of its constants go: each gets constants of its own.
         self._tensors: Mapping[Value, Tensor] = {
             op.result: tensor_of(op.kind.const).detach()
@@ -64,7 +64,7 @@ class PieceModule(nn.Module):
             tuple(OutputSpec(result=i) for i in range(len(fn.returns))),
             self.piece.inputs,
             files=self._files,
-            parameters=self._parameters,
+            parameters=self._trained,
         )
 
     def __leptonc_captured__(

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -103,9 +103,12 @@ class Part:
         Raises:
             LeptoncError: as ``leptonc.compile`` does.
         """
+        net = self._net
+        if net is not None and not options:
+            return net
         with self._lock:
             if self._net is None or options:
-                asked = {**asdict(self.plan.options), "target": self.target, **options}
+                asked = {**dataclasses.asdict(self.plan.options), "target": self.target, **options}
                 net = api.compile(self._module, self.plan.examples.of(self.index), **asked)
                 if isinstance(net, CompiledModel):
                     net.name = self.name
@@ -129,6 +132,13 @@ class Part:
         if target != "cpu":
             made.compile()
         return made
+
+    def with_threads(self, threads: int) -> Part:
+        """Return this part, not compiled yet, for at most ``threads`` threads."""
+        plan = dataclasses.replace(
+            self.plan, options=dataclasses.replace(self.plan.options, threads=threads)
+        )
+        return Part(plan, self.index, self._module, self.target)
 
     def save(self, directory: str | Path) -> None:
         """Write the compiled part and its names to ``directory``; :func:`saved.load_part` reads it.

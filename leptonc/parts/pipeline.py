@@ -71,7 +71,11 @@ class Channel:
 
 
 def run_stages(
-    stages: Sequence[Stage], items: Sequence[Any], *, deadline_s: float | None = None, depth: int = 2
+    stages: Sequence[Stage],
+    items: Sequence[Any],
+    *,
+    deadline_s: float | None = None,
+    depth: int = 2,
 ) -> list[Any]:
     """Return what the last stage makes of each item, in order.
 

@@ -1,4 +1,4 @@
-"""parts > plan: what all parts of one split share: the cut program, the call it came from, examples."""
+"""parts > plan: what the parts of one split share: the cut program, the model's call, examples."""
 
 from __future__ import annotations
 
