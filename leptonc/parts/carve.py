@@ -66,7 +66,10 @@ class Carved:
 
 
 def carve(
-    blocks: Blocks, cuts: Sequence[int], params: Sequence[str], copied: Collection[Value]
+    blocks: Blocks,
+    cuts: Sequence[int],
+    params: Sequence[str],
+    copied: Mapping[Value, Sequence[str]],
 ) -> Carved:
     """Return the program of ``blocks`` cut at offsets ``cuts`` (``0`` and the end included).
 
@@ -74,7 +77,7 @@ def carve(
         blocks: the program.
         cuts: part ``d`` is blocks ``cuts[d]:cuts[d+1]``.
         params: the name of every parameter.
-        copied: constants that each piece that reads them holds for itself.
+        copied: constants that each piece that reads them holds for itself, and names for them.
     """
     fn = blocks.function
     names = _Names(dict(zip(fn.params, params, strict=True)))
@@ -83,6 +86,7 @@ def carve(
     single = {op.result for op in fn.ops if isinstance(op.kind, Constant)} - set(copied)
     owner = _owners(fn, work, single)
     read = [{v for op in ops for v in op.operands} for ops in work]
+    copies = _Copies(copied)
     pieces: list[Piece] = []
     for d, ops in enumerate(work):
         wanted = set(fn.returns).union(*read[d + 1 :])
@@ -95,7 +99,7 @@ def carve(
         ]
         kept = {*sources, *ops}
         body = [op for op in fn.ops if op in kept]
-        pieces.append(_piece(fn, body, own, wanted, names, ranges[d]))
+        pieces.append(_piece(fn, copies.renamed(body), own, wanted, names, ranges[d]))
     return Carved(fn, tuple(pieces), tuple(params), tuple(names(v) for v in fn.returns))
 
 
@@ -211,3 +215,31 @@ class _Names:
             self._taken.add(name)
             self._of[value] = name
         return self._of[value]
+
+
+class _Copies:
+    """Gives every copy of a constant one of its names: that of the module that reads it if free."""
+
+    def __init__(self, names: Mapping[Value, Sequence[str]]) -> None:
+        self._left = {v: list(found) for v, found in names.items() if found}
+
+    def renamed(self, body: Sequence[Op]) -> list[Op]:
+        """Return ``body`` with its copies as values of their own, under the names they take."""
+        now: dict[Value, Value] = {}
+        for op in body:
+            if op.results and (free := self._left.get(op.results[0])):
+                readers = {o.origin.module for o in body if op.result in o.operands}
+                name = next((n for n in free if n.rpartition(".")[0] in readers), free[0])
+                free.remove(name)
+                now[op.result] = Value(op.result.type, name)
+        if not now:
+            return list(body)
+        return [
+            Op(
+                op.kind,
+                tuple(now.get(v, v) for v in op.operands),
+                tuple(now.get(v, v) for v in op.results),
+                op.origin,
+            )
+            for op in body
+        ]

@@ -12,13 +12,13 @@ from leptonc.capture.captured import Captured, arguments
 from leptonc.capture.frontend import capture as capture_model
 from leptonc.cost.flops import ZERO
 from leptonc.errors import PartError
-from leptonc.ir.constants import Const
+from leptonc.ir.kinds.data import Constant
 from leptonc.parts.blocks import Blocks, blocks_of
 from leptonc.parts.carve import Carved, carve
 from leptonc.parts.cuts import best_cuts
 from leptonc.parts.part import Part, Parts
 from leptonc.parts.plan import Examples, Options, PartCost, Plan, cost_of
-from leptonc.parts.weigh import Machine, constants_of, copied_constants, weigh
+from leptonc.parts.weigh import Machine, Original, copied_constants, weigh
 
 Dynamic = Mapping[str, Any] | str | None
 
@@ -91,7 +91,7 @@ def cut(
     speeds: Sequence[float],
     machine: Machine,
     params: Sequence[str],
-    known: Sequence[tuple[Const, bool]] = (),
+    known: Sequence[Original] = (),
 ) -> tuple[Carved, tuple[PartCost, ...]]:
     """Return the program cut for devices of ``speeds``, and what each part costs.
 
@@ -101,7 +101,7 @@ def cut(
         speeds: of the devices.
         machine: what costs are counted with.
         params: the name of every parameter of the program.
-        known: constants of the captured program, and whether each is a parameter of the model.
+        known: constants of the captured program.
     """
     copied = copied_constants(blocks, len(speeds), known)
     weights = weigh(blocks, sizes, copied)
@@ -125,11 +125,13 @@ def names_of(captured: Captured) -> tuple[str, ...]:
     return tuple(names)
 
 
-def originals(captured: Captured) -> list[tuple[Const, bool]]:
-    """Return the constants of a captured program, and whether each is a parameter of the model."""
+def originals(captured: Captured) -> list[Original]:
+    """Return the constants of a captured program."""
+    fn = captured.function
     return [
-        (op.kind.attributes["const"], op.result.hint in captured.parameters)
-        for op in constants_of(captured.function)
+        Original(op.result.hint, op.kind.const, op.result.hint in captured.parameters)
+        for op in fn.ops
+        if isinstance(op.kind, Constant)
     ]
 
 

@@ -9,7 +9,7 @@ from itertools import accumulate
 from leptonc.cost.flops import Cost, known, nbytes, op_cost
 from leptonc.errors import PartError
 from leptonc.ir.constants import Const
-from leptonc.ir.core import Function, Op, Value
+from leptonc.ir.core import Op, Value
 from leptonc.ir.dims import Dim, as_dim
 from leptonc.ir.kinds.data import Constant, Embedding, Gather, IndexSelect
 from leptonc.ir.specialize import Specializer
@@ -148,36 +148,53 @@ def _is_free(op: Op, copied: Collection[Value]) -> bool:
     return isinstance(op.kind, SOURCES)
 
 
+@dataclass(frozen=True)
+class Original:
+    """A constant of the captured program: its name, and whether it is a parameter of the model."""
+
+    name: str
+    const: Const
+    parameter: bool
+
+
 def copied_constants(
-    blocks: Blocks, parts: int, originals: Iterable[tuple[Const, bool]]
-) -> frozenset[Value]:
-    """Return the constants that each part that reads them may hold for itself.
+    blocks: Blocks, parts: int, originals: Iterable[Original]
+) -> dict[Value, tuple[str, ...]]:
+    """Return the constants that each part that reads them may hold for itself, with their names.
 
     A parameter is in one part only. But equal parameters became one constant under ``cse``: where
-    the model has as many as there can be readers, each takes one of them. So does everybody of a
-    small constant that is no parameter.
+    the model has as many as there can be readers, each takes one of them, and its name. Everybody
+    has a copy of a small constant that is no parameter, which has no names here.
 
     Args:
         blocks: the program.
         parts: how many parts there will be.
-        originals: the constants of the captured program, and whether each is a parameter.
+        originals: the constants of the captured program.
     """
     fn = blocks.function
     readers = _readers(blocks)
-    by_type: dict[object, list[tuple[Const, bool]]] = {}
-    found: set[Value] = set()
+    there = {op.result.hint for op in fn.ops if isinstance(op.kind, Constant)}  # not merged away
+    by_type: dict[object, list[Original]] = {}
+    found: dict[Value, tuple[str, ...]] = {}
     for op in fn.ops:
         if not isinstance(op.kind, Constant) or readers.get(op.result, 0) < 2:
             continue
+        if op.result in fn.returns:  # the caller reads it, too: one part gives it to everybody
+            continue
         if not by_type:
-            for const, trains in originals:
-                by_type.setdefault(const.type, []).append((const, trains))
+            for o in originals:
+                by_type.setdefault(o.const.type, []).append(o)
         const = op.kind.const
-        same = [trains for c, trains in by_type.get(const.type, ()) if c == const]
-        small = not any(same) and known(nbytes((op.result,))) <= SMALL
-        if small or len(same) >= min(parts, readers[op.result]):
-            found.add(op.result)
-    return frozenset(found)
+        same = [
+            o
+            for o in by_type.get(const.type, ())
+            if o.const == const and (o.name == op.result.hint or o.name not in there)
+        ]
+        if not any(o.parameter for o in same) and known(nbytes((op.result,))) <= SMALL:
+            found[op.result] = ()
+        elif len(same) >= min(parts, readers[op.result]):
+            found[op.result] = tuple(o.name for o in same)
+    return found
 
 
 def _readers(blocks: Blocks) -> dict[Value, int]:
@@ -188,7 +205,3 @@ def _readers(blocks: Blocks) -> dict[Value, int]:
             counts[v] = counts.get(v, 0) + 1
     return counts
 
-
-def constants_of(fn: Function) -> Iterable[Op]:
-    """Yield the constants among the ops of a flat function."""
-    return (op for op in fn.ops if isinstance(op.kind, Constant))

@@ -27,7 +27,10 @@ def dags(draw: st.DrawFn, max_ops: int = 14) -> Function:
     b = Builder("drawn")
     pool: list[Value] = [b.param(TYPE, f"p{i}") for i in range(draw(st.integers(1, 3)))]
     count = draw(st.integers(1, 4))
-    weights = [b(Constant(const_of(_whole(7 * i + 1))), hint=f"w{i}") for i in range(count)]
+    equal = draw(st.booleans())  # parameters of their own, by chance of one content
+    weights = [
+        b(Constant(const_of(_whole(1 if equal else 7 * i + 1))), hint=f"w{i}") for i in range(count)
+    ]
     if draw(st.booleans()):
         pool.append(b(Full(TYPE.shape, 2.0, DType.F32)))
     for _ in range(draw(st.integers(1, max_ops))):
@@ -95,13 +98,15 @@ class Tied(nn.Module):
 
 
 class Several(nn.Module):
-    """Several inputs, some used late; results of several parts, an input and a number among them."""
+    """Several inputs, some used late; results of several parts, an input, and a number."""
 
     def __init__(self) -> None:
         super().__init__()
         self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6)
 
-    def forward(self, x: Tensor, pair: tuple[Tensor, Tensor], *, scale: Tensor) -> dict[str, object]:
+    def forward(
+        self, x: Tensor, pair: tuple[Tensor, Tensor], *, scale: Tensor
+    ) -> dict[str, object]:
         late, other = pair
         first = torch.relu(self.a(x))
         second = torch.sigmoid(self.b(first + other))

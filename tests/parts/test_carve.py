@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
-from .dags import SIDE, dags
 from hypothesis import given
 from hypothesis import strategies as st
 from strategies.arrays import arrays_for
@@ -17,7 +18,9 @@ from leptonc.parts.blocks import Blocks, blocks_of
 from leptonc.parts.carve import Carved
 from leptonc.parts.plan import interpret
 from leptonc.parts.split import cut
-from leptonc.parts.weigh import Machine
+from leptonc.parts.weigh import Machine, Original
+
+from .dags import SIDE, dags
 
 PIPELINES = st.sampled_from(["O0", "O1", "O2", "O3", "cse,dce"])
 
@@ -31,10 +34,14 @@ def _carved(data: st.DataObject, fn: Function, pipeline: str) -> tuple[Blocks, C
     n = data.draw(st.integers(1, min(5, len(blocks.blocks))))
     speeds = data.draw(st.lists(st.sampled_from([0.5, 1.0, 3.0]), min_size=n, max_size=n))
     names = [f"in{i}" for i in range(len(fn.params))]
-    known = [(op.kind.const, True) for op in fn.ops if isinstance(op.kind, Constant)]
-    carved, costs = cut(blocks, {}, speeds, Machine(link=1e6), names, known)
+    carved, costs = cut(blocks, {}, speeds, Machine(link=1e6), names, _known(fn))
     assert len(carved.pieces) == len(costs) == n
     return blocks, carved
+
+
+def _known(fn: Function) -> list[Original]:
+    constants = [op for op in fn.ops if isinstance(op.kind, Constant)]
+    return [Original(op.result.hint, op.kind.const, True) for op in constants]
 
 
 def _check_pieces(blocks: Blocks, carved: Carved) -> None:
@@ -56,14 +63,23 @@ def _check_pieces(blocks: Blocks, carved: Carved) -> None:
     assert set(carved.returns) <= made
 
 
-def _check_constants(blocks: Blocks, carved: Carved, known: int) -> None:
-    homes: dict[object, set[int]] = {}
+def _check_parameters(blocks: Blocks, carved: Carved, known: Sequence[Original]) -> None:
+    """A parameter is in one part, whether other parameters equal it or not."""
+    homes: dict[str, set[int]] = {}
     for i, piece in enumerate(carved.pieces):
-        inside = [op.kind.const for op in piece.function.ops if isinstance(op.kind, Constant)]
-        for const in (*inside, *(k.const for k in piece.held.values())):
-            homes.setdefault(const, set()).add(i)
-    assert all(len(found) == 1 for found in homes.values()), "every parameter is in one part"
-    assert len(homes) == known
+        inside = {op.result.hint for op in piece.function.ops if isinstance(op.kind, Constant)}
+        for name in inside | piece.held.keys():
+            homes.setdefault(name, set()).add(i)
+    names = {o.name for o in known}
+    assert all(len(found) == 1 for name, found in homes.items() if name in names)
+    left = {op.kind.const for op in blocks.function.ops if isinstance(op.kind, Constant)}
+    assert left == {
+        const for piece in carved.pieces
+        for const in (
+            *(o.kind.const for o in piece.function.ops if isinstance(o.kind, Constant)),
+            *(k.const for k in piece.held.values()),
+        )
+    }  # fmt: skip
 
 
 @given(data=st.data(), fn=dags(), pipeline=PIPELINES)
@@ -74,9 +90,7 @@ def test_parts_are_the_program(data: st.DataObject, fn: Function, pipeline: str)
     blocks, carved = made
     _check_pieces(blocks, carved)
     flat = blocks.function
-    whole = {op.result for op in flat.ops if isinstance(op.kind, Constant)}
-    if pipeline == "O0":
-        _check_constants(blocks, carved, len(whole))
+    _check_parameters(blocks, carved, _known(fn))
     args = [torch.full((SIDE, SIDE), float(i + 1)).tril() for i in range(len(fn.params))]
     same_bits(results(flat, args), interpret(carved, args))
 
