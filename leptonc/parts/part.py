@@ -12,10 +12,10 @@ from torch import Tensor
 
 from leptonc import api
 from leptonc.compiled import CompiledModel
-from leptonc.errors import InputError
 from leptonc.ir.core import Function
 from leptonc.parts import saved, table
 from leptonc.parts.module import PieceModule
+from leptonc.parts.naming import arranged
 from leptonc.parts.plan import PartCost, Plan
 
 
@@ -141,12 +141,17 @@ class Part:
         return Part(plan, self.index, self._module, self.target)
 
     def save(self, directory: str | Path) -> None:
-        """Write the compiled part and its names to ``directory``; :func:`saved.load_part` reads it.
+        """Write the compiled part and its names to ``directory``; :meth:`load` reads it.
 
         Raises:
-            ArtifactError: ``directory`` cannot be written.
+            ArtifactError: something else is there, or the net cannot be saved.
         """
         saved.save_part(self, Path(directory))
+
+    @staticmethod
+    def load(directory: str | Path) -> saved.LoadedPart:
+        """Return the part that ``save(directory)`` wrote. Raises ArtifactError."""
+        return saved.load_part(directory)
 
     # -- looking ----------------------------------------------------------------------------------
 
@@ -183,26 +188,3 @@ class Parts(tuple[Part, ...]):
     def _repr_html_(self) -> str:
         """Return the table for notebooks."""
         return table.html(self)
-
-
-def arranged(
-    who: str, inputs: Sequence[str], args: Sequence[Tensor], named: Mapping[str, Tensor]
-) -> list[Tensor]:
-    """Return the tensors for ``inputs`` in order. Raises InputError naming what does not fit."""
-    takes = f"it takes ({', '.join(inputs)})"
-    if len(args) > len(inputs):
-        raise InputError(f"{who}: got {len(args)} inputs; {takes}")
-    given = dict(zip(inputs, args, strict=False))
-    if twice := sorted(given.keys() & named.keys()):
-        raise InputError(f"{who}: {', '.join(twice)} given by position and by name; {takes}")
-    given |= named
-    if unknown := sorted(given.keys() - set(inputs)):
-        raise InputError(f"{who}: there is no input {', '.join(unknown)}; {takes}")
-    if missing := [n for n in inputs if n not in given]:
-        raise InputError(f"{who}: missing {', '.join(missing)}; {takes}")
-    if odd := [n for n in inputs if not isinstance(given[n], Tensor)]:
-        raise InputError(f"{who}: {odd[0]} is a {type(given[odd[0]]).__name__}, not a tensor")
-    return [given[n] for n in inputs]
-
-
-__all__ = ["Part", "Parts", "arranged"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -62,6 +63,7 @@ class Plan:
         speeds: of the devices, as given.
         examples: what every value that crosses a cut is for the example inputs.
         options: how parts are compiled.
+        id: tells this split from others.
     """
 
     name: str
@@ -71,7 +73,7 @@ class Plan:
     speeds: tuple[float, ...]
     examples: Examples
     options: Options
-
+    id: str = field(default_factory=lambda: secrets.token_hex(8))
     _mixing: dict[Batching, int | None] = field(default_factory=dict[Batching, "int | None"])
 
     def __len__(self) -> int:

@@ -12,9 +12,13 @@ from torch import Tensor
 from leptonc import meaning
 from leptonc.capture.captured import Captured, arguments
 from leptonc.errors import InputError, PartError
+from leptonc.ir.core import Function
 from leptonc.parts import batches
 from leptonc.parts.batches import Axes, Batching
+from leptonc.parts.naming import arranged
+from leptonc.parts.part import Part
 from leptonc.parts.pipeline import Stage, failure, run_stages
+from leptonc.parts.saved import LoadedPart
 
 Named = dict[str, Tensor]
 
@@ -24,14 +28,37 @@ class Frame:
     """What the parts of one split need around them.
 
     Attributes:
-        captured: how arguments and results of the model are arranged.
-        params: names of the program's parameters.
+        whole: the program that was split; of saved parts without its ops.
+        params: names of its parameters.
         returns: names of its returns.
+        captured: how arguments and results of the model are arranged; None for saved parts, which
+            take the tensors in order or by name and return them by name.
     """
 
-    captured: Captured
+    whole: Function
     params: tuple[str, ...]
     returns: tuple[str, ...]
+    captured: Captured | None
+
+    def taken(self, inputs: Any) -> tuple[list[Tensor], list[Any]]:
+        """Return the program's operands, and the leaves of the call. Raises InputError."""
+        args, kwargs = arguments(inputs)
+        if self.captured is None:
+            tensors = arranged("the parts", self.params, args, kwargs)
+            return tensors, list(tensors)
+        leaves = self.captured.flatten(args, kwargs)
+        return self.captured.tensors(leaves), leaves
+
+    def given(self, results: Sequence[Tensor], leaves: list[Any], sizes: Mapping[str, int]) -> Any:
+        """Return the results as the model arranges them."""
+        if self.captured is None:
+            return dict(zip(self.returns, results, strict=True))
+        return self.captured.restore(results, leaves, sizes)
+
+    def sizes(self, tensors: Sequence[Tensor]) -> dict[str, int]:
+        """Return the symbolic sizes for these operands. Raises InputError."""
+        shapes = [tuple(t.shape) for t in tensors]
+        return meaning.bind_dims(self.whole, shapes) if self.whole.dims else {}
 
 
 def run(
@@ -59,60 +86,66 @@ def run(
         deadline_s: seconds until the result must be there.
         depth: most pieces that wait between two parts.
         check: whether the rows of a batch are first shown not to depend on each other, once a
-            split, by interpreting the program on a batch and on its halves.
+            split, by interpreting the program on a batch and on its halves; saved parts cannot be
+            asked.
 
     Raises:
         InputError: inputs that do not fit, or a batch that cannot be cut.
         PartError: a part failed, which the text names, or the deadline passed.
     """
-    frame = frame_of(parts)
-    captured = frame.captured
-    leaves = captured.flatten(*arguments(inputs))
-    tensors = captured.tensors(leaves)
-    stages = [Stage(p.name, step) for p, step in zip(parts, _steps(parts, frame), strict=True)]
     if microbatches < 1:
         raise InputError(f"{microbatches} micro-batches: ask for at least 1")
+    frame = frame_of(parts)
+    tensors, leaves = frame.taken(inputs)
+    stages = [Stage(p.name, step) for p, step in zip(parts, _steps(parts, frame), strict=True)]
     if microbatches == 1:
         named = dict(zip(frame.params, tensors, strict=True))
         if deadline_s is None:
             made = _in_a_row(stages, named)
         else:
             (made,) = run_stages(stages, [named], deadline_s=deadline_s)
-        results = [made[n] for n in frame.returns]
-        return captured.restore(results, leaves, _sizes(captured, tensors))
+        return frame.given([made[n] for n in frame.returns], leaves, frame.sizes(tensors))
     where = where_of(parts, frame, batch, check)
     total = batches.size_of(tensors, frame.params, where)
-    sizes = batches.pieces_of(total, microbatches, where)
-    pieces = batches.cut(tensors, where, sizes)
+    pieces = batches.cut(tensors, where, batches.pieces_of(total, microbatches, where))
     items = [dict(zip(frame.params, piece, strict=True)) for piece in pieces]
-    made = run_stages(stages, items, deadline_s=deadline_s, depth=depth)
-    joined = batches.join([[m[n] for n in frame.returns] for m in made], where)
-    known = {**_sizes(captured, pieces[0])}
-    if where.symbol:
-        known[where.symbol] = total
-    return captured.restore(joined, leaves, known)
+    results = run_stages(stages, items, deadline_s=deadline_s, depth=depth)
+    joined = batches.join([[made[n] for n in frame.returns] for made in results], where)
+    sizes = frame.sizes(pieces[0])
+    return frame.given(joined, leaves, {**sizes, **dict.fromkeys([where.symbol], total)})
 
 
 def frame_of(parts: Sequence[Any]) -> Frame:
     """Return what surrounds ``parts``. Raises PartError unless they are one split, in order."""
     if not parts:
         raise PartError("no parts to run; leptonc.split makes them")
-    if any(not hasattr(p, "plan") for p in parts):
+    if any(not isinstance(p, (Part, LoadedPart)) for p in parts):
         raise PartError("leptonc.run takes the parts of leptonc.split, all of one model, in order")
-    plan = parts[0].plan
-    if any(p.plan is not plan for p in parts):
+    first = parts[0]
+    if len({_split(p) for p in parts}) > 1:
         raise PartError("these parts come from different splits; run the parts of one")
-    if [p.index for p in parts] != list(range(len(plan))):
+    count = first.count if isinstance(first, LoadedPart) else len(first.plan)
+    if [p.index for p in parts] != list(range(count)):
         have = ", ".join(str(p.index) for p in parts)
-        raise PartError(f"{plan.name} has parts 0 to {len(plan) - 1} in this order, got: {have}")
-    return Frame(plan.captured, plan.carved.params, plan.carved.returns)
+        raise PartError(f"there are parts 0 to {count - 1}, in this order; got: {have}")
+    if isinstance(first, LoadedPart):
+        params, returns = (
+            tuple(v.hint for v in vs) for vs in (first.whole.params, first.whole.returns)
+        )
+        return Frame(first.whole, params, returns, None)
+    carved = first.plan.carved
+    return Frame(carved.whole, carved.params, carved.returns, first.plan.captured)
+
+
+def _split(part: Any) -> str:
+    return part.split if isinstance(part, LoadedPart) else part.plan.id
 
 
 def where_of(parts: Sequence[Any], frame: Frame, batch: Axes, check: bool) -> Batching:
     """Return where the batch is. Raises InputError if there is none or its rows know each other."""
-    fn = frame.captured.function
-    where = batches.batching(fn, frame.params, frame.returns, batch)
-    mixed = parts[0].plan.mixing(where) if check else None
+    where = batches.batching(frame.whole, frame.params, frame.returns, batch)
+    known = next((p.plan for p in parts if isinstance(p, Part)), None)
+    mixed = known.mixing(where) if check and known is not None else None
     if mixed is not None:
         raise InputError(
             f"{frame.returns[mixed]}: its rows depend on the whole batch (a sum or a statistic "
@@ -144,8 +177,3 @@ def _step(part: Any, later: frozenset[str], named: Named) -> Named:
     """Return the values that are still read after ``part``, its own results included."""
     made = part(*(named[n] for n in part.inputs))
     return {n: t for n, t in (*named.items(), *made.items()) if n in later}
-
-
-def _sizes(captured: Captured, tensors: Sequence[Tensor]) -> Mapping[str, int]:
-    fn = captured.function
-    return meaning.bind_dims(fn, [tuple(t.shape) for t in tensors]) if fn.dims else {}

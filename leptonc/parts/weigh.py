@@ -173,7 +173,8 @@ def copied_constants(
     """
     fn = blocks.function
     readers = _readers(blocks)
-    there = {op.result.hint for op in fn.ops if isinstance(op.kind, Constant)}  # not merged away
+    # Names of constants that were not merged away, and those that are given to copies.
+    there = {op.result.hint for op in fn.ops if isinstance(op.kind, Constant)}
     by_type: dict[object, list[Original]] = {}
     found: dict[Value, tuple[str, ...]] = {}
     for op in fn.ops:
@@ -194,6 +195,7 @@ def copied_constants(
             found[op.result] = ()
         elif len(same) >= min(parts, readers[op.result]):
             found[op.result] = tuple(o.name for o in same)
+            there.update(found[op.result])
     return found
 
 

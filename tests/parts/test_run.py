@@ -199,7 +199,7 @@ def test_only_all_parts_of_one_split_are_a_model(residual) -> None:
     other = leptonc.split(nn.Sequential(nn.Linear(4, 4)).eval(), 1, normal(2, 4))
     with pytest.raises(PartError, match="different splits"):
         leptonc.run([*parts[:3], *other], IMAGES)
-    with pytest.raises(PartError, match="parts 0 to 3 in this order, got: 0, 2"):
+    with pytest.raises(PartError, match="parts 0 to 3, in this order; got: 0, 2"):
         leptonc.run([parts[0], parts[2]], IMAGES)
     with pytest.raises(PartError, match="no parts"):
         leptonc.run([], IMAGES)
