@@ -22,14 +22,22 @@ PLACING = ("layout", "fuse", "partition")  # passes that decide how ops run, not
 
 @dataclass(frozen=True)
 class Blocks:
-    """A flat program and its blocks in order; every op that is no source is in exactly one."""
+    """A flat program and its blocks in order; every op that is no source is in exactly one.
+
+    Attributes:
+        function: the program, without units.
+        blocks: its ops.
+        names: of the units that the blocks were, "" for one that was none.
+    """
 
     function: Function
     blocks: tuple[tuple[Op, ...], ...]
+    names: tuple[str, ...]
 
     def finest(self) -> Blocks:
         """Return the same program with every op a block of its own."""
-        return Blocks(self.function, tuple((op,) for ops in self.blocks for op in ops))
+        single = tuple((op,) for ops in self.blocks for op in ops)
+        return Blocks(self.function, single, ("",) * len(single))
 
 
 def blocks_of(fn: Function, pipeline: str) -> Blocks:
@@ -59,13 +67,12 @@ def dissolved(fn: Function) -> Blocks:
         if isinstance(op.kind, SOURCES):
             flat.source(op)
         elif isinstance(op.kind, Unit):
-            flat.unit(op, op.kind.body)
+            flat.unit(op, op.kind)
         else:
-            flat.block([flat.op(op)])
+            flat.block([flat.op(op)], "")
     returns = tuple(flat.now.get(v, v) for v in fn.returns)
-    return Blocks(
-        Function(fn.name, fn.params, tuple(flat.ops), returns, fn.dims), tuple(flat.blocks)
-    )
+    function = Function(fn.name, fn.params, tuple(flat.ops), returns, fn.dims)
+    return Blocks(function, tuple(flat.blocks), tuple(flat.names))
 
 
 class _Flat:
@@ -75,6 +82,7 @@ class _Flat:
         self.now: dict[Value, Value] = {p: p for p in fn.params}
         self.ops: list[Op] = []
         self.blocks: list[tuple[Op, ...]] = []
+        self.names: list[str] = []
         self.sources: dict[object, Value] = {}
 
     def source(self, op: Op) -> None:
@@ -95,8 +103,9 @@ class _Flat:
         self.now.update((r, r) for r in op.results)
         return made
 
-    def unit(self, unit: Op, body: Function) -> None:
+    def unit(self, unit: Op, kind: Unit) -> None:
         """Append the ops of a unit's body as one block."""
+        body = kind.body
         for inner, outer in zip(body.params, unit.operands, strict=True):
             self.now[inner] = self.now[outer]
         work: list[Op] = []
@@ -107,10 +116,11 @@ class _Flat:
                 work.append(self.op(op))
         for inner, outer in zip(body.returns, unit.results, strict=True):
             self.now[outer] = self.now[inner]
-        self.block(work)
+        self.block(work, kind.name)
 
-    def block(self, ops: Iterable[Op]) -> None:
+    def block(self, ops: Iterable[Op], name: str) -> None:
         """End a block; what held nothing but sources is none."""
         made = tuple(ops)
         if made:
             self.blocks.append(made)
+            self.names.append(name)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from leptonc import meaning
+from leptonc import api, meaning
 from leptonc.capture.captured import Captured, arguments
 from leptonc.capture.frontend import capture as capture_model
 from leptonc.cost.flops import ZERO
@@ -18,7 +18,7 @@ from leptonc.parts.carve import Carved, carve
 from leptonc.parts.cuts import best_cuts
 from leptonc.parts.part import Part, Parts
 from leptonc.parts.plan import Examples, Options, PartCost, Plan, cost_of
-from leptonc.parts.weigh import Machine, Original, copied_constants, weigh
+from leptonc.parts.weigh import Machine, Original, copied_constants, timed, weigh
 
 Dynamic = Mapping[str, Any] | str | None
 
@@ -31,6 +31,7 @@ def split(
     dynamic: Dynamic = None,
     speeds: Sequence[float] | None = None,
     machine: Machine | None = None,
+    measure: bool = False,
     pipeline: str = "O2",
     precision: str = "fp32",
     verify: str = "final",
@@ -51,6 +52,8 @@ def split(
         dynamic: sizes that may change, as for ``leptonc.compile``.
         speeds: how fast the device of each part is; by default all are alike.
         machine: what a device of speed 1 does in a second, and how fast values move.
+        measure: compile the whole model, too, and count with the times of its units on the example
+            (about a second more) instead of estimates from their shapes.
         pipeline: passes, run before the cut, and again on each part.
         precision: as for ``leptonc.compile``; the following arguments, too.
         verify: how each part is checked when it is compiled.
@@ -77,9 +80,11 @@ def split(
         )
     inputs = captured.tensors(captured.flatten(args, kwargs))
     sizes = meaning.bind_dims(captured.function, [tuple(t.shape) for t in inputs])
-    carved, costs = cut(blocks, sizes, speeds, machine, names_of(captured), originals(captured))
-    examples = Examples(carved, lambda: [t.detach() for t in inputs])
     options = Options(pipeline, precision, verify, threads, cache, tune)
+    times = unit_seconds(model, example_inputs, dynamic, options) if measure else {}
+    names = names_of(captured)
+    carved, costs = cut(blocks, sizes, speeds, machine, names, originals(captured), times)
+    examples = Examples(carved, lambda: [t.detach() for t in inputs])
     kept = dataclasses.replace(captured, function=carved.whole)
     plan = Plan(name, kept, carved, costs, speeds, examples, options)
     return Parts(Part(plan, i) for i in range(n))
@@ -92,6 +97,7 @@ def cut(
     machine: Machine,
     params: Sequence[str],
     known: Sequence[Original] = (),
+    times: Mapping[str, float] | None = None,
 ) -> tuple[Carved, tuple[PartCost, ...]]:
     """Return the program cut for devices of ``speeds``, and what each part costs.
 
@@ -102,10 +108,11 @@ def cut(
         machine: what costs are counted with.
         params: the name of every parameter of the program.
         known: constants of the captured program.
+        times: seconds of blocks that were measured, by name.
     """
     copied = copied_constants(blocks, len(speeds), known)
     weights = weigh(blocks, sizes, copied)
-    work = [machine.seconds(c) for c in weights.costs]
+    work = timed(blocks.names, [machine.seconds(c) for c in weights.costs], times or {})
     arrive = [0.0, *(n / machine.link for n in weights.live[1:])]
     cuts = best_cuts(work, arrive, speeds)
     figures: list[PartCost] = []
@@ -114,6 +121,15 @@ def cut(
         live = weights.live[a] if a else 0
         figures.append(cost_of(total, sum(work[a:b]), sum(work), speed, live, machine.link))
     return carve(blocks, cuts, params, copied), tuple(figures)
+
+
+def unit_seconds(
+    model: Any, example_inputs: Any, dynamic: Dynamic, options: Options
+) -> dict[str, float]:
+    """Return the seconds of every unit of the whole model, compiled, by its name."""
+    net = api.compile(model, example_inputs, dynamic=dynamic, **dataclasses.asdict(options))
+    args, kwargs = arguments(example_inputs)
+    return {u.name: u.us / 1e6 for u in net.profile(*args, **kwargs).units}
 
 
 def names_of(captured: Captured) -> tuple[str, ...]:

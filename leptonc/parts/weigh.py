@@ -84,6 +84,18 @@ def weigh(blocks: Blocks, sizes: Mapping[str, int], copied: Collection[Value]) -
     return Weights(costs, tuple(accumulate(steps[:-1])))
 
 
+def timed(names: Sequence[str], estimated: Sequence[float], measured: Mapping[str, float]) -> (
+    list[float]
+):
+    """Return the seconds of each block: measured where its name is known, else estimated.
+
+    Estimates are scaled to what was measured of the others.
+    """
+    both = [(e, measured[n]) for n, e in zip(names, estimated, strict=True) if n in measured]
+    scale = sum(m for _, m in both) / sum(e for e, _ in both) if both else 1.0
+    return [measured.get(n, e * scale) for n, e in zip(names, estimated, strict=True)]
+
+
 class _Static:
     """Ops and values with the sizes put in; what is static already stays what it is."""
 

@@ -11,8 +11,12 @@ from torch import Tensor, nn
 import leptonc
 from leptonc import Dim
 from leptonc.bench.suites import build, pick
+from leptonc.capture.frontend import capture
 from leptonc.errors import CaptureError, InputError, PartError, PipelineError, TargetError
-from leptonc.parts.weigh import Machine
+from leptonc.parts.blocks import blocks_of
+from leptonc.parts.plan import Options
+from leptonc.parts.split import unit_seconds
+from leptonc.parts.weigh import Machine, timed
 
 from .dags import Residual, Several, Tied, normal, seeded
 
@@ -156,6 +160,25 @@ def test_unlike_devices_get_unlike_shares() -> None:
     slow, fast = leptonc.split(net, 2, x, speeds=[1, 3], pipeline="O0", machine=Machine(link=1e15))
     assert slow.cost.share == pytest.approx(0.25, abs=0.01)
     assert fast.cost.seconds == pytest.approx(slow.cost.seconds, rel=0.1)
+
+
+def test_measured_units_decide_where_they_are_known() -> None:
+    assert timed(["a", "", "b"], [1.0, 2.0, 3.0], {"a": 10.0, "b": 30.0}) == [10.0, 20.0, 30.0]
+    assert timed(["a", ""], [1.0, 2.0], {}) == [1.0, 2.0]
+    net = seeded(Residual)
+    times = unit_seconds(net, IMAGES, None, Options(cache=False, threads=1))
+    blocks = blocks_of(capture(net, (IMAGES,)).function, "O2")
+    assert set(times) & set(blocks.names), "units of the whole model have the names of blocks"
+    assert all(t > 0 for n, t in times.items() if n in blocks.names)
+    parts = leptonc.split(net, 3, IMAGES, measure=True, cache=False)
+    _close(leptonc.run(parts, IMAGES), net(IMAGES))
+
+
+def test_symbolic_sizes_cost_what_the_example_says() -> None:
+    net = nn.Sequential(*[nn.Linear(16, 16) for _ in range(6)]).eval()
+    fixed = leptonc.split(net, 3, normal(8, 16))
+    sizes = leptonc.split(net, 3, normal(8, 16), dynamic={"input": {0: Dim("batch", max=64)}})
+    assert [p.cost for p in fixed] == [p.cost for p in sizes]
 
 
 def test_what_cannot_be_split() -> None:
