@@ -118,6 +118,8 @@ def _calls(
         if devices is not None:
             own = net.with_threads(threads)
             made = {d: own.to(d) for d in dict.fromkeys(devices)}
+            for part in made.values():
+                part.compile()
             return [made[d] for d in devices]
         if net.net is None:
             net = net.with_threads(threads)

@@ -11,6 +11,7 @@ from typing import Any, Self
 from leptonc.capture.captured import arguments
 from leptonc.errors import InputError, PartError
 from leptonc.parts.member import UP, Job, Member, MemberState
+from leptonc.parts.part import Part
 from leptonc.parts.routing import EVERY, GAIN, Balance
 from leptonc.parts.rows import cut_rows, join_rows, rows_of
 from leptonc.parts.serving import Crew, Rules
@@ -37,6 +38,7 @@ class Pool:
 
     Raises:
         PartError: no member.
+        LeptoncError: a member is a part that cannot be compiled.
     """
 
     def __init__(
@@ -54,6 +56,9 @@ class Pool:
         if not members:
             raise PartError("a pool needs at least one member")
         named = members if isinstance(members, Mapping) else _named(members)
+        for member in named.values():
+            if isinstance(member, Part):
+                member.compile()
         asked = None if probe is None else arguments(probe)[0]
         rules = Rules(retries, deadline_s, asked, probe_s, caller_errors)
         self._crew = Crew([Member(n, call) for n, call in named.items()], rules)

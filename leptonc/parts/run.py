@@ -83,7 +83,7 @@ def run(
         microbatches: how many pieces.
         batch: where the batch is: the name of a symbolic size, an axis, or an axis by input name;
             by default the symbolic size that is the first axis of the inputs.
-        deadline_s: seconds until the result must be there.
+        deadline_s: seconds until the result must be there, the compile of parts not counted.
         depth: most pieces that wait between two parts.
         check: whether the rows of a batch are first shown not to depend on each other, once a
             split, by interpreting the program on a batch and on its halves; saved parts cannot be
@@ -97,6 +97,9 @@ def run(
         raise InputError(f"{microbatches} micro-batches: ask for at least 1")
     frame = frame_of(parts)
     tensors, leaves = frame.taken(inputs)
+    for part in parts:
+        if isinstance(part, Part):
+            part.compile()  # not in the stages: a compile wants the process for itself
     stages = [Stage(p.name, step) for p, step in zip(parts, _steps(parts, frame), strict=True)]
     if microbatches == 1:
         named = dict(zip(frame.params, tensors, strict=True))
