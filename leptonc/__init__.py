@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from leptonc.compress.quantize import FreezeQuant, Quantize
     from leptonc.compress.store import Store
     from leptonc.errors import LeptoncError
+    from leptonc.parts.parallel import Parallel
+    from leptonc.parts.part import Part
+    from leptonc.parts.pool import Pool
+    from leptonc.parts.run import run
+    from leptonc.parts.split import split
     from leptonc.saved import load
     from leptonc.shard.placement import Replicate, Shard
     from leptonc.sharded import ShardedModel
@@ -33,6 +38,9 @@ _WHERE = {
     "Distill": "leptonc.compress.distill",
     "FreezeQuant": "leptonc.compress.quantize",
     "LowRank": "leptonc.compress.lowrank",
+    "Parallel": "leptonc.parts.parallel",
+    "Part": "leptonc.parts.part",
+    "Pool": "leptonc.parts.pool",
     "Prune": "leptonc.compress.prune",
     "PruneSchedule": "leptonc.compress.prune",
     "Quantize": "leptonc.compress.quantize",
@@ -44,11 +52,14 @@ _WHERE = {
     "ShardedModel": "leptonc.sharded",
     "Sharding": "leptonc.sharding",
     "plan": "leptonc.sharding",
+    "run": "leptonc.parts.run",
+    "split": "leptonc.parts.split",
 }
 __all__ = [
-    "CompiledModel", "Dim", "Distill", "FreezeQuant", "LeptoncError", "LowRank", "Prune",
-    "PruneSchedule", "Quantize", "Replicate", "Shard", "ShardedModel", "Sharding", "Store",
-    "capture", "compile", "compress", "finetune", "load", "optimize", "plan",
+    "CompiledModel", "Dim", "Distill", "FreezeQuant", "LeptoncError", "LowRank", "Parallel",
+    "Part", "Pool", "Prune", "PruneSchedule", "Quantize", "Replicate", "Shard", "ShardedModel",
+    "Sharding", "Store", "capture", "compile", "compress", "finetune", "load", "optimize",
+    "plan", "run", "split",
 ]  # fmt: skip
 
 

@@ -47,6 +47,10 @@ class PlanError(LeptoncError, ValueError):
     """A sharding plan that cannot be: a hint, a size, a limit of memory."""
 
 
+class PartError(LeptoncError):
+    """A model that cannot be split as asked, or a part, worker or pool member that failed."""
+
+
 class InputError(LeptoncError, ValueError):
     """Arguments of a call that do not fit the compiled model."""
 
