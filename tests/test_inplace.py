@@ -62,9 +62,7 @@ def test_a_unit_that_must_not_be_cut_retreats(monkeypatch: pytest.MonkeyPatch) -
 def test_a_part_that_lies_elsewhere_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     net, args = MODELS["large_batch"].build()
     real = scheduler._slice_of
-    monkeypatch.setattr(
-        scheduler, "_slice_of", lambda view, i, n: real(view, max(i - 1, 0), n)
-    )
+    monkeypatch.setattr(scheduler, "_slice_of", lambda view, i, n: real(view, max(i - 1, 0), n))
     says = r"unit guilty\.one at guilty\.one .*, part 2 of 4, does not find what .* reads another"
     with pytest.raises(CheckError, match=says):
         compiled(net, args)

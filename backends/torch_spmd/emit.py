@@ -122,7 +122,7 @@ class _Writer:
         yield f"    return {_tuple([held.get(v, names[v]) for v in step.outputs])}"
 
     def _call(self, op: Op, operands: Sequence[str]) -> str:
-        text = text_of(op.kind, operands)
+        text = text_of(op.kind, operands, [v.type for v in op.operands])
         if text is None:
             self.ops.append(op.kind)
             one = "[0]" if len(op.results) == 1 else ""

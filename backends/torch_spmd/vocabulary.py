@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 from leptonc.ir.core import Kind
 from leptonc.ir.kinds import binary, collective, contract, data, norm, pointwise, reduce, shape
 from leptonc.ir.kinds import unary as u
-from leptonc.ir.types import DType
+from leptonc.ir.types import DType, TensorType
 
 Text: TypeAlias = "Callable[[Any, Sequence[str]], str]"
 
@@ -72,8 +72,9 @@ def _iota(k: data.Iota, xs: Sequence[str]) -> str | None:
     del xs
     if k.dtype is not DType.I64 or not isinstance(k.start, int) or not isinstance(k.step, int):
         return None
-    stop = f"{k.start} + {k.step} * {k.length}"
-    return f"torch.arange({k.start}, {stop}, {k.step}, device=device)"
+    step = f" * {k.step}" if k.step != 1 else ""
+    start = f" + {k.start}" if k.start else ""
+    return f"torch.arange({k.length}, device=device){step}{start}"
 
 
 def _ints(values: Sequence[Any]) -> list[int]:
@@ -148,6 +149,14 @@ def _reduced(function: str, typed: bool = False) -> Text:
         return f"{function}({xs[0]}, {numbers(k.axes)}, keepdim={k.keepdim}{dtype})"
 
     return text
+
+
+def _max_pool(k: reduce.MaxPool, xs: Sequence[str]) -> str:
+    dilation = numbers(k.dilation) if k.dilation else "1"
+    return (
+        f"F.max_pool{len(k.kernel)}d({xs[0]}, {numbers(k.kernel)}, {numbers(k.stride)}, "
+        f"{numbers(k.padding)}, {dilation}, ceil_mode={k.ceil})"
+    )
 
 
 def _avg_pool(k: reduce.AvgPool, xs: Sequence[str]) -> str | None:
@@ -231,6 +240,7 @@ TEXTS: Mapping[type[Kind], Callable[[Any, Sequence[str]], str | None]] = Mapping
         reduce.Amax: _reduced("torch.amax"),
         reduce.Amin: _reduced("torch.amin"),
         reduce.CumSum: lambda k, xs: f"torch.cumsum({xs[0]}, {k.axis}, dtype={xs[0]}.dtype)",
+        reduce.MaxPool: _max_pool,
         reduce.AvgPool: _avg_pool,
         reduce.AdaptiveAvgPool: _adaptive("avg"),
         shape.Reshape: lambda k, xs: f"{xs[0]}.reshape({numbers(_ints(k.shape))})",
@@ -252,7 +262,23 @@ TEXTS: Mapping[type[Kind], Callable[[Any, Sequence[str]], str | None]] = Mapping
 )
 
 
-def text_of(kind: Kind, operands: Sequence[str]) -> str | None:
-    """Return the torch expression of a kind whose attributes hold no symbols, None without one."""
+def text_of(kind: Kind, operands: Sequence[str], types: Sequence[TensorType] = ()) -> str | None:
+    """Return the torch expression of a kind whose attributes hold no symbols, None without one.
+
+    Args:
+        kind: what to write.
+        operands: their names.
+        types: theirs; torch's pools take one or two axes before the window, and floats.
+    """
     made = TEXTS.get(type(kind))
-    return None if made is None else made(kind, operands)
+    if made is None or (isinstance(kind, _POOLS) and not _pools(kind, types)):
+        return None
+    return made(kind, operands)
+
+
+_POOLS = (reduce.Pool, reduce.AdaptiveAvgPool)
+
+
+def _pools(kind: Any, types: Sequence[TensorType]) -> bool:
+    n = len(kind.kernel if isinstance(kind, reduce.Pool) else kind.output)
+    return bool(types) and types[0].dtype.is_float and types[0].rank in (n + 1, n + 2)

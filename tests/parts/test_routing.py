@@ -36,9 +36,7 @@ def test_nobody_takes_requests_when_all_are_out() -> None:
 def test_no_sharing_ends_earlier(total: int, speeds: list[float]) -> None:
     got = apportion(total, speeds)
     assert sum(got) == total and all(n == 0 for n, s in zip(got, speeds, strict=True) if s == 0)
-    every = (
-        c for c in itertools.product(range(total + 1), repeat=len(speeds)) if sum(c) == total
-    )
+    every = (c for c in itertools.product(range(total + 1), repeat=len(speeds)) if sum(c) == total)
     assert makespan(got, speeds) == pytest.approx(min(makespan(c, speeds) for c in every))
 
 

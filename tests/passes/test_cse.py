@@ -25,13 +25,16 @@ func @f(%x: f32[2], %y: f32[2]) {
   %e = sub(%b, %d) : f32[2]
   return %e
 }""")
-    assert dump(Cse()(fn)) == """\
+    assert (
+        dump(Cse()(fn))
+        == """\
 func @f(%x: f32[2], %y: f32[2]) {
   %a = add(%x, %y) : f32[2]
   %b = relu(%a) : f32[2]
   %e = sub(%b, %b) : f32[2]
   return %e
 }"""
+    )
 
 
 def test_operands_of_ops_that_do_not_commute_keep_their_order() -> None:

@@ -239,5 +239,3 @@ def test_input_is_never_touched(before: Function) -> None:
     ops, types = before.ops, [r.type for op in before.ops for r in op.results]
     LAYOUT(before)
     assert before.ops is ops and [r.type for op in before.ops for r in op.results] == types
-
-

@@ -31,11 +31,14 @@ func @f(%x: f32[2,3]) {
   %4 = relu(%3) : f32[2,3]
   return %4
 }""")
-    assert dump(Simplify()(before)) == """\
+    assert (
+        dump(Simplify()(before))
+        == """\
 func @f(%x: f32[2,3]) {
   %1 = relu(%x) : f32[2,3]
   return %1
 }"""
+    )
 
 
 def test_symbolic_sizes_are_simplified_too() -> None:

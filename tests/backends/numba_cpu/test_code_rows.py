@@ -38,14 +38,13 @@ def packed(codes: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("bits", [4, 8])
 @given(data=st.data(), threads=st.integers(1, 2))
-def test_units_give_the_bits_of_their_meaning(
-    bits: int, data: st.DataObject, threads: int
-) -> None:
+def test_units_give_the_bits_of_their_meaning(bits: int, data: st.DataObject, threads: int) -> None:
     g = torch.Generator().manual_seed(data.draw(st.integers(0, 1 << 16)))
     groups = data.draw(st.integers(1, 4))
     k = groups * kernels.INPUTS[bits] * data.draw(st.integers(1, 9))
-    n, lead = data.draw(st.integers(1, 70)), data.draw(
-        st.sampled_from([(1,), (2, 3), (8,), (17,), ()])
+    n, lead = (
+        data.draw(st.integers(1, 70)),
+        data.draw(st.sampled_from([(1,), (2, 3), (8,), (17,), ()])),
     )
     b, args = Builder("unit"), []
     x = extreme(g, -128, 127, *lead, k).to(torch.int8)

@@ -143,9 +143,7 @@ def test_long_lists_and_empty_ones() -> None:
     w[5, ::7] = 0.5
     x = torch.ones(70, 3000)
     b = Builder("unit")
-    fn = b.finish(
-        b(Linear(), b.param(meaning.type_of(x), "x"), b(Constant(meaning.const_of(w))))
-    )
+    fn = b.finish(b(Linear(), b.param(meaning.type_of(x), "x"), b(Constant(meaning.const_of(w)))))
     got = run(fn, x)
     assert torch.equal(got[:, 3], torch.full((70,), 3000.0))
     assert torch.equal(got[:, 5], torch.full((70,), 0.5 * math.ceil(3000 / 7)))
