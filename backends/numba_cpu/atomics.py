@@ -21,9 +21,10 @@ _VOID = ir.VoidType()
 _i64, _void = types.int64, types.void
 _WORD = 8
 
-# The futex system call: (number by machine), and its two operations on process-private words.
+# The futex system call: (number by machine), and its two operations on process-private words; in
+# memory that processes share they are less by _PRIVATE.
 _FUTEX_NUMBER = {"x86_64": 202, "aarch64": 98}
-_FUTEX_WAIT, _FUTEX_WAKE = 128, 129
+_FUTEX_WAIT, _FUTEX_WAKE, _PRIVATE = 128, 129, 128
 # LLVM intrinsics, not inline assembly: the assembly parser is not set up in numba's LLVM.
 _PAUSE = {
     "x86_64": ("llvm.x86.sse2.pause", ()),
@@ -43,7 +44,6 @@ HAS_FUTEX = (
 
 
 HAS_CLOCK = hasattr(time, "CLOCK_MONOTONIC") and hasattr(ctypes.CDLL(None), "clock_gettime")
-HAS_YIELD = hasattr(ctypes.CDLL(None), "sched_yield")
 HAS_CORE_NUMBER = hasattr(ctypes.CDLL(None), "sched_getcpu")
 HAS_CORE_MASK = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "sched_setaffinity")
 CORE_MASK_WORDS = 16  # cores that a mask has room for, in words
@@ -121,21 +121,41 @@ def _pause(b: ir.IRBuilder) -> None:
     _extern(b, name, kind, *(ir.Constant(i32, x) for x in operands))
 
 
-def _futex(b: ir.IRBuilder, address: ir.Value, operation: int, value: ir.Value) -> None:
-    """Call futex(address, operation, value, no timeout); only the low half of the word counts."""
+def _futex(
+    b: ir.IRBuilder,
+    address: ir.Value,
+    operation: int,
+    value: ir.Value,
+    limit: ir.Value | None = None,
+) -> None:
+    """Call futex(address, operation, value, limit); only the low half of the word counts.
+
+    ``limit``: address of seconds and nanoseconds that a wait may take; None: no limit.
+    """
     kind = ir.FunctionType(_I64, [_I64], var_arg=True)
     number = ir.Constant(_I64, _FUTEX_NUMBER[platform.machine()])
     zero = ir.Constant(_I64, 0)
     op = ir.Constant(_I64, operation)
-    _extern(b, "syscall", kind, number, address, op, value, zero, zero, zero)
+    _extern(b, "syscall", kind, number, address, op, value, limit or zero, zero, zero)
 
 
 def _wait(b: ir.IRBuilder, address: ir.Value, seen: ir.Value) -> None:
     if HAS_FUTEX:
         _futex(b, address, _FUTEX_WAIT, seen)
         return
-    kind = ir.FunctionType(ir.IntType(32), [ir.IntType(32)])
-    _extern(b, "usleep", kind, ir.Constant(ir.IntType(32), _NAP_US))
+    _nap(b, ir.Constant(_I64, _NAP_US))
+
+
+def _wait_shared(b: ir.IRBuilder, address: ir.Value, seen: ir.Value, limit: ir.Value) -> None:
+    if HAS_FUTEX:
+        _futex(b, address, _FUTEX_WAIT - _PRIVATE, seen, limit)
+        return
+    _nap(b, ir.Constant(_I64, _NAP_US))
+
+
+def _wake_shared(b: ir.IRBuilder, address: ir.Value) -> None:
+    if HAS_FUTEX:
+        _futex(b, address, _FUTEX_WAKE - _PRIVATE, ir.Constant(_I64, _EVERYONE))
 
 
 def _wake(b: ir.IRBuilder, address: ir.Value) -> None:
@@ -150,11 +170,6 @@ def _stamp(b: ir.IRBuilder, address: ir.Value) -> None:
     i32 = ir.IntType(32)
     kind = ir.FunctionType(i32, [i32, _I64])
     _extern(b, "clock_gettime", kind, ir.Constant(i32, time.CLOCK_MONOTONIC), address)
-
-
-def _give_way(b: ir.IRBuilder) -> None:
-    if HAS_YIELD:
-        _extern(b, "sched_yield", ir.FunctionType(ir.IntType(32), []))
 
 
 def _nap(b: ir.IRBuilder, microseconds: ir.Value) -> None:
@@ -212,10 +227,10 @@ write_cores = _binary(_i64, _core_mask("sched_setaffinity"))
 stamp = _unary(_void, _stamp)
 # Tells the core that this is a spin loop.
 pause = _nullary(_pause)
-# Lets another thread have the core, if one wants it.
-give_way = _nullary(_give_way)
-# Sleeps for about so many microseconds.
-nap = _unary(_void, _nap)
 # Sleeps until woken, unless the word has changed already; may return early, so callers loop.
 wait_while = _binary(_void, _wait)
 wake_all = _unary(_void, _wake)
+# The same in memory that processes share; the third operand is the address of the most seconds
+# and nanoseconds that the wait may take.
+wait_shared = _ternary(_void, _wait_shared)
+wake_shared = _unary(_void, _wake_shared)

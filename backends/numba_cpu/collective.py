@@ -6,8 +6,9 @@ There are two slots for each rank, used in turn, which saves the second wait: wh
 ``k + 1`` has seen everybody in round ``k``, so nobody reads round ``k - 1`` any more.
 
 Segment, shared, zero at first. Byte ``ABORT``: 1 + the number of a rank that gave up. From
-``RANKS`` on a line for each rank: the number of the round it has posted, and for rounds of either
-parity what it is doing, which must be the same everywhere. From ``data_offset`` on the slots.
+``RANKS`` on a line for each rank: the number of the round it has posted, for rounds of either
+parity what it is doing, which must be the same everywhere, and how many sleep until it posts.
+From ``data_offset`` on the slots.
 
 State, a rank's own, 64-bit words: see the constants from ``SEGMENT`` on. Plan, 64-bit words, the
 same for every call of one form::
@@ -26,16 +27,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from leptonc.backends.numba_cpu.atomics import (
+    atomic_add,
     atomic_cas,
     atomic_load,
     atomic_store,
-    give_way,
     invoke,
     load,
-    nap,
     pause,
     stamp,
     store,
+    wait_shared,
+    wake_shared,
 )
 from leptonc.backends.numba_cpu.kernels.base import Kernel, inline_njit, kernel, make_kernel
 from leptonc.backends.numba_cpu.kernels.ew_loop import copy_bytes
@@ -57,12 +59,15 @@ from leptonc.backends.numba_cpu.kernels.vec import (
 )
 
 ABORT, RANKS, LINE = 0, 128, 128  # byte offsets in a segment; bytes of a line
-POSTED, DOING = 0, 8  # byte offsets in a rank's line; DOING has a word for either parity
+# Byte offsets in a rank's line; DOING has a word for either parity.
+POSTED, DOING, SLEEPERS = 0, 8, 64
 
 # Words of a state.
-SEGMENT, RANK, WORLD, ROUND, SLOT_BYTES, PAUSES, YIELDS, PATIENCE_NS, STATUS, CULPRIT = range(10)
-CLOCK, STATE_WORDS = 10, 12
-NAP_US = 50
+SEGMENT, RANK, WORLD, ROUND, SLOT_BYTES, PAUSES, PATIENCE_NS, STATUS, CULPRIT = range(9)
+# Two words each: scratch for the clock; seconds and nanoseconds of a sleep, after which a rank
+# looks whether waiting is of any use still.
+CLOCK, SLEEP, STATE_WORDS = 9, 11, 13
+SLEEP_NS = 5_000_000
 
 # Values of STATUS; CULPRIT is the rank that it is about.
 FINE, ABORTED, LATE, MISMATCH = range(4)
@@ -130,15 +135,17 @@ def _give_up(state, status, culprit):
 
 
 @inline_njit
-def _patiently(state, rank, word, number):
-    """Wait for a rank that is late: give the core away, then sleep; return whether it came."""
-    abort = load(state + 8 * SEGMENT) + ABORT
-    for _ in range(load(state + 8 * YIELDS)):
-        give_way()
-        if atomic_load(word) >= number:
-            return True
+def _patiently(state, rank, line, number):
+    """Sleep until a rank that is late comes; return whether it did.
+
+    Giving the core away instead would cost a whole time slice where others want it.
+    """
+    abort, word = load(state + 8 * SEGMENT) + ABORT, line + POSTED
     end = _now(state) + load(state + 8 * PATIENCE_NS)
-    while atomic_load(word) < number:
+    while True:
+        seen = atomic_load(word)
+        if seen >= number:
+            return True
         gone = atomic_load(abort)
         if gone != 0:
             _give_up(state, ABORTED, gone - 1)
@@ -146,8 +153,12 @@ def _patiently(state, rank, word, number):
         if _now(state) > end:
             _give_up(state, LATE, rank)
             return False
-        nap(NAP_US)
-    return True
+        # A sleeper says so before it looks at the word, a poster changes the word before it looks
+        # who sleeps: one of the two always sees the other.
+        atomic_add(line + SLEEPERS, 1)
+        if atomic_load(word) == seen:
+            wait_shared(word, seen, state + 8 * SLEEP)
+        atomic_add(line + SLEEPERS, -1)
 
 
 @inline_njit
@@ -160,7 +171,7 @@ def _meet(state, number, doing):
         while atomic_load(line + POSTED) < number and spins > 0:
             spins -= 1
             pause()
-        if spins == 0 and not _patiently(state, rank, line + POSTED, number):
+        if spins == 0 and not _patiently(state, rank, line, number):
             return False
         if load(line + DOING + 8 * (number & 1)) != doing:
             _give_up(state, MISMATCH, rank)
@@ -228,6 +239,8 @@ def exchange(args, tid, nt):
         _give(args, slots + rank * slot_bytes, turn)
         store(line + DOING + 8 * (number & 1), doing)
         atomic_store(line + POSTED, number)
+        if atomic_load(line + SLEEPERS) != 0:
+            wake_shared(line + POSTED)
         if not _meet(state, number, doing):
             return
         _take(args, state, slots, turn)

@@ -24,7 +24,7 @@ from leptonc.runtime.group.mailbox import DTYPES
 
 SLOT_BYTES = 256 << 10  # of a rank and round: what all ranks have in flight stays in their caches
 SPLIT_BYTES = 64 << 10  # from here on ranks that are more than two each add a part of a sum
-_PAUSES, _YIELDS = 1500, 2000  # some 20 us of spinning, then about 1 ms of giving the core away
+_PAUSES = 1500  # some 20 us of spinning before a rank sleeps
 _MOST_PLANS = 512
 _ALIGN = 64
 
@@ -86,7 +86,7 @@ class SharedComm:
         self._state[native.WORLD] = world
         self._state[native.SLOT_BYTES] = slot_bytes
         self._state[native.PAUSES] = 0 if crowded else _PAUSES
-        self._state[native.YIELDS] = _YIELDS
+        self._state[native.SLEEP + 1] = native.SLEEP_NS
         self._state[native.PATIENCE_NS] = int(deadline_s * 1e9)
 
     def prepare(self) -> None:
