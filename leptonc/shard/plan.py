@@ -145,7 +145,9 @@ class _Planner:
     spread: Spread
     allowed: tuple[tuple[Strategy, ...], ...]
     speeds: Sequence[float]
+    hints: Hints
     prices: Prices = field(init=False)
+    graph: Graph = field(init=False)
 
     @staticmethod
     def of(
@@ -162,25 +164,39 @@ class _Planner:
             raise PlanError(f"speeds must be {ranks} numbers above 0, got {list(speeds)}")
         found = spread(fn, ranks)
         allowed = restrict(fn, found, hints or {}, ranks)
-        return _Planner(fn, cluster, found, allowed, speeds or (1.0,) * ranks)
+        return _Planner(fn, cluster, found, allowed, speeds or (1.0,) * ranks, hints or {})
 
     def __post_init__(self) -> None:
         self.prices = Prices(self.cluster.device, self._parts())
+        self.graph = self._graph(self.allowed)
 
     def _parts(self) -> Parts:
         return Parts(self.spread.units, self.speeds)
 
-    def cheapest(
-        self, price: float, allowed: Sequence[tuple[Strategy, ...]] | None = None
-    ) -> _Made:
-        """Return the cheapest plan when a byte of weights costs ``price`` seconds."""
-        ranks = self.cluster.count
-        graph = Graph(self.fn, allowed or self.allowed, self.prices, self._link(), ranks)
+    def cheapest(self, price: float) -> _Made:
+        """Return the plan of least time when a byte of weights costs ``price`` seconds.
+
+        Raises:
+            PlanError: there is none under the hints.
+        """
+        made = self._made(self.graph, price)
+        if made is None:
+            raise PlanError(
+                f"{self.fn.name}: no plan keeps all hints: an op cannot take a weight as it is "
+                f"placed; leave out one of: {', '.join(map(repr, self.hints))}"
+            )
+        return made
+
+    def _made(self, graph: Graph, price: float) -> _Made | None:
         choice = solve(graph.pose(price))
+        if math.isinf(choice.cost):
+            return None
         strategies = graph.chosen(choice.states)
         program = lower(self.fn, strategies, self._parts(), graph.brought(choice.states))
-        made = figures(program, self.cluster)
-        return _Made(strategies, program, made, choice.exact)
+        return _Made(strategies, program, figures(program, self.cluster), choice.exact)
+
+    def _graph(self, allowed: Sequence[tuple[Strategy, ...]]) -> Graph:
+        return Graph(self.fn, allowed, self.prices, self._link(), self.cluster.count)
 
     def _link(self) -> Link:
         return self.cluster.link_of(self.cluster.count)
@@ -229,8 +245,8 @@ class _Planner:
                 tuple(s for s in options if keep(op, s)) or (options[0],)
                 for op, options in zip(self.fn.ops, self.allowed, strict=True)
             )
-            made = self.cheapest(0.0, allowed)
-            if made.strategies != chosen.strategies:
+            made = self._made(self._graph(allowed), 0.0)
+            if made is not None and made.strategies != chosen.strategies:
                 found.append(Rejected(name, made.figures.total_s, made.figures.weights))
         return tuple(found)
 
