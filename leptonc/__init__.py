@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from leptonc.errors import LeptoncError
     from leptonc.saved import load
     from leptonc.shard.placement import Replicate, Shard
+    from leptonc.shard.simulate import simulate
     from leptonc.sharded import ShardedModel
     from leptonc.sharding import Sharding, plan
 
@@ -44,11 +45,12 @@ _WHERE = {
     "ShardedModel": "leptonc.sharded",
     "Sharding": "leptonc.sharding",
     "plan": "leptonc.sharding",
+    "simulate": "leptonc.shard.simulate",
 }
 __all__ = [
     "CompiledModel", "Dim", "Distill", "FreezeQuant", "LeptoncError", "LowRank", "Prune",
     "PruneSchedule", "Quantize", "Replicate", "Shard", "ShardedModel", "Sharding", "Store",
-    "capture", "compile", "compress", "finetune", "load", "optimize", "plan",
+    "capture", "compile", "compress", "finetune", "load", "optimize", "plan", "simulate",
 ]  # fmt: skip
 
 

@@ -91,7 +91,8 @@ class Link:
 class Tiered(Link):
     """Links of machines of ``per_node`` ranks each, and the network between the machines.
 
-    ``beta``, ``alpha_s`` and ``step_s`` are the network's.
+    ``beta``, ``alpha_s`` and ``step_s`` are the network's. Machines meet along a tree, so every
+    doubling of their number adds as much as the first two steps do.
     """
 
     inner: Link = field(default_factory=lambda: Link("", math.inf))
@@ -108,8 +109,11 @@ class Tiered(Link):
         near = min(ranks, self.per_node)
         nodes = -(-ranks // near)
         inside = self.inner.collective_s(kind, nbytes, near)
+        if nodes == 1:
+            return inside
+        alpha = self.alpha_s.get(kind, 0.0) + 2 * self.step_s * math.log2(nodes / 2)
         # A rank exchanges its machine's share of the value, all ranks of a machine at once.
-        return inside + super().collective_s(kind, nbytes / near, nodes)
+        return inside + alpha + VOLUME[kind](nodes) * nbytes / near / self.beta
 
 
 @dataclass(frozen=True)

@@ -192,5 +192,5 @@ class _Growing:
             gate = self.b(unary.Silu(), self._linear(f"{name}.gate", x, d.inner))
             inner = self.b(binary.Mul(), gate, inner)
         else:
-            inner = self.b(Gelu("tanh"), inner)
+            inner = self.b(Gelu(tanh=True), inner)
         return self._linear(f"{name}.down", inner, d.hidden)

@@ -30,6 +30,10 @@ class Layout:
         """How many devices there are in all."""
         return self.pipeline * self.tensor * self.replicas
 
+    def same_copy(self, other: Layout) -> bool:
+        """Return whether each copy of ``other`` is divided as those of this layout are."""
+        return (self.pipeline, self.tensor) == (other.pipeline, other.tensor)
+
     def __str__(self) -> str:
         return f"{self.pipeline} stages x {self.tensor} ranks x {self.replicas} replicas"
 

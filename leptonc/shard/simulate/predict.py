@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -74,7 +75,7 @@ class Study:
         Raises:
             PlanError: fewer devices or cuts than the layout needs, or no requests.
         """
-        self._check(layout, batch)
+        self.check(layout, batch)
         found = self._best(layout, batch, busy, 0.0)
         if not found.fits and layout.tensor > 1:
             found = self._best(layout, batch, busy, _DEAR)
@@ -99,7 +100,8 @@ class Study:
             found = self.crossed[short] = crossing(short)
         return found
 
-    def _check(self, layout: Layout, batch: int) -> None:
+    def check(self, layout: Layout, batch: int) -> None:
+        """Raise PlanError unless every number is one at least and there are devices enough."""
         numbers = (layout.pipeline, layout.tensor, layout.replicas, batch)
         if min(numbers) < 1:
             raise PlanError(f"{layout}, batch {batch}: every number must be 1 at least")
@@ -111,18 +113,21 @@ class Study:
 
     def _best(self, layout: Layout, batch: int, busy: bool, price: float) -> Prediction:
         """Return the prediction with the fastest number of micro-batches for each phase."""
-        names = self.work.phases(1)
+        phases = self.work.phases(1)
         chosen = list[int]()
         runs = list[Ran]()
-        for i in range(len(names)):
-            options = self._options(layout, batch, i)
-            tried = [(m, self._run(layout, batch, m, i, price)) for m in options]
-            times = names[i].times
-            m, ran = min(tried, key=lambda pair: _spans(pair[1].stages, pair[0], times)[busy])
-            chosen.append(m)
+        for i, phase in enumerate(phases):
+            tried = [
+                (_spans(ran.stages, m, phase.times)[busy], m, ran)
+                for m in self._options(layout, batch, i)
+                for ran in (self._run(layout, batch, m, i, price),)
+            ]
+            _, micro, ran = min(tried, key=lambda one: one[0])
+            chosen.append(micro)
             runs.append(ran)
         layout = replace(layout, micro_batches=tuple(chosen))
-        return self._summed(layout, batch, [p.times for p in names], chosen, runs)
+        times = [p.times for p in phases]
+        return summed(self.work, self.cluster, layout, batch, times, chosen, runs)
 
     def _options(self, layout: Layout, batch: int, phase: int) -> Sequence[int]:
         """Return the numbers of micro-batches to try."""
@@ -203,36 +208,51 @@ class Study:
         state = np.add.reduceat(_expanded(done.tally.state, short), at) * phase.growth
         return Ran(terms, weights, state, done.tally.activations)
 
-    def _summed(
-        self,
-        layout: Layout,
-        batch: int,
-        times: Sequence[int],
-        micro: Sequence[int],
-        runs: Sequence[Ran],
-    ) -> Prediction:
-        """Return the prediction of all phases, one after another."""
-        latency = busy = 0.0
-        terms = dict.fromkeys((*TERMS, "transfer", "waiting"), 0.0)
-        worked, held = np.zeros(layout.pipeline), np.zeros(layout.pipeline)
-        for ran, m, n in zip(runs, micro, times, strict=True):
-            span, period = _spans(ran.stages, m, n)
-            latency, busy = latency + span, busy + period
-            for name, values in ran.terms.items():
-                terms[name] += n * float(values.sum())
-            worked += n * m * ran.stages
-            kept = ran.state * (m if self.work.together else 1)
-            held = np.maximum(held, ran.weights + kept + ran.activations)
-        terms["waiting"] = max(0.0, latency - sum(terms.values()))
-        device = self.cluster.device
-        stages = tuple(
-            Stage(float(w), min(1.0, float(w) / busy), float(h))
-            for w, h in zip(worked, held, strict=True)
-        )
-        return Prediction(
-            layout, batch, latency, layout.replicas * batch / busy, float(held.max()),
-            device.memory, device.price * layout.devices, self.work.tokens, terms, stages,
-        )  # fmt: skip
+
+def summed(
+    work: Work,
+    cluster: Cluster,
+    layout: Layout,
+    batch: int,
+    times: Sequence[int],
+    micro: Sequence[int],
+    runs: Sequence[Ran],
+) -> Prediction:
+    """Return the prediction of phases that run one after another.
+
+    Args:
+        work: what is asked.
+        cluster: devices and links.
+        layout: how they are used.
+        batch: requests that a replica serves at once.
+        times: how often each phase runs.
+        micro: in how many micro-batches.
+        runs: what one micro-batch of each phase takes.
+    """
+    latency = busy = 0.0
+    terms: dict[str, float] = {name: 0.0 for name in (*TERMS, "transfer", "waiting")}
+    worked, held = np.zeros(layout.pipeline), np.zeros(layout.pipeline)
+    for ran, m, n in zip(runs, micro, times, strict=True):
+        if n == 0:
+            continue
+        span, period = _spans(ran.stages, m, n)
+        latency, busy = latency + span, busy + period
+        for name, values in ran.terms.items():
+            terms[name] += n * float(values.sum())
+        worked += n * m * ran.stages
+        kept = ran.state * (m if work.together else 1)
+        held = np.maximum(held, ran.weights + kept + ran.activations)
+    terms["waiting"] = max(0.0, latency - sum(terms.values()))
+    device = cluster.device
+    stages = tuple(
+        Stage(float(w), min(1.0, float(w) / busy) if busy else 0.0, float(h))
+        for w, h in zip(worked, held, strict=True)
+    )
+    rate = layout.replicas * batch / busy if busy else math.inf
+    return Prediction(
+        layout, batch, latency, rate, float(held.max()), device.memory,
+        device.price * layout.devices, work.tokens, terms, stages,
+    )  # fmt: skip
 
 
 def _expanded(values: Numbers, short: Short) -> Numbers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -13,7 +13,8 @@ from leptonc.shard.simulate.layout import Layout, Prediction
 from leptonc.shard.simulate.predict import Study
 from leptonc.shard.simulate.work import Work
 
-_PATIENCE = 2  # numbers of ranks that are no faster, after which no more are tried
+TIE = 0.03  # relative difference of figures, below that of predictions and measurements
+_PATIENCE = 2  # sizes that are no better, after which no larger ones are tried
 
 Score = Callable[[Prediction], tuple[float, ...]]
 # The smaller the better; the first number decides, the next ones where it is the same.
@@ -33,8 +34,9 @@ class Found:
     Attributes:
         objective: what was asked for.
         devices: how many there are.
-        best: of all layouts that fit.
+        best: of all layouts that fit, with the fewest devices where more gain next to nothing.
         full: the best of those that use every device; None where none fits.
+        one: the best of one copy that is divided over every device; None where none fits.
         alone: one device; None where the program does not fit on it.
         others: runners-up, the best of each number of ranks and stages, in order.
         tried: how many layouts were predicted.
@@ -44,6 +46,7 @@ class Found:
     devices: int
     best: Prediction
     full: Prediction | None
+    one: Prediction | None
     alone: Prediction | None
     others: tuple[Prediction, ...]
     tried: int
@@ -59,12 +62,14 @@ class Found:
 
         Of latency, of throughput, or of device seconds a request.
         """
-        if self.alone is None:
-            return float("inf")
+        return math.inf if self.alone is None else self.worse(self.alone)
+
+    def worse(self, p: Prediction) -> float:
+        """Return by which factor the objective is worse with ``p`` than with the best."""
         figures: Mapping[str, tuple[float, float]] = {
-            "latency": (self.alone.latency_s, self.best.latency_s),
-            "throughput": (self.best.throughput, self.alone.throughput),
-            "cost": (self.alone.device_seconds, self.best.device_seconds),
+            "latency": (p.latency_s, self.best.latency_s),
+            "throughput": (self.best.throughput, p.throughput),
+            "cost": (p.device_seconds, self.best.device_seconds),
         }
         more, less = figures[self.objective]
         return more / less
@@ -86,17 +91,28 @@ def best_layout(work: Work, cluster: Cluster, objective: str = "latency", batch:
     score = OBJECTIVES.get(objective)
     if score is None:
         raise PlanError(f"unknown objective {objective!r}; there are: {', '.join(OBJECTIVES)}")
-    found = _Search(Study(work, cluster), batch, objective != "latency").run()
+    study = Study(work, cluster)
+    found = _Search(study, batch, objective).run()
     fitting = sorted((p for p in found if p.fits), key=lambda p: _rounded(score(p)))
     if not fitting:
-        raise PlanError(_nothing_fits(work, cluster, found))
-    best = fitting[0]
+        raise PlanError(_nothing_fits(study, found))
+    best = _thrifty(fitting, score)
+    every = [p for p in fitting if p.layout.devices == cluster.count]
     return Found(
         objective, cluster.count, best,
-        next((p for p in fitting if p.layout.devices == cluster.count), None),
+        next(iter(every), None),
+        next((p for p in every if p.layout.replicas == 1), None),
         next((p for p in fitting if p.layout.devices == 1), None),
-        tuple(_distinct(fitting))[1:], len(found),
+        tuple(p for p in _distinct(fitting) if not p.layout.same_copy(best.layout)),
+        len(found),
     )  # fmt: skip
+
+
+def _thrifty(fitting: list[Prediction], score: Score) -> Prediction:
+    """Return the best, or one of fewer devices that is as good within what can be predicted."""
+    limit = score(fitting[0])[0] + abs(score(fitting[0])[0]) * TIE
+    tied = (p for p in fitting if score(p)[0] <= limit)
+    return min(tied, key=lambda p: (p.layout.devices, *_rounded(score(p))))
 
 
 def sizes(devices: int) -> tuple[int, ...]:
@@ -105,23 +121,43 @@ def sizes(devices: int) -> tuple[int, ...]:
 
 
 @dataclass
+class _Patience:
+    """Ends a search in growing sizes when several in a row are no better than an earlier one."""
+
+    best: float = math.inf
+    worse: int = 0
+
+    def ends(self, figures: Iterable[float]) -> bool:
+        """Return whether to end after these figures, the smaller the better; () for nothing."""
+        own = min(figures, default=math.inf)
+        self.worse = self.worse + 1 if self.best <= own < math.inf else 0
+        self.best = min(self.best, own)
+        return self.worse == _PATIENCE
+
+
+@dataclass
 class _Search:
-    """Predicts layouts of growing numbers of ranks, until more ranks only wait for each other."""
+    """Predicts layouts of growing numbers of ranks and stages, while more of them may help."""
 
     study: Study
     batch: int
-    busy: bool
+    objective: str
 
     def run(self) -> list[Prediction]:
-        found, quickest, worse = list[Prediction](), math.inf, 0
-        count = self.study.cluster.count
-        for tensor in sizes(count):
-            own = [p for s in sizes(count // tensor) for p in self._copies(Layout(s, tensor))]
+        found, ranks = list[Prediction](), _Patience()
+        for tensor in sizes(self.study.cluster.count):
+            own = self._pipelines(tensor)
             found += own
-            best = min((p.latency_s for p in own if p.fits), default=math.inf)
-            worse = worse + 1 if quickest <= best < math.inf else 0
-            quickest = min(quickest, best)
-            if worse == _PATIENCE:
+            if ranks.ends(p.latency_s for p in own if p.fits):
+                break
+        return found
+
+    def _pipelines(self, tensor: int) -> list[Prediction]:
+        found, stages = list[Prediction](), _Patience()
+        for count in sizes(self.study.cluster.count // tensor):
+            own = list(self._copies(Layout(count, tensor)))
+            found += own
+            if stages.ends(OBJECTIVES[self.objective](p)[0] for p in own if p.fits):
                 break
         return found
 
@@ -135,7 +171,7 @@ class _Search:
             return
         if stages > 1 and stages > study.most_stages(layout.tensor, self.batch):
             return
-        one = study.predict(layout, self.batch, busy=self.busy)
+        one = study.predict(layout, self.batch, busy=self.objective != "latency")
         room = study.cluster.count // layout.devices
         yield from (one.times(r) for r in dict.fromkeys((1, room)))
 
@@ -147,18 +183,18 @@ def _rounded(score: tuple[float, ...]) -> tuple[float, ...]:
 
 def _distinct(ordered: list[Prediction]) -> Iterator[Prediction]:
     """Yield the first prediction of each shape of a copy."""
-    seen = set[tuple[int, int]]()
+    seen = list[Layout]()
     for p in ordered:
-        shape = (p.layout.pipeline, p.layout.tensor)
-        if shape not in seen:
-            seen.add(shape)
+        if not any(p.layout.same_copy(other) for other in seen):
+            seen.append(p.layout)
             yield p
 
 
-def _nothing_fits(work: Work, cluster: Cluster, found: list[Prediction]) -> str:
-    least = min(p.memory for p in found)
+def _nothing_fits(study: Study, found: list[Prediction]) -> str:
+    device, count = study.cluster.device, study.cluster.count
+    least = min((p.memory for p in found), default=study.least_memory(Layout(1, count)))
     return (
-        f"{work.name}: no layout of {cluster.count} x {cluster.device.name} fits: a device would "
-        f"hold {least / 2**30:.1f} GiB at least, it has {cluster.device.memory / 2**30:.1f}; "
-        "use more or larger devices, a smaller batch, or compress the weights"
+        f"{study.work.name}: no layout of {count} x {device.name} fits: a device would hold "
+        f"{least / 1e9:.1f} GB at least, it has {device.memory / 1e9:.0f}; use more or larger "
+        "devices, a smaller batch, or compress the weights"
     )

@@ -5,8 +5,9 @@ Counts do not depend on the machine, so a machine's parameters can be fitted wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from leptonc.ir.kinds.data import Constant, Full, Iota
 from leptonc.shard.measure import held_constants, loaded
 from leptonc.shard.simulate.repeat import place_of
 
+Place: TypeAlias = "Callable[[Op], int]"
 Numbers = NDArray[np.float64]
 TERMS = ("arithmetic", "memory", "launch", "communication")
 _FREE = (Constant, Full, Iota, Owned)
@@ -83,19 +85,26 @@ class Tally:
         return found
 
 
-def tally(local: Function, places: int, ranks: int) -> Tally:
-    """Return the counts of a rank's program; the origin of each op says its place."""
+def tally(local: Function, places: int, ranks: int, place: Place = place_of) -> Tally:
+    """Return the counts of a rank's program.
+
+    Args:
+        local: the program.
+        places: how many places there are.
+        ranks: how many ranks meet.
+        place: of an op; its origin tells it unless told otherwise.
+    """
     timed = [op for op in local.ops if _takes_time(op)]
     costs = [op_cost(op) for op in timed]
     return Tally(
         places,
-        np.array([place_of(op) for op in timed], np.intp),
+        np.array([place(op) for op in timed], np.intp),
         np.array([known(c.flops) for c in costs], np.float64),
         np.array([known(c.bytes) for c in costs], np.float64),
         tuple(op.results[0].type.dtype.value for op in timed),
-        tuple(_meeting(op, ranks) for op in local.ops if isinstance(op.kind, Collective)),
-        _weights(local, places),
-        _state(local, places),
+        tuple(_meeting(op, ranks, place) for op in local.ops if isinstance(op.kind, Collective)),
+        _weights(local, places, place),
+        _state(local, places, place),
         _activations(local),
         ranks,
     )
@@ -106,31 +115,31 @@ def _takes_time(op: Op) -> bool:
     return not free
 
 
-def _meeting(op: Op, ranks: int) -> Meeting:
+def _meeting(op: Op, ranks: int, place: Place) -> Meeting:
     whole = float(max(known(nbytes(op.operands)), known(nbytes(op.results))))
     if op.kind.NAME == "all_to_all":
         whole = float(known(nbytes(op.operands))) * ranks
-    return Meeting(place_of(op), op.kind.NAME, whole)
+    return Meeting(place(op), op.kind.NAME, whole)
 
 
 def _sums(at: NDArray[np.intp], values: Numbers, places: int) -> Numbers:
-    return np.bincount(at, values, places)
+    return np.bincount(at, values, places).astype(np.float64)
 
 
-def _weights(local: Function, places: int) -> Numbers:
+def _weights(local: Function, places: int, place: Place) -> Numbers:
     held = np.zeros(places)
     for value, op in held_constants(local):
-        held[place_of(op)] += known(nbytes((value,)))
+        held[place(op)] += known(nbytes((value,)))
     return held
 
 
-def _state(local: Function, places: int) -> Numbers:
+def _state(local: Function, places: int, place: Place) -> Numbers:
     """Return the bytes of parameters: of what a rank reads of them, where that is a slice."""
     held = np.zeros(places)
     for p in local.params:
         users = local.users[p]
         if users:
-            held[place_of(users[0])] += sum(known(nbytes((v,))) for v in set(loaded(local, p)))
+            held[place(users[0])] += sum(known(nbytes((v,))) for v in set(loaded(local, p)))
     return held
 
 
