@@ -48,6 +48,3 @@ def firing_instance(rule: Rule) -> Function:
         return rewrite(fn, (rule,), Trace("test"), max_sweeps=16) is not fn
 
     return find(instances(rule), fires, settings=_FINDING)
-
-
-

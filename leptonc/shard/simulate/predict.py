@@ -168,20 +168,23 @@ class Study:
         """Return the first op of each stage in the phase's program; stages hold equal weights."""
         if layout.pipeline == 1:
             return (0,)
-        link = self._send(layout)
-        key = (id(led), link.name)
+        cutter = self._cutter(led, layout)
+        if layout.pipeline > cutter.most:
+            raise PlanError(f"{self.work.name} has {cutter.most} stages at most, {layout} asked")
+        starts = cutter.cut(layout.pipeline)
+        return starts if done is led else _followed(starts, led.short, done.short)
+
+    def _cutter(self, led: Divided, layout: Layout) -> Cutter:
+        """Return what cuts the leader's program; it is made for twice the stages if too small."""
+        link, most = self._send(layout), 1 << (layout.pipeline - 1).bit_length()
+        key = (id(led), link.name, most)
         if key not in self.cutters:
             short = led.short
             crossed = self._crossed(short)
             received = np.array([link.collective_s(SEND, b, 2) if b else 0.0 for b in crossed])
             seconds = _expanded(np.sum(list(self._seconds(led).values()), axis=0), short)
-            starts, most = places(short, crossed), self.cluster.count // layout.tensor
-            self.cutters[key] = Cutter.of(seconds, received, starts, most)
-        cutter = self.cutters[key]
-        if layout.pipeline > cutter.most:
-            raise PlanError(f"{self.work.name} has {cutter.most} stages at most, {layout} asked")
-        starts = cutter.cut(layout.pipeline)
-        return starts if done is led else _followed(starts, led.short, done.short)
+            self.cutters[key] = Cutter.of(seconds, received, places(short, crossed), most)
+        return self.cutters[key]
 
     def _seconds(self, done: Divided) -> Mapping[str, Numbers]:
         ranks = done.tally.ranks

@@ -14,7 +14,7 @@ from leptonc.ir.kinds.data import Constant
 from leptonc.shard.simulate.repeat import Short
 
 Numbers = NDArray[np.float64]
-_MANY = 256  # places for a cut: beyond, those that much data crosses are left out
+_MANY = 256  # places for a cut at most: those that much data crosses are left out first
 
 
 def crossing(short: Short) -> Numbers:
@@ -60,14 +60,15 @@ def places(short: Short, crossed: Numbers) -> tuple[int, ...]:
     if len(found) < 2:
         found = list(range(1, len(ops)))
     if len(found) > _MANY:
-        middle = float(np.median(crossed[found]))
-        found = [i for i in found if crossed[i] <= middle]
-    return (0, *found[:: max(1, len(found) // (4 * _MANY))])
+        little = float(np.quantile(crossed[found], 0.25))
+        found = [i for i in found if crossed[i] <= little]
+    count = min(len(found), _MANY)
+    return (0, *(found[i * len(found) // count] for i in range(count)))
 
 
 @dataclass(frozen=True, eq=False)
 class Cutter:
-    """Cuts a program into stages; all numbers of stages up to ``most`` are found at once.
+    """Cuts a program into stages; all numbers of stages up to a largest are found at once.
 
     Attributes:
         starts: ops before which a stage may begin.
@@ -102,7 +103,7 @@ class Cutter:
 
     @property
     def most(self) -> int:
-        """How many stages there can be."""
+        """The largest number of stages."""
         return len(self.before)
 
     def cut(self, count: int) -> tuple[int, ...]:
