@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from leptonc.parts.split import split
     from leptonc.saved import load
     from leptonc.shard.placement import Replicate, Shard
+    from leptonc.shard.simulate import simulate
     from leptonc.sharded import ShardedModel
     from leptonc.sharding import Sharding, plan
 
@@ -53,13 +54,14 @@ _WHERE = {
     "Sharding": "leptonc.sharding",
     "plan": "leptonc.sharding",
     "run": "leptonc.parts.run",
+    "simulate": "leptonc.shard.simulate",
     "split": "leptonc.parts.split",
 }
 __all__ = [
     "CompiledModel", "Dim", "Distill", "FreezeQuant", "LeptoncError", "LowRank", "Parallel",
     "Part", "Pool", "Prune", "PruneSchedule", "Quantize", "Replicate", "Shard", "ShardedModel",
     "Sharding", "Store", "capture", "compile", "compress", "finetune", "load", "optimize",
-    "plan", "run", "split",
+    "plan", "run", "simulate", "split",
 ]  # fmt: skip
 
 

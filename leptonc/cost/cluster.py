@@ -5,6 +5,9 @@ over ``n`` ranks takes ``alpha[kind] + step * (n - 2) + volume / beta`` (Hockney
 volumes of Thakur, Rabenseifner and Gropp, "Optimization of Collective Communication Operations in
 MPICH", 2005). ``alpha`` is kept per kind: with one for all, an all-reduce would cost as much as two
 all-gathers and the planner could not tell them apart.
+
+Ranks on several machines meet in two levels: inside each machine, then each rank with its peers on
+the other machines over the part of the value that falls to it.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ ALL_REDUCE, ALL_GATHER, REDUCE_SCATTER, ALL_TO_ALL = (
     "reduce_scatter",
     "all_to_all",
 )
+SEND = "send"  # from one rank to another
 
 # Bytes that pass a rank's link, of a whole value of one byte over n ranks.
 VOLUME: Mapping[str, Callable[[int], float]] = MappingProxyType(
@@ -28,6 +32,7 @@ VOLUME: Mapping[str, Callable[[int], float]] = MappingProxyType(
         ALL_GATHER: lambda n: (n - 1) / n,
         REDUCE_SCATTER: lambda n: (n - 1) / n,
         ALL_TO_ALL: lambda n: (n - 1) / n**2,
+        SEND: lambda n: 1.0,
     }
 )
 
@@ -83,6 +88,35 @@ class Link:
 
 
 @dataclass(frozen=True)
+class Tiered(Link):
+    """Links of machines of ``per_node`` ranks each, and the network between the machines.
+
+    ``beta``, ``alpha_s`` and ``step_s`` are the network's. Machines meet along a tree, so every
+    doubling of their number adds as much as the first two steps do.
+    """
+
+    inner: Link = field(default_factory=lambda: Link("", math.inf))
+    per_node: int = 8
+
+    @staticmethod
+    def of(inner: Link, network: Link, per_node: int) -> Tiered:
+        """Return the two levels as one link."""
+        name = f"{inner.name}+{network.name}"
+        return Tiered(name, network.beta, network.alpha_s, network.step_s, inner, per_node)
+
+    def collective_s(self, kind: str, nbytes: float, ranks: int) -> float:
+        """Return the seconds of one collective over ``nbytes``, those of the whole value."""
+        near = min(ranks, self.per_node)
+        nodes = -(-ranks // near)
+        inside = self.inner.collective_s(kind, nbytes, near)
+        if nodes == 1:
+            return inside
+        alpha = self.alpha_s.get(kind, 0.0) + 2 * self.step_s * math.log2(nodes / 2)
+        # A rank exchanges its machine's share of the value, all ranks of a machine at once.
+        return inside + alpha + VOLUME[kind](nodes) * nbytes / near / self.beta
+
+
+@dataclass(frozen=True)
 class Cluster:
     """``count`` equal devices, ``per_node`` on each machine.
 
@@ -103,7 +137,7 @@ class Cluster:
     network: Link | None = None
 
     def link_of(self, ranks: int) -> Link:
-        """Return the slowest link that a group of ``ranks`` neighbours crosses."""
+        """Return what a group of ``ranks`` neighbours meets over: one link, or two levels."""
         if ranks > self.per_node and self.network is not None:
-            return self.network
+            return Tiered.of(self.link, self.network, self.per_node)
         return self.link

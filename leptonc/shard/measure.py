@@ -107,13 +107,13 @@ def held_constants(fn: Function) -> Iterator[tuple[Value, Op]]:
     for op in fn.ops:
         if not isinstance(op.kind, Constant):
             continue
-        for v in _loaded(fn, op.result):
+        for v in loaded(fn, op.result):
             if v not in seen:
                 seen.add(v)
                 yield v, op
 
 
-def _loaded(fn: Function, whole: Value) -> list[Value]:
+def loaded(fn: Function, whole: Value) -> list[Value]:
     """Return the values that are loaded of a constant: through reshapes up to its slices."""
     if whole in fn.returns:
         return [whole]
@@ -124,7 +124,7 @@ def _loaded(fn: Function, whole: Value) -> list[Value]:
         elif user.kind.NAME == "reshape" and any(
             isinstance(u.kind, Slice) for u in fn.users[user.result]
         ):
-            found += _loaded(fn, user.result)
+            found += loaded(fn, user.result)
         else:
             return [whole]
     return found

@@ -104,6 +104,17 @@ def test_version() -> None:
         (("bisect", "{net}:Net", "--input", "1x4", "--write", "/no/dir/t.py"), "no directory"),
         (("bisect", "{net}:Net", "--input", "1x4", "--metric", "{net}:No"), "has no 'No'"),
         (("bench", "--suite", "huge"), "unknown suite 'huge'"),
+        (("plan", "llama-2-7b"), "give --cluster"),
+        (("plan", "llama-2-7b", "--cluster", "2xa100", "--target", "cpu:2"), "give --cluster"),
+        (("plan", "llama-7b", "--cluster", "2xa100"), "llama-2-7b"),
+        (("plan", "llama-2-7b", "--cluster", "2xa10"), "did you mean"),
+        (
+            ("plan", "llama-2-7b", "--cluster", "2xl4", "--tokens", "9"),
+            "expected prompt and answer",
+        ),
+        (("plan", "llama-2-7b", "--cluster", "2xl4", "--objective", "fun"), "unknown objective"),
+        (("plan", "{net}:Net", "--cluster", "2xl4"), "give the shape of each input"),
+        (("plan", "gpt-175b", "--cluster", "2xl4"), "no layout of 2 x l4 fits"),
         (("bench", "--threads", "two"), "--threads two: expected whole numbers"),
         (("bench", "--peers", "tvm"), "unknown peer 'tvm'"),
         (("bench", "--only", "nope"), "no network 'nope' in tiny"),
@@ -143,6 +154,28 @@ def test_ir_is_text_where_there_is_no_terminal(net: str) -> None:
     text = run("ir", f"{net}:Net", "--input", "2x4", "--before")
     assert text.startswith("func @") and "\x1b" not in text
     assert "net.py:" in text
+
+
+def test_plan_says_how_a_decoder_is_best_divided() -> None:
+    text = run("plan", "llama-2-70b", "--cluster", "4xh100", "--tokens", "64+32", "--price", "2")
+    lines = text.splitlines()
+    assert lines[0] == (
+        "llama-2-70b, 64 + 32 tokens on 4 x h100-80 over nvlink4, searched for latency"
+    )
+    assert lines[1] == "  best        1 stage x 4 ranks x 1 replica: 4 of 4 devices"
+    assert "one device has too little memory" in lines[2] and "tokens/s" in lines[3]
+    assert "at $8 an hour" in text and "runners-up" in text and "  devices     all" in text
+
+
+def test_plan_says_that_a_small_model_needs_one_device(net: str) -> None:
+    text = run("plan", f"{net}:Net", "--input", "2x4", "--cluster", "8xa100", "--batch", "3")
+    assert "1 of 8 devices" in text and "fewer are better: one copy on all 8 has" in text
+    assert text.startswith(f"{net}:Net of 2x4 on 8 x a100-80 over nvlink3, batch 3, searched for")
+
+
+def test_plan_explains_this_machine(net: str) -> None:
+    text = run("plan", f"{net}:Net", "--input", "2x4", "--target", "cpu:2")
+    assert text.startswith("cpu:2: 2 processes of this machine") and "predicted" in text
 
 
 @pytest.mark.numba

@@ -1,0 +1,5 @@
+"""``python -m leptonc.cli``."""
+
+from leptonc.cli import main
+
+main()
