@@ -99,6 +99,7 @@ def load(directory: Path, rank: int, comm: Comm) -> RankProgram:
     how = How(head["engine"], torch.get_num_threads(), head["precision"], head["pipeline"])
     made = rank_program(program, rank, comm, read, how, device)
     if not made.function.dims:  # kernels are made while loading, not in the first call
-        made.bind([tuple(map(int, p.type.shape)) for p in made.function.params])  # type: ignore[arg-type]
+        shapes = [p.type.shape for p in made.function.params]
+        made.bind([tuple(n for n in shape if isinstance(n, int)) for shape in shapes])
     artifact.let_go()
     return made
