@@ -71,8 +71,8 @@ def test_what_does_not_repeat_stays() -> None:
 
 def test_layers_that_read_other_places_do_not_count() -> None:
     b = Builder("ladder")
-    x = first = b.param(TensorType(DType.F32, (4,)))
-    for i in range(12):  # the odd ones read the layer before, the even ones the input
+    x = first = b(unary.Exp(), b.param(TensorType(DType.F32, (4,))))
+    for i in range(12):  # the odd ones read the layer before, the even ones what came first
         x = b(binary.Add(), b(unary.Neg(), x), first if i % 2 else x)
     run = find_run(b.finish(x))
     assert run is not None and run.period == 4
