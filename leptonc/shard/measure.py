@@ -56,13 +56,18 @@ class Figures:
         return self.weights + self.activations
 
 
-def figures(program: Spmd, cluster: Cluster, *, alone: bool = False) -> Figures:
-    """Return what ``program`` costs on ``cluster``; ``alone``: one device, whatever the ranks."""
+def figures(program: Spmd, cluster: Cluster) -> Figures:
+    """Return what ``program`` costs on ``cluster``, of the slowest rank."""
     distinct = {tuple(program.sizes(r)[n] for n in program.tables if n != "rank"): r
                 for r in range(program.world)}  # fmt: skip
-    ranks = [0] if alone else list(distinct.values())
-    made = [_of_rank(program.local(r), cluster, 1 if alone else program.world) for r in ranks]
+    ranks = distinct.values()
+    made = [_of_rank(program.local(r), cluster, program.world) for r in ranks]
     return max(made, key=lambda f: f.total_s)
+
+
+def whole_figures(fn: Function, cluster: Cluster) -> Figures:
+    """Return what the whole program costs on one device of ``cluster``."""
+    return _of_rank(fn, cluster, 1)
 
 
 def _of_rank(fn: Function, cluster: Cluster, world: int) -> Figures:

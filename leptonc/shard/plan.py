@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from leptonc.cost.cluster import Cluster, Link
 from leptonc.errors import PlanError
@@ -15,7 +16,7 @@ from leptonc.shard.check import check
 from leptonc.shard.graph import Graph
 from leptonc.shard.hints import Hints, restrict
 from leptonc.shard.lower import lower
-from leptonc.shard.measure import Figures, figures
+from leptonc.shard.measure import Figures, figures, whole_figures
 from leptonc.shard.parts import Parts, is_name_of_parts
 from leptonc.shard.placement import REPLICATE, Shard
 from leptonc.shard.price import Prices
@@ -49,11 +50,11 @@ class Plan:
         program: what every rank runs.
         figures: predicted times and bytes of the rank that has most to do.
         alone: the same of one device that runs the whole program.
-        rejected: other ways, dearer or too large.
         exact: whether no choice of strategies is predicted to be faster.
         spread: what the rules allowed.
         planning_s: how long planning took.
         objective: what was minimised.
+        reject: plans the ways that ``rejected`` tells of.
     """
 
     function: Function
@@ -62,11 +63,16 @@ class Plan:
     program: Spmd
     figures: Figures
     alone: Figures
-    rejected: tuple[Rejected, ...]
     exact: bool
     spread: Spread
-    planning_s: float = 0.0
-    objective: str = "latency"
+    planning_s: float
+    objective: str
+    reject: Callable[[], tuple[Rejected, ...]] = field(repr=False)
+
+    @cached_property
+    def rejected(self) -> tuple[Rejected, ...]:
+        """Other ways, dearer or too large; planned when they are asked for."""
+        return self.reject()
 
     @property
     def pays(self) -> bool:
@@ -122,9 +128,9 @@ def plan(
         chosen = planner.fitting(limit)
     check(chosen.program)
     return Plan(
-        fn, cluster, chosen.strategies, chosen.program, chosen.figures, planner.alone(),
-        planner.others(chosen), chosen.exact, planner.spread,
-        time.perf_counter() - start, objective,
+        fn, cluster, chosen.strategies, chosen.program, chosen.figures, whole_figures(fn, cluster),
+        chosen.exact, planner.spread, time.perf_counter() - start, objective,
+        lambda: planner.others(chosen),
     )  # fmt: skip
 
 
@@ -148,6 +154,7 @@ class _Planner:
     hints: Hints
     prices: Prices = field(init=False)
     graph: Graph = field(init=False)
+    made: dict[object, _Made] = field(default_factory=dict[object, _Made])
 
     @staticmethod
     def of(
@@ -191,9 +198,14 @@ class _Planner:
         choice = solve(graph.pose(price))
         if math.isinf(choice.cost):
             return None
-        strategies = graph.chosen(choice.states)
-        program = lower(self.fn, strategies, self._parts(), graph.brought(choice.states))
-        return _Made(strategies, program, figures(program, self.cluster), choice.exact)
+        strategies, shared = graph.chosen(choice.states), graph.brought(choice.states)
+        key = (strategies, tuple(shared.items()))
+        made = self.made.get(key)
+        if made is None:  # prices of memory that differ a little often lead to one choice
+            program = lower(self.fn, strategies, self._parts(), shared)
+            measured = figures(program, self.cluster)
+            made = self.made[key] = _Made(strategies, program, measured, choice.exact)
+        return made
 
     def _graph(self, allowed: Sequence[tuple[Strategy, ...]]) -> Graph:
         return Graph(self.fn, allowed, self.prices, self._link(), self.cluster.count)
@@ -226,11 +238,6 @@ class _Planner:
             else:
                 low = middle
         return best
-
-    def alone(self) -> Figures:
-        """Return the figures of the whole program on one device."""
-        strategies = [options[0] for options in self.spread.strategies]
-        return figures(lower(self.fn, strategies, self._parts()), self.cluster, alone=True)
 
     def others(self, chosen: _Made) -> tuple[Rejected, ...]:
         """Return ways of families that the chosen plan does not belong to."""
