@@ -25,6 +25,7 @@ from leptonc.shard.strategy import Strategy
 
 # Seconds a byte of weights without any limit: of two equally fast plans the smaller one wins.
 _THRIFT = 1e-18
+_SLOPE = 0.1  # how much dearer a byte of the last weight is than one of the first
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class Graph:
     prices: Prices
     link: Link
     ranks: int
+    base: Problem | None = None
+    weighs: dict[int, Table] = field(default_factory=dict[int, Table])
     tables: dict[object, Table] = field(default_factory=dict[object, Table])
     node: dict[Op, int] = field(default_factory=dict[Op, int])
     shared: dict[Value, tuple[int, tuple[tuple[Placement, Placement], ...]]] = field(
@@ -51,17 +54,33 @@ class Graph:
     )
 
     def pose(self, price: float = 0.0) -> Problem:
-        """Return the problem in which a byte of weights costs ``price`` seconds."""
+        """Return the problem in which a byte of weights costs ``price`` seconds.
+
+        Later weights are a little dearer than earlier ones, or equal layers would all change their
+        places at one price, and a limit of memory be met by all of them or by none.
+        """
+        if self.base is None:
+            self.base = self._posed()
+        if not price:
+            return self.base
+        alone, last = list(self.base.alone), len(self.base.alone) - 1
+        for i, nbytes in self.weighs.items():
+            alone[i] = alone[i] + price * (1 + _SLOPE * i / last) * nbytes
+        return Problem(alone, self.base.pairs)
+
+    def _posed(self) -> Problem:
         problem = Problem()
-        self.node, self.shared = {}, {}
         for op, options in zip(self.fn.ops, self.strategies, strict=True):
-            self.node[op] = problem.variable([self._alone(op, s, price) for s in options])
+            self.node[op] = node = problem.variable([self._alone(op, s) for s in options])
+            if isinstance(op.kind, Constant):
+                held = [self.prices.held(op.result, s.outs[0]) for s in options]
+                self.weighs[node] = np.array(held)
         for value, readers in self._readers().items():
             producer = self.fn.producer.get(value)
             if producer is not None and len(readers) == 1 and readers[0].op is not None:
                 self._edge(problem, value, producer, readers[0])
             elif readers:
-                self._hub(problem, value, producer, readers, price)
+                self._hub(problem, value, producer, readers)
         return problem
 
     def chosen(self, states: Sequence[int]) -> tuple[Strategy, ...]:
@@ -71,14 +90,18 @@ class Graph:
             for op, options in zip(self.fn.ops, self.strategies, strict=True)
         )
 
+    def weights(self, states: Sequence[int]) -> float:
+        """Return the bytes of weights that a rank holds under a solution."""
+        return sum(float(nbytes[states[i]]) for i, nbytes in self.weighs.items())
+
     def brought(self, states: Sequence[int]) -> dict[Value, Placement]:
         """Return where values with several readers are brought for all of them."""
         found = {v: options[states[i]] for v, (i, options) in self.shared.items()}
         return {v: to for v, (at, to) in found.items() if to != at}
 
-    def _alone(self, op: Op, s: Strategy, price: float) -> float:
+    def _alone(self, op: Op, s: Strategy) -> float:
         if isinstance(op.kind, Constant):
-            return (price + _THRIFT) * self.prices.held(op.result, s.outs[0])
+            return _THRIFT * self.prices.held(op.result, s.outs[0])
         return self.prices.seconds(op, s)
 
     def _readers(self) -> dict[Value, list[Reader]]:
@@ -118,7 +141,6 @@ class Graph:
         value: Value,
         producer: Op | None,
         readers: Sequence[Reader],
-        price: float,
     ) -> None:
         way = self._way(value, producer)
         made = tuple(dict.fromkeys(self._made(value, producer)))
@@ -126,12 +148,10 @@ class Graph:
         options = tuple(
             (a, b) for a in made for b in dict.fromkeys((a, *wanted)) if way(a, b) < math.inf
         )
-        constant = producer is not None and isinstance(producer.kind, Constant)
-        costs = [
-            way(a, b) + (price * self.prices.held(value, b) if constant and a != b else 0.0)
-            for a, b in options
-        ]
-        hub = problem.variable(costs)
+        hub = problem.variable([way(a, b) for a, b in options])
+        if producer is not None and isinstance(producer.kind, Constant):
+            held = [self.prices.held(value, b) if a != b else 0.0 for a, b in options]
+            self.weighs[hub] = np.array(held)
         self.shared[value] = hub, options
         if producer is not None:
             states = self._made(value, producer)

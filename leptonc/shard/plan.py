@@ -27,6 +27,7 @@ from leptonc.shard.strategy import Strategy
 
 OBJECTIVES = ("latency", "memory")
 _STEPS = 40  # of the search for a price of memory, each of which poses the problem once
+_CLOSE = 0.95  # of a limit of memory: a plan that holds so much is not improved
 _DEAR = 1.0  # seconds a byte: more than any time is worth
 
 
@@ -194,9 +195,10 @@ class _Planner:
             )
         return made
 
-    def _made(self, graph: Graph, price: float) -> _Made | None:
+    def _made(self, graph: Graph, price: float, limit: float = math.inf) -> _Made | None:
+        """Return the cheapest plan; None where there is none, or its weights alone are too many."""
         choice = solve(graph.pose(price))
-        if math.isinf(choice.cost):
+        if math.isinf(choice.cost) or graph.weights(choice.states) > limit:
             return None
         strategies, shared = graph.chosen(choice.states), graph.brought(choice.states)
         key = (strategies, tuple(shared.items()))
@@ -228,11 +230,11 @@ class _Planner:
             )
         low, high, best = 1e-16, _DEAR, smallest
         for _ in range(_STEPS):
-            if high / low < 1.5:
+            if high / low < 1.01 or best.figures.held > _CLOSE * limit:
                 break
             middle = math.sqrt(low * high)
-            made = self.cheapest(middle)
-            if made.figures.held <= limit:
+            made = self._made(self.graph, middle, limit)
+            if made is not None and made.figures.held <= limit:
                 high = middle
                 best = min(best, made, key=lambda m: m.figures.total_s)
             else:

@@ -149,6 +149,14 @@ def test_a_limit_of_memory_is_kept(share: float) -> None:
     agrees(fn, made.program, given_to(fn), 1e-4)
 
 
+def test_equal_layers_are_cut_one_by_one_until_they_fit() -> None:
+    fn, slow = mlp(64, 64, layers=8), _stays_whole()
+    fast, small = (plan(fn, slow, objective=o).figures for o in OBJECTIVES)
+    between = plan(fn, slow, memory=(fast.held + small.held) / 2).figures
+    assert small.held < between.held < fast.held
+    assert fast.total_s < between.total_s < 0.7 * small.total_s
+
+
 def test_a_limit_that_fits_costs_nothing() -> None:
     fn = mlp()
     free = plan(fn, cluster(4))
