@@ -59,6 +59,7 @@ class Member:
     state: str = UP
     queue: deque[Job] = field(default_factory=deque[Job])
     running: Job | None = None
+    since: float = 0.0  # when that began, by the pool's clock
     served: int = 0
     failed: int = 0
     speed: float | None = None

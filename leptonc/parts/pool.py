@@ -28,7 +28,8 @@ class Pool:
         members: callables that take the same arguments: compiled models, parts, worker groups.
             A mapping names them.
         retries: how many other members a request may be given to after a failure; None: all.
-        deadline_s: seconds until a request must be answered; a member that is still at it is out.
+        deadline_s: seconds until a request must be answered; a member that has spent at least half
+            of them on it and is still at it is out.
         probe: arguments of a call that is made every ``probe_s`` seconds to a member that is out,
             and brings it back if it succeeds; None: it stays out.
         probe_s: seconds between such calls.

@@ -150,12 +150,11 @@ class Crew:
                 job = self._next(member)
                 if job is None:
                     return
-                member.running = job
-            start = self.clock()
+                member.running, member.since = job, self.clock()
             result, error = _called(member, job)
             with self.change:
                 member.running = None
-                self._done(member, job, result, error, self.clock() - start)
+                self._done(member, job, result, error, self.clock() - member.since)
                 self.change.notify_all()
             self._deliver()
 
@@ -223,14 +222,16 @@ class Crew:
         self._deliver()
 
     def _late(self, job: Job) -> None:
-        limit = self.rules.deadline_s
+        limit = self.rules.deadline_s or 0.0
         holder = next((m for m in self.members if m.running is job), None)
         where = f"{holder.name} is still at it" if holder else "it was still waiting"
         self._answer(job, error=PartError(f"no answer within {limit:g} s: {where}"))
         for m in self.members:
             if job in m.queue:
                 m.queue.remove(job)
-        if holder is not None and holder.state == UP:
+        # Who got the request late, from a queue or from a member that failed, is not to blame.
+        at_it = 0.0 if holder is None else self.clock() - holder.since
+        if holder is not None and holder.state == UP and at_it >= limit / 2:
             self._out(holder, PartError(f"it did not answer within {limit:g} s"), None)
         self.change.notify_all()
 
