@@ -25,6 +25,10 @@ from leptonc.shard.strategy import Strategy
 
 # Seconds a byte of weights without any limit: of two equally fast plans the smaller one wins.
 _THRIFT = 1e-18
+# Bytes of constants whose placement is not worth a variable: rows (biases) and what many ops read
+# (angles of rotations, masks), and all others.
+_SMALL, _TINY = 1 << 20, 1 << 10
+_MANY = 8  # readers
 _SLOPE = 0.1  # how much dearer a byte of the last weight is than one of the first
 
 
@@ -72,16 +76,32 @@ class Graph:
         problem = Problem()
         for op, options in zip(self.fn.ops, self.strategies, strict=True):
             self.node[op] = node = problem.variable([self._alone(op, s) for s in options])
-            if isinstance(op.kind, Constant):
+            if isinstance(op.kind, Constant) and self._loose(op):
+                problem.alone[node] = np.array(
+                    [0.0 if s.outs[0] == REPLICATE else math.inf for s in options]
+                )
+            elif isinstance(op.kind, Constant):
                 held = [self.prices.held(op.result, s.outs[0]) for s in options]
                 self.weighs[node] = np.array(held)
         for value, readers in self._readers().items():
             producer = self.fn.producer.get(value)
+            if producer is not None and self._loose(producer):
+                continue
             if producer is not None and len(readers) == 1 and readers[0].op is not None:
                 self._edge(problem, value, producer, readers[0])
             elif readers:
                 self._hub(problem, value, producer, readers)
         return problem
+
+    def _loose(self, op: Op) -> bool:
+        """Return whether ``op`` is a constant so small that each reader may load its own part.
+
+        Such a one ties no readers together: tables of angles are read by every layer.
+        """
+        if not isinstance(op.kind, Constant) or len(self._options(op)) == 1:
+            return False  # with a single option somebody has asked for it
+        row = op.result.type.rank <= 1 or len(self.fn.users[op.result]) >= _MANY
+        return self.prices.of(op.result) <= (_SMALL if row else _TINY)
 
     def chosen(self, states: Sequence[int]) -> tuple[Strategy, ...]:
         """Return the strategy of each op under a solution of the problem posed last."""
