@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from leptonc.cost.cluster import Cluster, Device
 from leptonc.cost.flops import known, nbytes, op_cost
 from leptonc.ir.core import Function, Op, Trait, Value
-from leptonc.ir.kinds.collective import Collective, Owned
+from leptonc.ir.kinds.collective import AllToAll, Collective, Owned
 from leptonc.ir.kinds.data import Constant, Full, Iota
 from leptonc.ir.kinds.shape import Slice
 from leptonc.shard.program import Spmd
@@ -77,8 +77,9 @@ def _of_rank(fn: Function, cluster: Cluster, world: int) -> Figures:
     for op in fn.ops:
         if isinstance(op.kind, Collective):
             whole = float(max(known(nbytes(op.operands)), known(nbytes(op.results))))
-            if op.kind.NAME == "all_to_all":
-                whole = float(known(nbytes(op.operands))) * world
+            if isinstance(op.kind, AllToAll):  # a rank gives a part of it, and gets another
+                own = known(op.operands[0].type.shape[op.kind.join])
+                whole = float(known(nbytes(op.operands))) / own * op.kind.join_cuts[-1]
             communication += link.collective_s(op.kind.NAME, whole, world)
             count, sent = count + 1, sent + whole
         else:
