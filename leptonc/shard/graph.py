@@ -25,9 +25,9 @@ from leptonc.shard.strategy import Strategy
 
 # Seconds a byte of weights without any limit: of two equally fast plans the smaller one wins.
 _THRIFT = 1e-18
-# Bytes of constants whose placement is not worth a variable: rows (biases) and what many ops read
-# (angles of rotations, masks), and all others.
-_SMALL, _TINY = 1 << 20, 1 << 10
+# Constants whose placement is not worth a variable: rows (biases), and what many ops read (angles
+# of rotations, masks), up to so many bytes.
+_SMALL = 1 << 20
 _MANY = 8  # readers
 _SLOPE = 0.1  # how much dearer a byte of the last weight is than one of the first
 
@@ -101,7 +101,7 @@ class Graph:
         if not isinstance(op.kind, Constant) or len(self._options(op)) == 1:
             return False  # with a single option somebody has asked for it
         row = op.result.type.rank <= 1 or len(self.fn.users[op.result]) >= _MANY
-        return self.prices.of(op.result) <= (_SMALL if row else _TINY)
+        return row and self.prices.of(op.result) <= _SMALL
 
     def chosen(self, states: Sequence[int]) -> tuple[Strategy, ...]:
         """Return the strategy of each op under a solution of the problem posed last."""

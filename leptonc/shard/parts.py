@@ -14,7 +14,7 @@ from leptonc.shard.placement import Cuts, Placement, Shard, cut_by_speed, cut_ev
 from leptonc.shard.program import part_sizes
 
 RANK = "rank"
-_NAMES = re.compile(rf"{RANK}|[co]\d+")
+_NAMES = re.compile(rf"{RANK}|(len|off)\d+")
 
 
 def is_name_of_parts(name: str) -> bool:

@@ -93,7 +93,7 @@ def test_whole_on_request() -> None:
 
 def test_heads_are_units_of_a_part() -> None:
     made = planned({"*up": Shard(0)}, ranks=3)
-    assert made.program.tables["c5"] == (2, 2, 1)
+    assert made.program.tables["len5"] == (2, 2, 1)
 
 
 def test_a_name_that_matches_nothing_lists_those_that_are_near() -> None:
@@ -151,5 +151,5 @@ def test_a_table_that_is_read_twice_is_cut_once() -> None:
     device = Device("core", {"f32": 1e12}, 1e12)
     cluster = Cluster("dear", device, 3, Link("wire", 1e9))
     made = plan(fn, cluster, hints={"token": Shard(0)})
-    assert made.program.tables["c11"] == (4, 4, 3)
+    assert made.program.tables["len11"] == (4, 4, 3)
     agrees(fn, made.program, [whole_numbers(fn.params[0].type, 0, 0, 10)])

@@ -176,8 +176,8 @@ def test_a_limit_that_nothing_fits_is_refused_with_the_numbers() -> None:
 
 def test_faster_ranks_get_more() -> None:
     made = plan(mlp(), cluster(3), speeds=(1.0, 2.0, 1.0), hints={"up": Shard(0)})
-    assert made.program.tables["c96"] == (24, 48, 24)
-    assert made.program.tables["o96"] == (0, 24, 72)
+    assert made.program.tables["len96"] == (24, 48, 24)
+    assert made.program.tables["off96"] == (0, 24, 72)
     agrees(made.function, made.program, given_to(made.function), 1e-4)
 
 
@@ -215,7 +215,7 @@ def _named(name: str) -> Function:
     return b.finish(b(contract.Linear(), b(contract.Linear(), x, w), v))
 
 
-@pytest.mark.parametrize("name", ["rank", "c96", "o96", "c1"])
+@pytest.mark.parametrize("name", ["rank", "len96", "off96", "len1"])
 def test_a_size_of_the_model_with_the_name_of_a_part_is_refused(name: str) -> None:
     with pytest.raises(PlanError, match=f"named: size '{name}' of the model"):
         plan(_named(name), cluster(5))

@@ -75,9 +75,9 @@ def test_groups_of_a_convolution_are_a_size_of_a_rank() -> None:
     program = lowered(fn, chosen(found, ("S1S0>S1", "S1>S1")), found, SPEEDS)
     read = comes_back(program)
     groups = {op.kind.NAME: op.kind.attributes.get("groups") for op in read.ops}
-    assert str(groups["conv"]) == "c5" and str(groups["group_norm"]) == "2*c5"
+    assert str(groups["conv"]) == "len5" and str(groups["group_norm"]) == "2*len5"
     assert {d.name: (d.min, d.max) for d in read.dims} == {
-        "c5": (1, 3), "o5": (0, 4), "rank": (0, 2),
+        "len5": (1, 3), "off5": (0, 4), "rank": (0, 2),
     }  # fmt: skip
 
 
@@ -87,8 +87,8 @@ def test_names_of_sizes_are_the_units_that_are_dealt() -> None:
     fn = b.finish(b(shape.Reshape((7, 5, 8)), y))
     found = spread(fn, 3)
     program = lowered(fn, chosen(found, ("RS0>S1", "S1>S1")), found, SPEEDS)
-    assert "f32[7,8*c5]" in dump(comes_back(program))
-    assert program.tables == {"rank": (0, 1, 2), "c5": (1, 3, 1), "o5": (0, 1, 4)}
+    assert "f32[7,8*len5]" in dump(comes_back(program))
+    assert program.tables == {"rank": (0, 1, 2), "len5": (1, 3, 1), "off5": (0, 1, 4)}
 
 
 def test_equal_parts_need_no_symbol_but_the_rank() -> None:
