@@ -70,7 +70,11 @@ def given_to(fn: Function) -> list[Tensor]:
 def test_what_the_planner_minimises_is_what_the_program_costs(
     fn: Function, speeds: tuple[float, ...], seed: int
 ) -> None:
-    """Within a tenth: parts of one unit more are counted for every op, moves for every reader."""
+    """Within a quarter, on ops as small as these.
+
+    Parts of one unit more are counted for every op, moves for every reader; the operations and the
+    bytes of an op are divided in proportion, its bias, which may be whole, among them.
+    """
     made_up, found = cluster_of(len(speeds), seed), spread(fn, len(speeds))
     prices = Prices(made_up.device, Parts(found.units, speeds))
     graph = Graph(fn, found.strategies, prices, made_up.link, len(speeds))
@@ -78,7 +82,7 @@ def test_what_the_planner_minimises_is_what_the_program_costs(
     strategies, shared = graph.chosen(choice.states), graph.brought(choice.states)
     got = figures(lowered(fn, strategies, found, speeds, shared), made_up).total_s
     views = _CUT_S * sum(len(op.operands) for op in fn.ops)
-    assert 0.9 * (choice.cost - views) <= got <= 1.1 * choice.cost + 1e-12
+    assert 0.75 * (choice.cost - views) <= got <= 1.25 * choice.cost + 1e-12
 
 
 def test_figures_of_a_pair_of_products_are_those_on_paper() -> None:
