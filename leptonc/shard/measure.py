@@ -76,10 +76,7 @@ def _of_rank(fn: Function, cluster: Cluster, world: int) -> Figures:
     link = cluster.link_of(world)
     for op in fn.ops:
         if isinstance(op.kind, Collective):
-            whole = float(max(known(nbytes(op.operands)), known(nbytes(op.results))))
-            if isinstance(op.kind, AllToAll):  # a rank gives a part of it, and gets another
-                own = known(op.operands[0].type.shape[op.kind.join])
-                whole = float(known(nbytes(op.operands))) / own * op.kind.join_cuts[-1]
+            whole = exchanged(op)
             communication += link.collective_s(op.kind.NAME, whole, world)
             count, sent = count + 1, sent + whole
         else:
@@ -89,6 +86,14 @@ def _of_rank(fn: Function, cluster: Cluster, world: int) -> Figures:
         bound["arithmetic"], bound["memory"], bound["launch"], communication, count, sent,
         weights(fn), activations(fn),
     )  # fmt: skip
+
+
+def exchanged(op: Op) -> float:
+    """Return the bytes of the whole value that a collective of a rank's function handles."""
+    if isinstance(op.kind, AllToAll):  # a rank gives a part of it, and gets another
+        own = known(op.operands[0].type.shape[op.kind.join])
+        return float(known(nbytes(op.operands))) / own * op.kind.join_cuts[-1]
+    return float(max(known(nbytes(op.operands)), known(nbytes(op.results))))
 
 
 def _bound(op: Op, device: Device) -> tuple[str, float]:

@@ -17,7 +17,7 @@ from leptonc.cost.flops import known, nbytes, op_cost
 from leptonc.ir.core import Function, Op, Trait, Value
 from leptonc.ir.kinds.collective import Collective, Owned
 from leptonc.ir.kinds.data import Constant, Full, Iota
-from leptonc.shard.measure import held_constants, loaded
+from leptonc.shard.measure import exchanged, held_constants, loaded
 from leptonc.shard.simulate.repeat import place_of
 
 Place: TypeAlias = "Callable[[Op], int]"
@@ -102,7 +102,11 @@ def tally(local: Function, places: int, ranks: int, place: Place = place_of) -> 
         np.array([known(c.flops) for c in costs], np.float64),
         np.array([known(c.bytes) for c in costs], np.float64),
         tuple(op.results[0].type.dtype.value for op in timed),
-        tuple(_meeting(op, ranks, place) for op in local.ops if isinstance(op.kind, Collective)),
+        tuple(
+            Meeting(place(op), op.kind.NAME, exchanged(op))
+            for op in local.ops
+            if isinstance(op.kind, Collective)
+        ),
         _weights(local, places, place),
         _state(local, places, place),
         _activations(local),
@@ -113,13 +117,6 @@ def tally(local: Function, places: int, ranks: int, place: Place = place_of) -> 
 def _takes_time(op: Op) -> bool:
     free = isinstance(op.kind, (*_FREE, Collective)) or Trait.VIEW in op.kind.traits
     return not free
-
-
-def _meeting(op: Op, ranks: int, place: Place) -> Meeting:
-    whole = float(max(known(nbytes(op.operands)), known(nbytes(op.results))))
-    if op.kind.NAME == "all_to_all":
-        whole = float(known(nbytes(op.operands))) * ranks
-    return Meeting(place(op), op.kind.NAME, whole)
 
 
 def _sums(at: NDArray[np.intp], values: Numbers, places: int) -> Numbers:
