@@ -6,7 +6,7 @@ import json
 import shutil
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -175,18 +175,64 @@ class ShardedModel:
             raise InputError(f"{self.name}: no rank {rank} of {program.world}")
         return preview(program, rank)
 
-    def report(self) -> str:
-        """Return what the target means, how the model is divided and what that costs."""
+    def report(self, remarks: bool = False, format: str = "text") -> str:
+        """Return what the target means, how the model is divided and what that costs.
+
+        With ``remarks`` every weight and op is listed; ``format="json"`` is for machines.
+
+        Raises:
+            InputError: another format.
+        """
+        if format == "json":
+            return json.dumps(self._record(), indent=1)
+        if format != "text":
+            raise InputError(f"format {format!r}: a report is 'text' or 'json'")
         made = self._made
         lines = [f"{self.name} for {made.target.explain()}"]
         if made.plan is not None:
-            lines.append(words.explain(made.plan))
+            lines.append(words.explain(made.plan, full=remarks))
         lines.append(f"  ranks     {made.sharding.launcher}, units run by {made.how.engine}")
         held = self.stats.get("weights", ())
         if held:
             shares = ", ".join(f"{b / 2**20:.2f}" for b in held)
             lines.append(f"  held      weights of each rank in MiB: {shares}")
         return "\n".join(lines) + "\n"
+
+    def explain(self, name: str | None = None) -> str:
+        """Return where every weight is and how every op runs.
+
+        With ``name`` only the lines that name it.
+
+        Raises:
+            InputError: no line does; or a loaded model, whose plan was not kept.
+        """
+        text = words.explain(self.plan, full=True)
+        if name is None:
+            return text
+        lines = [line for line in text.splitlines() if name in line]
+        if not lines:
+            raise InputError(f"{self.name}: nothing in the plan is named {name!r}")
+        return "\n".join(lines)
+
+    def _record(self) -> dict[str, Any]:
+        """Return the report as plain data."""
+        made, plan = self._made, self._made.plan
+        record: dict[str, Any] = {
+            "name": self.name,
+            "target": str(made.target),
+            "engine": made.how.engine,
+            "launcher": made.sharding.launcher,
+            "stats": self.stats,
+        }
+        if plan is not None:
+            record["plan"] = {
+                "exact": plan.exact,
+                "objective": plan.objective,
+                "predicted": asdict(plan.figures),
+                "one_device": asdict(plan.alone),
+                "collectives": [op.kind.NAME for op in plan.program.collectives],
+            }
+        return record
 
     def save(self, directory: Path | str) -> Path:
         """Write program and weights; ``leptonc.load`` gives the model back. Returns the directory.

@@ -59,7 +59,7 @@ def build(
     check_there(target)
     how = How(_engine(target, sharding), how.threads, how.precision, how.pipeline)
     start = time.perf_counter()
-    plan = plan_captured(captured, target, sharding)
+    plan = plan_captured(name, captured, target, sharding)
     legal.check(plan.function)
     stats["plan_s"] = time.perf_counter() - start
     if verify in ("unit", "pass"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -126,15 +126,20 @@ def plan(
     args, kwargs = arguments(example_inputs)
     with torch.no_grad():
         captured = capture_model(model, args, kwargs, dynamic=dynamic)
-    return Planned(plan_captured(captured, asked, sharding or Sharding(), cluster), asked)
+    name = type(model).__name__
+    return Planned(plan_captured(name, captured, asked, sharding or Sharding(), cluster), asked)
 
 
 def plan_captured(
-    captured: Captured, target: Target, sharding: Sharding, cluster: Cluster | None = None
+    name: str,
+    captured: Captured,
+    target: Target,
+    sharding: Sharding,
+    cluster: Cluster | None = None,
 ) -> Plan:
-    """Return the plan of a captured model. Raises PlanError."""
+    """Return the plan of a captured model, which is called ``name`` in it. Raises PlanError."""
     return make_plan(
-        prepare(captured.function),
+        replace(prepare(captured.function), name=name),
         cluster or cluster_here(target),
         hints=sharding.hints,
         objective=sharding.objective,

@@ -29,7 +29,9 @@ from leptonc.cli.options import (
 def compile(
     model: Model,
     input: Inputs = None,
-    target: Annotated[str, typer.Option(help="where it will run: cpu")] = "cpu",
+    target: Annotated[
+        str, typer.Option(help="cpu, cpu:N (processes), cuda or cuda:N (devices)")
+    ] = "cpu",
     pipeline: Pipeline = "O2",
     threads: Threads = None,
     verify: Annotated[str, typer.Option(help="off, final, unit or pass")] = "final",
