@@ -40,11 +40,11 @@ _PRODUCTS, _STREAMS = 0.6, 0.7
 _STEP_S = 3e-6  # the least an op takes: its step, and its share of a call
 # Between processes of one machine over shared memory: ``python -m leptonc.bench.collectives``.
 _SHARED = Link(
-    "shared memory", 2.5e9,
-    {ALL_REDUCE: 20e-6, ALL_GATHER: 15e-6, REDUCE_SCATTER: 15e-6, ALL_TO_ALL: 15e-6}, 5e-6,
+    "shared memory", 10e9,
+    {ALL_REDUCE: 5e-6, ALL_GATHER: 4e-6, REDUCE_SCATTER: 4.5e-6, ALL_TO_ALL: 4e-6}, 2e-6,
 )  # fmt: skip
 # More ranks than cores wait for each other's turn: a switch of processes takes this long.
-_TURN_S = 200e-6
+_TURN_S = 10e-6
 
 
 @dataclass(frozen=True)

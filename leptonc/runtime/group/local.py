@@ -22,13 +22,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from leptonc.errors import WorkerError
 from leptonc.runtime.governor import Governor, affinity_cores
 from leptonc.runtime.group.entry import ALLOWED, check_entry
 from leptonc.runtime.group.failure import Failure, as_error
-from leptonc.runtime.group.mailbox import FIRST_BYTES, Mailbox, anonymous_file
+from leptonc.runtime.group.mailbox import FIRST_BYTES, Mailbox, anonymous_file, copy
 from leptonc.runtime.group.message import Kind, Message
 from leptonc.runtime.group.process import (
     Worker,
@@ -186,7 +187,7 @@ class LocalGroup:
             header = inbox.put(list(tensors))
             try:
                 results = self._ask(Kind.CALL, header, self._spec.deadline_s)
-                return [t.clone() for t in outbox.get(results)]
+                return [_copied(t) for t in outbox.get(results)]
             except BaseException as error:
                 # Ctrl-C too: the workers would go on with a call that nobody waits for.
                 self._stop(f"{type(error).__name__}: {error}")
@@ -285,6 +286,12 @@ class LocalGroup:
             running.end(patience_s)
         if self._finalizer is not None:
             self._finalizer.detach()
+
+
+def _copied(t: Tensor) -> Tensor:
+    made = torch.empty_like(t)
+    copy(made, t)
+    return made
 
 
 _CLOSED = "this group is closed: make a new one"

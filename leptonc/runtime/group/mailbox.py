@@ -8,6 +8,7 @@ each ``type, offset, number of axes, sizes``.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import mmap
 import os
@@ -69,7 +70,7 @@ class Mailbox:
         words[0] = len(self._map)
         for tensor, offset in zip(tensors, places, strict=True):
             if tensor.numel():
-                _view(self._map, tensor.dtype, offset, tuple(tensor.shape)).copy_(tensor.detach())
+                copy(_view(self._map, tensor.dtype, offset, tuple(tensor.shape)), tensor.detach())
         return struct.pack(f"<{len(words)}q", *words)
 
     def get(self, header: bytes) -> list[Tensor]:
@@ -97,6 +98,18 @@ class Mailbox:
         self.close()
         os.ftruncate(self._fd, size)
         self._map = mmap.mmap(self._fd, size)
+
+
+def copy(to: Tensor, source: Tensor) -> None:
+    """Copy elements on the calling thread alone.
+
+    torch's own copy of a large tensor wakes its threads, which then spin for milliseconds on the
+    cores that the workers compute on.
+    """
+    if source.is_contiguous() and source.device.type == "cpu":
+        ctypes.memmove(to.data_ptr(), source.data_ptr(), source.numel() * source.element_size())
+    else:
+        to.copy_(source)
 
 
 def _code(index: int, tensor: Tensor) -> int:
