@@ -37,6 +37,7 @@ ENGINES = ("native", "torch", "inductor")
 
 # What products reach of the burst peak, and streams of the bandwidth, on whole nets.
 _PRODUCTS, _STREAMS = 0.6, 0.7
+_WINOGRAD = 2.25  # 3x3 convolutions of ResNet-18 and VGG-16 against products
 _STEP_S = 3e-6  # the least an op takes: its step, and its share of a call
 # Between processes of one machine over shared memory: ``python -m leptonc.bench.collectives``.
 _SHARED = Link(
@@ -167,8 +168,8 @@ def _processes(ranks: int) -> Cluster:
         slow = {kind: alpha + _TURN_S for kind, alpha in link.alpha_s.items()}
         link = Link("shared memory, taking turns", link.beta, slow, _TURN_S)
     share = f"CPU process of {threads} thread" + "s" * (threads > 1)
-    return Cluster(f"{ranks} processes", Device(share, {"f32": flops}, bandwidth, memory, _STEP_S),
-                   ranks, link, per_node=max(ranks, 1))  # fmt: skip
+    device = Device(share, {"f32": flops}, bandwidth, memory, _STEP_S, winograd=_WINOGRAD)
+    return Cluster(f"{ranks} processes", device, ranks, link, per_node=max(ranks, 1))
 
 
 # Figures of a device that this torch cannot ask about: an A100 of 80 GB on NVLink.

@@ -47,6 +47,9 @@ class Device:
         bandwidth: bytes a second that memory-bound ops reach.
         memory: bytes.
         launch_s: seconds that the smallest op takes.
+        winograd: how much faster than by its own multiplications a 3x3 convolution runs, where
+            kernels transform it (Lavin and Gray, "Fast Algorithms for Convolutional Neural
+            Networks", 2016); 1.0 where none do.
         price: of an hour, in dollars; 0 where nobody told.
     """
 
@@ -56,6 +59,7 @@ class Device:
     memory: float = math.inf
     launch_s: float = 0.0
     price: float = 0.0
+    winograd: float = 1.0
 
     def op_s(self, flops: float, nbytes: float, dtype: str = "f32") -> float:
         """Return the seconds of an op of ``flops`` operations that moves ``nbytes``."""

@@ -26,6 +26,7 @@ from leptonc.ir.kinds import (
     shape,
     unary,
 )
+from leptonc.ir.types import DType
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +217,16 @@ def op_cost(op: Op) -> Cost:
     if isinstance(op.kind, region.Unit):
         return unit_cost(op)
     return Cost(FLOPS[type(op.kind)](op), _traffic(op))
+
+
+def effective_flops(op: Op, winograd: float) -> Dim:
+    """Return the operations of an op, those of a 3x3 convolution divided by ``winograd``."""
+    flops = op_cost(op).flops
+    if winograd == 1.0 or not isinstance(op.kind, contract.Conv):
+        return flops
+    k, x, w = op.kind, op.operands[0].type, op.operands[1].type
+    plain = k.groups == 1 and set((*k.stride, *k.dilation)) == {1} and x.dtype is DType.F32
+    return as_dim(int(known(flops) / winograd)) if plain and w.shape[2:] == (3, 3) else flops
 
 
 def unit_cost(op: Op) -> Cost:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from leptonc.cost.cluster import Cluster, Device
-from leptonc.cost.flops import known, nbytes, op_cost
+from leptonc.cost.flops import effective_flops, known, nbytes, op_cost
 from leptonc.ir.core import Function, Op, Trait, Value
 from leptonc.ir.kinds.collective import AllToAll, Collective, Owned
 from leptonc.ir.kinds.data import Constant, Full, Iota
@@ -104,7 +104,7 @@ def _bound(op: Op, device: Device) -> tuple[str, float]:
     dtype = op.results[0].type.dtype.value
     peak = device.flops.get(dtype) or max(device.flops.values())
     times = {
-        "arithmetic": known(cost.flops) / peak,
+        "arithmetic": known(effective_flops(op, device.winograd)) / peak,
         "memory": known(cost.bytes) / device.bandwidth,
         "launch": device.launch_s,
     }

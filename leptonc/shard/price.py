@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from leptonc.cost.cluster import Device
-from leptonc.cost.flops import known, nbytes, op_cost
+from leptonc.cost.flops import effective_flops, known, nbytes, op_cost
 from leptonc.ir.core import Op, Trait, Value
 from leptonc.ir.kinds.collective import Collective
 from leptonc.ir.kinds.data import Constant, Full, Iota
@@ -69,7 +69,7 @@ class Prices:
 
     def _seconds(self, op: Op, shares: tuple[float, ...]) -> float:
         cost = op_cost(op)
-        flops = known(cost.flops) * min(shares, default=1.0)
+        flops = known(effective_flops(op, self.device.winograd)) * min(shares, default=1.0)
         whole = sum(self.of(v) for v in (*op.operands, *op.results))
         moved = sum(
             self.of(v) * share for v, share in zip((*op.operands, *op.results), shares, strict=True)

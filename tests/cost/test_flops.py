@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from leptonc.cost.flops import FLOPS, Cost, function_cost, known, nbytes, op_cost
+from leptonc.cost.flops import FLOPS, Cost, effective_flops, function_cost, known, nbytes, op_cost
 from leptonc.ir import kinds
 from leptonc.ir.dims import evaluate, parse_dim
 from leptonc.ir.kinds.region import Unit
@@ -85,3 +85,30 @@ def test_resnet18_figure() -> None:
         "%x: f32[1,3,224,224], %w: f32[64,3,7,7]",
     )
     assert got.flops == 2 * 118_013_952
+
+
+def conv(kernel: int, stride: int = 1, groups: int = 1, dtype: str = "f32") -> str:
+    attributes = f"stride=({stride}, {stride}), padding=(0, 0), dilation=(1, 1), groups={groups}"
+    out = (8 - kernel) // stride + 1
+    return (
+        f"func @f(%x: {dtype}[1,4,8,8], %w: {dtype}[4,{4 // groups},{kernel},{kernel}]) {{\n"
+        f"  %r = conv{{{attributes}}}(%x, %w) : {dtype}[1,4,{out},{out}]\n  return %r\n}}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "gains"),
+    [
+        (conv(3), True),
+        (conv(1), False),
+        (conv(5), False),
+        (conv(3, stride=2), False),
+        (conv(3, groups=4), False),
+        (conv(3, dtype="f64"), False),
+    ],
+)
+def test_only_what_kernels_transform_counts_less(text: str, gains: bool) -> None:
+    (op,) = parse(text).ops
+    whole = op_cost(op).flops
+    assert effective_flops(op, 1.0) == whole
+    assert effective_flops(op, 2.0) == (whole // 2 if gains else whole)
