@@ -178,6 +178,7 @@ def _sharded(
             f"target {made_for[0]}: example_inputs are needed to divide the model; pass them"
         )
     check_there(made_for[0])
+    _check_on_cpu(model)
     name, stats = _name(model), dict[str, Any]()
     args, kwargs = arguments(example_inputs)
     with Progress(f"compiling {name}") as progress, torch.no_grad(), paused():
@@ -195,6 +196,17 @@ def _sharded(
         net = sharded_build.build(name, captured, made_for, verify, inputs, eager, stats)
         stats["total_s"] = time.perf_counter() - start
     return net
+
+
+def _check_on_cpu(model: Any) -> None:
+    """Raise InputError for a module that is not on the CPU: each rank places its own weights."""
+    tensors = model.named_parameters() if isinstance(model, torch.nn.Module) else ()
+    away = next(((n, t) for n, t in tensors if t.device.type != "cpu"), None)
+    if away is not None:
+        raise InputError(
+            f"{away[0]} is on {away[1].device}: hand over the model on the CPU (model.cpu()); "
+            "each rank puts its part of the weights on its own device"
+        )
 
 
 def compile_graph(module: Any, tensors: Sequence[Tensor], dynamic: Dynamic = None) -> CompiledModel:

@@ -89,9 +89,8 @@ def load(directory: Path, rank: int, comm: Comm) -> RankProgram:
             "compile it for as many"
         )
 
-    device = (
-        f"cuda:{rank % max(1, torch.cuda.device_count())}" if head["device"] == "cuda" else "cpu"
-    )
+    # Whoever starts ranks on CUDA has set each one's device.
+    device = f"cuda:{torch.cuda.current_device()}" if head["device"] == "cuda" else "cpu"
 
     def read(const: Const, index: tuple[slice, ...]) -> Tensor:
         return artifact.slice(const.digest, index)

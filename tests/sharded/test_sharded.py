@@ -243,6 +243,12 @@ def test_example_inputs_are_needed() -> None:
         leptonc.compile(LINEAR, target="cpu:2")
 
 
+def test_weights_elsewhere_are_refused() -> None:
+    away = nn.Linear(4, 4, device="meta").eval()
+    with pytest.raises(InputError, match=r"weight is on meta.*model.cpu\(\)"):
+        leptonc.compile(away, X, target="cpu:2")
+
+
 @pytest.mark.parametrize("words", ["launcher", "engine"])
 def test_unknown_words_of_sharding(words: str) -> None:
     with pytest.raises(TargetError, match=f"unknown {words} 'x'; there are"):
