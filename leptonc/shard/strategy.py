@@ -21,8 +21,6 @@ class Strategy:
         units: all axes that are cut are cut between so many units at most (0: no limit), as
             groups of a convolution and heads are.
         form: how it is lowered where the op on the parts alone does not do; "" else.
-        share: the part of the op's operations that a rank does, where not all are divided evenly:
-            1.0 means each rank does them all.
     """
 
     ins: tuple[Placement, ...]
