@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import leptonc
-from leptonc import inplace, stored
+from leptonc import compiler, inplace
 from leptonc.backends.numba_cpu import scheduler, sliceable
 from leptonc.errors import CheckError
 from leptonc.ir.kinds.norm import Softmax
@@ -41,7 +41,7 @@ def test_nobody_is_accused_where_nothing_is_wrong(
     monkeypatch: pytest.MonkeyPatch, name: str, threads: int
 ) -> None:
     net, args = MODELS[name].build()
-    monkeypatch.setattr(stored, "release", lambda *_: None)  # the reference reads the weights
+    monkeypatch.setattr(compiler, "release", lambda *_: None)  # the reference reads the weights
     (spec,) = compiled(net, args, threads=threads, verify="off").specializations
     at, why = inplace.search(spec.bind({}).schedule, spec.function, args, "fp32")
     assert at is None and "every unit is right" in why
@@ -104,7 +104,7 @@ def test_who_overwrites_and_who_reads_it_are_named(
 
 def test_an_output_that_is_spoilt_behind_its_unit_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     net, args = Three(), (torch.randn(40, 32),)
-    monkeypatch.setattr(stored, "release", lambda *_: None)
+    monkeypatch.setattr(compiler, "release", lambda *_: None)
     (spec,) = compiled(net, args, verify="off").specializations
     plan = spec.bind({}).schedule
     seen = inplace.InPlace(plan, spec.function, args, "fp32")

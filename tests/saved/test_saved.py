@@ -385,7 +385,9 @@ def test_a_place_that_is_taken_is_told_before_the_work(tmp_path: Path) -> None:
 def test_the_example_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
-    (at,) = [i for i, block in enumerate(blocks) if "net.save(" in block]
+    (at,) = [
+        i for i, block in enumerate(blocks) if "net.save(" in block and "leptonc.load(" in block
+    ]
     assert "leptonc.compile(model" in blocks[0] and "Dim(" in blocks[1]
     names: dict[str, Any] = {}
     exec("".join([*blocks[:2], blocks[at]]), names)

@@ -12,6 +12,7 @@ from leptonc.errors import InferError
 from leptonc.ir.core import Kind
 from leptonc.ir.kinds import (
     binary,
+    collective,
     contract,
     data,
     norm,
@@ -284,7 +285,42 @@ def _reduction(cls: Any) -> Callable[[Draw, Types], Kind]:
     return lambda draw, ts: cls(draw(_axes(ts[0])), draw(st.booleans()))
 
 
+def _two_parts(draw: Draw, whole: int) -> tuple[tuple[int, ...], int]:
+    """Return the cuts of an axis for two ranks, and the part of one of them."""
+    at = draw(st.integers(0, whole))
+    return (0, at, whole), draw(st.sampled_from([at, whole - at]))
+
+
+def _gather_parts(draw: Draw, own: int) -> tuple[int, ...]:
+    """Return the cuts of an axis of which one of two ranks has ``own`` elements."""
+    other = draw(st.integers(0, 3))
+    return draw(st.sampled_from([(0, own, own + other), (0, other, other + own)]))
+
+
+def _all_gather(draw: Draw, ts: Types) -> Kind:
+    axis = draw(_axis(ts[0]))
+    return collective.AllGather(axis, _gather_parts(draw, ts[0].shape[axis]))
+
+
+def _reduce_scatter(draw: Draw, ts: Types) -> Kind:
+    axis = draw(_axis(ts[0]))
+    return collective.ReduceScatter(axis, *_two_parts(draw, ts[0].shape[axis]))
+
+
+def _all_to_all(draw: Draw, ts: Types) -> Kind:
+    split, join = draw(st.permutations(range(ts[0].rank)))[:2] if ts[0].rank > 1 else (0, 1)
+    cuts, part = _two_parts(draw, ts[0].shape[split])
+    return collective.AllToAll(split, cuts, part, join, _gather_parts(draw, ts[0].shape[join]))
+
+
 _ATTRS: dict[type[Kind], Callable[[Draw, Types], Kind]] = {
+    collective.AllReduce: lambda draw, ts: collective.AllReduce(
+        draw(st.sampled_from(collective.REDUCTIONS))
+    ),
+    collective.AllGather: _all_gather,
+    collective.ReduceScatter: _reduce_scatter,
+    collective.AllToAll: _all_to_all,
+    collective.Owned: lambda draw, ts: collective.Owned(draw(st.integers(0, 3))),
     pointwise.Gelu: lambda draw, ts: pointwise.Gelu(draw(st.booleans())),
     pointwise.LeakyRelu: lambda draw, ts: pointwise.LeakyRelu(draw(_FLOATS)),
     pointwise.Elu: lambda draw, ts: pointwise.Elu(*(draw(_FLOATS) for _ in range(3))),
