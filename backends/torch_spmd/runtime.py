@@ -22,6 +22,7 @@ from leptonc.backends.torch_spmd.weights import Read, filled, parted, tensor_of
 from leptonc.ir.core import Function, Kind
 from leptonc.ir.specialize import specialize
 from leptonc.runtime.group.comm import Comm
+from leptonc.runtime.heap import trim
 from leptonc.shard.program import Spmd
 
 Forward = Callable[..., tuple[Tensor, ...]]
@@ -108,6 +109,7 @@ class RankProgram:
             setattr(units, step.name, unit)
             if reads_weights(unit):
                 self._fill(weights, source, step.name)
+            trim()  # what was read to be packed would lie beside all that is packed after it
         return Bound(plan, source, names["forward"], weights, units)
 
     def _fill(self, weights: SimpleNamespace, source: Source, unit: str) -> None:
