@@ -54,7 +54,8 @@ class Sharding:
 
     Attributes:
         hints: placements of weights by name or pattern, ``{"layers.*.mlp.up": Shard(0)}``.
-        objective: ``"latency"``, or ``"memory"``: the fewest bytes of weights on each rank.
+        objective: ``"latency"``, or ``"memory"``: the fewest bytes of weights on each rank, and no
+            kernels that hold larger ones (Winograd's).
         speeds: of the ranks, for uneven parts; default: equal.
         memory: bytes that a rank may hold; default: what the device has.
         engine: what runs a rank's own units: ``"native"`` CPU kernels, ``"torch"`` or
