@@ -273,6 +273,8 @@ def text_of(kind: Kind, operands: Sequence[str], types: Sequence[TensorType] = (
     made = TEXTS.get(type(kind))
     if made is None or (isinstance(kind, _POOLS) and not _pools(kind, types)):
         return None
+    if isinstance(kind, contract.Conv) and types and types[0].dtype is DType.F64:
+        return None  # the meaning adds depthwise ones tap by tap
     return made(kind, operands)
 
 
