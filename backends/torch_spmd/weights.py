@@ -48,11 +48,6 @@ class Part:
         return parts[0] if len(parts) == 1 else torch.cat(parts, self.axis)
 
 
-def read_payload(const: Const, index: Index) -> Tensor:
-    """Return a part of a constant whose bytes are in this process."""
-    return meaning.tensor_of(const)[index].clone()
-
-
 def parted(fn: Function) -> Function:
     """Return ``fn``, the function of one rank as ``Spmd.local`` gives it, with parts to be read."""
     made = dict[Value, Const]()

@@ -9,7 +9,6 @@ from leptonc.cost.flops import known, op_cost
 from leptonc.ir.core import Op
 from leptonc.ir.kinds.data import Constant
 from leptonc.shard.hints import weight_names
-from leptonc.shard.measure import Figures
 from leptonc.shard.placement import Replicate, Shard
 from leptonc.shard.plan import Plan
 from leptonc.shard.strategy import Strategy
@@ -133,8 +132,3 @@ def _rejected(plan: Plan) -> Iterator[str]:
 
 def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.3f} ms"
-
-
-def short(figures: Figures) -> str:
-    """Return figures in one line."""
-    return f"{_ms(figures.total_s)}, weights {figures.weights / _MIB:.2f} MiB a rank"

@@ -12,7 +12,7 @@ from leptonc.ir.kinds.collective import Collective
 from leptonc.ir.kinds.data import Constant, Full, Iota
 from leptonc.ir.types import TensorType
 from leptonc.shard.parts import Parts
-from leptonc.shard.placement import Placement, Shard
+from leptonc.shard.placement import Placement
 from leptonc.shard.strategy import Strategy
 
 _NOTHING = (Constant, Full, Iota, Collective)
@@ -88,12 +88,3 @@ class Prices:
     def held(self, value: Value, p: Placement) -> float:
         """Return the bytes that a rank holds of a constant, at most."""
         return self.of(value) * self.parts.share(value, p)
-
-
-def weights(chosen: Mapping[Op, Placement], prices: Prices, cut_only: bool = False) -> float:
-    """Return the bytes of constants on the rank that holds most."""
-    return sum(
-        prices.held(op.result, p)
-        for op, p in chosen.items()
-        if not cut_only or isinstance(p, Shard)
-    )

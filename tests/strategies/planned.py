@@ -7,11 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from leptonc import meaning
 from leptonc.backends.torch_spmd.runtime import RankProgram, rank_program
 from leptonc.backends.torch_spmd.units import How
-from leptonc.backends.torch_spmd.weights import read_payload
+from leptonc.backends.torch_spmd.weights import Index
 from leptonc.capture.frontend import capture
 from leptonc.cost.cluster import Cluster, Device, Link
+from leptonc.ir.constants import Const
 from leptonc.shard.plan import Plan, plan
 from leptonc.shard.prepare import prepare
 from strategies.ranks import comms, run
@@ -20,6 +22,11 @@ DEVICE = Device("d", {"f32": 1e9}, 1e9)
 LINK = Link(
     "l", 1e10, dict.fromkeys(("all_reduce", "all_gather", "reduce_scatter", "all_to_all"), 1e-6)
 )
+
+
+def read_payload(const: Const, index: Index) -> Tensor:
+    """Return a part of a constant whose bytes are in this process."""
+    return meaning.tensor_of(const)[index].clone()
 
 
 class Block(nn.Module):

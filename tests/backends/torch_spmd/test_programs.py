@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from strategies.planned import block, convs, planned, run_programs
+from strategies.planned import block, convs, planned, read_payload, run_programs
 
 from leptonc.backends.torch_spmd.preview import preview
 from leptonc.backends.torch_spmd.runtime import rank_program
 from leptonc.backends.torch_spmd.schedule import MeetStep, schedule
 from leptonc.backends.torch_spmd.units import How
-from leptonc.backends.torch_spmd.weights import Part, filled, parted, read_payload
+from leptonc.backends.torch_spmd.weights import Part, filled, parted
 from leptonc.errors import ClaimError, TargetError
 from leptonc.ir.kinds.collective import Collective
 from leptonc.ir.kinds.data import Constant
