@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from strategies.planned import block
+from strategies.ray_nodes import two_nodes
 
 import leptonc
 from leptonc.errors import WorkerError
@@ -52,19 +53,8 @@ def test_torchrun_without_a_job() -> None:
 
 @pytest.fixture
 def cluster() -> Iterator[None]:
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    patch = pytest.MonkeyPatch()
-    patch.setenv("RAY_AUTH_MODE", "disabled")
-    nodes = Cluster()
-    for _ in range(2):
-        nodes.add_node(num_cpus=1, object_store_memory=80 << 20, include_dashboard=False)
-    ray.init(address=nodes.address, log_to_driver=False)
-    yield
-    ray.shutdown()
-    nodes.shutdown()
-    patch.undo()
+    with two_nodes():
+        yield
 
 
 @pytest.mark.slow

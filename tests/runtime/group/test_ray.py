@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from strategies.ray_nodes import two_nodes
 
 from leptonc.errors import WorkerError
 from leptonc.runtime.group import on_ray
@@ -27,19 +28,8 @@ FAULTS = {
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray = pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    patch = pytest.MonkeyPatch()
-    patch.setenv("RAY_AUTH_MODE", "disabled")
-    nodes = Cluster()
-    for _ in range(2):
-        nodes.add_node(num_cpus=1, object_store_memory=80 << 20, include_dashboard=False)
-    ray.init(address=nodes.address, log_to_driver=False)
-    yield
-    ray.shutdown()
-    nodes.shutdown()
-    patch.undo()
+    with two_nodes():
+        yield
 
 
 def _group(directory: Path, world: int = 2) -> RayGroup:
