@@ -38,6 +38,9 @@ def prepare(
         raise Unsupported("integer inputs: pnnx leaves casts that ncnn has no layer for")
     if any(t.ndim < 2 or t.shape[0] != 1 for t in inputs):
         raise Unsupported("ncnn runs one sample at a time, without a batch axis")
+    if any(b.dtype is torch.bool for b in model.buffers()):
+        # It would read four bytes of each and write beyond them: the heap is broken then.
+        raise Unsupported("stored truth values: ncnn takes their bytes for floats")
     _convert(model, inputs, folder)
     net = _load(folder, threads)
     mats = [importlib.import_module("ncnn").Mat(t[0].contiguous().numpy()).clone() for t in inputs]

@@ -38,6 +38,18 @@ def test_ncnn_gives_eagers_result_or_a_reason() -> None:
         peers.PEERS["ncnn"](job)
 
 
+@pytest.mark.skipif(peers.missing("ncnn") is not None, reason="ncnn is not installed")
+def test_ncnn_gets_no_truth_values() -> None:
+    # A stored mask of bools made it write beyond its memory and ended the whole benchmark.
+    (net,) = suites.pick(["kernels"], ["attention_12x64_384_padded"])
+    model = suites.build(net)
+    with (
+        peers.job(net.name, model, net.inputs(1), 1) as job,
+        pytest.raises(LeptoncError, match="truth values"),
+    ):
+        peers.PEERS["ncnn"](job)
+
+
 def test_inductor_is_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch._inductor.config as config
 
