@@ -23,9 +23,9 @@ from leptonc.capture.failure import capture_error, refuse_training
 from leptonc.capture.graph import GraphReader, NeedsFunctional, Unresolved, mutation_message
 from leptonc.capture.origin import argument_names, positional_names, source_files
 from leptonc.capture.quiet import quiet
-from leptonc.capture.recurrence import whole_layers
 from leptonc.capture.shim import Shim, needs_shim
 from leptonc.capture.sizes import Sizes
+from leptonc.capture.whole_layers import whole_layers
 from leptonc.errors import CaptureError
 from leptonc.ir.constants import Const
 from leptonc.ir.core import NOWHERE, Builder, Function, Value

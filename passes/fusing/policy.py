@@ -115,9 +115,7 @@ def _channels_last(op: Op, sight: Sight) -> Demand:
     del sight
     x, *rest = op.operands
     order = channels_last(x.type.rank)
-    return Demand(
-        (order, *(_plain(v.type.rank) for v in rest)), tuple(order for _ in op.results)
-    )
+    return Demand((order, *(_plain(v.type.rank) for v in rest)), tuple(order for _ in op.results))
 
 
 def _image_conv(op: Op, sight: Sight) -> Demand:
@@ -306,4 +304,3 @@ def _is_image(op: Op) -> bool:
     elif isinstance(op.kind, AdaptiveAvgPool):
         windows = len(op.kind.output)
     return 3 <= rank <= 5 and (not windows or windows == rank - 2)
-

@@ -181,3 +181,15 @@ def test_unused_and_zero_size_inputs() -> None:
     net = Fn(lambda x, y: x.sum(0))
     captured = check(net, (torch.randn(0, 3), torch.randn(2)))
     assert len(captured.function.params) == 1 and captured.inputs[1].param is None
+
+
+def test_batch_norm_is_traced_by_its_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Torch's decomposition of every batch norm took a fifth of the first capture of a ResNet."""
+    import torch._decomp.decompositions as torchs
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("torch decomposed a batch norm")
+
+    monkeypatch.setattr(torchs, "native_batch_norm_helper", refuse)
+    image = torch.randn(2, 8, 4, 4).to(memory_format=torch.channels_last)
+    check(nn.BatchNorm2d(8).eval(), (image,))

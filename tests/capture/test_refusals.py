@@ -66,6 +66,12 @@ def test_training_mode() -> None:
         capture(stats, (X, torch.ones(4)))
 
 
+def test_batch_norm_of_other_channels() -> None:
+    few = Fn(lambda x, m: nn.functional.batch_norm(x, m, m.abs()))
+    with pytest.raises(CaptureError, match="running_mean should contain 4 elements not 5"):
+        capture(few, (X, torch.ones(5)))
+
+
 class Branches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.sum() > 0:
