@@ -16,7 +16,6 @@ from leptonc.shard.price import Prices
 from leptonc.shard.program import Spmd
 from leptonc.shard.simulate.repeat import Short
 from leptonc.shard.simulate.tally import Tally, tally
-from leptonc.shard.solve import solve
 from leptonc.shard.spread import spread
 
 
@@ -63,7 +62,7 @@ def divide(
     allowed = restrict(fn, found, asked, ranks)
     parts = Parts(found.units, (1.0,) * ranks)
     graph = Graph(fn, allowed, Prices(cluster.device, parts), cluster.link_of(ranks), ranks)
-    choice = solve(graph.pose(price))
+    choice = graph.trade.sloped(price) if price else graph.trade.fastest()
     strategies = graph.chosen(choice.states)
     program = lower(fn, strategies, parts, graph.brought(choice.states))
     weights = {
