@@ -177,7 +177,7 @@ class _Planner:
         return _Planner(fn, cluster, found, allowed, speeds or (1.0,) * ranks, hints or {})
 
     def __post_init__(self) -> None:
-        self.prices = Prices(self.cluster.device, self._parts())
+        self.prices = Prices(self.cluster.device, self._parts(), self._link())
         self.graph = self._graph(self.allowed)
 
     def _parts(self) -> Parts:

@@ -142,6 +142,7 @@ class Tradeoff:
 
     def _price(self, limit: float) -> float:
         """Return the price at which the limit is met, and note choices on both sides of it."""
+        price = 0.0
         for _ in range(_ROUNDS):
             large, small = self._bracket(limit)
             assert large.price is not None and small.price is not None

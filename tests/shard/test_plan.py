@@ -76,7 +76,7 @@ def test_what_the_planner_minimises_is_what_the_program_costs(
     bytes of an op are divided in proportion, its bias, which may be whole, among them.
     """
     made_up, found = cluster_of(len(speeds), seed), spread(fn, len(speeds))
-    prices = Prices(made_up.device, Parts(found.units, speeds))
+    prices = Prices(made_up.device, Parts(found.units, speeds), made_up.link)
     graph = Graph(fn, found.strategies, prices, made_up.link, len(speeds))
     choice = solve(graph.pose())
     strategies, shared = graph.chosen(choice.states), graph.brought(choice.states)
@@ -201,7 +201,7 @@ def test_small_tables_give_a_program_that_is_right(
     fn: Function, speeds: tuple[float, ...], largest: int
 ) -> None:
     made_up, found = cluster_of(len(speeds), largest), spread(fn, len(speeds))
-    prices = Prices(made_up.device, Parts(found.units, speeds))
+    prices = Prices(made_up.device, Parts(found.units, speeds), made_up.link)
     graph = Graph(fn, found.strategies, prices, made_up.link, len(speeds))
     problem = graph.pose()
     choice = solve(problem, largest)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from leptonc.ir.core import Kind
 from leptonc.ir.kinds import contract, norm
+from leptonc.shard.moments import MOMENTS
 from leptonc.shard.placement import PARTIAL, REPLICATE, Placement, Shard
 from leptonc.shard.rules.elementwise import below
 from leptonc.shard.strategy import Rule, Site, Strategy, can_cut
@@ -154,21 +155,33 @@ def batch_norm(site: Site) -> Iterator[Strategy]:
 
 
 def trailing_norm(site: Site) -> Iterator[Strategy]:
-    """Layer and RMS norm: every axis but those that are normalised."""
-    extra = len(site.op.operands) - 1
+    """Layer and RMS norm: every axis; along one that is normalised rows are put together."""
+    extra, first = len(site.op.operands) - 1, site.rank_of(0) - site.kind.axes
     for s in dict.fromkeys((*site.of(0), *site.of_result())):
-        if s.axis < site.rank_of(0) - site.kind.axes:
+        if s.axis < first:
             yield Strategy((s, *[REPLICATE] * extra), (s,))
+        elif known_sizes(site, range(first, site.rank_of(0))):
+            own = Shard(s.axis - first, s.outer)
+            yield Strategy((s, *[own] * extra), (s,), form=MOMENTS)
 
 
 def group_norm(site: Site) -> Iterator[Strategy]:
-    """Yield the batch, and whole groups of channels."""
+    """Yield the batch, whole groups of channels, and what cuts each group."""
     extra = len(site.op.operands) - 1
+    known = known_sizes(site, range(1, site.rank_of(0)))
     for s in dict.fromkeys((*site.of(0), *site.of_result())):
+        if known and (s.axis > 1 or (s.axis == 1 and s.outer % int(site.kind.groups) == 0)):
+            own: Placement = Shard(0, s.outer) if s.axis == 1 else REPLICATE
+            yield Strategy((s, *[own] * extra), (s,), form=MOMENTS)
         if s.axis == 0:
             yield Strategy((s, *[REPLICATE] * extra), (s,))
         elif s.axis == 1 and s.outer == 1:
             yield Strategy((s, *[Shard(0)] * extra), (s,), units=int(site.kind.groups))
+
+
+def known_sizes(site: Site, axes: Iterable[int]) -> bool:
+    """Return whether the first operand has known sizes along ``axes``: a count is made of them."""
+    return all(isinstance(site.size(0, a), int) for a in axes)
 
 
 def other_axes(site: Site) -> Iterator[Strategy]:

@@ -61,7 +61,13 @@ def divide(
     asked = {n: p for n, p in (fixed or {}).items() if n in names}
     allowed = restrict(fn, found, asked, ranks)
     parts = Parts(found.units, (1.0,) * ranks)
-    graph = Graph(fn, allowed, Prices(cluster.device, parts), cluster.link_of(ranks), ranks)
+    graph = Graph(
+        fn,
+        allowed,
+        Prices(cluster.device, parts, cluster.link_of(ranks)),
+        cluster.link_of(ranks),
+        ranks,
+    )
     choice = graph.trade.sloped(price) if price else graph.trade.fastest()
     strategies = graph.chosen(choice.states)
     program = lower(fn, strategies, parts, graph.brought(choice.states))
