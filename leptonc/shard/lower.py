@@ -12,7 +12,7 @@ from leptonc.ir.dims import symbol
 from leptonc.ir.kinds.collective import AllGather, AllReduce, Collective, Owned
 from leptonc.ir.kinds.data import Constant, Full
 from leptonc.ir.kinds.reduce import Sum
-from leptonc.ir.kinds.shape import Reshape
+from leptonc.ir.kinds.shape import Reshape, Slice
 from leptonc.shard.localize import emit_local
 from leptonc.shard.parts import RANK, Parts
 from leptonc.shard.placement import REPLICATE, Partial, Placement, Shard
@@ -153,6 +153,8 @@ class _Lowering:
             return REPLICATE if isinstance(op.kind.value, (bool, int, float)) else own
         if isinstance(op.kind, Sum) and isinstance(s.outs[0], Partial):
             return s.outs[0]
+        if isinstance(op.kind, Slice) and not isinstance(op.kind.start, int):
+            return own  # from where, depends on the rank
         whole = op.operands and all(self.placements[v] == REPLICATE for v in op.operands)
         return REPLICATE if whole else own
 

@@ -13,9 +13,10 @@ from leptonc.ir.kinds.data import Constant, Full, Iota
 from leptonc.ir.kinds.norm import GroupNorm, LayerNorm, RmsNorm
 from leptonc.ir.kinds.reduce import Var
 from leptonc.ir.types import TensorType
+from leptonc.shard.halo import HALO, halo
 from leptonc.shard.moments import MOMENTS, rows
 from leptonc.shard.parts import Parts
-from leptonc.shard.placement import Placement
+from leptonc.shard.placement import Placement, Shard
 from leptonc.shard.strategy import Strategy
 
 _NOTHING = (Constant, Full, Iota, Collective)
@@ -77,7 +78,7 @@ class Prices:
         )
         types = tuple(v.type for v in (*op.operands, *op.results))
         same = tuple(op.operands.index(v) for v in op.operands)  # what is read twice moves once
-        key = (op.kind, types, same, shares, s.form)
+        key = (op.kind, types, same, shares, s.form, s.ins if s.form else ())
         found = self.seconds_.get(key)
         if found is None:
             found = self.seconds_[key] = self._seconds(op, shares) + self._form(op, s)
@@ -87,6 +88,8 @@ class Prices:
         """Return the seconds of what the form of ``s`` does beside the op."""
         if s.form == MOMENTS:
             return self._together(op, s, _TOGETHER[type(op.kind)])
+        if s.form == HALO:
+            return self._halo(op, s)
         small, passes = _EXTRA.get(s.form, (0, 0))
         made = sum(self.of(v) * self.parts.share(v, p) for v, p in zip(op.results, s.outs))
         moved = passes * made
@@ -95,8 +98,24 @@ class Prices:
             both = sum(self.of(v) for v in op.operands[1:3])
             share = self.parts.share(op.operands[0], s.ins[0])
             moved = both * (1 + float(known(heads)) / max(known(groups), 1) * share)
-        large = max(moved / self.device.bandwidth, self.device.launch_s) if moved else 0.0
+        large = self._pass(moved) if moved else 0.0
         return small * self.device.launch_s + large
+
+    def _halo(self, op: Op, s: Strategy) -> float:
+        """Return the seconds in which border rows are told, and put beside the rank's own."""
+        x, cut = op.operands[0], s.ins[0]
+        assert isinstance(cut, Shard)
+        need = halo(op, cut.axis)
+        if need is None or not need.rows:
+            return 0.0
+        ranks = len(self.parts.speeds)
+        told = self.of(x) / float(known(x.type.shape[cut.axis])) * need.rows * ranks
+        moved = 2 * self.of(x) * self.parts.share(x, cut)
+        link = self.link.collective_s(ALL_GATHER, told, ranks)
+        return 2 * self.device.launch_s + self._pass(moved) + link
+
+    def _pass(self, moved: float) -> float:
+        return max(moved / self.device.bandwidth, self.device.launch_s)
 
     def _together(self, op: Op, s: Strategy, t: _Together) -> float:
         """Return the seconds of ``MOMENTS`` beside the op."""
@@ -106,7 +125,7 @@ class Prices:
         whole = told * ranks if t.collective == ALL_GATHER else told
         return (
             t.small * self.device.launch_s
-            + max(moved / self.device.bandwidth, self.device.launch_s)
+            + self._pass(moved)
             + self.link.collective_s(t.collective, whole, ranks)
         )
 

@@ -124,7 +124,7 @@ EXPECTED = {
     ],
     "conv": [
         "PR>P", "PRP>P", "RS0>S1", "RS0S0>S1", "S0R>S0", "S0RR>S0", "S1S0>S1", "S1S0S0>S1",
-        "S1S1>P", "S1S1P>P",
+        "S1S1>P", "S1S1P>P", "S2R>S2:halo", "S2RR>S2:halo", "S3R>S3:halo", "S3RR>S3:halo",
     ],
     "conv_transpose": ["PRP>P", "RS1S0>S1", "S0RR>S0", "S1S0P>P", "S1S0S0>S1"],
     "attention": [
@@ -155,8 +155,8 @@ EXPECTED = {
     "var": ["S0>R:moments", "S0>S0", "S1>R:moments", "S1>S1", "S2>R:moments", "S2>S1"],
     "argmax": ["S0>S0", "S2>S1"],
     "argmin": ["S1>S1", "S2>S2"],
-    "max_pool": ["S0>S0", "S1>S1"],
-    "avg_pool": ["S0>S0", "S1>S1"],
+    "max_pool": ["S0>S0", "S1>S1", "S2>S2:halo", "S3>S3:halo"],
+    "avg_pool": ["S0>S0", "S1>S1", "S2>S2:halo", "S3>S3:halo"],
     "adaptive_avg_pool": ["S0>S0", "S1>S1"],
     "adaptive_max_pool": ["S0>S0", "S1>S1"],
     "reshape": [
@@ -187,7 +187,10 @@ EXPECTED = {
     "quantize_rows": ["S0>S0S0", "S1>S1S1"],
     "unpack_int4": ["S0>S0", "S1>S1"],
     "int_linear": ["RS0S0>S1", "RS0S0S0>S2", "S0RR>S0", "S0RRR>S0", "S1RRR>S1"],
-    "int_conv": ["RS0S0S0>S1", "S0RR>S0", "S0RRR>S0", "S1S0S0>S1"],
+    "int_conv": [
+        "RS0S0S0>S1", "S0RR>S0", "S0RRR>S0", "S1S0S0>S1", "S2RR>S2:halo", "S2RRR>S2:halo",
+        "S3RRR>S3:halo",
+    ],
 }  # fmt: skip
 
 

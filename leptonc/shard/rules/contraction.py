@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from leptonc.ir.core import Kind
 from leptonc.ir.kinds import contract, norm
+from leptonc.shard.halo import HALO, halo
 from leptonc.shard.moments import MOMENTS
 from leptonc.shard.placement import PARTIAL, REPLICATE, Placement, Shard
 from leptonc.shard.rules.elementwise import below
@@ -72,6 +73,8 @@ def conv(site: Site) -> Iterator[Strategy]:
     more = len(site.op.operands) == 3
     for s in _shards_of_batch(site):
         yield Strategy(_with((s, REPLICATE), more), (s,))
+    if isinstance(site.kind, contract.Conv):
+        yield from spatial(site)
     yield Strategy(_with((PARTIAL, REPLICATE), more, PARTIAL), (PARTIAL,))
     made, read = (0, 1) if isinstance(site.kind, contract.Conv) else (1, 0)
     if site.kind.groups > 1:
@@ -86,6 +89,17 @@ def conv(site: Site) -> Iterator[Strategy]:
         yield Strategy(_with(ins, more, Shard(0, outer)), (Shard(1, outer),))
     for outer in site.blocks(("in", 0, 1), ("in", 1, read)):
         yield Strategy(_with((Shard(1, outer), Shard(read, outer)), more, PARTIAL), (PARTIAL,))
+
+
+def spatial(site: Site) -> Iterator[Strategy]:
+    """Yield spatial axes, of which ranks exchange border rows; weights are whole."""
+    extra = len(site.op.operands) - 1
+    first = site.rank_of(0) - len(site.kind.stride)
+    for s in dict.fromkeys((*site.of(0), *site.of_result())):
+        if s.axis >= first and s.outer == 1:
+            need = halo(site.op, s.axis)
+            if need is not None:
+                yield Strategy((s, *[REPLICATE] * extra), (s,), units=need.units, form=HALO)
 
 
 def _shards_of_batch(site: Site) -> Iterator[Shard]:

@@ -10,7 +10,7 @@ from leptonc.ir.kinds import reduce
 from leptonc.ir.types import DType
 from leptonc.shard.moments import MOMENTS
 from leptonc.shard.placement import PARTIAL, REPLICATE, Partial, Shard
-from leptonc.shard.rules.contraction import known_sizes, other_axes
+from leptonc.shard.rules.contraction import known_sizes, other_axes, spatial
 from leptonc.shard.strategy import Rule, Site, Strategy
 
 _PARTIALS: Mapping[type[Kind], Partial] = {
@@ -68,11 +68,14 @@ def arg_reduction(site: Site) -> Iterator[Strategy]:
 
 
 def pool(site: Site) -> Iterator[Strategy]:
-    """Axes outside the window."""
+    """Axes outside the window; those of it, where windows are alike everywhere."""
     k = site.kind
-    spatial = len(k.kernel) if isinstance(k, reduce.Pool) else len(k.output)
+    floats = site.op.result.type.dtype.is_float  # codes have no value that never wins
+    if isinstance(k, reduce.Pool) and floats:
+        yield from spatial(site)
+    inside = len(k.kernel) if isinstance(k, reduce.Pool) else len(k.output)
     for s in dict.fromkeys((*site.of(0), *site.of_result())):
-        if s.axis < site.rank_of(0) - spatial:
+        if s.axis < site.rank_of(0) - inside:
             yield Strategy((s,), (s,))
 
 
