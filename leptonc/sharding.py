@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from leptonc.cost.cluster import (
 from leptonc.errors import TargetError
 from leptonc.runtime.governor import Governor
 from leptonc.shard import explain as words
+from leptonc.shard.hints import Hints, Spatial
 from leptonc.shard.placement import Placement
 from leptonc.shard.plan import Plan
 from leptonc.shard.plan import plan as make_plan
@@ -53,7 +54,8 @@ class Sharding:
     """How a model is divided and run on several devices; ``leptonc.compile(..., sharding=...)``.
 
     Attributes:
-        hints: placements of weights by name or pattern, ``{"layers.*.mlp.up": Shard(0)}``.
+        hints: placements of weights by name or pattern, ``{"layers.*.mlp.up": Shard(0)}``; images
+            are cut with ``leptonc.shard.hints.Spatial``.
         objective: ``"latency"``, or ``"memory"``: the fewest bytes of weights on each rank, and no
             kernels that hold larger ones (Winograd's).
         speeds: of the ranks, for uneven parts; default: equal.
@@ -67,7 +69,7 @@ class Sharding:
         load_deadline_s: seconds that starting the ranks may take.
     """
 
-    hints: Mapping[str, Placement] = field(default_factory=dict[str, Placement])
+    hints: Hints = field(default_factory=dict[str, "Placement | Spatial"])
     objective: str = "latency"
     speeds: Sequence[float] | None = None
     memory: float | None = None

@@ -4,6 +4,7 @@ Every net runs on processes of this machine. "error" is the largest difference f
 over its largest element; "held" the largest share of the whole weights that a rank has, "load" the
 most memory that a rank took while it loaded, above its imports, in units of its part of the
 weights; times are medians, "whole" that of the unsharded compile with as many threads as one rank.
+``--rows PATTERN`` cuts the images that convolutions and pools of such modules read by rows.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 import leptonc
 from leptonc.bench import suites, vision
 from leptonc.bench.quality import GGUF, folder
+from leptonc.shard.hints import Hints, Spatial
 from leptonc.sharding import Sharding
 
 _LENGTH = 64  # tokens of the decoder
@@ -103,12 +105,18 @@ class Row:
     collectives: int
 
 
-def measure(net: suites.Net, ranks: int, objective: str, engine: str, timed: bool) -> Row:
-    """Return the figures of ``net`` on so many ranks of this machine."""
+def measure(
+    net: suites.Net, ranks: int, objective: str, engine: str, timed: bool, rows: str = ""
+) -> Row:
+    """Return the figures of ``net`` on so many ranks of this machine.
+
+    Convolutions and pools of modules that match ``rows`` read images that are cut by rows.
+    """
     model, x = suites.build(net), net.inputs(1)
     with torch.no_grad():
         want = model(*x)
-    sharding = Sharding(objective=objective, engine=engine or None)
+    hints: Hints = {rows: Spatial(2)} if rows else {}
+    sharding = Sharding(hints, objective, engine=engine or None)
     asked = {"target": f"cpu:{ranks}", "verify": "off", "sharding": sharding}
     with leptonc.compile(model, x, **asked) as made:
         made.start()
@@ -179,13 +187,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--ranks", default="2,3,4")
     parser.add_argument("--objective", default="latency,memory")
     parser.add_argument("--engine", default="", help="native, torch or inductor")
+    parser.add_argument("--rows", default="", metavar="PATTERN", help="of modules")
     parser.add_argument("--timed", action="store_true")
     asked = parser.parse_args(argv)
     rows = list[Row]()
     for name in asked.nets.split(","):
         for ranks in map(int, asked.ranks.split(",")):
             for objective in asked.objective.split(","):
-                rows.append(measure(NETS[name], ranks, objective, asked.engine, asked.timed))
+                how = (ranks, objective, asked.engine, asked.timed, asked.rows)
+                rows.append(measure(NETS[name], *how))
                 print(rows[-1], flush=True)
     Console(width=140).print(table(rows))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator
 
@@ -24,9 +25,7 @@ def explain(plan: Plan, full: bool = False) -> str:
 
 def _lines(plan: Plan, full: bool) -> Iterator[str]:
     c, f, one = plan.cluster, plan.figures, plan.alone
-    how = "no choice is predicted to be faster" if plan.exact else "not proven to be the fastest"
-    if plan.objective == "memory":
-        how = "fewest bytes of weights a rank"
+    how = "fewest bytes of weights a rank" if plan.objective == "memory" else _proven(plan)
     yield (
         f"{plan.function.name} on {c.count} x {c.device.name} over {c.link.name}: planned in "
         f"{plan.planning_s * 1e3:.0f} ms ({how})"
@@ -46,6 +45,14 @@ def _lines(plan: Plan, full: bool) -> Iterator[str]:
     yield from _ops(plan, full)
     yield from _whole(plan)
     yield from _rejected(plan)
+
+
+def _proven(plan: Plan) -> str:
+    if plan.exact:
+        return "no choice is predicted to be faster"
+    if math.isinf(plan.gap):
+        return "not proven to be the fastest"
+    return f"no choice that fits is predicted to be more than {plan.gap:.2%} faster"
 
 
 def _verdict(plan: Plan) -> str:

@@ -2,8 +2,8 @@
 
 Every op is a variable, its strategies the states. A value with one reader is a pair of producer
 and reader. A value with several readers is a variable of its own: where the producer leaves it,
-and to which placement it is brought once for all readers. Weights add ``price`` seconds a byte, by
-which a limit of memory is met.
+and to which placement it is brought once for all readers. Bytes of weights are kept apart, so that
+a limit of memory can be met by a price for them.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from leptonc.cost.cluster import Link
 from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.data import Constant
+from leptonc.shard.eliminate import Table
 from leptonc.shard.placement import REPLICATE, Placement, Replicate, Shard
 from leptonc.shard.price import Prices
 from leptonc.shard.redistribute import seconds
-from leptonc.shard.solve import Problem, Table
+from leptonc.shard.solve import Problem
 from leptonc.shard.strategy import Strategy
+from leptonc.shard.tradeoff import Tradeoff
 
 # Seconds a byte of weights without any limit: of two equally fast plans the smaller one wins.
 _THRIFT = 1e-18
@@ -29,7 +32,6 @@ _THRIFT = 1e-18
 # of rotations, masks), up to so many bytes.
 _SMALL = 1 << 20
 _MANY = 8  # readers
-_SLOPE = 0.1  # how much dearer a byte of the last weight is than one of the first
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,13 @@ class Reader:
 
 @dataclass
 class Graph:
-    """The problem of one function, which can be posed again for other prices of memory."""
+    """The problem of one function."""
 
     fn: Function
     strategies: Sequence[tuple[Strategy, ...]]
     prices: Prices
     link: Link
     ranks: int
-    base: Problem | None = None
     weighs: dict[int, Table] = field(default_factory=dict[int, Table])
     tables: dict[object, Table] = field(default_factory=dict[object, Table])
     node: dict[Op, int] = field(default_factory=dict[Op, int])
@@ -57,20 +58,18 @@ class Graph:
         default_factory=dict[Value, tuple[int, tuple[tuple[Placement, Placement], ...]]]
     )
 
-    def pose(self, price: float = 0.0) -> Problem:
-        """Return the problem in which a byte of weights costs ``price`` seconds.
+    def pose(self) -> Problem:
+        """Return the problem in which bytes cost nothing."""
+        return self._base
 
-        Later weights are a little dearer than earlier ones, or equal layers would all change their
-        places at one price, and a limit of memory be met by all of them or by none.
-        """
-        if self.base is None:
-            self.base = self._posed()
-        if not price:
-            return self.base
-        alone, last = list(self.base.alone), len(self.base.alone) - 1
-        for i, nbytes in self.weighs.items():
-            alone[i] = alone[i] + price * (1 + _SLOPE * i / last) * nbytes
-        return Problem(alone, self.base.pairs)
+    @cached_property
+    def trade(self) -> Tradeoff:
+        """The problem and the bytes of weights."""
+        return Tradeoff(self._base, self.weighs, self._base.elimination())
+
+    @cached_property
+    def _base(self) -> Problem:
+        return self._posed()
 
     def _posed(self) -> Problem:
         problem = Problem()
@@ -104,15 +103,11 @@ class Graph:
         return row and self.prices.of(op.result) <= _SMALL
 
     def chosen(self, states: Sequence[int]) -> tuple[Strategy, ...]:
-        """Return the strategy of each op under a solution of the problem posed last."""
+        """Return the strategy of each op under a solution of the problem."""
         return tuple(
             options[states[self.node[op]]]
             for op, options in zip(self.fn.ops, self.strategies, strict=True)
         )
-
-    def weights(self, states: Sequence[int]) -> float:
-        """Return the bytes of weights that a rank holds under a solution."""
-        return sum(float(nbytes[states[i]]) for i, nbytes in self.weighs.items())
 
     def brought(self, states: Sequence[int]) -> dict[Value, Placement]:
         """Return where values with several readers are brought for all of them."""

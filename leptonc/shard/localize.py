@@ -11,6 +11,8 @@ from leptonc.ir.dims import Dim, as_dim, product
 from leptonc.ir.kinds import binary, contract, data, norm, pointwise, quantize, reduce, shape
 from leptonc.ir.kinds.data import scalar
 from leptonc.ir.types import DType
+from leptonc.shard.halo import HALO, with_halo
+from leptonc.shard.moments import MOMENTS, moments
 from leptonc.shard.parts import Parts
 from leptonc.shard.placement import Shard
 from leptonc.shard.strategy import Strategy
@@ -146,6 +148,8 @@ def _mean(
 
 
 FORMS: Mapping[str, Form] = {
+    HALO: with_halo,
+    MOMENTS: moments,
     "mean": _mean,
     "blocks": _blocks,
     "vocabulary": _vocabulary,

@@ -9,10 +9,10 @@ from typing import Any
 from leptonc.cost.cluster import ALL_GATHER, ALL_REDUCE, ALL_TO_ALL, REDUCE_SCATTER
 from leptonc.ir.core import Builder, Function, Op, Value
 from leptonc.ir.dims import symbol
-from leptonc.ir.kinds.collective import AllGather, AllReduce, Owned
+from leptonc.ir.kinds.collective import AllGather, AllReduce, Collective, Owned
 from leptonc.ir.kinds.data import Constant, Full
 from leptonc.ir.kinds.reduce import Sum
-from leptonc.ir.kinds.shape import Reshape
+from leptonc.ir.kinds.shape import Reshape, Slice
 from leptonc.shard.localize import emit_local
 from leptonc.shard.parts import RANK, Parts
 from leptonc.shard.placement import REPLICATE, Partial, Placement, Shard
@@ -135,14 +135,28 @@ class _Lowering:
             self.placements[op.result] = where
 
     def _mark_form(self, at: int, s: Strategy) -> None:
-        """Note where the values are that a form made on its way: each rank's own."""
+        """Note where the values are that a form made on its way: each rank's own, or whole."""
         own = next((p for p in (*s.ins, *s.outs) if isinstance(p, Shard)), REPLICATE)
         for op in self.b.ops[at:]:
-            where = s.outs[0] if isinstance(op.kind, Sum) else own
-            if isinstance(op.kind, Full) and isinstance(op.kind.value, (bool, int, float)):
-                where = REPLICATE
+            if isinstance(op.kind, AllReduce):
+                self.placements[op.operands[0]] = Partial(op.kind.op)
+            elif isinstance(op.kind, AllGather):
+                self.placements[op.operands[0]] = Shard(op.kind.axis)
             for r in op.results:
-                self.placements.setdefault(r, where)
+                self.placements.setdefault(r, self._where(op, s, own))
+
+    def _where(self, op: Op, s: Strategy, own: Placement) -> Placement:
+        """Return where a result of an op of a form is."""
+        if isinstance(op.kind, Collective):
+            return REPLICATE
+        if isinstance(op.kind, Full):
+            return REPLICATE if isinstance(op.kind.value, (bool, int, float)) else own
+        if isinstance(op.kind, Sum) and isinstance(s.outs[0], Partial):
+            return s.outs[0]
+        if isinstance(op.kind, Slice) and not isinstance(op.kind.start, int):
+            return own  # from where, depends on the rank
+        whole = op.operands and all(self.placements[v] == REPLICATE for v in op.operands)
+        return REPLICATE if whole else own
 
 
 def _easiest(sources: Sequence[Placement], want: Placement) -> Placement:

@@ -21,14 +21,13 @@ from leptonc.shard.parts import Parts, is_name_of_parts
 from leptonc.shard.placement import REPLICATE, Shard
 from leptonc.shard.price import Prices
 from leptonc.shard.program import Spmd
-from leptonc.shard.solve import solve
+from leptonc.shard.solve import Choice
 from leptonc.shard.spread import Spread, spread
 from leptonc.shard.strategy import Strategy
 
 OBJECTIVES = ("latency", "memory")
-_STEPS = 40  # of the search for a price of memory, each of which poses the problem once
+_TRIES = 4  # at what a plan under a limit of memory holds beside its weights
 _CLOSE = 0.95  # of a limit of memory: a plan that holds so much is not improved
-_DEAR = 1.0  # seconds a byte: more than any time is worth
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,10 @@ class Plan:
         program: what every rank runs.
         figures: predicted times and bytes of the rank that has most to do.
         alone: the same of one device that runs the whole program.
-        exact: whether no choice of strategies is predicted to be faster.
+        exact: whether no choice of strategies is predicted to be faster; under a limit of memory
+            none whose weights leave as much for other values.
+        gap: by how much of its time the plan may be slower than the fastest of those; inf where
+            nothing is known.
         spread: what the rules allowed.
         planning_s: how long planning took.
         objective: what was minimised.
@@ -65,6 +67,7 @@ class Plan:
     figures: Figures
     alone: Figures
     exact: bool
+    gap: float
     spread: Spread
     planning_s: float
     objective: str
@@ -124,13 +127,13 @@ def plan(
     start = time.perf_counter()
     planner = _Planner.of(fn, cluster, hints, speeds)
     limit = cluster.device.memory if memory is None else memory
-    chosen = planner.cheapest(_DEAR if objective == "memory" else 0.0)
-    if chosen.figures.held > limit:
+    chosen = planner.smallest() if objective == "memory" else planner.fastest(limit)
+    if chosen is None or chosen.figures.held > limit:
         chosen = planner.fitting(limit)
     check(chosen.program)
     return Plan(
-        fn, cluster, chosen.strategies, chosen.program, chosen.figures, whole_figures(fn, cluster),
-        chosen.exact, planner.spread, time.perf_counter() - start, objective,
+        fn, cluster, chosen.strategies, chosen.program, chosen.figures, planner.alone,
+        chosen.gap == 0.0, chosen.gap, planner.spread, time.perf_counter() - start, objective,
         lambda: planner.others(chosen),
     )  # fmt: skip
 
@@ -140,7 +143,7 @@ class _Made:
     strategies: tuple[Strategy, ...]
     program: Spmd
     figures: Figures
-    exact: bool
+    gap: float
 
 
 @dataclass
@@ -155,7 +158,6 @@ class _Planner:
     hints: Hints
     prices: Prices = field(init=False)
     graph: Graph = field(init=False)
-    made: dict[object, _Made] = field(default_factory=dict[object, _Made])
 
     @staticmethod
     def of(
@@ -175,39 +177,49 @@ class _Planner:
         return _Planner(fn, cluster, found, allowed, speeds or (1.0,) * ranks, hints or {})
 
     def __post_init__(self) -> None:
-        self.prices = Prices(self.cluster.device, self._parts())
+        self.prices = Prices(self.cluster.device, self._parts(), self._link())
         self.graph = self._graph(self.allowed)
 
     def _parts(self) -> Parts:
         return Parts(self.spread.units, self.speeds)
 
-    def cheapest(self, price: float) -> _Made:
-        """Return the plan of least time when a byte of weights costs ``price`` seconds.
+    @cached_property
+    def alone(self) -> Figures:
+        """What one device takes and holds that runs everything."""
+        return whole_figures(self.fn, self.cluster)
+
+    def fastest(self, limit: float) -> _Made | None:
+        """Return the plan of least time; None where its weights alone break a limit.
 
         Raises:
             PlanError: there is none under the hints.
         """
-        made = self._made(self.graph, price)
-        if made is None:
+        choice = self._possible(self.graph.trade.fastest())
+        if self.graph.trade.held(choice.states) > limit:
+            return None
+        return self._made(self.graph, choice, 0.0 if choice.exact else math.inf)
+
+    def smallest(self) -> _Made:
+        """Return the plan of fewest bytes of weights, then of least time.
+
+        Raises:
+            PlanError: there is none under the hints.
+        """
+        choice = self._possible(self.graph.trade.smallest())
+        return self._made(self.graph, choice, 0.0 if choice.exact else math.inf)
+
+    def _possible(self, choice: Choice) -> Choice:
+        if math.isinf(choice.cost):
             raise PlanError(
                 f"{self.fn.name}: no plan keeps all hints: an op cannot take a weight as it is "
                 f"placed; leave out one of: {', '.join(map(repr, self.hints))}"
             )
-        return made
+        return choice
 
-    def _made(self, graph: Graph, price: float, limit: float = math.inf) -> _Made | None:
-        """Return the cheapest plan; None where there is none, or its weights alone are too many."""
-        choice = solve(graph.pose(price))
-        if math.isinf(choice.cost) or graph.weights(choice.states) > limit:
-            return None
+    def _made(self, graph: Graph, choice: Choice, gap: float) -> _Made:
         strategies, shared = graph.chosen(choice.states), graph.brought(choice.states)
-        key = (strategies, tuple(shared.items()))
-        made = self.made.get(key)
-        if made is None:  # prices of memory that differ a little often lead to one choice
-            program = lower(self.fn, strategies, self._parts(), shared)
-            measured = figures(program, self.cluster)
-            made = self.made[key] = _Made(strategies, program, measured, choice.exact)
-        return made
+        program = lower(self.fn, strategies, self._parts(), shared)
+        return _Made(strategies, program, figures(program, self.cluster), gap)
 
     def _graph(self, allowed: Sequence[tuple[Strategy, ...]]) -> Graph:
         return Graph(self.fn, allowed, self.prices, self._link(), self.cluster.count)
@@ -216,30 +228,38 @@ class _Planner:
         return self.cluster.link_of(self.cluster.count)
 
     def fitting(self, limit: float) -> _Made:
-        """Return a plan that holds at most ``limit`` bytes a rank: the price of memory is raised.
+        """Return a plan that holds at most ``limit`` bytes a rank.
+
+        What a plan holds beside its weights is known when it is lowered; weights get what is left
+        of the limit, by what one device holds at first.
 
         Raises:
             PlanError: not even the smallest plan fits.
         """
-        smallest = self.cheapest(_DEAR)
+        beside, best = self.alone.activations, None
+        for _ in range(_TRIES):
+            found = self.graph.trade.within(limit - beside)
+            made = self.smallest() if found is None else self._made(
+                self.graph, found.choice, 0.0 if found.choice.exact else found.gap
+            )  # fmt: skip
+            fits = made.figures.held <= limit
+            if fits and (best is None or made.figures.total_s < best.figures.total_s):
+                best = made
+            if beside == made.figures.activations or (fits and made.figures.held > _CLOSE * limit):
+                break
+            beside = made.figures.activations
+        return best or self._last(limit)
+
+    def _last(self, limit: float) -> _Made:
+        """Return the smallest plan."""
+        smallest = self.smallest()
         if smallest.figures.held > limit:
             raise PlanError(
                 f"{self.fn.name}: the smallest plan for {self.cluster.count} x "
                 f"{self.cluster.device.name} holds {smallest.figures.held / 2**30:.2f} GiB a "
                 f"rank, {limit / 2**30:.2f} are there; use more devices, or compress the weights"
             )
-        low, high, best = 1e-16, _DEAR, smallest
-        for _ in range(_STEPS):
-            if high / low < 1.01 or best.figures.held > _CLOSE * limit:
-                break
-            middle = math.sqrt(low * high)
-            made = self._made(self.graph, middle, limit)
-            if made is not None and made.figures.held <= limit:
-                high = middle
-                best = min(best, made, key=lambda m: m.figures.total_s)
-            else:
-                low = middle
-        return best
+        return smallest
 
     def others(self, chosen: _Made) -> tuple[Rejected, ...]:
         """Return ways of families that the chosen plan does not belong to."""
@@ -254,9 +274,12 @@ class _Planner:
                 tuple(s for s in options if keep(op, s)) or (options[0],)
                 for op, options in zip(self.fn.ops, self.allowed, strict=True)
             )
-            made = self._made(self._graph(allowed), 0.0)
-            if made is not None and made.strategies != chosen.strategies:
-                found.append(Rejected(name, made.figures.total_s, made.figures.weights))
+            graph = self._graph(allowed)
+            choice = graph.trade.fastest()
+            if math.isinf(choice.cost) or graph.chosen(choice.states) == chosen.strategies:
+                continue
+            figures_ = self._made(graph, choice, math.inf).figures
+            found.append(Rejected(name, figures_.total_s, figures_.weights))
         return tuple(found)
 
 

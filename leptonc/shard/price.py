@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from leptonc.cost.cluster import Device
+from leptonc.cost.cluster import ALL_GATHER, ALL_REDUCE, Device, Link
 from leptonc.cost.flops import effective_flops, known, nbytes, op_cost
-from leptonc.ir.core import Op, Trait, Value
+from leptonc.ir.core import Kind, Op, Trait, Value
 from leptonc.ir.kinds.collective import Collective
 from leptonc.ir.kinds.data import Constant, Full, Iota
+from leptonc.ir.kinds.norm import GroupNorm, LayerNorm, RmsNorm
+from leptonc.ir.kinds.reduce import Var
 from leptonc.ir.types import TensorType
+from leptonc.shard.halo import HALO, halo
+from leptonc.shard.moments import MOMENTS, rows
 from leptonc.shard.parts import Parts
-from leptonc.shard.placement import Placement
+from leptonc.shard.placement import Placement, Shard
 from leptonc.shard.strategy import Strategy
 
 _NOTHING = (Constant, Full, Iota, Collective)
@@ -26,15 +30,41 @@ _EXTRA: Mapping[str, tuple[int, int]] = {
 }
 
 
+@dataclass(frozen=True)
+class _Together:
+    """What ranks do for rows that lie on several of them.
+
+    Attributes:
+        small: ops on values of a few numbers a row.
+        passes: over the rank's part of the rows.
+        collective: by which ranks meet.
+        numbers: of a row, that each rank tells.
+    """
+
+    small: int
+    passes: int
+    collective: str
+    numbers: int
+
+
+_TOGETHER: Mapping[type[Kind], _Together] = {
+    Var: _Together(12, 5, ALL_GATHER, 3),
+    LayerNorm: _Together(18, 12, ALL_GATHER, 3),
+    GroupNorm: _Together(18, 12, ALL_GATHER, 3),
+    RmsNorm: _Together(5, 5, ALL_REDUCE, 1),
+}
+
+
 @dataclass
 class Prices:
-    """Seconds of ops and bytes of values on one device of the ranks.
+    """Seconds of ops and bytes of values on one device of the ranks, which meet over ``link``.
 
     Ops and types that repeat, as in equal layers, are priced once.
     """
 
     device: Device
     parts: Parts
+    link: Link
     seconds_: dict[object, float] = field(default_factory=dict[object, float])
     bytes_: dict[TensorType, float] = field(default_factory=dict[TensorType, float])
 
@@ -48,7 +78,7 @@ class Prices:
         )
         types = tuple(v.type for v in (*op.operands, *op.results))
         same = tuple(op.operands.index(v) for v in op.operands)  # what is read twice moves once
-        key = (op.kind, types, same, shares, s.form)
+        key = (op.kind, types, same, shares, s.form, s.ins if s.form else ())
         found = self.seconds_.get(key)
         if found is None:
             found = self.seconds_[key] = self._seconds(op, shares) + self._form(op, s)
@@ -56,6 +86,10 @@ class Prices:
 
     def _form(self, op: Op, s: Strategy) -> float:
         """Return the seconds of what the form of ``s`` does beside the op."""
+        if s.form == MOMENTS:
+            return self._together(op, s, _TOGETHER[type(op.kind)])
+        if s.form == HALO:
+            return self._halo(op, s)
         small, passes = _EXTRA.get(s.form, (0, 0))
         made = sum(self.of(v) * self.parts.share(v, p) for v, p in zip(op.results, s.outs))
         moved = passes * made
@@ -64,8 +98,36 @@ class Prices:
             both = sum(self.of(v) for v in op.operands[1:3])
             share = self.parts.share(op.operands[0], s.ins[0])
             moved = both * (1 + float(known(heads)) / max(known(groups), 1) * share)
-        large = max(moved / self.device.bandwidth, self.device.launch_s) if moved else 0.0
+        large = self._pass(moved) if moved else 0.0
         return small * self.device.launch_s + large
+
+    def _halo(self, op: Op, s: Strategy) -> float:
+        """Return the seconds in which border rows are told, and put beside the rank's own."""
+        x, cut = op.operands[0], s.ins[0]
+        assert isinstance(cut, Shard)
+        need = halo(op, cut.axis)
+        if need is None or not need.rows:
+            return 0.0
+        ranks = len(self.parts.speeds)
+        told = self.of(x) / float(known(x.type.shape[cut.axis])) * need.rows * ranks
+        moved = 2 * self.of(x) * self.parts.share(x, cut)
+        link = self.link.collective_s(ALL_GATHER, told, ranks)
+        return 2 * self.device.launch_s + self._pass(moved) + link
+
+    def _pass(self, moved: float) -> float:
+        return max(moved / self.device.bandwidth, self.device.launch_s)
+
+    def _together(self, op: Op, s: Strategy, t: _Together) -> float:
+        """Return the seconds of ``MOMENTS`` beside the op."""
+        x, ranks = op.operands[0], len(self.parts.speeds)
+        moved = t.passes * self.of(x) * self.parts.share(x, s.ins[0])
+        told = t.numbers * rows(op) * max(x.type.dtype.nbytes, 4)
+        whole = told * ranks if t.collective == ALL_GATHER else told
+        return (
+            t.small * self.device.launch_s
+            + self._pass(moved)
+            + self.link.collective_s(t.collective, whole, ranks)
+        )
 
     def _seconds(self, op: Op, shares: tuple[float, ...]) -> float:
         cost = op_cost(op)

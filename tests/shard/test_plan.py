@@ -76,7 +76,7 @@ def test_what_the_planner_minimises_is_what_the_program_costs(
     bytes of an op are divided in proportion, its bias, which may be whole, among them.
     """
     made_up, found = cluster_of(len(speeds), seed), spread(fn, len(speeds))
-    prices = Prices(made_up.device, Parts(found.units, speeds))
+    prices = Prices(made_up.device, Parts(found.units, speeds), made_up.link)
     graph = Graph(fn, found.strategies, prices, made_up.link, len(speeds))
     choice = solve(graph.pose())
     strategies, shared = graph.chosen(choice.states), graph.brought(choice.states)
@@ -201,7 +201,7 @@ def test_small_tables_give_a_program_that_is_right(
     fn: Function, speeds: tuple[float, ...], largest: int
 ) -> None:
     made_up, found = cluster_of(len(speeds), largest), spread(fn, len(speeds))
-    prices = Prices(made_up.device, Parts(found.units, speeds))
+    prices = Prices(made_up.device, Parts(found.units, speeds), made_up.link)
     graph = Graph(fn, found.strategies, prices, made_up.link, len(speeds))
     problem = graph.pose()
     choice = solve(problem, largest)
@@ -240,3 +240,14 @@ def test_the_cheaper_collective_is_chosen() -> None:
     b, (x, w) = built("f32[4096,64]", "f32[8,64]")
     made = plan(b.finish(b(contract.Linear(), x, w)), cluster(2))
     assert [op.kind.NAME for op in made.program.collectives] == ["all_gather"]
+
+
+def test_a_plan_under_a_limit_tells_how_far_it_may_be_from_the_best() -> None:
+    fn, slow = mlp(64, 64, layers=8), _stays_whole()
+    fast, small = (plan(fn, slow, objective=o).figures for o in OBJECTIVES)
+    made = plan(fn, slow, memory=(fast.held + small.held) / 2)
+    assert 0.0 <= made.gap < 0.2
+    assert made.exact == (made.gap == 0.0)
+    free = plan(fn, slow)
+    assert free.exact and free.gap == 0.0
+    assert made.figures.total_s * (1 - made.gap) >= free.figures.total_s * (1 - 1e-9)

@@ -8,32 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strategies.choices import as_program, cheapest, random_problem
 
-from leptonc.shard.solve import Problem, solve
-
-
-def random_problem(
-    seed: int, variables: int, states: int, edges: float, blocked: float = 0.2
-) -> Problem:
-    """Return a problem that has a solution: state 0 of each variable goes with any other."""
-    rng = np.random.default_rng(seed)
-    p = Problem()
-    sizes = rng.integers(1, states + 1, variables)
-    for n in sizes:
-        p.variable(rng.integers(0, 20, n).astype(float))
-    for a, b in itertools.combinations(range(variables), 2):
-        if rng.random() < edges:
-            table = rng.integers(0, 20, (sizes[a], sizes[b])).astype(float)
-            shut = rng.random(table.shape) < blocked
-            shut[0, :] = shut[:, 0] = False
-            p.pair(*((a, b, np.where(shut, np.inf, table)) if rng.random() < 0.5
-                     else (b, a, np.where(shut, np.inf, table).T)))  # fmt: skip
-    return p
-
-
-def cheapest(p: Problem) -> float:
-    """Return the least cost of all choices."""
-    return min(p.cost(c) for c in itertools.product(*(range(len(t)) for t in p.alone)))
+from leptonc.shard import eliminate
+from leptonc.shard.solve import Problem, choices, solve
 
 
 @given(st.integers(0, 10**6), st.integers(1, 6), st.integers(1, 4), st.floats(0, 1))
@@ -44,6 +22,31 @@ def test_it_finds_what_trying_everything_finds(
     got = solve(p)
     assert got.exact
     assert got.cost == p.cost(got.states) == cheapest(p)
+
+
+@given(st.integers(0, 10**6), st.integers(2, 9), st.floats(0, 1), st.sampled_from([8, 1 << 21]))
+def test_many_cases_are_solved_as_each_alone(
+    seed: int, variables: int, edges: float, largest: int
+) -> None:
+    """Costs of some variables differ from case to case, those of others do not."""
+    p, rng = random_problem(seed, variables, 4, edges), np.random.default_rng(seed)
+    cases = int(rng.integers(1, 6))
+    alone = [
+        t + (rng.integers(0, 9, (cases, len(t))) if rng.random() < 0.5 else np.zeros((1, len(t))))
+        for t in p.alone
+    ]
+    found = choices(p, p.elimination(largest), alone, cases)
+    for k, states in enumerate(found.tolist()):
+        own = Problem([t[min(k, len(t) - 1)] for t in alone], p.pairs)
+        assert tuple(states) == solve(own, largest).states
+
+
+def test_runs_of_too_many_entries_are_parted(monkeypatch: pytest.MonkeyPatch) -> None:
+    p = random_problem(5, 7, 4, 0.6)
+    alone = [t + np.arange(11.0)[:, np.newaxis] % (i + 2) for i, t in enumerate(p.alone)]
+    whole = choices(p, p.elimination(), alone, 11)
+    monkeypatch.setattr(eliminate, "_AT_ONCE", 100)
+    assert (choices(p, p.elimination(), alone, 11) == whole).all()
 
 
 @given(st.integers(0, 10**6), st.integers(2, 6), st.floats(0.3, 1), st.integers(1, 12))
@@ -96,43 +99,6 @@ def test_nothing_to_choose() -> None:
     p = Problem()
     p.variable([3.0])
     assert solve(p).cost == 3.0
-
-
-def as_program(p: Problem) -> float:
-    """Return the least cost that ``scipy.optimize.milp`` finds (HiGHS, to a gap of 0)."""
-    optimize = pytest.importorskip("scipy.optimize")
-    sparse = pytest.importorskip("scipy.sparse")
-    first = np.cumsum([0, *(len(t) for t in p.alone)])
-    costs = list(np.concatenate(p.alone))
-    rows, cols, values, wanted = list[int](), list[int](), list[float](), list[float]()
-
-    def equation(terms: list[tuple[int, float]], right: float) -> None:
-        for col, value in terms:
-            rows.append(len(wanted))
-            cols.append(col)
-            values.append(value)
-        wanted.append(right)
-
-    for i, t in enumerate(p.alone):
-        equation([(int(first[i]) + s, 1.0) for s in range(len(t))], 1.0)
-    upper = [1.0] * len(costs)
-    for (a, b), table in p.pairs.items():
-        at = len(costs)
-        costs += list(np.where(np.isfinite(table), table, 0.0).ravel())
-        upper += list(np.where(np.isfinite(table), 1.0, 0.0).ravel())
-        n, m = table.shape
-        for s in range(n):
-            equation([(int(first[a]) + s, -1.0), *((at + s * m + k, 1.0) for k in range(m))], 0.0)
-        for k in range(m):
-            equation([(int(first[b]) + k, -1.0), *((at + s * m + k, 1.0) for s in range(n))], 0.0)
-    matrix = sparse.csr_matrix((values, (rows, cols)), (len(wanted), len(costs)))
-    whole = np.arange(len(costs)) < first[-1]
-    found = optimize.milp(
-        np.array(costs), integrality=whole, bounds=optimize.Bounds(0, np.array(upper)),
-        constraints=optimize.LinearConstraint(matrix, wanted, wanted),
-    )  # fmt: skip
-    assert found.success, found.message
-    return float(found.fun)
 
 
 def test_it_agrees_with_an_integer_program() -> None:

@@ -47,13 +47,13 @@ def test_heads_decide_where_a_projection_is_cut() -> None:
 
 
 def test_a_reader_of_too_few_units_leaves_a_product_its_columns() -> None:
-    """One group of channels cannot be shared; the product in front of it still can."""
+    """One group of channels has no groups to share; the product in front of it has columns."""
     b, (x, w) = built("f32[1,16,9]", "f32[8,16,3]")
     y = b(contract.Conv((1,), (0,), (1,)), x, w)
     fn = b.finish(b(norm.GroupNorm(1, 1e-5, "none"), b(unary.Relu(), y)))
     conv, relu, group = names(fn, 4)
     assert "RS0>S1" in conv and "S1>S1" in relu
-    assert group == {"R>R"}
+    assert group == {"R>R", "S1>S1:moments", "S2>S2:moments"}
 
 
 def test_heads_fewer_than_ranks_leave_a_projection_its_columns() -> None:

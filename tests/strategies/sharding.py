@@ -214,7 +214,7 @@ def any_choice(
         The strategy of each op, and the values that are brought to one place for all readers.
     """
     cluster = cluster_of(len(speeds))
-    prices = Prices(cluster.device, Parts(found.units, speeds))
+    prices = Prices(cluster.device, Parts(found.units, speeds), cluster.link)
     graph = Graph(fn, found.strategies, prices, cluster.link, len(speeds))
     problem, rng = graph.pose(), np.random.default_rng(seed)
 

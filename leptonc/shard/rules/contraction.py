@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from leptonc.ir.core import Kind
 from leptonc.ir.kinds import contract, norm
+from leptonc.shard.halo import HALO, halo
+from leptonc.shard.moments import MOMENTS
 from leptonc.shard.placement import PARTIAL, REPLICATE, Placement, Shard
 from leptonc.shard.rules.elementwise import below
 from leptonc.shard.strategy import Rule, Site, Strategy, can_cut
@@ -71,6 +73,8 @@ def conv(site: Site) -> Iterator[Strategy]:
     more = len(site.op.operands) == 3
     for s in _shards_of_batch(site):
         yield Strategy(_with((s, REPLICATE), more), (s,))
+    if isinstance(site.kind, contract.Conv):
+        yield from spatial(site)
     yield Strategy(_with((PARTIAL, REPLICATE), more, PARTIAL), (PARTIAL,))
     made, read = (0, 1) if isinstance(site.kind, contract.Conv) else (1, 0)
     if site.kind.groups > 1:
@@ -85,6 +89,17 @@ def conv(site: Site) -> Iterator[Strategy]:
         yield Strategy(_with(ins, more, Shard(0, outer)), (Shard(1, outer),))
     for outer in site.blocks(("in", 0, 1), ("in", 1, read)):
         yield Strategy(_with((Shard(1, outer), Shard(read, outer)), more, PARTIAL), (PARTIAL,))
+
+
+def spatial(site: Site) -> Iterator[Strategy]:
+    """Yield spatial axes, of which ranks exchange border rows; weights are whole."""
+    extra = len(site.op.operands) - 1
+    first = site.rank_of(0) - len(site.kind.stride)
+    for s in dict.fromkeys((*site.of(0), *site.of_result())):
+        if s.axis >= first and s.outer == 1:
+            need = halo(site.op, s.axis)
+            if need is not None:
+                yield Strategy((s, *[REPLICATE] * extra), (s,), units=need.units, form=HALO)
 
 
 def _shards_of_batch(site: Site) -> Iterator[Shard]:
@@ -154,21 +169,33 @@ def batch_norm(site: Site) -> Iterator[Strategy]:
 
 
 def trailing_norm(site: Site) -> Iterator[Strategy]:
-    """Layer and RMS norm: every axis but those that are normalised."""
-    extra = len(site.op.operands) - 1
+    """Layer and RMS norm: every axis; along one that is normalised rows are put together."""
+    extra, first = len(site.op.operands) - 1, site.rank_of(0) - site.kind.axes
     for s in dict.fromkeys((*site.of(0), *site.of_result())):
-        if s.axis < site.rank_of(0) - site.kind.axes:
+        if s.axis < first:
             yield Strategy((s, *[REPLICATE] * extra), (s,))
+        elif known_sizes(site, range(first, site.rank_of(0))):
+            own = Shard(s.axis - first, s.outer)
+            yield Strategy((s, *[own] * extra), (s,), form=MOMENTS)
 
 
 def group_norm(site: Site) -> Iterator[Strategy]:
-    """Yield the batch, and whole groups of channels."""
+    """Yield the batch, whole groups of channels, and what cuts each group."""
     extra = len(site.op.operands) - 1
+    known = known_sizes(site, range(1, site.rank_of(0)))
     for s in dict.fromkeys((*site.of(0), *site.of_result())):
+        if known and (s.axis > 1 or (s.axis == 1 and s.outer % int(site.kind.groups) == 0)):
+            own: Placement = Shard(0, s.outer) if s.axis == 1 else REPLICATE
+            yield Strategy((s, *[own] * extra), (s,), form=MOMENTS)
         if s.axis == 0:
             yield Strategy((s, *[REPLICATE] * extra), (s,))
         elif s.axis == 1 and s.outer == 1:
             yield Strategy((s, *[Shard(0)] * extra), (s,), units=int(site.kind.groups))
+
+
+def known_sizes(site: Site, axes: Iterable[int]) -> bool:
+    """Return whether the first operand has known sizes along ``axes``: a count is made of them."""
+    return all(isinstance(site.size(0, a), int) for a in axes)
 
 
 def other_axes(site: Site) -> Iterator[Strategy]:

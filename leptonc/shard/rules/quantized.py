@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from leptonc.ir.core import Kind
 from leptonc.ir.kinds import quantize
 from leptonc.shard.placement import REPLICATE, Placement, Shard
+from leptonc.shard.rules.contraction import spatial
 from leptonc.shard.strategy import Rule, Site, Strategy, can_cut
 
 
@@ -58,11 +59,12 @@ def linear(site: Site) -> Iterator[Strategy]:
 
 
 def conv(site: Site) -> Iterator[Strategy]:
-    """Batch, and channels made with their scales; with groups whole groups."""
+    """Batch, spatial axes, and channels made with their scales; with groups whole groups."""
     extra = len(site.op.operands) - 2
     for outer in site.blocks(("in", 0, 0), ("out", 0, 0)):
         s = Shard(0, outer)
         yield Strategy((s, *[REPLICATE] * (1 + extra)), (s,))
+    yield from spatial(site)
     groups = int(site.kind.groups)
     if groups > 1:
         yield Strategy((Shard(1), *[Shard(0)] * (1 + extra)), (Shard(1),), units=groups)

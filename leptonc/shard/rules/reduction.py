@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from leptonc.ir.core import Kind
 from leptonc.ir.kinds import reduce
 from leptonc.ir.types import DType
-from leptonc.shard.placement import PARTIAL, Partial, Shard
-from leptonc.shard.rules.contraction import other_axes
+from leptonc.shard.moments import MOMENTS
+from leptonc.shard.placement import PARTIAL, REPLICATE, Partial, Shard
+from leptonc.shard.rules.contraction import known_sizes, other_axes, spatial
 from leptonc.shard.strategy import Rule, Site, Strategy
 
 _PARTIALS: Mapping[type[Kind], Partial] = {
@@ -38,6 +40,8 @@ def reduction(site: Site) -> Iterator[Strategy]:
             yield Strategy((s,), (partial,))
         elif isinstance(site.kind, reduce.Mean) and _countable(site):
             yield Strategy((s,), (PARTIAL,), form="mean")
+        elif isinstance(site.kind, reduce.Var) and _spread(site):
+            yield Strategy((s,), (REPLICATE,), form=MOMENTS)
     if isinstance(site.kind, (reduce.Sum, reduce.Mean)):
         yield Strategy((PARTIAL,), (PARTIAL,))
 
@@ -46,6 +50,13 @@ def _countable(site: Site) -> bool:
     """Return whether a mean may be a sum over a known count; in f16 that sum might overflow."""
     sizes = [site.size(0, a) for a in site.kind.axes]
     return site.op.result.type.dtype is not DType.F16 and all(isinstance(n, int) for n in sizes)
+
+
+def _spread(site: Site) -> bool:
+    """Return whether a variance is one of a known count, and divided by what is above 0."""
+    sizes = [site.size(0, a) for a in site.kind.axes]
+    count = math.prod(n for n in sizes if isinstance(n, int))
+    return known_sizes(site, site.kind.axes) and count > site.kind.correction
 
 
 def arg_reduction(site: Site) -> Iterator[Strategy]:
@@ -57,11 +68,14 @@ def arg_reduction(site: Site) -> Iterator[Strategy]:
 
 
 def pool(site: Site) -> Iterator[Strategy]:
-    """Axes outside the window."""
+    """Axes outside the window; those of it, where windows are alike everywhere."""
     k = site.kind
-    spatial = len(k.kernel) if isinstance(k, reduce.Pool) else len(k.output)
+    floats = site.op.result.type.dtype.is_float  # codes have no value that never wins
+    if isinstance(k, reduce.Pool) and floats:
+        yield from spatial(site)
+    inside = len(k.kernel) if isinstance(k, reduce.Pool) else len(k.output)
     for s in dict.fromkeys((*site.of(0), *site.of_result())):
-        if s.axis < site.rank_of(0) - spatial:
+        if s.axis < site.rank_of(0) - inside:
             yield Strategy((s,), (s,))
 
 

@@ -16,7 +16,6 @@ from leptonc.shard.price import Prices
 from leptonc.shard.program import Spmd
 from leptonc.shard.simulate.repeat import Short
 from leptonc.shard.simulate.tally import Tally, tally
-from leptonc.shard.solve import solve
 from leptonc.shard.spread import spread
 
 
@@ -62,8 +61,14 @@ def divide(
     asked = {n: p for n, p in (fixed or {}).items() if n in names}
     allowed = restrict(fn, found, asked, ranks)
     parts = Parts(found.units, (1.0,) * ranks)
-    graph = Graph(fn, allowed, Prices(cluster.device, parts), cluster.link_of(ranks), ranks)
-    choice = solve(graph.pose(price))
+    graph = Graph(
+        fn,
+        allowed,
+        Prices(cluster.device, parts, cluster.link_of(ranks)),
+        cluster.link_of(ranks),
+        ranks,
+    )
+    choice = graph.trade.sloped(price) if price else graph.trade.fastest()
     strategies = graph.chosen(choice.states)
     program = lower(fn, strategies, parts, graph.brought(choice.states))
     weights = {
