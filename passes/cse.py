@@ -11,7 +11,7 @@ from leptonc.ir.core import Function, Op, Trait, Value
 from leptonc.ir.kinds.binary import Maximum, Minimum
 from leptonc.ir.kinds.data import Constant
 from leptonc.ir.types import DType
-from leptonc.meaning import raw_array
+from leptonc.meaning import raw_elements
 from leptonc.pipeline import Pass
 from leptonc.rewrite.trace import Trace, named
 
@@ -82,6 +82,5 @@ def _sample(const: Const) -> bytes:
     """Return some bytes of the content, so that differing constants are seldom hashed whole."""
     if not const.type.is_static or const.type.dtype is DType.OTHER:
         return b""
-    array = raw_array(const)
-    flat = array.reshape(-1)
-    return flat[:: max(1, flat.size // _SAMPLES)].tobytes()
+    array = raw_elements(const)
+    return array.flat[:: max(1, array.size // _SAMPLES)].tobytes()

@@ -15,7 +15,7 @@ from leptonc.ir.kinds.quantize import Dequantize, FakeQuantize, UnpackInt4
 from leptonc.ir.kinds.region import Unit
 from leptonc.ir.kinds.shape import Expand, Relayout
 from leptonc.ir.types import DType, TensorType
-from leptonc.meaning import array_of, fold
+from leptonc.meaning import elements_of, fold
 from leptonc.passes.cse import IMPURE
 from leptonc.pipeline import Pass
 from leptonc.rewrite.driver import drop_dead
@@ -156,8 +156,8 @@ def _splat(const: Const) -> bool | int | float | None:
     """Return the one value of all elements, compared by their bits, or None."""
     if const.type.dtype in _COMPLEX or const.type.numel == 0:
         return None
-    flat = array_of(const).reshape(-1)
-    bits = flat.view(f"u{flat.itemsize}")
-    value: object = flat[0].item()
-    same = bits[0] == bits[-1] and bool((bits == bits[0]).all())
+    array = elements_of(const)
+    bits = array.view(f"u{array.itemsize}")
+    value: object = array.flat[0].item()
+    same = bits.flat[0] == bits.flat[-1] and bool((bits == bits.flat[0]).all())
     return value if same and isinstance(value, (bool, int, float)) else None

@@ -17,8 +17,9 @@ from leptonc.backends.torch_spmd import legal
 from leptonc.backends.torch_spmd.emit import Source, emit
 from leptonc.backends.torch_spmd.graphs import Graphs
 from leptonc.backends.torch_spmd.schedule import Schedule, schedule
-from leptonc.backends.torch_spmd.units import How, build, reads_weights
-from leptonc.backends.torch_spmd.weights import Read, filled, parted, tensor_of
+from leptonc.backends.torch_spmd.tied import filled_apart, tied
+from leptonc.backends.torch_spmd.units import How, Weights, build, reads_weights
+from leptonc.backends.torch_spmd.weights import Stored, parted, tensor_of
 from leptonc.ir.core import Function, Kind
 from leptonc.ir.specialize import specialize
 from leptonc.runtime.group.comm import Comm
@@ -32,8 +33,6 @@ Forward = Callable[..., tuple[Tensor, ...]]
 class Bound:
     """The program of a rank for one set of input sizes."""
 
-    schedule: Schedule
-    source: Source
     forward: Forward
     weights: SimpleNamespace
     units: SimpleNamespace
@@ -49,7 +48,7 @@ class RankProgram:
 
     Attributes:
         function: of this rank, with its own parts of the constants.
-        read: reads these.
+        stored: where these are.
         comm: joins the ranks.
         how: how units run.
         device: where tensors live.
@@ -58,7 +57,7 @@ class RankProgram:
     """
 
     function: Function
-    read: Read
+    stored: Stored
     comm: Comm
     how: How
     device: torch.device
@@ -104,19 +103,22 @@ class RankProgram:
         source = emit(plan)
         names = _executed(source, plan, self.device)
         weights, units = SimpleNamespace(), SimpleNamespace()
+        keys = tied(step.body for step in plan.units)
+        fill = partial(filled_apart, read=self.stored.look, keys=keys)
         for step in plan.units:
-            unit = build(step, names[step.name], self.how, partial(filled, read=self.read))
+            unit = build(step, names[step.name], self.how, Weights(fill, self.stored.rest))
             setattr(units, step.name, unit)
             if reads_weights(unit):
                 self._fill(weights, source, step.name)
-            trim()  # what was read to be packed would lie beside all that is packed after it
-        return Bound(plan, source, names["forward"], weights, units)
+            self.stored.rest()
+            trim()  # what one unit's passes made would lie beside all that is packed after it
+        return Bound(names["forward"], weights, units)
 
     def _fill(self, weights: SimpleNamespace, source: Source, unit: str) -> None:
         """Read the weights of a unit that runs as torch, once."""
         for name in source.reads[unit]:
             if not hasattr(weights, name):
-                tensor = tensor_of(source.weights[name], self.read)
+                tensor = tensor_of(source.weights[name], self.stored.read)
                 setattr(weights, name, tensor.to(self.device))
 
 
@@ -138,7 +140,7 @@ def _caller(kind: Kind) -> Callable[..., tuple[Tensor, ...]]:
 
 
 def rank_program(
-    program: Spmd, rank: int, comm: Comm, read: Read, how: How, device: str = "cpu"
+    program: Spmd, rank: int, comm: Comm, stored: Stored, how: How, device: str = "cpu"
 ) -> RankProgram:
     """Return what ``rank`` runs of a sharded program.
 
@@ -146,7 +148,7 @@ def rank_program(
         program: of all ranks.
         rank: this one.
         comm: joins it to the others.
-        read: reads parts of constants.
+        stored: where the constants are.
         how: how units run.
         device: of this rank.
 
@@ -154,4 +156,4 @@ def rank_program(
         ClaimError: an op that would differ from rank to rank.
     """
     legal.check(program.function)
-    return RankProgram(parted(program.local(rank)), read, comm, how, torch.device(device))
+    return RankProgram(parted(program.local(rank)), stored, comm, how, torch.device(device))

@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from leptonc import meaning
 from leptonc.backends.torch_spmd.runtime import RankProgram, rank_program
 from leptonc.backends.torch_spmd.units import How
+from leptonc.backends.torch_spmd.weights import Stored
 from leptonc.errors import ArtifactError
 from leptonc.ir.constants import Const
 from leptonc.ir.core import Value
@@ -82,10 +84,20 @@ def read_program(artifact: Artifact) -> tuple[Spmd, Mapping[str, Any]]:
 def load(directory: Path, rank: int, comm: Comm) -> RankProgram:
     """Return what ``rank`` runs of the program in ``directory``. Raises ArtifactError."""
     artifact = open_artifact(directory, verify="off")  # the one who started the ranks has done it
+    made = _own(artifact, rank, comm)  # the program of all ranks goes before weights come
+    if not made.function.dims:  # kernels are made while loading, not in the first call
+        shapes = [p.type.shape for p in made.function.params]
+        made.bind([tuple(n for n in shape if isinstance(n, int)) for shape in shapes])
+    artifact.let_go()
+    return made
+
+
+def _own(artifact: Artifact, rank: int, comm: Comm) -> RankProgram:
+    """Return what ``rank`` runs, none of its weights read."""
     program, head = read_program(artifact)
     if program.world != comm.world:
         raise ArtifactError(
-            f"{directory}: a program of {program.world} ranks, {comm.world} are here; "
+            f"{artifact.path}: a program of {program.world} ranks, {comm.world} are here; "
             "compile it for as many"
         )
 
@@ -95,10 +107,9 @@ def load(directory: Path, rank: int, comm: Comm) -> RankProgram:
     def read(const: Const, index: tuple[slice, ...]) -> Tensor:
         return artifact.slice(const.digest, index)
 
+    def look(const: Const, index: tuple[slice, ...]) -> Tensor:
+        return meaning.tensor_of(const)[index]
+
+    stored = Stored(read, look, artifact.let_go)
     how = How(head["engine"], torch.get_num_threads(), head["precision"], head["pipeline"])
-    made = rank_program(program, rank, comm, read, how, device)
-    if not made.function.dims:  # kernels are made while loading, not in the first call
-        shapes = [p.type.shape for p in made.function.params]
-        made.bind([tuple(n for n in shape if isinstance(n, int)) for shape in shapes])
-    artifact.let_go()
-    return made
+    return rank_program(program, rank, comm, stored, how, device)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -13,7 +13,6 @@ from torch import Tensor
 from leptonc import meaning
 from leptonc.backends.numba_cpu.emit import emit
 from leptonc.backends.numba_cpu.lower.core import ConstPool
-from leptonc.backends.numba_cpu.release import release
 from leptonc.backends.numba_cpu.runtime import Executable, load
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
 from leptonc.backends.torch_spmd.schedule import UnitStep
@@ -23,7 +22,20 @@ from leptonc.passes import pipeline
 from leptonc.pipeline import PassManager
 
 Unit: TypeAlias = "Callable[..., tuple[Tensor, ...]]"
-Fill: TypeAlias = "Callable[[Function], Function]"
+Fill: TypeAlias = "Callable[[Function], tuple[Function, tuple[Tensor, ...]]]"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How a unit gets at its constants.
+
+    Attributes:
+        fill: reads those of a function; gives it and operands that it has besides its own.
+        rest: gives back memory that reading took.
+    """
+
+    fill: Fill
+    rest: Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -43,14 +55,14 @@ class How:
     pipeline: str = "O2"
 
 
-def build(step: UnitStep, text: Unit, how: How, fill: Fill) -> Unit:
+def build(step: UnitStep, text: Unit, how: How, weights: Weights) -> Unit:
     """Return what runs ``step``.
 
     Args:
         step: the unit.
         text: its function in the emitted program.
         how: how units run.
-        fill: reads the constants of a function.
+        weights: its constants.
 
     Raises:
         TargetError: an unknown engine.
@@ -58,7 +70,7 @@ def build(step: UnitStep, text: Unit, how: How, fill: Fill) -> Unit:
     make = ENGINES.get(how.engine)
     if make is None:
         raise TargetError(f"unknown engine {how.engine!r}; there are: {', '.join(ENGINES)}")
-    return make(step, text, how, fill)
+    return make(step, text, how, weights)
 
 
 def reads_weights(unit: Unit) -> bool:
@@ -66,42 +78,49 @@ def reads_weights(unit: Unit) -> bool:
     return not isinstance(unit, _Native)
 
 
-def _torch(step: UnitStep, text: Unit, how: How, fill: Fill) -> Unit:
+def _torch(step: UnitStep, text: Unit, how: How, weights: Weights) -> Unit:
     return text
 
 
-def _inductor(step: UnitStep, text: Unit, how: How, fill: Fill) -> Unit:
+def _inductor(step: UnitStep, text: Unit, how: How, weights: Weights) -> Unit:
     return torch.compile(text, dynamic=False)
 
 
-def _native(step: UnitStep, text: Unit, how: How, fill: Fill) -> Unit:
+def _native(step: UnitStep, text: Unit, how: How, weights: Weights) -> Unit:
     """Compile a unit for this CPU; one without an op to run is left to torch."""
     body = step.body
     if all(not op.operands for op in body.ops) or not body.returns:
         return text
-    body = fill(body)
+    body, tables = weights.fill(body)
     fn = PassManager(pipeline(how.pipeline), ()).run(body)
-    plan = schedule(fn, ConstPool(), Options(how.threads, how.precision))
-    program = load(plan, emit(plan))
-    release((body, fn), plan.steps)
-    return _Native(program)
+    plan = schedule(fn, ConstPool(rest=weights.rest), Options(how.threads, how.precision))
+    program = load(replace(plan, units=()), emit(plan))  # nobody asks a rank for a report
+    return _Native(program, tables)
 
 
 class _Native:
-    """A unit in CPU kernels; weights are packed inside, ``w`` is not read."""
+    """A unit in CPU kernels; weights are packed inside, ``w`` is not read.
 
-    def __init__(self, program: Executable) -> None:
+    Args:
+        program: its kernels.
+        tables: operands behind those of a call.
+    """
+
+    def __init__(self, program: Executable, tables: tuple[Tensor, ...]) -> None:
         self.program = program
+        self.tables = tables
+        self.addresses = [t.data_ptr() for t in tables]
         outputs = program.schedule.outputs
         self.results = tuple((tuple(v.shape), meaning.TORCH_DTYPES[v.dtype]) for v in outputs)
 
     def __call__(self, w: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
         held = [t if t.is_contiguous() else t.contiguous() for t in inputs]
         results = tuple([torch.empty(shape, dtype=dtype) for shape, dtype in self.results])
-        self.program(*[t.data_ptr() for t in held], *[t.data_ptr() for t in results])
+        operands = [*[t.data_ptr() for t in held], *self.addresses]
+        self.program(*operands, *[t.data_ptr() for t in results])
         return results
 
 
-ENGINES: Mapping[str, Callable[[UnitStep, Unit, How, Fill], Unit]] = MappingProxyType(
+ENGINES: Mapping[str, Callable[[UnitStep, Unit, How, Weights], Unit]] = MappingProxyType(
     {"native": _native, "torch": _torch, "inductor": _inductor}
 )

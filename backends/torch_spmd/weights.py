@@ -1,13 +1,14 @@
 """torch_spmd > weights: the constants of one rank, of which only its own part is ever read.
 
 Behind a constant that is cut stands the slice that a rank takes, maybe between two reshapes that
-open and close the blocks of the axis. ``parted`` makes of these one constant of the part, which is
-read when a unit that needs it is built (``filled``): the rank holds one copy of its part, and of
-the rest nothing.
+open and close the blocks of the axis. ``parted`` makes of these one constant of the part, which
+lies where the whole constant does, a mapped file, when a unit that needs it is built (``filled``).
+What a unit makes of it is all that the rank holds, and of the other parts nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -28,6 +29,21 @@ Index = tuple[slice, ...]
 Read = Callable[[Const, Index], Tensor]  # the elements of a constant under one slice an axis
 
 
+@dataclass(frozen=True)
+class Stored:
+    """How a rank gets at the constants of the program.
+
+    Attributes:
+        read: gives elements as a tensor of its own.
+        look: gives them where they lie; nobody may write to them.
+        rest: gives back the memory that looking took; one may go on looking.
+    """
+
+    read: Read
+    look: Read
+    rest: Callable[[], None]
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """What a rank has of a constant: pieces of it, joined along an axis; payload of a ``Const``.
@@ -39,8 +55,17 @@ class Part:
     pieces: tuple[Index, ...]
     axis: int = 0
 
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What equal parts have in common."""
+        return (self.whole.digest, self.axis, str(self.pieces))
+
+    def digest(self, payload: object) -> str:
+        """Return a hash of where the part lies: its bytes need not be read for that."""
+        return hashlib.sha256(repr((self.key, self.whole.type)).encode()).hexdigest()
+
     def read(self, read: Read) -> Tensor:
-        """Return the part as a tensor of its own."""
+        """Return the part; ``read`` says whether it is a tensor of its own."""
         if not self.pieces:
             dtype = meaning.TORCH_DTYPES[self.whole.type.dtype]
             return torch.zeros(_ints(self.whole.type.shape), dtype=dtype)
@@ -62,7 +87,8 @@ def filled(fn: Function, read: Read) -> Function:
     made = dict[Value, Const]()
     for op in fn.ops:
         if isinstance(op.kind, Constant) and isinstance(op.kind.const.payload, Part):
-            made[op.result] = meaning.const_of(op.kind.const.payload.read(read))
+            part = op.kind.const.payload
+            made[op.result] = Const(op.kind.const.type, part.read(read), part.digest)
     return _replaced(fn, made)
 
 

@@ -1,9 +1,12 @@
 """Sharded against whole: errors, weights and memory a rank, times. ``python -m`` this, ``--help``.
 
 Every net runs on processes of this machine. "error" is the largest difference from eager's result
-over its largest element; "held" the largest share of the whole weights that a rank has, "load" the
-most memory that a rank took while it loaded, above its imports, in units of its part of the
-weights; times are medians, "whole" that of the unsharded compile with as many threads as one rank.
+over its largest element; "held" the largest share of the whole weights that a rank has, "shard"
+these weights. "peak" is the most memory that a rank took while it loaded, above what it held right
+before, in MiB and in units of the shard. Parts of it are "files", pages of libraries and files that
+stay mapped, which processes share, "code", the machine code of kernels, and "rest", what else stays
+beside the shard. Times are medians, "whole" that of the unsharded compile with as many threads as
+one rank. Run it twice: where kernels are not in the cache yet, ranks compile them while they load.
 ``--rows PATTERN`` cuts the images that convolutions and pools of such modules read by rows.
 """
 
@@ -14,10 +17,10 @@ import functools
 import importlib.util
 import itertools
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,13 +29,14 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import leptonc
-from leptonc.bench import suites, vision
+from leptonc.bench import rank_memory, suites, vision
 from leptonc.bench.quality import GGUF, folder
 from leptonc.shard.hints import Hints, Spatial
 from leptonc.sharding import Sharding
 
 _LENGTH = 64  # tokens of the decoder
 _CALLS = 20
+MIB = 1 << 20
 
 
 class Logits(nn.Module):
@@ -98,11 +102,17 @@ class Row:
     objective: str
     error: float
     held: float
-    load: float
+    shard: float  # bytes
+    loading: rank_memory.Loading
     ms: float
     whole_ms: float
     plan_ms: float
     collectives: int
+
+    @property
+    def rest(self) -> float:
+        """Bytes that stay beside weights and code: objects of the interpreter."""
+        return self.loading.private - self.loading.code - self.shard
 
 
 def measure(
@@ -119,18 +129,19 @@ def measure(
     sharding = Sharding(hints, objective, engine=engine or None)
     asked = {"target": f"cpu:{ranks}", "verify": "off", "sharding": sharding}
     with leptonc.compile(model, x, **asked) as made:
-        made.start()
-        peak = max(_loaded(made.group.pids, engine))  # before a call takes memory of its own
         own = max(made.stats["weights"])
         got = made(*x)
         ms = _median(functools.partial(made, *x)) if timed else 0.0
         plan = made.plan
+        with tempfile.TemporaryDirectory(prefix="leptonc-sharded-") as kept:
+            loading = rank_memory.measured(made.save(f"{kept}/program"), ranks)
     whole_ms = 0.0
     if timed:
         whole = leptonc.compile(model, x, threads=1)
         whole_ms = _median(functools.partial(whole, *x))
     error = float((want - got).abs().max() / want.abs().max())
-    return Row(net.name, ranks, objective, error, own / plan.alone.weights, peak / own, ms,
+    worst = max(loading, key=lambda r: r.peak)
+    return Row(net.name, ranks, objective, error, own / plan.alone.weights, own, worst, ms,
                whole_ms, plan.planning_s * 1e3, plan.figures.collectives)  # fmt: skip
 
 
@@ -144,38 +155,17 @@ def _median(call: Callable[[], Any]) -> float:
     return statistics.median(times)
 
 
-def _loaded(pids: Sequence[int], engine: str) -> list[int]:
-    """Return the bytes by which each worker's peak exceeds what it held before it loaded."""
-    rows = [Path(f"/proc/{pid}/status").read_text(encoding="utf-8") for pid in pids]
-    return [_field(text, "VmHWM") - _imports(engine) for text in rows]
-
-
-@functools.cache
-def _imports(engine: str) -> int:
-    """Return the bytes that a worker holds which runs next to nothing."""
-    sharding = Sharding(engine=engine or None)
-    asked = {"target": "cpu:1", "verify": "off", "sharding": sharding}
-    with leptonc.compile(prime_mlp().eval(), _rows(1), **asked) as tiny:
-        tiny.start()
-        (pid,) = tiny.group.pids
-        return _field(Path(f"/proc/{pid}/status").read_text(encoding="utf-8"), "VmHWM")
-
-
-def _field(status: str, name: str) -> int:
-    """Return a field of a process's status in bytes."""
-    line = next(row for row in status.splitlines() if row.startswith(name))
-    return int(line.split()[1]) * 1024
-
-
 def table(rows: Sequence[Row]) -> Table:
     """Return the figures as a table."""
-    t = Table("net", "ranks", "objective", "error", "held", "load", "ms", "whole ms", "plan ms",
-              "collectives")  # fmt: skip
+    t = Table("net", "ranks", "objective", "error", "held", "shard MiB", "peak MiB", "of shard",
+              "files", "code", "rest", "ms", "whole ms", "plan ms", "collectives")  # fmt: skip
     for r in rows:
         t.add_row(
             r.net, str(r.ranks), r.objective, f"{r.error:.1e}", f"{r.held:.3f} (1/{r.ranks})",
-            f"{r.load:.2f}", f"{r.ms:.2f}", f"{r.whole_ms:.2f}", f"{r.plan_ms:.0f}",
-            str(r.collectives),
+            *(f"{b / MIB:.2f}" for b in (r.shard, r.loading.peak)),
+            f"{r.loading.peak / r.shard:.2f}",
+            *(f"{b / MIB:.2f}" for b in (r.loading.mapped, r.loading.code, r.rest)),
+            f"{r.ms:.2f}", f"{r.whole_ms:.2f}", f"{r.plan_ms:.0f}", str(r.collectives),
         )  # fmt: skip
     return t
 
@@ -197,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 how = (ranks, objective, asked.engine, asked.timed, asked.rows)
                 rows.append(measure(NETS[name], *how))
                 print(rows[-1], flush=True)
-    Console(width=140).print(table(rows))
+    Console(width=170).print(table(rows))
 
 
 if __name__ == "__main__":

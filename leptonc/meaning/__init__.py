@@ -15,7 +15,9 @@ from leptonc.meaning.constants import (
 from leptonc.meaning.interpreter import MEANING, apply, bind_dims, fold, run
 from leptonc.meaning.memory import (
     array_of,
+    elements_of,
     raw_array,
+    raw_elements,
     raw_filled,
     raw_tensor,
     stand_in,
@@ -33,9 +35,11 @@ __all__ = [
     "bind_dims",
     "bytes_of",
     "const_of",
+    "elements_of",
     "fold",
     "nonzero_share",
     "raw_array",
+    "raw_elements",
     "raw_filled",
     "raw_tensor",
     "run",

@@ -89,7 +89,7 @@ def nonzero_share(const: Const, enough: float = 1.0) -> float:
     """
     known = const.__dict__.get(_SHARE)
     if known is None:
-        known = _share_of(tensor_of(const).reshape(-1), enough)
+        known = _share_of(tensor_of(const), enough)
         set_nonzero_share(const, known)
     return known
 
@@ -99,15 +99,17 @@ def set_nonzero_share(const: Const, share: float) -> None:
     object.__setattr__(const, _SHARE, share)
 
 
-def _share_of(flat: Tensor, enough: float) -> float:
-    if not flat.numel():
+def _share_of(tensor: Tensor, enough: float) -> float:
+    if not tensor.numel():
         return 1.0
-    step = max(1, flat.numel() // _SAMPLE)
-    sample = flat[::step]
-    share = float(torch.count_nonzero(sample)) / sample.numel()
-    if step == 1 or share > 2 * enough:
-        return share
-    return float(torch.count_nonzero(flat)) / flat.numel()
+    step = max(1, tensor.numel() // _SAMPLE)
+    if step > 1:
+        places = torch.arange(0, tensor.numel(), step)
+        sample = tensor[torch.unravel_index(places, tensor.shape)]
+        share = float(torch.count_nonzero(sample)) / sample.numel()
+        if share > 2 * enough:
+            return share
+    return float(torch.count_nonzero(tensor)) / tensor.numel()
 
 
 def _digest(payload: object) -> str:

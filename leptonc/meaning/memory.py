@@ -28,6 +28,12 @@ def array_of(const: Const) -> Array:
     return (tensor if _is_stand_in(tensor) else tensor.contiguous()).numpy()
 
 
+def elements_of(const: Const) -> Array:
+    """Return a constant's values where they lie, of any strides; bf16 and f16 as float32."""
+    tensor = tensor_of(const)
+    return (tensor.float() if tensor.dtype in _HALF else tensor).numpy()
+
+
 def stand_in(type_: TensorType) -> Tensor:
     """Return zeros of static ``type_`` that take one element of memory: a shape without data."""
     shape = [int(d) for d in type_.shape]
@@ -43,6 +49,11 @@ def raw_array(const: Const) -> Array:
     return raw_tensor(tensor_of(const))
 
 
+def raw_elements(const: Const) -> Array:
+    """Return what ``raw_array`` does without a copy, of any strides."""
+    return _numpy(tensor_of(const))
+
+
 def raw_filled(full: Full) -> Array:
     """Return the elements of a ``Full`` of static shape as ``raw_array`` would."""
     shape = [int(d) for d in full.shape]
@@ -52,7 +63,10 @@ def raw_filled(full: Full) -> Array:
 
 def raw_tensor(tensor: Tensor) -> Array:
     """Return a tensor's bytes row-major, bf16 as int16."""
-    tensor = tensor.contiguous()
+    return _numpy(tensor.contiguous())
+
+
+def _numpy(tensor: Tensor) -> Array:
     return (tensor.view(torch.int16) if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
 

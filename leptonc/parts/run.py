@@ -15,7 +15,6 @@ from leptonc.errors import InputError, PartError
 from leptonc.ir.core import Function
 from leptonc.parts import batches
 from leptonc.parts.batches import Axes, Batching
-from leptonc.parts.naming import arranged
 from leptonc.parts.part import Part
 from leptonc.parts.pipeline import Stage, failure, run_stages
 from leptonc.parts.saved import LoadedPart
@@ -31,28 +30,21 @@ class Frame:
         whole: the program that was split; of saved parts without its ops.
         params: names of its parameters.
         returns: names of its returns.
-        captured: how arguments and results of the model are arranged; None for saved parts, which
-            take the tensors in order or by name and return them by name.
+        captured: how arguments and results of the model are arranged.
     """
 
     whole: Function
     params: tuple[str, ...]
     returns: tuple[str, ...]
-    captured: Captured | None
+    captured: Captured
 
     def taken(self, inputs: Any) -> tuple[list[Tensor], list[Any]]:
         """Return the program's operands, and the leaves of the call. Raises InputError."""
-        args, kwargs = arguments(inputs)
-        if self.captured is None:
-            tensors = arranged("the parts", self.params, args, kwargs)
-            return tensors, list(tensors)
-        leaves = self.captured.flatten(args, kwargs)
+        leaves = self.captured.flatten(*arguments(inputs))
         return self.captured.tensors(leaves), leaves
 
     def given(self, results: Sequence[Tensor], leaves: list[Any], sizes: Mapping[str, int]) -> Any:
         """Return the results as the model arranges them."""
-        if self.captured is None:
-            return dict(zip(self.returns, results, strict=True))
         return self.captured.restore(results, leaves, sizes)
 
     def sizes(self, tensors: Sequence[Tensor]) -> dict[str, int]:
@@ -132,10 +124,9 @@ def frame_of(parts: Sequence[Any]) -> Frame:
         have = ", ".join(str(p.index) for p in parts)
         raise PartError(f"there are parts 0 to {count - 1}, in this order; got: {have}")
     if isinstance(first, LoadedPart):
-        params, returns = (
-            tuple(v.hint for v in vs) for vs in (first.whole.params, first.whole.returns)
-        )
-        return Frame(first.whole, params, returns, None)
+        whole = first.captured.function
+        params, returns = (tuple(v.hint for v in vs) for vs in (whole.params, whole.returns))
+        return Frame(whole, params, returns, first.captured)
     carved = first.plan.carved
     return Frame(carved.whole, carved.params, carved.returns, first.plan.captured)
 

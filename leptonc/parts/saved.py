@@ -1,8 +1,8 @@
 """parts > saved: a part on disk: its compiled net, the weights it hands on, and its names as JSON.
 
-``part.json`` says which part of which split it is, what it takes and gives, and of what types the
-whole program's inputs and results are. ``net`` is what ``net.save`` writes; ``held.safetensors`` is
-there only where the part hands weights on.
+``part.json`` says which part of which split it is, what it takes and gives, of what types the whole
+program's inputs and results are, and how the model that was split arranges them. ``net`` is what
+``net.save`` writes; ``held.safetensors`` is there only where the part hands weights on.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from typing import Any
 from torch import Tensor
 
 from leptonc import meaning
+from leptonc.capture.captured import Captured
+from leptonc.capture.portable import Reader, from_json, to_json
 from leptonc.errors import ArtifactError, ParseError
 from leptonc.ir.core import Function, Value
 from leptonc.ir.dims import DimRange
@@ -27,7 +29,7 @@ from leptonc.ir.types import parse_type
 from leptonc.parts.naming import arranged
 from leptonc.runtime.tensorfile import read_arrays, sampled_digest, write_arrays
 
-FORMAT = 1
+FORMAT = 2
 _NAMES, _NET, _HELD = "part.json", "net", "held.safetensors"
 
 
@@ -42,7 +44,7 @@ class LoadedPart:
         split: which split it belongs to.
         inputs: names of what it takes.
         computed: names of what its net returns.
-        whole: the program that was split: parameters and returns, without ops.
+        captured: how the model that was split is called; its function has no ops.
         net: the compiled net.
         held: the weights that it hands on, by name.
     """
@@ -53,7 +55,7 @@ class LoadedPart:
     split: str
     inputs: tuple[str, ...]
     computed: tuple[str, ...]
-    whole: Function
+    captured: Captured
     net: Callable[..., Any]
     held: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
@@ -113,6 +115,7 @@ def _described(part: Any, made: Path) -> dict[str, Any]:
         "params": [[n, str(p.type)] for n, p in zip(carved.params, whole.params, strict=True)],
         "returns": [[n, str(v.type)] for n, v in zip(carved.returns, whole.returns, strict=True)],
         "dims": [[d.name, d.min, d.max] for d in whole.dims],
+        "call": to_json(part.plan.captured),
     }
 
 
@@ -132,9 +135,10 @@ def load_part(directory: str | Path) -> LoadedPart:
             )
         held = _read_held(directory, said)
         net = importlib.import_module("leptonc.saved").load(directory / _NET)
+        captured = _captured(said, path)
         return LoadedPart(
             _text(said["name"]), int(said["index"]), int(said["count"]), _text(said["split"]),
-            _texts(said["inputs"]), _texts(said["computed"]), _whole(said), net, held,
+            _texts(said["inputs"]), _texts(said["computed"]), captured, net, held,
         )  # fmt: skip
     except OSError as e:
         raise ArtifactError(f"{path} cannot be read ({e}): is it what part.save() wrote?") from e
@@ -164,6 +168,13 @@ def _whole(said: Mapping[str, Any]) -> Function:
     )
     dims = tuple(DimRange(_text(n), int(a), b if b is None else int(b)) for n, a, b in said["dims"])
     return Function("main", params, (), returns, dims)
+
+
+def _captured(said: Mapping[str, Any], path: Path) -> Captured:
+    try:
+        return from_json(said["call"], _whole(said), Reader())
+    except ArtifactError as e:
+        raise ArtifactError(f"{path}: {e}; save the part again") from None
 
 
 def _text(value: Any) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from leptonc import meaning
 from leptonc.backends.torch_spmd.runtime import RankProgram, rank_program
 from leptonc.backends.torch_spmd.units import How
-from leptonc.backends.torch_spmd.weights import Index
+from leptonc.backends.torch_spmd.weights import Index, Stored
 from leptonc.capture.frontend import capture
 from leptonc.cost.cluster import Cluster, Device, Link
 from leptonc.ir.constants import Const
@@ -27,6 +27,14 @@ LINK = Link(
 def read_payload(const: Const, index: Index) -> Tensor:
     """Return a part of a constant whose bytes are in this process."""
     return meaning.tensor_of(const)[index].clone()
+
+
+def look_at_payload(const: Const, index: Index) -> Tensor:
+    """Return a part of a constant where it lies in this process."""
+    return meaning.tensor_of(const)[index]
+
+
+HERE = Stored(read_payload, look_at_payload, lambda: None)
 
 
 class Block(nn.Module):
@@ -103,7 +111,7 @@ def run_programs(p: Plan, x: Sequence[Tensor], engine: str) -> list[tuple[Tensor
     """Return what each rank's program returns, run in threads that share memory."""
     members = comms(p.program.world)
     programs: list[RankProgram] = [
-        rank_program(p.program, c.rank, c, read_payload, How(engine)) for c in members
+        rank_program(p.program, c.rank, c, HERE, How(engine)) for c in members
     ]
     found = run(members, lambda c: programs[c.rank](x))
     for made in found:

@@ -8,7 +8,7 @@ Constant weights are packed once with numpy; :data:`pack_b` packs run-time matri
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numba.core import types
@@ -31,6 +31,13 @@ from leptonc.backends.numba_cpu.kernels.vec import (
 from leptonc.backends.numba_cpu.kernels.vectype import i64, load_vec, pointer, shuffle, vf32
 
 CACHE_LINE = 64  # bytes; also the widest vector register
+PACE = 512 << 10  # bytes that are read from one call of ``rest`` to the next
+
+Rest = Callable[[], None]  # gives back what was mapped to be read
+
+
+def no_rest() -> None:
+    """Do nothing."""
 
 
 def panel_count(columns: int) -> int:
@@ -52,33 +59,45 @@ def aligned_empty(shape: Sequence[int], dtype: type[np.generic] = np.float32) ->
     return raw[at : at + nbytes].view(dtype).reshape(shape)
 
 
-def pack_matrix(b: np.ndarray, depth_axes: int = 1) -> np.ndarray:
+def pace(source: np.ndarray, nbytes: int) -> int:
+    """Return after how many steps to rest that read ``nbytes`` of ``source`` each.
+
+    Of an array with gaps the pages in between come in, too.
+    """
+    low, high = np.lib.array_utils.byte_bounds(source)
+    return max(1, PACE * source.nbytes // max(1, nbytes * (high - low)))
+
+
+def pack_matrix(b: np.ndarray, depth_axes: int = 1, rest: Rest = no_rest) -> np.ndarray:
     """Return ``b: [..., *k, n]`` as panels ``f32[..., ceil(n / PANEL), prod(k), PANEL]``.
 
     ``depth_axes`` is the number of axes ``k``. A panel at a time stays in the cache, whatever the
-    strides of ``b`` are.
+    strides of ``b`` are. ``rest`` is called now and then: where ``b`` is a mapped file, its pages
+    need not be there all at once.
     """
     n, split = b.shape[-1], b.ndim - 1 - depth_axes
     outer, depth, count = b.shape[:split], b.shape[split:-1], panel_count(n)
     panels = aligned_empty((*outer, count, *depth, PANEL))
-    if n % PANEL:
-        panels[(*[slice(None)] * split, -1)] = 0.0
-    for index in np.ndindex(*outer):
-        for p in range(count):
-            part = b[index][..., p * PANEL : (p + 1) * PANEL]
-            panels[(*index, p)][..., : part.shape[-1]] = part
+    steps = pace(b, panels.itemsize * PANEL * math.prod(depth))
+    for i, (*index, p) in enumerate(np.ndindex(*outer, count)):
+        part = b[tuple(index)][..., p * PANEL : (p + 1) * PANEL]
+        panel = panels[(*index, p)]
+        panel[..., : part.shape[-1]] = part
+        panel[..., part.shape[-1] :] = 0.0
+        if i % steps == steps - 1:
+            rest()
     return panels.reshape(*outer, count, math.prod(depth), PANEL)
 
 
-def pack_linear(weight: np.ndarray) -> np.ndarray:
-    """Return packed panels of a linear layer's ``weight: [out, in]``."""
-    return pack_matrix(weight.T)
+def pack_linear(weight: np.ndarray, rest: Rest = no_rest) -> np.ndarray:
+    """Return packed panels of a linear layer's ``weight: [out, in]``; ``rest``: see above."""
+    return pack_matrix(weight.T, rest=rest)
 
 
-def pack_conv(weight: np.ndarray, groups: int = 1) -> np.ndarray:
+def pack_conv(weight: np.ndarray, groups: int = 1, rest: Rest = no_rest) -> np.ndarray:
     """Return panels ``f32[groups, panels, taps * in, PANEL]`` of a conv's weight.
 
-    ``weight: [out, in / groups, *kernel]`` as in ``torch.nn.Conv*``.
+    ``weight: [out, in / groups, *kernel]`` as in ``torch.nn.Conv*``; ``rest``: see ``pack_matrix``.
 
     Taps are in row-major kernel order, so a run of taps along the last axis is also one long row of
     channels (what :func:`igemm_plan.merged_conv` relies on).
@@ -86,7 +105,7 @@ def pack_conv(weight: np.ndarray, groups: int = 1) -> np.ndarray:
     out, inner, *kernel_size = weight.shape
     taps = int(np.prod(kernel_size))
     w = weight.reshape(groups, out // groups, inner, taps)
-    return pack_matrix(w.transpose(0, 3, 2, 1), depth_axes=2)
+    return pack_matrix(w.transpose(0, 3, 2, 1), depth_axes=2, rest=rest)
 
 
 def pack_conv_taps(weight: np.ndarray, taps: list[tuple[int, ...]], groups: int = 1) -> np.ndarray:

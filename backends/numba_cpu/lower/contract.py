@@ -50,11 +50,12 @@ def lower_linear(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> No
     order = tuple(range(x.rank))
     out, done = target(ctx, result, order)
     end = finish(ctx, op, epilogue, out, order)
-    array, const = ctx.array(op.operands[1]), ctx.constant(op.operands[1])
+    array, const = ctx.elements(op.operands[1]), ctx.constant(op.operands[1])
     if array is not None and const is not None and wins(ctx, op):
         sparse_product(ctx, op, x, out, end)
     elif array is not None and const is not None:
-        b = ctx.packed(("linear", id(const.payload)), lambda: pack_linear(array), const)
+        key = ("linear", id(const.payload))
+        b = ctx.packed(key, lambda: pack_linear(array, ctx.pool.rest), const)
         rows_product(ctx, x, b, out, end)
     else:
         weight = as_dtype(ctx, ctx.view(op.operands[1]), DType.F32)
@@ -65,11 +66,12 @@ def lower_linear(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> No
 
 def _panels(ctx: Lowering, value: Value) -> tuple[Slot, View]:
     """Return the address of packed ``value: [..., k, n]`` and its panels as ``[..., floats]``."""
-    array, const = ctx.array(value), ctx.constant(value)
+    array, const = ctx.elements(value), ctx.constant(value)
     if array is None or const is None:
         packed = pack_at_run_time(ctx, as_dtype(ctx, ctx.view(value), DType.F32))
         return packed.ref, packed
-    ref = ctx.packed(("matmul", id(const.payload)), lambda: pack_matrix(array), const)
+    key = ("matmul", id(const.payload))
+    ref = ctx.packed(key, lambda: pack_matrix(array, rest=ctx.pool.rest), const)
     k, n = array.shape[-2:]
     shape = (*array.shape[:-2], igemm_plan.packed_matmul_b(n, k))
     return ref, View(ref.buffer, DType.F32, shape, row_major(shape))

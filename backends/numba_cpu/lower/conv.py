@@ -91,7 +91,7 @@ def lower_conv(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> None
         sparse_product(ctx, op, x.transpose(last), out.transpose(last), rows)
         done()
         return
-    constant = ctx.array(job.weight) is not None
+    constant = ctx.constant(job.weight) is not None
     algorithm = Algorithm.IGEMM
     if constant:
         algorithm = Algorithm(ctx.decide(questions.conv(shape, ctx.precision, ctx.reuse)))
@@ -161,7 +161,7 @@ def _wider_groups(job: _Job) -> int:
     """
     s = job.shape
     columns, most = s.out_channels // s.groups, LANES * s.groups // max(s.out_channels, 1)
-    if job.ctx.precision == "strict" or job.ctx.array(job.weight) is None or columns == 0:
+    if job.ctx.precision == "strict" or job.ctx.constant(job.weight) is None or columns == 0:
         return 1
     return max(f for f in range(1, max(most, 1) + 1) if s.groups % f == 0)
 
@@ -183,11 +183,11 @@ def _merged(weight: np.ndarray, channels: int, groups: int) -> np.ndarray:
 def _panels(job: _Job) -> tuple[Slot, list[View]]:
     """Return the address of the packed weight and the views to read for it."""
     ctx, groups = job.ctx, job.shape.groups
-    array, const = ctx.array(job.weight), ctx.constant(job.weight)
+    array, const = ctx.elements(job.weight), ctx.constant(job.weight)
     if array is not None and const is not None:
         key = ("conv", id(const.payload), groups)
         wide = functools.partial(_merged, array, job.shape.channels, groups)
-        return ctx.packed(key, lambda: pack_conv(wide(), groups), const), []
+        return ctx.packed(key, lambda: pack_conv(wide(), groups, ctx.pool.rest), const), []
     view = as_dtype(ctx, ctx.view(job.weight), DType.F32)
     taps_first = contiguous(ctx, view, channels_last(view.rank))
     n, k = view.shape[0] // groups, math.prod(view.shape[1:])
@@ -271,7 +271,7 @@ def _axes(prefix: str, values: Sequence[int]) -> dict[str, int]:
 def _depthwise(job: _Job) -> None:
     ctx, s, out = job.ctx, job.shape, job.out
     x = _inner_channels(ctx, job.x)
-    array, const = ctx.array(job.weight), ctx.constant(job.weight)
+    array, const = ctx.elements(job.weight), ctx.constant(job.weight)
     assert array is not None and const is not None
     key = ("depthwise", id(const.payload))
     weights = ctx.packed(key, lambda: dw.pack_weights(np.asarray(array, np.float32)), const)

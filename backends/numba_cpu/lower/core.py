@@ -14,7 +14,7 @@ import numpy as np
 
 from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels.base import Kernel
-from leptonc.backends.numba_cpu.kernels.pack import aligned_empty
+from leptonc.backends.numba_cpu.kernels.pack import PACE, Rest, aligned_empty, no_rest, pace
 from leptonc.backends.numba_cpu.lower import choices
 from leptonc.backends.numba_cpu.lower.choices import Answer, Decision, Question
 from leptonc.backends.numba_cpu.lower.questions import FAR, Reuse
@@ -42,6 +42,7 @@ class ConstPool:
     stored: list[np.ndarray] = field(default_factory=list[np.ndarray])  # from a cache, in order
     # Packed while candidates were timed; taken out when it is asked for.
     spare: dict[Hashable, np.ndarray] = field(default_factory=dict[Hashable, np.ndarray])
+    rest: Rest = no_rest  # after an array was made, and now and then while it is
 
     def get(self, key: Hashable, make: Callable[[], np.ndarray], owner: object = None) -> Buffer:
         """Return the buffer of the array that ``make`` gives, made once per ``key``."""
@@ -51,7 +52,8 @@ class ConstPool:
             at = self.known[key] = len(self.arrays)
             array = self.spare.pop(key, None)
             if array is None:
-                array = self.stored[at] if at < len(self.stored) else aligned(make())
+                array = self.stored[at] if at < len(self.stored) else aligned(make(), self.rest)
+                self.rest()
             self.arrays.append(array)
             self.buffers.append(Buffer("const", array.nbytes, at))
             self.owners.append(owner)
@@ -68,12 +70,21 @@ class ConstPool:
                 column.pop()
 
 
-def aligned(array: np.ndarray) -> np.ndarray:
-    """Return ``array`` contiguous at a 64-byte boundary with a vector's slack behind it."""
+def aligned(array: np.ndarray, rest: Rest = no_rest) -> np.ndarray:
+    """Return ``array`` contiguous at a 64-byte boundary with a vector's slack behind it.
+
+    ``rest`` is called now and then while a large one is copied (see ``pack_matrix``).
+    """
     if _has_room(array):
         return array
     out = aligned_empty(array.shape, array.dtype.type)
-    out[...] = array
+    if array.nbytes <= PACE or not array.ndim:
+        out[...] = array
+        return out
+    step = pace(array, array.nbytes // len(array))
+    for i in range(0, len(array), step):
+        out[i : i + step] = array[i : i + step]
+        rest()
     return out
 
 
@@ -141,6 +152,11 @@ class Lowering:
         const = self.constant(value)
         return None if const is None else meaning.array_of(const)
 
+    def elements(self, value: Value) -> np.ndarray | None:
+        """Return what ``array`` does without a copy: where ``value`` lies, of any strides."""
+        const = self.constant(value)
+        return None if const is None else meaning.elements_of(const)
+
     def splat(self, value: Value) -> bool | float | Dim | None:
         """Return the number that fills ``value`` if it is a ``Full``; None if it is not."""
         fill = self._full(value)
@@ -152,7 +168,7 @@ class Lowering:
 
     def _place(self, const: Const) -> View:
         key = ("raw", id(const.payload))
-        buffer = self.pool.get(key, lambda: meaning.raw_array(const), const)
+        buffer = self.pool.get(key, lambda: meaning.raw_elements(const), const)
         return dense(buffer, const.type)
 
     def _splat_view(self, fill: Full) -> View:

@@ -43,7 +43,7 @@ def lower_scaled(ctx: Lowering, body: Function) -> bool:
         return False
     root, result, epilogue = found
     values = (*parts, *root.operands, root.result)
-    if ctx.array(root.operands[1]) is None or any(v.type.dtype is not DType.F32 for v in values):
+    if ctx.constant(root.operands[1]) is None or any(v.type.dtype is not DType.F32 for v in values):
         return False
     if ctx.precision == "strict":
         lower_op(ctx, scaling)
@@ -77,9 +77,10 @@ def _product(
 
 def _gated_weight(ctx: Lowering, gate: View, weight: Value) -> View:
     """Append the step that makes ``f32[batch, floats]``: packed weights, a set for each image."""
-    array, const = ctx.array(weight), ctx.constant(weight)
+    array, const = ctx.elements(weight), ctx.constant(weight)
     assert array is not None and const is not None
-    packed = ctx.packed(("conv", id(const.payload), 1), lambda: pack_conv(array, 1), const)
+    key = ("conv", id(const.payload), 1)
+    packed = ctx.packed(key, lambda: pack_conv(array, 1, ctx.pool.rest), const)
     if 1 not in (gate.strides[1], gate.shape[1]):
         gate = contiguous(ctx, gate)
     columns, depth = array.shape[:2]

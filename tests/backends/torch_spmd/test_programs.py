@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from strategies.planned import block, convs, planned, read_payload, run_programs
+from strategies.planned import HERE, block, convs, planned, read_payload, run_programs
 
 from leptonc.backends.torch_spmd.preview import preview
 from leptonc.backends.torch_spmd.runtime import rank_program
@@ -146,7 +146,7 @@ def test_random_ops_are_refused() -> None:
 
     p = planned(Noise().eval(), (torch.ones(4),), 2, "latency")
     with pytest.raises(ClaimError, match=r"rand.*not deterministic.*one device"):
-        rank_program(p.program, 0, None, read_payload, How())
+        rank_program(p.program, 0, None, HERE, How())
 
 
 def test_an_unknown_engine_is_refused() -> None:
