@@ -98,8 +98,8 @@ class _Run:
         self, sizes: Mapping[str, int], precision: Precision, observe: Observer | None,
         feed: Feeder | None,
     ) -> None:  # fmt: skip
-        self.sizes, self.precision, self.observe, self.feed = sizes, precision, observe, feed
-        self.wide = precision == "f64"
+        self.sizes, self.observe, self.feed = sizes, observe, feed
+        self.precision: Precision = precision
         self.fix = Specializer(sizes)
 
     def function(self, fn: Function, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -123,11 +123,11 @@ class _Run:
             operands = self.feed(op, operands)
         if isinstance(kind, Unit):
             sizes = bind_dims(kind.body, [tuple(t.shape) for t in operands], self.sizes)
-            others = (self.precision, self.observe, self.feed)
-            inner = self if not sizes else _Run(sizes, *others)
+            others = (self.observe, self.feed)
+            inner = self if not sizes else _Run(sizes, self.precision, *others)
             return inner.function(kind.body, operands)
         kind = self.fix.kind(kind) if self.sizes else kind
-        if not self.wide:
+        if self.precision is None:
             return apply(kind, *operands)
         if isinstance(kind, TorchOp):
             return _wide_call(kind, operands)
