@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from torch import Tensor
 from leptonc import meaning
 from leptonc.errors import CheckError
 from leptonc.ir.core import Function, Op
+from leptonc.ir.kinds.quantize import FakeQuantize, Quantize, QuantizeRows
 
 # How much further from float64 than eager a result may be. Reordered sums stay within a few times
 # eager's own error; Winograd F(4x4, 3x3) multiplies a convolution's error by up to its transforms'
@@ -23,6 +25,7 @@ from leptonc.ir.core import Function, Op
 FACTORS: Mapping[str, float] = {"strict": 8.0, "fp32": 32.0, "fast": 64.0}
 _ROUNDINGS = 8.0  # the floor of the spread: this many roundings of the largest element
 _CAPTURE_FACTOR = 8.0
+_TO_CODES = (Quantize, QuantizeRows, FakeQuantize)
 
 
 @dataclass(frozen=True)
@@ -65,9 +68,10 @@ class UnitError:
 class Reference:
     """What a program should give on fixed inputs: exact (float64) and as eager gives it.
 
-    ``moved`` are exact results on inputs that were moved by ``_ROUNDINGS`` roundings. No float32
-    program can be asked to tell such inputs apart, so one rounding's worth of the difference
-    counts as spread, and an integer that changes is decided by rounding. ``exact`` is rounded, too:
+    ``moved`` are exact results on inputs that were moved by ``_ROUNDINGS`` roundings, and so was
+    what is rounded to codes on the way. No float32 program can be asked to tell such values apart,
+    so one rounding's worth of the difference counts as spread, and an integer that changes is
+    decided by rounding. ``exact`` is rounded, too:
     what cancels out of inputs of size L may be off by L roundings of float64, which counts as well.
     """
 
@@ -129,10 +133,25 @@ def furthest(found: Sequence[Difference]) -> Difference | None:
 def conditioned(ref: Reference, fn: Function) -> Reference:
     """Return ``ref`` with exact results of ``fn`` on moved inputs: see :class:`Reference`."""
     moved = tuple(
-        meaning.run(fn, *(_moved(t, sign) for t in ref.inputs), precision="f64")
+        meaning.run(
+            fn, *(_moved(t, sign) for t in ref.inputs), precision="f64", feed=partial(_near, sign)
+        )
         for sign in (1.0, -1.0)
     )
     return replace(ref, moved=moved)
+
+
+def _near(sign: float, op: Op, operands: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return the operands of ``op``; what becomes codes is moved by roundings of its largest.
+
+    Codes swallow the moves of what they are made of, and a sum that lies between two of them goes
+    to either by its roundings: by another order of summation, or by one scale for two.
+    """
+    if not isinstance(op.kind, _TO_CODES):
+        return operands
+    x, *rest = operands
+    step = sign * _ROUNDINGS * torch.finfo(torch.float32).eps * _largest(x)
+    return (x + step * _turns(x), *rest)
 
 
 def _moved(t: Tensor, sign: float) -> Tensor:
@@ -140,8 +159,12 @@ def _moved(t: Tensor, sign: float) -> Tensor:
     if not t.is_floating_point():
         return t
     step = sign * _ROUNDINGS * torch.finfo(t.dtype).eps
-    turns = 1.0 - 2.0 * (torch.arange(t.numel()) % 2).double().reshape(t.shape)
-    return t.double() * (1.0 + step * turns)
+    return t.double() * (1.0 + step * _turns(t))
+
+
+def _turns(t: Tensor) -> Tensor:
+    """Return 1 and -1 in turn, in the shape of ``t``."""
+    return 1.0 - 2.0 * (torch.arange(t.numel()) % 2).double().reshape(t.shape)
 
 
 def surely_within(eager: Sequence[Tensor], got: Sequence[Tensor], precision: str) -> bool:

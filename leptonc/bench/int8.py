@@ -1,22 +1,19 @@
 """int8 against the best int8 of peers: ``python -m leptonc.bench.int8 [NET...] [--threads 1,2]``.
 
 Every contestant quantizes the same float32 network with the same calibration data: leptonc with
-``Quantize()``, ONNX Runtime with its static QDQ quantization (per channel, ``reduce_range``, and
-without), OpenVINO with NNCF, or with ONNX Runtime's QDQ model where NNCF is not installed. Times
-are interleaved (:mod:`protocol`); errors are relative ones of the results against float32, on
-inputs that were not used for calibration. ``fp32`` is leptonc's own float32 program.
+``Quantize()``, the others as :mod:`int8_peers` says. Times are interleaved (:mod:`protocol`);
+errors are relative ones of the results against float32, on inputs that were not used for
+calibration. ``fp32`` is leptonc's own float32 program.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -24,25 +21,12 @@ from rich.table import Table
 from torch import Tensor, nn
 
 import leptonc
-from leptonc.bench import peers, protocol, suites
+from leptonc.bench import int8_peers, protocol, suites
+from leptonc.bench.int8_peers import Job, Run
 
 NETS = ("resnet18", "resnet50", "mobilenet_v2", "minilm_128")
 SAMPLES, CHECKED = 16, 4  # calibration inputs, and inputs that errors are taken on
 OURS, FLOAT = "leptonc", "fp32"
-Run = Callable[[Sequence[Tensor]], list[Tensor]]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One network: its example, calibration inputs, inputs for errors, and threads."""
-
-    name: str
-    model: nn.Module
-    example: tuple[Tensor, ...]
-    calibration: tuple[tuple[Tensor, ...], ...]
-    checked: tuple[tuple[Tensor, ...], ...]
-    threads: int
-    folder: Path
 
 
 @dataclass(frozen=True)
@@ -77,118 +61,24 @@ def drawn(inputs: Sequence[Tensor], count: int, seed: int) -> tuple[tuple[Tensor
 # ----- contestants --------------------------------------------------------------------------------
 
 
-def _ours(case: Case) -> Run:
+def _ours(job: Job) -> Run:
     recipe = leptonc.Quantize()
-    small = leptonc.compress.compress(case.model, case.example, recipe, data=case.calibration)
-    return _compiled(small, case)
+    small = leptonc.compress.compress(job.model, job.example, recipe, data=job.calibration)
+    return _compiled(small, job)
 
 
-def _float(case: Case) -> Run:
-    return _compiled(case.model, case)
+def _float(job: Job) -> Run:
+    return _compiled(job.model, job)
 
 
-def _compiled(model: nn.Module, case: Case) -> Run:
-    net = leptonc.compile(model, case.example, threads=case.threads)
+def _compiled(model: nn.Module, job: Job) -> Run:
+    net = leptonc.compile(model, job.example, threads=job.threads)
     return lambda inputs: protocol.tensors(net(*inputs))
 
 
-def _onnx(case: Case) -> Path:
-    path = case.folder / "float.onnx"
-    if not path.exists():
-        with peers._silent():
-            torch.onnx.export(
-                case.model, case.example, str(path), dynamo=True, verbose=False, external_data=False
-            )
-    return path
-
-
-class _Reader:
-    """Calibration data as ONNX Runtime reads it."""
-
-    def __init__(self, path: Path, batches: Sequence[Sequence[Tensor]]) -> None:
-        ort = importlib.import_module("onnxruntime")
-        session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        names = [i.name for i in session.get_inputs()]
-        self.feeds = iter([_feed(names, batch) for batch in batches])
-
-    def get_next(self) -> dict[str, Any] | None:
-        """Return the next feed, None at the end."""
-        return next(self.feeds, None)
-
-
-def _feed(names: Sequence[str], inputs: Sequence[Tensor]) -> dict[str, Any]:
-    return dict(zip(names, (t.numpy() for t in inputs), strict=True))
-
-
-def _qdq(case: Case, reduce_range: bool) -> Path:
-    """Return the model as ONNX Runtime quantizes it."""
-    path = case.folder / f"qdq{int(reduce_range)}.onnx"
-    if path.exists():
-        return path
-    q = importlib.import_module("onnxruntime.quantization")
-    prepared = case.folder / "prepared.onnx"
-    with peers._silent():
-        importlib.import_module("onnxruntime.quantization.shape_inference").quant_pre_process(
-            str(_onnx(case)), str(prepared), skip_symbolic_shape=True
-        )
-        q.quantize_static(
-            str(prepared), str(path), _Reader(prepared, case.calibration),
-            quant_format=q.QuantFormat.QDQ, per_channel=True, reduce_range=reduce_range,
-            activation_type=q.QuantType.QUInt8, weight_type=q.QuantType.QInt8,
-        )  # fmt: skip
-    return path
-
-
-def _onnxruntime(reduce_range: bool) -> Callable[[Case], Run]:
-    def prepare(case: Case) -> Run:
-        ort = importlib.import_module("onnxruntime")
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = case.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        path = str(_qdq(case, reduce_range))
-        session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        names = [i.name for i in session.get_inputs()]
-        return lambda inputs: protocol.tensors(session.run(None, _feed(names, inputs)))
-
-    return prepare
-
-
-def _openvino(case: Case) -> Run:
-    ov = importlib.import_module("openvino")
-    config = {
-        "INFERENCE_NUM_THREADS": case.threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY",
-        "ENABLE_CPU_PINNING": False,
-    }  # fmt: skip
-    core = ov.Core()
-    try:
-        nncf = importlib.import_module("nncf")
-        model = core.read_model(str(_onnx(case)))
-        data = nncf.Dataset([[t.numpy() for t in batch] for batch in case.calibration])
-        with peers._silent():
-            quantized = nncf.quantize(
-                model, data, subset_size=SAMPLES,
-                model_type=nncf.ModelType.TRANSFORMER if "minilm" in case.name else None,
-            )  # fmt: skip
-    except ImportError:
-        quantized = core.read_model(str(_qdq(case, False)))
-    compiled = core.compile_model(quantized, "CPU", config)
-    request = compiled.create_infer_request()
-
-    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        result = request.infer([t.numpy() for t in inputs], share_inputs=True, share_outputs=True)
-        return protocol.tensors([result[o] for o in compiled.outputs])
-
-    return run
-
-
-CONTESTANTS: Mapping[str, Callable[[Case], Run]] = {
-    OURS: _ours,
-    FLOAT: _float,
-    "onnxruntime": _onnxruntime(False),
-    "onnxruntime reduce_range": _onnxruntime(True),
-    "openvino": _openvino,
-}
+CONTESTANTS: Mapping[str, Callable[[Job], Run]] = {
+    OURS: _ours, FLOAT: _float, **int8_peers.PEERS,
+}  # fmt: skip
 
 
 # ----- measuring ----------------------------------------------------------------------------------
@@ -198,24 +88,18 @@ def measure(name: str, threads: int, seconds: float, folder: Path) -> list[Figur
     """Return the figures of all contestants on one network."""
     (net,) = suites.pick(tuple(suites.SUITES), [name])
     model, example = suites.build(net), net.inputs(1)
-    case = Case(
-        name, model, example, drawn(example, SAMPLES, 1), drawn(example, CHECKED, 2), threads,
-        folder,
-    )  # fmt: skip
+    job = Job(
+        model, example, drawn(example, SAMPLES, 1), threads, folder, transformer="minilm" in name
+    )
+    checked = drawn(example, CHECKED, 2)
     torch.set_num_threads(threads)
-    runs: dict[str, Run] = {}
-    notes: dict[str, str] = {}
     with torch.no_grad():
-        wanted = [protocol.tensors(model(*inputs)) for inputs in case.checked]
-        for label, prepare in CONTESTANTS.items():
-            try:
-                runs[label] = prepare(case)
-            except Exception as e:  # whatever a contestant throws makes a blank cell
-                notes[label] = f"{type(e).__name__}: {str(e).strip().splitlines()[0][:120]}"
+        wanted = [protocol.tensors(model(*inputs)) for inputs in checked]
+        runs, notes = int8_peers.prepared(CONTESTANTS, job)
         calls = {label: (lambda run=run: run(example)) for label, run in runs.items()}
         with protocol.pinned(threads):
             times = protocol.measure(calls, seconds)
-        errors = {label: _error(run, case.checked, wanted) for label, run in runs.items()}
+        errors = {label: _error(run, checked, wanted) for label, run in runs.items()}
     return [
         Figure(
             name, threads, label, 1e3 * sorted(times[label].best)[len(times[label].best) // 2]

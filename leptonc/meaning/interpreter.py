@@ -31,6 +31,7 @@ from leptonc.meaning.reduction import REDUCTION
 
 Precision = Literal["f64"] | None
 Observer = Callable[[Op, tuple[Tensor, ...]], None]
+Feeder = Callable[[Op, tuple[Tensor, ...]], tuple[Tensor, ...]]
 _NARROW = frozenset({DType.F32, DType.F16, DType.BF16})
 
 
@@ -67,6 +68,7 @@ def run(
     *tensors: Tensor,
     precision: Precision = None,
     observe: Observer | None = None,
+    feed: Feeder | None = None,
 ) -> tuple[Tensor, ...]:
     """Return what ``fn`` returns for ``tensors``, computed op by op with torch.
 
@@ -76,6 +78,7 @@ def run(
         precision: None computes in the types of ``fn``; ``"f64"`` computes everything that is
             f32, f16 or bf16 in float64 (results are float64 then).
         observe: called with each op and its results; ops of a unit's body come before the unit.
+        feed: called with each op and its operands; the op runs on what it returns.
 
     Raises:
         InputError: number, dtypes or shapes of ``tensors`` do not fit the parameters.
@@ -85,16 +88,18 @@ def run(
     with torch.no_grad():
         if precision == "f64":
             tensors = tuple(map(_wide, tensors))
-        return _Run(sizes, precision, observe).function(fn, tensors)
+        return _Run(sizes, precision, observe, feed).function(fn, tensors)
 
 
 class _Run:
-    """One interpretation: the sizes, the precision and the observer."""
+    """One interpretation: the sizes, the precision, the observer and the feeder."""
 
     def __init__(
-        self, sizes: Mapping[str, int], precision: Precision, observe: Observer | None
-    ) -> None:
-        self.sizes, self.wide, self.observe = sizes, precision == "f64", observe
+        self, sizes: Mapping[str, int], precision: Precision, observe: Observer | None,
+        feed: Feeder | None,
+    ) -> None:  # fmt: skip
+        self.sizes, self.observe, self.feed = sizes, observe, feed
+        self.precision: Precision = precision
         self.fix = Specializer(sizes)
 
     def function(self, fn: Function, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -114,12 +119,15 @@ class _Run:
 
     def op(self, op: Op, operands: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         kind = op.kind
+        if self.feed is not None:
+            operands = self.feed(op, operands)
         if isinstance(kind, Unit):
             sizes = bind_dims(kind.body, [tuple(t.shape) for t in operands], self.sizes)
-            inner = self if not sizes else _Run(sizes, "f64" if self.wide else None, self.observe)
+            others = (self.observe, self.feed)
+            inner = self if not sizes else _Run(sizes, self.precision, *others)
             return inner.function(kind.body, operands)
         kind = self.fix.kind(kind) if self.sizes else kind
-        if not self.wide:
+        if self.precision is None:
             return apply(kind, *operands)
         if isinstance(kind, TorchOp):
             return _wide_call(kind, operands)

@@ -22,7 +22,8 @@ class Fault:
 
     Attributes:
         name: kebab-case, distinct.
-        layer: ``rule``, ``pass``, ``lowering``, ``kernel``, ``planner`` or ``runtime``.
+        layer: ``rule``, ``pass``, ``lowering``, ``kernel``, ``planner``, ``runtime``,
+            ``compression`` or ``sharding``.
         category: the kind of mistake, e.g. ``"wrong eps"``.
         file: path from the root of the checkout.
         before, after: source text.

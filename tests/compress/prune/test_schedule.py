@@ -62,6 +62,22 @@ def test_gradual_follows_the_cubic_and_what_is_gone_stays_gone() -> None:
     assert schedule.reached == pytest.approx(0.8, abs=2 / 128)
 
 
+def test_what_is_gone_stays_gone_however_far_a_step_moves_it() -> None:
+    model = raised()
+    schedule = PruneSchedule(model, sparsity=0.8, steps=20, every=10)
+    for _ in range(10):
+        schedule.step()
+    gone = _zeros(model)
+    assert all(z.any() for z in gone.values())
+    for _ in range(10):
+        with torch.no_grad():
+            for name, target in schedule.targets.items():
+                target.parameter.masked_fill_(gone[name], 100.0)
+        schedule.step()
+    for name, z in _zeros(model).items():
+        assert z[gone[name]].all() and not z.all()
+
+
 def test_training_under_a_schedule_learns_and_compiles() -> None:
     model = raised()
     losses = _train(model, PruneSchedule(model, sparsity=0.5, steps=60, every=5), 120)
