@@ -9,6 +9,7 @@ from leptonc.backends.numba_cpu import batch, memory
 from leptonc.backends.numba_cpu.joined import joined
 from leptonc.backends.numba_cpu.legal import YES, Claim, No
 from leptonc.backends.numba_cpu.lower.choices import Answer
+from leptonc.backends.numba_cpu.lower.code_ranges import ranges_of
 from leptonc.backends.numba_cpu.lower.core import ConstPool, Lowering
 from leptonc.backends.numba_cpu.lower.questions import Reuse, reuse
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
@@ -161,12 +162,15 @@ def _lower_parts(
         for v, piece in small.items():
             if piece not in producer:
                 ctx.views[piece] = _slice_of(ctx.view(v), index, stretch.parts)
+                if v in ctx.ranges:
+                    ctx.ranges[piece] = ctx.ranges[v]
         infos = [_lower_unit(ctx, i, op, places, options) for i, op in zip(span, ops, strict=True)]
         runs = [(*before, *info.runs) for before, info in zip(runs, infos, strict=True)]
         for piece, target in targets.items():
             if not ctx.view(piece).is_same(target):
                 copy_view(ctx, ctx.view(piece), target)
     ctx.views.update(whole)
+    ctx.ranges.update({v: ctx.ranges[small[v]] for v in whole if small[v] in ctx.ranges})
     rows = zip(span, infos, runs, strict=True)
     return [replace(info, op=todo[i], runs=mine) for i, info, mine in rows]
 
@@ -192,6 +196,9 @@ def _lower_unit(
     }
     for inner, outer in zip(body.params, op.operands, strict=True):
         ctx.views[inner] = ctx.view(outer)
+    pairs = [*zip(body.params, op.operands, strict=True)]
+    inside = {inner: ctx.ranges[outer] for inner, outer in pairs if outer in ctx.ranges}
+    ctx.ranges.update({**inside, **ranges_of(body.ops, inside)})
     operands = tuple(ctx.view(p) for p in body.params)
     why = _why_torch(op, options)
     count = sum(not isinstance(o.kind, FREE) for o in body.ops)
@@ -207,8 +214,11 @@ def _lower_unit(
             _through_torch(ctx, body, why)
     for inner, outer in zip(body.returns, op.results, strict=True):
         ctx.views[outer] = ctx.view(inner)
+        if inner in ctx.ranges:
+            ctx.ranges[outer] = ctx.ranges[inner]
     for v in (*body.params, *body.producer):
         ctx.views.pop(v, None)
+        ctx.ranges.pop(v, None)
     native = 0 if why else count
     results = tuple(ctx.view(v) for v in op.results)
     return UnitInfo(

@@ -56,6 +56,7 @@ from leptonc.backends.numba_cpu.kernels.igemm import (
     input_rows,
 )
 from leptonc.backends.numba_cpu.kernels.int8_finish import store_codes
+from leptonc.backends.numba_cpu.kernels.int8_pairs import HEADER
 from leptonc.backends.numba_cpu.kernels.int8_tile import (
     CODES,
     FLOAT_RES,
@@ -89,6 +90,7 @@ class Int8Gemm(IGemm):
             added before a clamp. res_zero, res_scale: its quantization.
         out_kind: FLOATS or CODES. zero, inverse: zero point, and 1 / scale, of the result.
         code_low, code_high: bounds of the codes less ``zero``.
+        extra: address of what was taken out of the panels (:mod:`int8_pairs`), for that form.
     """
 
     sums: int
@@ -101,6 +103,7 @@ class Int8Gemm(IGemm):
     inverse: float
     code_low: float
     code_high: float
+    extra: int
 
     def record(self) -> np.ndarray:
         """Return the int64 record."""
@@ -110,7 +113,7 @@ class Int8Gemm(IGemm):
 
 REALS = ("act_p0", "act_p1", "res_scale", "inverse", "code_low", "code_high")
 (
-    SUMS, SCALE, RES_KIND, RES_ZERO, RES_SCALE, OUT_KIND, ZERO, INVERSE, CODE_LOW, CODE_HIGH,
+    SUMS, SCALE, RES_KIND, RES_ZERO, RES_SCALE, OUT_KIND, ZERO, INVERSE, CODE_LOW, CODE_HIGH, EXTRA,
 ) = range(len(fields(IGemm)), len(fields(Int8Gemm)))  # fmt: skip
 
 _STAGED = FINISH_ROWS + ROWS  # rows of float32 that wait to become codes, and room behind
@@ -161,7 +164,7 @@ def _late(args):
 
 
 @inline_njit
-def _panel(args, tables, step, count, b, column, sums, scale, bias, following):
+def _panel(args, tables, step, count, b, column, sums, scale, bias, extra, following):
     """Compute one panel of columns; ``tables``: output, residual, A rows of each tap."""
     width, late = arg(args, COLUMNS) - column, _late(args)
     low, high, unfinished = _bounds(args)
@@ -191,13 +194,13 @@ def _panel(args, tables, step, count, b, column, sums, scale, bias, following):
             run_byte_row(
                 rows, step, taps, depth, 0, b, out_rows, column, width, ahead, advance, sums, scale,
                 bias, res_rows, res_kind, arg(args, RES_ZERO), stored, arg(args, ZERO),
-                argf(args, RES_SCALE), low, high, argf(args, INVERSE), code_low, code_high,
+                extra, argf(args, RES_SCALE), low, high, argf(args, INVERSE), code_low, code_high,
             )  # fmt: skip
         else:
             run_byte_tile(
                 some, rows, step, taps, depth, 0, b, out_rows, column, width, ahead, advance, sums,
                 scale, bias, res_rows, res_kind, arg(args, RES_ZERO), stored, arg(args, ZERO),
-                argf(args, RES_SCALE), low, high, argf(args, INVERSE), code_low, code_high,
+                extra, argf(args, RES_SCALE), low, high, argf(args, INVERSE), code_low, code_high,
             )  # fmt: skip
         i += some
         ahead += size // tiles
@@ -236,7 +239,7 @@ def _block(args, tables, m0, count, panel0, panel1, a, b, columns, out, res):
             following = b + 4 * PANEL * panel0 * taps * depth
         _panel(args, tables, step, count, panel, p * PANEL, arg(args, SUMS) + 4 * columns,
                arg(args, SCALE) + 4 * columns, arg(args, BIAS) + 4 * columns,
-               following)  # fmt: skip
+               arg(args, EXTRA) + HEADER * (columns // PANEL + p), following)  # fmt: skip
 
 
 @kernel

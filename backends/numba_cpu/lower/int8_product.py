@@ -16,7 +16,14 @@ from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower.conv import channels_last, spatial
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import zeros
-from leptonc.backends.numba_cpu.lower.int8_job import Job, code_values, emit, make_job, per_column
+from leptonc.backends.numba_cpu.lower.int8_job import (
+    Job,
+    code_values,
+    emit,
+    make_job,
+    pack_panels,
+    per_column,
+)
 from leptonc.backends.numba_cpu.lower.int8_unit import Finish
 from leptonc.backends.numba_cpu.lower.product import SERIAL_WORK, merged, padded
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view, fill
@@ -56,8 +63,8 @@ def lower_linear(ctx: Lowering, op: Op, result: Value, end: Finish) -> None:
     )  # fmt: skip
     if math.prod(lead) == 0:
         call = replace(call, rows_x=0)
-    b = job.packed("int_linear", lambda: int8_plan.pack_bytes(job.weight[:, None, :]))
-    emit(job, int8_plan.as_bytes(call, k), x, b, 1)
+    panels = pack_panels(job, "int_linear", job.weight[:, None, :])
+    emit(job, int8_plan.as_bytes(call, k), x, panels, 1)
     done()
 
 
@@ -96,8 +103,8 @@ def lower_conv(ctx: Lowering, op: Op, result: Value, end: Finish) -> None:
         plan = replace(plan, call=call)
         taps = w.reshape(w.shape[0], w.shape[1], -1).transpose(0, 2, 1)
     plan = int8_plan.as_byte_plan(plan)
-    b = job.packed("int_conv", lambda: int8_plan.pack_bytes(taps, k.groups), k.groups, few)
-    emit(job, _placed(job, plan, rank == 5), x, b, k.groups)
+    panels = pack_panels(job, "int_conv lines" if few else "int_conv", taps, k.groups)
+    emit(job, _placed(job, plan, rank == 5), x, panels, k.groups)
     done()
 
 
