@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from leptonc.backends.numba_cpu import batch, memory
 from leptonc.backends.numba_cpu.joined import joined
+from leptonc.backends.numba_cpu.kernels.int8_pairs import Range
 from leptonc.backends.numba_cpu.legal import YES, Claim, No
 from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.code_ranges import ranges_of
@@ -194,11 +195,7 @@ def _lower_unit(
         for inner, outer in zip(body.returns, op.results, strict=True)
         if outer in direct
     }
-    for inner, outer in zip(body.params, op.operands, strict=True):
-        ctx.views[inner] = ctx.view(outer)
-    pairs = [*zip(body.params, op.operands, strict=True)]
-    inside = {inner: ctx.ranges[outer] for inner, outer in pairs if outer in ctx.ranges}
-    ctx.ranges.update({**inside, **ranges_of(body.ops, inside)})
+    _enter(ctx, op, body)
     operands = tuple(ctx.view(p) for p in body.params)
     why = _why_torch(op, options)
     count = sum(not isinstance(o.kind, FREE) for o in body.ops)
@@ -231,6 +228,16 @@ def _lower_unit(
         decisions=tuple(ctx.decisions),
         runs=(Run(op, mark, len(ctx.steps), operands, results),),
     )
+
+
+def _enter(ctx: Lowering, op: Op, body: Function) -> None:
+    """Make known to ``body`` where the operands of its unit lie, and which codes they hold."""
+    known: dict[Value, Range] = {}
+    for inner, outer in zip(body.params, op.operands, strict=True):
+        ctx.views[inner] = ctx.view(outer)
+        if outer in ctx.ranges:
+            known[inner] = ctx.ranges[outer]
+    ctx.ranges.update({**known, **ranges_of(body.ops, known)})
 
 
 def _why_torch(op: Op, options: Options) -> str:

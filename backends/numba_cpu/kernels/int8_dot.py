@@ -64,6 +64,22 @@ def _plain(b: ir.IRBuilder, acc: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value
     return total
 
 
+def add_words(b: ir.IRBuilder, acc: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
+    """Return ``acc`` plus, in each lane, the sum of both products of its pairs of int16.
+
+    That sum fits unless all four are the least int16.
+    """
+    if DOT == "vnni":
+        return call(b, f"llvm.x86.avx512.vpdpwssd.{_BITS}", VI, [acc, x, y])
+    if DOT == "split":
+        words = [b.bitcast(v, _PAIRS) for v in (x, y)]
+        return b.add(acc, call(b, _MADD_PAIRS[LANES], VI, words))
+    sixteen, total = iconst(16), acc
+    for part in (lambda v: b.ashr(b.shl(v, sixteen), sixteen), lambda v: b.ashr(v, sixteen)):
+        total = b.add(total, b.mul(part(x), part(y)))
+    return total
+
+
 def target_triple() -> str:
     """Return the triple of the machine that kernels are compiled for."""
     return llvm.get_process_triple()

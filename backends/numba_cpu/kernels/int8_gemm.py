@@ -129,10 +129,10 @@ def scratch_bytes(row_block: int, taps: int) -> int:
 
 
 @inline_njit
-def _bounds(args):
+def bounds(args):
     """Return the clamp that the tile applies, and whether the rest of the epilogue is left."""
     act = arg(args, ACT)
-    if _late(args) == LATE_NOTHING:
+    if late_of(args) == LATE_NOTHING:
         if act == _NONE:
             return -_INF, _INF, False
         if act == _RELU:
@@ -146,7 +146,7 @@ def _bounds(args):
 
 
 @inline_njit
-def _code_bounds(args, low, high):
+def code_bounds(args, low, high):
     """Return the bounds of codes less the zero point, with the clamp before them."""
     inverse = np.float32(argf(args, INVERSE))
     code_low, code_high = np.float32(argf(args, CODE_LOW)), np.float32(argf(args, CODE_HIGH))
@@ -155,7 +155,7 @@ def _code_bounds(args, low, high):
 
 
 @inline_njit
-def _late(args):
+def late_of(args):
     """Return what happens with the residual after the activation."""
     mode = arg(args, RES_MODE)
     if arg(args, RES) == 0 or mode == _BEFORE:
@@ -166,8 +166,8 @@ def _late(args):
 @inline_njit
 def _panel(args, tables, step, count, b, column, sums, scale, bias, extra, following):
     """Compute one panel of columns; ``tables``: output, residual, A rows of each tap."""
-    width, late = arg(args, COLUMNS) - column, _late(args)
-    low, high, unfinished = _bounds(args)
+    width, late = arg(args, COLUMNS) - column, late_of(args)
+    low, high, unfinished = bounds(args)
     taps, depth = arg(args, TAPS), arg(args, DEPTH)
     kind = arg(args, OUT_KIND)
     staged = unfinished and kind == CODES
@@ -177,7 +177,7 @@ def _panel(args, tables, step, count, b, column, sums, scale, bias, extra, follo
     ahead, advance = following, 4 * PANEL // tiles
     if tiles == 1:
         ahead = b + PREFETCH
-    code_low, code_high = _code_bounds(args, low, high)
+    code_low, code_high = code_bounds(args, low, high)
     stored = FLOATS if staged else kind
     zero = arg(args, ZERO)
     if stored == CODES and code_low == -zero and code_high == 255 - zero:

@@ -51,7 +51,7 @@ FLOATS, CODES, PACKED = 0, 1, 2  # what is stored; PACKED: u8 of the whole range
 
 
 @dataclass(frozen=True)
-class _Tile:
+class Tile:
     """The arguments of a tile; see :func:`run_byte_tile`."""
 
     rows: ir.Value
@@ -82,10 +82,10 @@ class _Tile:
     code_high: ir.Value
 
 
-_PARAMS = [I64] * 20 + [F32] * 6
+PARAMS = [I64] * 20 + [F32] * 6
 
 
-class _ByteTile(TileWriter):
+class ByteTile(TileWriter):
     """A tile of int32 sums of products of bytes."""
 
     zero = iconst(0)
@@ -114,12 +114,16 @@ class _ByteTile(TileWriter):
         return self.b.add(x, y)
 
     def start(self) -> list[ir.Value]:
+        """Return the initial cells."""
+        cells = self.corrections()
+        return self.with_extra(cells) if PROVEN == "pairs" else cells
+
+    def corrections(self) -> list[ir.Value]:
         """Return the corrections of the columns; they are there for whole panels."""
         columns = [
             self.b.load(self.place(self.t.sums, j, 4), align=4, typ=VI) for j in range(self.nv)
         ]
-        cells = [columns[j] for _, j in self.cells]
-        return self.with_extra(cells) if PROVEN == "pairs" else cells
+        return [columns[j] for _, j in self.cells]
 
     def with_extra(self, cells: list[ir.Value]) -> list[ir.Value]:
         """Return the cells plus the products that were taken out of the panel (int8_pairs)."""
@@ -346,7 +350,7 @@ def store_bytes(b: ir.IRBuilder, value: ir.Value, ptr: ir.Value, mask: ir.Value)
     call(b, f"llvm.masked.store.v{LANES}i8.p0", ir.VoidType(), args)
 
 
-_BYTES = TileForm("lep_byte_tile", _ByteTile, _Tile, _PARAMS)
+_BYTES = TileForm("lep_byte_tile", ByteTile, Tile, PARAMS)
 
 
 @intrinsic
@@ -369,7 +373,7 @@ def run_byte_tile(
     """
 
     def build(context, builder, sig, args):
-        params = [I64, *_PARAMS]
+        params = [I64, *PARAMS]
         body = functools.partial(emit_choice, _BYTES)
         fn = shared_function(builder.module, "lep_run_byte_tile", ir.VoidType(), params, body)
         builder.call(fn, args)
@@ -388,7 +392,7 @@ def run_byte_row(
 
     def build(context, builder, sig, args):
         body = functools.partial(emit_row, _BYTES)
-        fn = shared_function(builder.module, "lep_run_byte_row", ir.VoidType(), _PARAMS, body)
+        fn = shared_function(builder.module, "lep_run_byte_row", ir.VoidType(), PARAMS, body)
         builder.call(fn, args)
         return context.get_dummy_value()
 

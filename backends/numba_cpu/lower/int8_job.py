@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from leptonc.backends.numba_cpu.kernels import int8_plan
+from leptonc.backends.numba_cpu.kernels.base import Kernel
 from leptonc.backends.numba_cpu.kernels.int8_dot import PROVEN
 from leptonc.backends.numba_cpu.kernels.int8_finish import dequantize_cells, quantize_cells
 from leptonc.backends.numba_cpu.kernels.int8_gemm import REALS, Int8Gemm, int8_gemm
@@ -156,7 +157,14 @@ def _why_exact(entries: int, steps: int) -> str:
     return f"exact: pairs of products that could leave int16 are apart, {share:.0f} % of the steps"
 
 
-def emit(job: Job, call: Int8Gemm, x: View, panels: Mapping[str, Slot], groups: int) -> None:
+def emit(
+    job: Job,
+    call: Int8Gemm,
+    x: View,
+    panels: Mapping[str, Slot],
+    groups: int,
+    kernel: Kernel = int8_gemm,
+) -> None:
     """Append the step of ``call``, whose extents and strides are set."""
     ctx, end = job.ctx, job.end
     scratch, stride = ctx.scratch(int(call.scratch_bytes))
@@ -172,7 +180,7 @@ def emit(job: Job, call: Int8Gemm, x: View, panels: Mapping[str, Slot], groups: 
     rows = call.outer0 * call.outer1 * call.rows_z * call.rows_y * call.rows_x
     if rows * call.columns > 0:
         work = rows * call.columns * call.taps * call.depth
-        ctx.step(int8_gemm, slots, reads, [job.out], serial=work < SERIAL_WORK)
+        ctx.step(kernel, slots, reads, [job.out], serial=work < SERIAL_WORK)
 
 
 def code_values(end: Finish, res: View | None) -> dict[str, Any]:
