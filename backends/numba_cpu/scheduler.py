@@ -163,15 +163,12 @@ def _lower_parts(
         for v, piece in small.items():
             if piece not in producer:
                 ctx.views[piece] = _slice_of(ctx.view(v), index, stretch.parts)
-                if v in ctx.ranges:
-                    ctx.ranges[piece] = ctx.ranges[v]
         infos = [_lower_unit(ctx, i, op, places, options) for i, op in zip(span, ops, strict=True)]
         runs = [(*before, *info.runs) for before, info in zip(runs, infos, strict=True)]
         for piece, target in targets.items():
             if not ctx.view(piece).is_same(target):
                 copy_view(ctx, ctx.view(piece), target)
     ctx.views.update(whole)
-    ctx.ranges.update({v: ctx.ranges[small[v]] for v in whole if small[v] in ctx.ranges})
     rows = zip(span, infos, runs, strict=True)
     return [replace(info, op=todo[i], runs=mine) for i, info, mine in rows]
 

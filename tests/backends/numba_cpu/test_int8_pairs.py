@@ -53,7 +53,7 @@ def test_a_pair_is_marked_exactly_where_some_codes_leave_int16(
 
 def test_codes_of_seven_bits_leave_int16_with_no_weights() -> None:
     every = np.array([*itertools.product(range(-128, 128), repeat=2)], np.int8)
-    assert not int8_pairs.saturating(every, Range(0, 127)).any()
+    assert not int8_pairs.saturating(every, Range(0, 128)).any()
     assert int8_pairs.saturating(every, Range(0, 129)).any()
 
 
