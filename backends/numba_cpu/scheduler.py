@@ -7,8 +7,10 @@ from dataclasses import dataclass, field, replace
 
 from leptonc.backends.numba_cpu import batch, memory
 from leptonc.backends.numba_cpu.joined import joined
+from leptonc.backends.numba_cpu.kernels.int8_pairs import Range
 from leptonc.backends.numba_cpu.legal import YES, Claim, No
 from leptonc.backends.numba_cpu.lower.choices import Answer
+from leptonc.backends.numba_cpu.lower.code_ranges import ranges_of
 from leptonc.backends.numba_cpu.lower.core import ConstPool, Lowering
 from leptonc.backends.numba_cpu.lower.questions import Reuse, reuse
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
@@ -190,8 +192,7 @@ def _lower_unit(
         for inner, outer in zip(body.returns, op.results, strict=True)
         if outer in direct
     }
-    for inner, outer in zip(body.params, op.operands, strict=True):
-        ctx.views[inner] = ctx.view(outer)
+    _enter(ctx, op, body)
     operands = tuple(ctx.view(p) for p in body.params)
     why = _why_torch(op, options)
     count = sum(not isinstance(o.kind, FREE) for o in body.ops)
@@ -207,8 +208,11 @@ def _lower_unit(
             _through_torch(ctx, body, why)
     for inner, outer in zip(body.returns, op.results, strict=True):
         ctx.views[outer] = ctx.view(inner)
+        if inner in ctx.ranges:
+            ctx.ranges[outer] = ctx.ranges[inner]
     for v in (*body.params, *body.producer):
         ctx.views.pop(v, None)
+        ctx.ranges.pop(v, None)
     native = 0 if why else count
     results = tuple(ctx.view(v) for v in op.results)
     return UnitInfo(
@@ -221,6 +225,16 @@ def _lower_unit(
         decisions=tuple(ctx.decisions),
         runs=(Run(op, mark, len(ctx.steps), operands, results),),
     )
+
+
+def _enter(ctx: Lowering, op: Op, body: Function) -> None:
+    """Make known to ``body`` where the operands of its unit lie, and which codes they hold."""
+    known: dict[Value, Range] = {}
+    for inner, outer in zip(body.params, op.operands, strict=True):
+        ctx.views[inner] = ctx.view(outer)
+        if outer in ctx.ranges:
+            known[inner] = ctx.ranges[outer]
+    ctx.ranges.update({**known, **ranges_of(body.ops, known)})
 
 
 def _why_torch(op: Op, options: Options) -> str:

@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels.activation import vact
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
-from leptonc.backends.numba_cpu.kernels.int8_dot import DOT, FORMS, MOST_DEPTH
+from leptonc.backends.numba_cpu.kernels.int8_dot import DOT, FORMS, MOST_DEPTH, PROVEN
 from leptonc.backends.numba_cpu.kernels.pack import aligned_empty
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
@@ -221,8 +221,8 @@ class _Tile:
             for i in range(self.rows):
                 place = pointer(b, b.add(self.starts[i], at), i64(4 * k), 1)
                 four = b.load(place, align=1, typ=I32)
-                if self.bits == 4:
-                    sums[i] = FORMS[DOT](b, sums[i], part, splat(b, four, VI))
+                if self.bits == 4:  # a pair is at most 2 * 15 * 128, far inside int16
+                    sums[i] = FORMS[PROVEN](b, sums[i], part, splat(b, four, VI))
                 else:
                     moved = b.xor(four, ir.Constant(I32, -0x7F7F7F80))
                     sums[i] = FORMS[DOT](b, sums[i], splat(b, moved, VI), part)

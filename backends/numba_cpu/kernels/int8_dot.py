@@ -4,11 +4,13 @@
 ``x`` (unsigned) times ``y`` (signed). Forms, best first:
 
 ``vnni``: one ``vpdpbusd`` (AVX512-VNNI, AVX-VNNI); it does not saturate.
-``split``: ``vpmaddubsw`` adds pairs of products in int16 and saturates. The even and the odd bytes
-of ``y`` are multiplied apart, so that one summand of each pair is 0 and the other at most
-``255 * 128 = 32640 < 2**15``: exact, at twice the instructions.
+``pairs``: ``vpmaddubsw`` adds pairs of products in int16 and saturates: exact only where it is
+proven that no pair leaves int16 (:mod:`int8_pairs`), at three instructions.
+``split``: the even and the odd bytes of ``y`` are multiplied apart, so that one summand of each
+pair is 0 and the other at most ``255 * 128 = 32640 < 2**15``: exact, at twice the instructions.
 ``plain``: shifts and multiplications of int32, on any machine.
 
+``DOT`` is the best form for any codes, ``PROVEN`` that for pairs which stay inside int16.
 An int32 sum of ``k`` products stays exact for ``k <= MOST_DEPTH``: ``255 * 128 * k < 2**31``.
 """
 
@@ -39,14 +41,17 @@ def _vnni(b: ir.IRBuilder, acc: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
     return call(b, f"llvm.x86.avx512.vpdpbusd.{_BITS}", VI, [acc, x, y])
 
 
+def _pairs(b: ir.IRBuilder, acc: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
+    ones = ir.Constant(_PAIRS, [1] * (2 * LANES))
+    data = [b.bitcast(v, _BYTES) for v in (x, y)]
+    pairs = call(b, _MADD_BYTES[LANES], _PAIRS, data)
+    return b.add(acc, call(b, _MADD_PAIRS[LANES], VI, [pairs, ones]))
+
+
 def _split(b: ir.IRBuilder, acc: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
     total = acc
-    data = b.bitcast(x, _BYTES)
-    ones = ir.Constant(_PAIRS, [1] * (2 * LANES))
     for mask in (0x00FF00FF, -0x00FF0100):  # the even bytes, the odd ones
-        part = b.bitcast(b.and_(y, iconst(mask)), _BYTES)
-        pairs = call(b, _MADD_BYTES[LANES], _PAIRS, [data, part])
-        total = b.add(total, call(b, _MADD_PAIRS[LANES], VI, [pairs, ones]))
+        total = _pairs(b, total, x, b.and_(y, iconst(mask)))
     return total
 
 
@@ -59,12 +64,28 @@ def _plain(b: ir.IRBuilder, acc: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value
     return total
 
 
+def add_words(b: ir.IRBuilder, acc: ir.Value, x: ir.Value, y: ir.Value) -> ir.Value:
+    """Return ``acc`` plus, in each lane, the sum of both products of its pairs of int16.
+
+    That sum fits unless all four are the least int16.
+    """
+    if DOT == "vnni":
+        return call(b, f"llvm.x86.avx512.vpdpwssd.{_BITS}", VI, [acc, x, y])
+    if DOT == "split":
+        words = [b.bitcast(v, _PAIRS) for v in (x, y)]
+        return b.add(acc, call(b, _MADD_PAIRS[LANES], VI, words))
+    sixteen, total = iconst(16), acc
+    for part in (lambda v: b.ashr(b.shl(v, sixteen), sixteen), lambda v: b.ashr(v, sixteen)):
+        total = b.add(total, b.mul(part(x), part(y)))
+    return total
+
+
 def target_triple() -> str:
     """Return the triple of the machine that kernels are compiled for."""
     return llvm.get_process_triple()
 
 
-FORMS: Mapping[str, Dot] = {"vnni": _vnni, "split": _split, "plain": _plain}
+FORMS: Mapping[str, Dot] = {"vnni": _vnni, "pairs": _pairs, "split": _split, "plain": _plain}
 
 
 def best_form() -> str:
@@ -79,3 +100,4 @@ def best_form() -> str:
 
 
 DOT = best_form()
+PROVEN = "pairs" if DOT == "split" else DOT

@@ -56,6 +56,7 @@ from leptonc.backends.numba_cpu.kernels.igemm import (
     input_rows,
 )
 from leptonc.backends.numba_cpu.kernels.int8_finish import store_codes
+from leptonc.backends.numba_cpu.kernels.int8_pairs import HEADER
 from leptonc.backends.numba_cpu.kernels.int8_tile import (
     CODES,
     FLOAT_RES,
@@ -89,6 +90,7 @@ class Int8Gemm(IGemm):
             added before a clamp. res_zero, res_scale: its quantization.
         out_kind: FLOATS or CODES. zero, inverse: zero point, and 1 / scale, of the result.
         code_low, code_high: bounds of the codes less ``zero``.
+        extra: address of what was taken out of the panels (:mod:`int8_pairs`), for that form.
     """
 
     sums: int
@@ -101,6 +103,7 @@ class Int8Gemm(IGemm):
     inverse: float
     code_low: float
     code_high: float
+    extra: int
 
     def record(self) -> np.ndarray:
         """Return the int64 record."""
@@ -110,7 +113,7 @@ class Int8Gemm(IGemm):
 
 REALS = ("act_p0", "act_p1", "res_scale", "inverse", "code_low", "code_high")
 (
-    SUMS, SCALE, RES_KIND, RES_ZERO, RES_SCALE, OUT_KIND, ZERO, INVERSE, CODE_LOW, CODE_HIGH,
+    SUMS, SCALE, RES_KIND, RES_ZERO, RES_SCALE, OUT_KIND, ZERO, INVERSE, CODE_LOW, CODE_HIGH, EXTRA,
 ) = range(len(fields(IGemm)), len(fields(Int8Gemm)))  # fmt: skip
 
 _STAGED = FINISH_ROWS + ROWS  # rows of float32 that wait to become codes, and room behind
@@ -126,10 +129,10 @@ def scratch_bytes(row_block: int, taps: int) -> int:
 
 
 @inline_njit
-def _bounds(args):
+def bounds(args):
     """Return the clamp that the tile applies, and whether the rest of the epilogue is left."""
     act = arg(args, ACT)
-    if _late(args) == LATE_NOTHING:
+    if late_of(args) == LATE_NOTHING:
         if act == _NONE:
             return -_INF, _INF, False
         if act == _RELU:
@@ -143,7 +146,7 @@ def _bounds(args):
 
 
 @inline_njit
-def _code_bounds(args, low, high):
+def code_bounds(args, low, high):
     """Return the bounds of codes less the zero point, with the clamp before them."""
     inverse = np.float32(argf(args, INVERSE))
     code_low, code_high = np.float32(argf(args, CODE_LOW)), np.float32(argf(args, CODE_HIGH))
@@ -152,7 +155,7 @@ def _code_bounds(args, low, high):
 
 
 @inline_njit
-def _late(args):
+def late_of(args):
     """Return what happens with the residual after the activation."""
     mode = arg(args, RES_MODE)
     if arg(args, RES) == 0 or mode == _BEFORE:
@@ -161,10 +164,10 @@ def _late(args):
 
 
 @inline_njit
-def _panel(args, tables, step, count, b, column, sums, scale, bias, following):
+def _panel(args, tables, step, count, b, column, sums, scale, bias, extra, following):
     """Compute one panel of columns; ``tables``: output, residual, A rows of each tap."""
-    width, late = arg(args, COLUMNS) - column, _late(args)
-    low, high, unfinished = _bounds(args)
+    width, late = arg(args, COLUMNS) - column, late_of(args)
+    low, high, unfinished = bounds(args)
     taps, depth = arg(args, TAPS), arg(args, DEPTH)
     kind = arg(args, OUT_KIND)
     staged = unfinished and kind == CODES
@@ -174,7 +177,7 @@ def _panel(args, tables, step, count, b, column, sums, scale, bias, following):
     ahead, advance = following, 4 * PANEL // tiles
     if tiles == 1:
         ahead = b + PREFETCH
-    code_low, code_high = _code_bounds(args, low, high)
+    code_low, code_high = code_bounds(args, low, high)
     stored = FLOATS if staged else kind
     zero = arg(args, ZERO)
     if stored == CODES and code_low == -zero and code_high == 255 - zero:
@@ -191,13 +194,13 @@ def _panel(args, tables, step, count, b, column, sums, scale, bias, following):
             run_byte_row(
                 rows, step, taps, depth, 0, b, out_rows, column, width, ahead, advance, sums, scale,
                 bias, res_rows, res_kind, arg(args, RES_ZERO), stored, arg(args, ZERO),
-                argf(args, RES_SCALE), low, high, argf(args, INVERSE), code_low, code_high,
+                extra, argf(args, RES_SCALE), low, high, argf(args, INVERSE), code_low, code_high,
             )  # fmt: skip
         else:
             run_byte_tile(
                 some, rows, step, taps, depth, 0, b, out_rows, column, width, ahead, advance, sums,
                 scale, bias, res_rows, res_kind, arg(args, RES_ZERO), stored, arg(args, ZERO),
-                argf(args, RES_SCALE), low, high, argf(args, INVERSE), code_low, code_high,
+                extra, argf(args, RES_SCALE), low, high, argf(args, INVERSE), code_low, code_high,
             )  # fmt: skip
         i += some
         ahead += size // tiles
@@ -236,7 +239,7 @@ def _block(args, tables, m0, count, panel0, panel1, a, b, columns, out, res):
             following = b + 4 * PANEL * panel0 * taps * depth
         _panel(args, tables, step, count, panel, p * PANEL, arg(args, SUMS) + 4 * columns,
                arg(args, SCALE) + 4 * columns, arg(args, BIAS) + 4 * columns,
-               following)  # fmt: skip
+               arg(args, EXTRA) + HEADER * (columns // PANEL + p), following)  # fmt: skip
 
 
 @kernel

@@ -16,7 +16,8 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels import vecmath as vm
-from leptonc.backends.numba_cpu.kernels.int8_dot import DOT, FORMS, target_triple
+from leptonc.backends.numba_cpu.kernels.int8_dot import FORMS, PROVEN, target_triple
+from leptonc.backends.numba_cpu.kernels.int8_pairs import ENTRY, PLACE
 from leptonc.backends.numba_cpu.kernels.tile_writer import (
     TileForm,
     TileWriter,
@@ -50,7 +51,7 @@ FLOATS, CODES, PACKED = 0, 1, 2  # what is stored; PACKED: u8 of the whole range
 
 
 @dataclass(frozen=True)
-class _Tile:
+class Tile:
     """The arguments of a tile; see :func:`run_byte_tile`."""
 
     rows: ir.Value
@@ -72,6 +73,7 @@ class _Tile:
     res_zero: ir.Value
     out_kind: ir.Value
     zero: ir.Value
+    extra: ir.Value
     res_scale: ir.Value
     low: ir.Value
     high: ir.Value
@@ -80,10 +82,10 @@ class _Tile:
     code_high: ir.Value
 
 
-_PARAMS = [I64] * 19 + [F32] * 6
+PARAMS = [I64] * 20 + [F32] * 6
 
 
-class _ByteTile(TileWriter):
+class ByteTile(TileWriter):
     """A tile of int32 sums of products of bytes."""
 
     zero = iconst(0)
@@ -105,18 +107,52 @@ class _ByteTile(TileWriter):
 
     def multiply_add(self, x: ir.Value, y: ir.Value, z: ir.Value) -> ir.Value:
         """Return ``z`` plus the products of bytes."""
-        return FORMS[DOT](self.b, z, x, y)
+        return FORMS[PROVEN](self.b, z, x, y)
 
     def plus(self, x: ir.Value, y: ir.Value) -> ir.Value:
         """Return the sum of two cells."""
         return self.b.add(x, y)
 
     def start(self) -> list[ir.Value]:
+        """Return the initial cells."""
+        cells = self.corrections()
+        return self.with_extra(cells) if PROVEN == "pairs" else cells
+
+    def corrections(self) -> list[ir.Value]:
         """Return the corrections of the columns; they are there for whole panels."""
         columns = [
             self.b.load(self.place(self.t.sums, j, 4), align=4, typ=VI) for j in range(self.nv)
         ]
         return [columns[j] for _, j in self.cells]
+
+    def with_extra(self, cells: list[ir.Value]) -> list[ir.Value]:
+        """Return the cells plus the products that were taken out of the panel (int8_pairs)."""
+        b, t, before = self.b, self.t, self.b.block
+        first, count = (b.load(pointer(b, t.extra, i64(k), 8), align=8, typ=I64) for k in range(2))
+        first = b.add(t.extra, first)
+        loop, end = self.block("extra"), self.block("no_extra")
+        b.cbranch(b.icmp_signed(">", count, i64(0)), loop, end)
+        b.position_at_end(loop)
+        index, entry = b.phi(I64), b.phi(I64)
+        sums = [b.phi(VI) for _ in cells]
+        tap, byte = (b.load(pointer(b, entry, i64(k), 8), align=8, typ=I64) for k in range(2))
+        table, at = b.add(t.rows, b.mul(tap, t.tap_step)), b.add(byte, t.offset)
+        panel = b.add(entry, i64(PLACE))
+        columns = [self.column(pointer(b, panel, i64(j * LANES))) for j in range(self.nv)]
+        rows = [self.broadcast(pointer(b, b.add(self.row(table, i), at))) for i in range(self.mr)]
+        new = [
+            self.multiply_add(rows[i], columns[j], cell)
+            for (i, j), cell in zip(self.cells, sums, strict=True)
+        ]
+        following = b.add(index, i64(1))
+        starts = [i64(0), first, *cells]
+        laters = [following, b.add(entry, i64(ENTRY)), *new]
+        for phi, start, later in zip([index, entry, *sums], starts, laters, strict=True):
+            phi.add_incoming(start, before)
+            phi.add_incoming(later, loop)
+        b.cbranch(b.icmp_signed("<", following, count), loop, end)
+        b.position_at_end(end)
+        return self.merge([(cells, before), (new, loop)])
 
     # ----- what follows -----
 
@@ -314,14 +350,14 @@ def store_bytes(b: ir.IRBuilder, value: ir.Value, ptr: ir.Value, mask: ir.Value)
     call(b, f"llvm.masked.store.v{LANES}i8.p0", ir.VoidType(), args)
 
 
-_BYTES = TileForm("lep_byte_tile", _ByteTile, _Tile, _PARAMS)
+_BYTES = TileForm("lep_byte_tile", ByteTile, Tile, PARAMS)
 
 
 @intrinsic
 def run_byte_tile(
     typingctx, count, rows, tap_step, taps, depth, offset, panel, out_rows, column, width,
-    ahead, advance, sums, scale, bias, res_rows, res_kind, res_zero, out_kind, zero, res_scale,
-    low, high, inverse, code_low, code_high,
+    ahead, advance, sums, scale, bias, res_rows, res_kind, res_zero, out_kind, zero, extra,
+    res_scale, low, high, inverse, code_low, code_high,
 ):  # fmt: skip
     """Compute a tile of up to ROWS x PANEL outputs; ``count`` to ``panel`` as of ``run_tile``.
 
@@ -333,31 +369,31 @@ def run_byte_tile(
     FLOAT_RES, U8_RES or I8_RES, with ``res_zero`` and ``res_scale``. ``low``, ``high``: bounds of
     the result. ``out_kind``: FLOATS or CODES, with ``zero``, ``inverse`` (of the scale) and the
     bounds of codes less ``zero``, those of the result times ``inverse`` included (see
-    ``codes_of``).
+    ``codes_of``). ``extra``: address of the panel's header of :mod:`int8_pairs`, read by that form.
     """
 
     def build(context, builder, sig, args):
-        params = [I64, *_PARAMS]
+        params = [I64, *PARAMS]
         body = functools.partial(emit_choice, _BYTES)
         fn = shared_function(builder.module, "lep_run_byte_tile", ir.VoidType(), params, body)
         builder.call(fn, args)
         return context.get_dummy_value()
 
-    return types.void(*(types.int64,) * 20, *(types.float32,) * 6), build
+    return types.void(*(types.int64,) * 21, *(types.float32,) * 6), build
 
 
 @intrinsic
 def run_byte_row(
     typingctx, rows, tap_step, taps, depth, offset, panel, out_rows, column, width,
-    ahead, advance, sums, scale, bias, res_rows, res_kind, res_zero, out_kind, zero, res_scale,
-    low, high, inverse, code_low, code_high,
+    ahead, advance, sums, scale, bias, res_rows, res_kind, res_zero, out_kind, zero, extra,
+    res_scale, low, high, inverse, code_low, code_high,
 ):  # fmt: skip
     """Compute one row of up to PANEL outputs; arguments as of :func:`run_byte_tile`."""
 
     def build(context, builder, sig, args):
         body = functools.partial(emit_row, _BYTES)
-        fn = shared_function(builder.module, "lep_run_byte_row", ir.VoidType(), _PARAMS, body)
+        fn = shared_function(builder.module, "lep_run_byte_row", ir.VoidType(), PARAMS, body)
         builder.call(fn, args)
         return context.get_dummy_value()
 
-    return types.void(*(types.int64,) * 19, *(types.float32,) * 6), build
+    return types.void(*(types.int64,) * 20, *(types.float32,) * 6), build

@@ -46,6 +46,7 @@ KEEP_FINGERPRINTS = 8
 _DIGEST_BYTES = 32
 _POLL_S = 0.005
 _WIDE = ("avx512", "avx10")  # how the names of the features that come with 16 lanes begin
+_LATE = ("avxvnni",)  # what is narrow, but younger than AVX-512
 _PLAIN = (int, float, complex, str, bytes, bool, type(None))
 
 
@@ -56,8 +57,10 @@ def lanes() -> int:
     see :func:`target_features`.
     """
     asked = read_settings().lanes
-    if asked is not None:
-        return asked
+    return _widest() if asked is None else asked
+
+
+def _widest() -> int:
     features = host_features()
     wide = (("+avx512f", 16), ("+avx2", 8), ("+avx", 8))
     return next((n for feature, n in wide if feature in features), 4)
@@ -73,12 +76,14 @@ def target_features() -> str:
     """Return the feature flags that kernels are compiled for: the host's, as far as lanes reach.
 
     Below 16 lanes nothing of AVX-512 is used, its 16 more registers and its masks included: that is
-    the code which a processor without it runs.
+    the code which a processor without it runs. Where fewer lanes are asked for than there are,
+    that is a processor without AVX-VNNI, too.
     """
     flags = sorted(host_features())
     if lanes() == 16:
         return ",".join(flags)
-    return ",".join(f"-{f[1:]}" if f[1:].startswith(_WIDE) else f for f in flags)
+    left_out = (*_WIDE, *_LATE) if lanes() < _widest() else _WIDE
+    return ",".join(f"-{f[1:]}" if f[1:].startswith(left_out) else f for f in flags)
 
 
 @functools.cache

@@ -239,12 +239,17 @@ def _emit_tile(
 
 def emit_row(form: TileForm, b: ir.IRBuilder, *args: ir.Value) -> None:
     """Call the tile of one row with partial sums; half as wide if that covers the columns."""
+    emit_rows(form, 1, ROW_SUMS, b, *args)
+
+
+def emit_rows(form: TileForm, mr: int, sums: int, b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Call the tile of ``mr`` rows of ``sums`` partial sums, or half as wide if that is enough."""
     width = form.arguments(*args).width
     narrow, wide, end = (b.function.append_basic_block(n) for n in ("narrow", "wide", "done"))
     b.cbranch(b.icmp_signed("<=", width, i64(LANES)), narrow, wide)
     for block, nv in ((narrow, 1), (wide, VECTORS)):
         b.position_at_end(block)
-        _emit_tile(b, form, 1, nv, args, ROW_SUMS // nv)
+        _emit_tile(b, form, mr, nv, args, max(1, sums // nv))
         b.branch(end)
     b.position_at_end(end)
 

@@ -87,7 +87,7 @@ _FAR = 1 << 22  # bytes of input and output from which on the second-level cache
 
 
 @inline_njit
-def _split(nt, tiles, panels):
+def split_tiles(nt, tiles, panels):
     """Return how many parts of the tiles and of the panels to make.
 
     The cost of a part, in eighths of a tile times a panel: products, which wait for the weights
@@ -364,7 +364,7 @@ def winograd(args, tid, nt):
     panels = (arg(args, COLUMNS) + PANEL - 1) // PANEL
     if tiles <= 0 or panels <= 0:
         return
-    by_tiles, by_panels = _split(nt, tiles, panels)
+    by_tiles, by_panels = split_tiles(nt, tiles, panels)
     if tid >= by_tiles * by_panels:
         return
     i_tile, i_panel = tid // by_panels, tid % by_panels

@@ -14,6 +14,7 @@ import numpy as np
 
 from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.kernels.int8_pairs import Range
 from leptonc.backends.numba_cpu.kernels.pack import PACE, Rest, aligned_empty, no_rest, pace
 from leptonc.backends.numba_cpu.lower import choices
 from leptonc.backends.numba_cpu.lower.choices import Answer, Decision, Question
@@ -116,6 +117,12 @@ class Lowering:
     data: dict[Value, Op] = field(default_factory=dict[Value, Op])  # constants outside units
     answers: Mapping[str, Answer] = field(default_factory=dict[str, Answer])  # by question
     decisions: list[Decision] = field(default_factory=list[Decision])  # of the current unit
+    ranges: dict[Value, Range] = field(default_factory=dict[Value, Range])  # of codes
+
+    def note_way(self, way: str, why: str) -> None:
+        """Note how the current unit is computed where there was nothing to choose."""
+        question = Question(f"{way}: {why}", {way: 0.0})
+        self.decisions.append(Decision(question, Answer(way, why)))
 
     def decide(self, question: Question) -> str:
         """Return the candidate to lower, and note why."""

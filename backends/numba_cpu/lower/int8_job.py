@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from leptonc.backends.numba_cpu.kernels import int8_plan
+from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.kernels.int8_dot import PROVEN
 from leptonc.backends.numba_cpu.kernels.int8_finish import dequantize_cells, quantize_cells
 from leptonc.backends.numba_cpu.kernels.int8_gemm import REALS, Int8Gemm, int8_gemm
+from leptonc.backends.numba_cpu.kernels.int8_pairs import (
+    Apart,
+    Range,
+    entries_in,
+    taken_apart,
+)
 from leptonc.backends.numba_cpu.kernels.int8_tile import CODES, FLOAT_RES, I8_RES, NO_RES, U8_RES
+from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
+from leptonc.backends.numba_cpu.lower.code_ranges import codes_of
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.int8_unit import Finish, known
 from leptonc.backends.numba_cpu.lower.product import SERIAL_WORK
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
 from leptonc.backends.numba_cpu.schedule import Slot
-from leptonc.backends.numba_cpu.views import View, ordered
+from leptonc.backends.numba_cpu.views import Ref, View, ordered
 from leptonc.ir.core import Op, Value
 from leptonc.ir.kinds.quantize import IntConv, IntLinear
 from leptonc.ir.types import DType
@@ -36,6 +47,7 @@ class Job:
     end: Finish
     res: View | None
     zero: int  # of x, as unsigned codes
+    codes: Range  # of x, as unsigned codes, with the zero point of padding
 
     @property
     def weight(self) -> np.ndarray:
@@ -44,7 +56,7 @@ class Job:
         assert array is not None
         return array
 
-    def packed(self, what: str, make: Callable[[], np.ndarray], *more: Any) -> Slot:
+    def packed(self, what: str, make: Callable[[], np.ndarray], *more: Any) -> Ref:
         """Return the address of a constant made of the weight."""
         const = self.ctx.constant(self.op.operands[1])
         assert const is not None
@@ -70,7 +82,8 @@ def make_job(
         if made is not out:
             copy_view(ctx, made, out)
 
-    return Job(ctx, op, x, made, end, res, zero), done
+    codes = codes_of(op.operands[0], ctx.ranges).moved(zero - op.kind.x_zero)
+    return Job(ctx, op, x, made, end, res, zero, codes.joined(Range(zero, zero))), done
 
 
 def _unsigned(ctx: Lowering, x: View) -> View:
@@ -112,13 +125,52 @@ def _residual(ctx: Lowering, end: Finish, out: View, order: Sequence[int]) -> Vi
 _KINDS = {DType.F32: FLOAT_RES, DType.U8: U8_RES, DType.I8: I8_RES}
 
 
-def emit(job: Job, call: Int8Gemm, x: View, b: Slot, groups: int) -> None:
+def pack_panels(job: Job, what: str, taps: np.ndarray, groups: int = 1) -> dict[str, Slot]:
+    """Return the addresses of the panels of ``taps: i8[out, taps, k]``, and of what is apart.
+
+    ``what`` tells apart the forms that one weight has.
+    """
+    make = functools.partial(int8_plan.pack_bytes, taps, groups)
+    if PROVEN != "pairs":
+        return {"b": job.packed(what, make, groups)}
+    found: list[Apart] = []
+
+    def apart() -> Apart:
+        found.extend([] if found else [taken_apart(make(), job.codes)])
+        return found[0]
+
+    key = (groups, job.codes)
+    b = job.packed(what, lambda: apart().panels, *key)
+    extra = job.packed(f"{what} apart", lambda: apart().extra, *key)
+    count = groups * -(-len(taps) // groups // PANEL)
+    entries = entries_in(extra.buffer.nbytes, count)
+    steps = count * taps.shape[1] * int8_plan.steps(taps.shape[2])
+    job.ctx.note_way("vpmaddubsw", _why_exact(entries, steps))
+    return {"b": b, "extra": extra}
+
+
+def _why_exact(entries: int, steps: int) -> str:
+    """Return why the form ``pairs`` is exact: ``entries`` of so many steps stand apart."""
+    if not entries:
+        return "proven exact: no pair of products leaves int16"
+    share = 100.0 * entries / steps
+    return f"exact: pairs of products that could leave int16 are apart, {share:.0f} % of the steps"
+
+
+def emit(
+    job: Job,
+    call: Int8Gemm,
+    x: View,
+    panels: Mapping[str, Slot],
+    groups: int,
+    kernel: Kernel = int8_gemm,
+) -> None:
     """Append the step of ``call``, whose extents and strides are set."""
     ctx, end = job.ctx, job.end
     scratch, stride = ctx.scratch(int(call.scratch_bytes))
     code, p0, p1 = end.act
     values: dict[str, Any] = dict(vars(call))
-    values |= {"a": x.ref, "b": b, "out": job.out.ref, "act": int(code), "act_p0": p0}
+    values |= {**panels, "a": x.ref, "out": job.out.ref, "act": int(code), "act_p0": p0}
     values |= {"act_p1": p1, "res_mode": int(end.mode), "scratch": scratch, "scratch_bytes": stride}
     values |= per_column(job, groups)
     values["res"] = 0 if job.res is None else job.res.ref
@@ -128,7 +180,7 @@ def emit(job: Job, call: Int8Gemm, x: View, b: Slot, groups: int) -> None:
     rows = call.outer0 * call.outer1 * call.rows_z * call.rows_y * call.rows_x
     if rows * call.columns > 0:
         work = rows * call.columns * call.taps * call.depth
-        ctx.step(int8_gemm, slots, reads, [job.out], serial=work < SERIAL_WORK)
+        ctx.step(kernel, slots, reads, [job.out], serial=work < SERIAL_WORK)
 
 
 def code_values(end: Finish, res: View | None) -> dict[str, Any]:

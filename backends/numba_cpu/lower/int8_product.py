@@ -13,11 +13,21 @@ import numpy as np
 from leptonc.backends.numba_cpu.kernels import igemm_plan, int8_depthwise, int8_plan
 from leptonc.backends.numba_cpu.kernels.int8_gemm import Int8Gemm
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
+from leptonc.backends.numba_cpu.lower import questions
 from leptonc.backends.numba_cpu.lower.conv import channels_last, spatial
+from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import zeros
-from leptonc.backends.numba_cpu.lower.int8_job import Job, code_values, emit, make_job, per_column
+from leptonc.backends.numba_cpu.lower.int8_job import (
+    Job,
+    code_values,
+    emit,
+    make_job,
+    pack_panels,
+    per_column,
+)
 from leptonc.backends.numba_cpu.lower.int8_unit import Finish
+from leptonc.backends.numba_cpu.lower.int8_winograd import emit_winograd
 from leptonc.backends.numba_cpu.lower.product import SERIAL_WORK, merged, padded
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view, fill
 from leptonc.backends.numba_cpu.views import View
@@ -56,8 +66,8 @@ def lower_linear(ctx: Lowering, op: Op, result: Value, end: Finish) -> None:
     )  # fmt: skip
     if math.prod(lead) == 0:
         call = replace(call, rows_x=0)
-    b = job.packed("int_linear", lambda: int8_plan.pack_bytes(job.weight[:, None, :]))
-    emit(job, int8_plan.as_bytes(call, k), x, b, 1)
+    panels = pack_panels(job, "int_linear", job.weight[:, None, :])
+    emit(job, int8_plan.as_bytes(call, k), x, panels, 1)
     done()
 
 
@@ -66,16 +76,19 @@ def lower_linear(ctx: Lowering, op: Op, result: Value, end: Finish) -> None:
 
 def lower_conv(ctx: Lowering, op: Op, result: Value, end: Finish) -> None:
     """Lower a convolution on channels-last codes; an image of few channels to padded lines."""
-    k = op.kind
-    assert isinstance(k, IntConv)
-    rank = len(op.result.type.shape)
-    order = channels_last(rank)
-    job, done = make_job(ctx, op, result, end, order)
-    x, w = job.x, job.weight
+    job, done = make_job(ctx, op, result, end, channels_last(len(op.result.type.shape)))
     if is_depthwise(op):
         lower_depthwise(job)
-        done()
-        return
+    else:
+        _lower_dense(job)
+    done()
+
+
+def _lower_dense(job: Job) -> None:
+    """Append the step of a convolution that is not depthwise."""
+    ctx, x, w, k = job.ctx, job.x, job.weight, job.op.kind
+    assert isinstance(k, IntConv)
+    rank = x.rank
     kernel, pads = w.shape[2:], list(zip(k.padding, k.plain.after, strict=True))
     plan = igemm_plan.conv(
         x.shape[0], x.shape[1], x.shape[2:], w.shape[0], kernel, stride=k.stride, padding=pads,
@@ -89,16 +102,24 @@ def lower_conv(ctx: Lowering, op: Op, result: Value, end: Finish) -> None:
         taps = w.transpose(0, 2, 3, 1).reshape(w.shape[0], kernel[0], -1)
     else:
         if not (x.strides[1] == 1 or x.shape[1] == 1):
-            x = contiguous(ctx, x, order)
+            x = contiguous(ctx, x, channels_last(rank))
         a_z, a_y, a_x = spatial(x, 3)
         a_z = a_z if rank == 5 else x.strides[0]
         call = replace(plan.call, a_o0=x.strides[0], a_z=a_z, a_y=a_y, a_x=a_x)
         plan = replace(plan, call=call)
         taps = w.reshape(w.shape[0], w.shape[1], -1).transpose(0, 2, 1)
     plan = int8_plan.as_byte_plan(plan)
-    b = job.packed("int_conv", lambda: int8_plan.pack_bytes(taps, k.groups), k.groups, few)
-    emit(job, _placed(job, plan, rank == 5), x, b, k.groups)
-    done()
+    if _algorithm(ctx, job.op) is Algorithm.WINOGRAD_2:
+        plan = replace(plan, zero_floats=x.shape[1])  # tiles reach beyond any image
+        emit_winograd(job, _placed(job, plan, False), x, (k.padding[0], k.padding[1]))
+        return
+    panels = pack_panels(job, "int_conv lines" if few else "int_conv", taps, k.groups)
+    emit(job, _placed(job, plan, rank == 5), x, panels, k.groups)
+
+
+def _algorithm(ctx: Lowering, op: Op) -> Algorithm:
+    question = questions.int_conv(op, ctx.reuse)
+    return Algorithm.IGEMM if question is None else Algorithm(ctx.decide(question))
 
 
 def _placed(job: Job, plan: igemm_plan.ConvPlan, volume: bool) -> Int8Gemm:

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from leptonc.backends.numba_cpu.kernels import sparse as sparse_kernels
+from leptonc.backends.numba_cpu.kernels.int8_dot import DOT
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower.choices import Question
 from leptonc.backends.numba_cpu.lower.conv_choice import (
+    CODES_CLOSE,
     FEWEST_ROWS,
     IGEMM_RATE,
     PRODUCT,
@@ -19,12 +21,14 @@ from leptonc.backends.numba_cpu.lower.conv_choice import (
     choose,
     costs,
     held_bytes,
+    int_costs,
 )
 from leptonc.cost.flops import nbytes
 from leptonc.ir.constants import Const
 from leptonc.ir.core import Function, Op
 from leptonc.ir.kinds.contract import Conv, Linear
 from leptonc.ir.kinds.data import Constant
+from leptonc.ir.kinds.quantize import IntConv
 from leptonc.ir.kinds.region import Unit
 from leptonc.ir.types import DType
 from leptonc.meaning import nonzero_share
@@ -73,6 +77,14 @@ def conv(shape: ConvShape, precision: str, reuse: Reuse) -> Question:
     return Question(f"conv {_conv_text(shape)}: {', '.join(sorted(found))}", found)
 
 
+def int_conv(op: Op, reuse: Reuse) -> Question | None:
+    """Return the question of a convolution of codes, if there is more than one way."""
+    shape = conv_shape(op)
+    found = {a.value: cost for a, cost in int_costs(shape, reuse.near).items()}
+    text = f"int conv {_conv_text(shape)}: {', '.join(sorted(found))}"
+    return Question(text, found, CODES_CLOSE.get(DOT)) if len(found) > 1 else None
+
+
 def asked(body: Function, precision: str, reuse: Reuse) -> Iterator[Question]:
     """Yield the questions of a unit's body."""
     for op in body.ops:
@@ -84,6 +96,10 @@ def asked(body: Function, precision: str, reuse: Reuse) -> Iterator[Question]:
             yield found
         if isinstance(op.kind, Conv):
             yield conv(conv_shape(op), precision, reuse)
+        elif isinstance(op.kind, IntConv):
+            found = int_conv(op, reuse)
+            if found is not None:
+                yield found
 
 
 # Cycles of a core for a multiply-add of LANES * 4 rows, and to turn an element of a block over.
@@ -135,7 +151,7 @@ def _shapes(body: Function) -> Iterator[ConvShape]:
 
 def conv_shape(op: Op) -> ConvShape:
     """Return the sizes of a convolution whose dimensions are all numbers."""
-    k = op.kind
+    k = op.kind.plain if isinstance(op.kind, IntConv) else op.kind
     assert isinstance(k, Conv)
     x, w, out = (tuple(map(int, v.type.shape)) for v in (*op.operands[:2], op.result))
     return ConvShape(

@@ -230,6 +230,14 @@ def test_narrower_lanes_are_compiled_without_avx512(monkeypatch) -> None:
         assert set(machine_code.target_features().split(",")) == left
 
 
+def test_fewer_lanes_than_there_are_come_without_vnni(monkeypatch) -> None:
+    monkeypatch.setenv("LEPTONC_LANES", "8")
+    for wide, left in (("+avx512f", "-avxvnni"), ("-avx512f", "+avxvnni")):
+        flags = frozenset({"+avx2", "+avxvnni", wide})
+        monkeypatch.setattr(machine_code, "host_features", lambda f=flags: f)
+        assert left in machine_code.target_features().split(",")
+
+
 def test_code_is_compiled_for_the_features_of_the_lanes(monkeypatch) -> None:
     from numba.core import registry
 
