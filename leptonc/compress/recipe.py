@@ -15,6 +15,7 @@ from torch import Tensor
 
 from leptonc import meaning
 from leptonc.capture import Captured
+from leptonc.compress.choice import Choice
 from leptonc.errors import LeptoncError
 from leptonc.ir.core import Function, Op, Value
 from leptonc.rewrite.trace import Remark
@@ -72,7 +73,7 @@ class Context:
     """What a recipe may use besides the Function: calibration data and a place for remarks.
 
     Attributes:
-        data: calibration inputs, if there are any. remarks: appended to by recipes.
+        data: calibration inputs, if there are any. remarks, choices: appended to by recipes.
         seed: of what a recipe draws.
         captured: the model that is compressed, as it was before any recipe.
         trains: names of parameters that earlier recipes added.
@@ -80,6 +81,7 @@ class Context:
 
     data: Calibration | None = None
     remarks: list[Remark] = field(default_factory=list[Remark])
+    choices: list[Choice] = field(default_factory=list[Choice])
     seed: int = 0
     captured: Captured | None = None
     trains: frozenset[str] = frozenset()

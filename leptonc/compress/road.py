@@ -117,7 +117,7 @@ def compress(
         fn, done = _made(job, fn, planned, entries, progress)
         steps += done
         context = dataclasses.replace(context, trains=_trains(steps))
-    return _finished(job, fn, steps, entries, context.remarks)
+    return _finished(job, fn, steps, entries)
 
 
 def _made(
@@ -156,7 +156,7 @@ def _made(
 
 def _planned_anew(job: _Job, fn: Function, step: _Step) -> _Step | None:
     """Return the step of the same recipe on the same unit, for ``fn`` as it is now."""
-    context = dataclasses.replace(job.context, remarks=[])
+    context = dataclasses.replace(job.context, remarks=[], choices=[])
     try:
         found = [e for e in step.recipe.plan(fn, context) if e.where == step.edit.where]
     except CompressError:  # nothing is left to do for it
@@ -170,20 +170,16 @@ def _trains(steps: Sequence[_Step]) -> frozenset[str]:
 
 
 def _finished(
-    job: _Job,
-    fn: Function,
-    steps: Sequence[_Step],
-    entries: Sequence[Entry],
-    remarks: Sequence[Remark],
+    job: _Job, fn: Function, steps: Sequence[_Step], entries: Sequence[Entry]
 ) -> Compressed:
     parameters = job.captured.parameters | _trains(steps)
     made = Compressed(dataclasses.replace(job.captured, function=fn, parameters=parameters))
-    made.remarks = tuple(remarks)
+    made.remarks = tuple(job.context.remarks)
 
     def without(index: int) -> Compressed:
         left, anew = [s for i, s in enumerate(steps) if i != index], list[Entry]()
         base, done = _made(job, job.captured.function, left, anew, again=True)
-        other = _finished(job, base, done, anew, remarks)
+        other = _finished(job, base, done, anew)
         _keep_trained(made, other)
         return other
 
@@ -199,7 +195,7 @@ def _finished(
             before = after
         return found
 
-    made.ledger = Ledger(tuple(entries), without, timed)
+    made.ledger = Ledger(tuple(entries), without, timed, tuple(job.context.choices))
     return made
 
 
