@@ -117,5 +117,5 @@ def test_values_that_overflow_name_their_unit() -> None:
     net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)).eval()
     with torch.no_grad():
         net[0].weight.fill_(3e38)
-    with pytest.raises(CompressError, match="^1: its inputs hold NaN or infinities"):
+    with pytest.raises(CompressError, match=r"^1: its inputs hold NaN or infinities"):
         leptonc.compress.compress(net, torch.ones(2, 4), RECIPES[0], data=[torch.ones(2, 4)])
