@@ -7,7 +7,7 @@ out: that is how a step of the ledger is undone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -77,6 +77,7 @@ class Context:
         seed: of what a recipe draws.
         captured: the model that is compressed, as it was before any recipe.
         trains: names of parameters that earlier recipes added.
+        sizes: of the example, of what is dynamic: times are measured at these.
     """
 
     data: Calibration | None = None
@@ -85,6 +86,7 @@ class Context:
     seed: int = 0
     captured: Captured | None = None
     trains: frozenset[str] = frozenset()
+    sizes: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def need_data(self, recipe: str) -> Calibration:
         """Return the calibration data. Raises CompressError if there is none."""

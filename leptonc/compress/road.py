@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from leptonc.cost.flops import op_cost
 from leptonc.errors import InputError
 from leptonc.ir.core import Function
 from leptonc.ir.kinds.data import Constant
+from leptonc.ir.specialize import specialize
 from leptonc.ir.verify import verify
 from leptonc.rewrite.trace import Remark
 
@@ -106,7 +107,8 @@ def compress(
         raise CompressError("no recipe given: e.g. leptonc.compress(model, x, Prune(0.5))")
     batches = () if data is None else batches_of(captured, data)
     calibration = Calibration(batches, progress) if batches else None
-    context = Context(calibration, seed=seed, captured=captured)
+    sizes = meaning.bind_dims(captured.function, [tuple(t.shape) for t in example])
+    context = Context(calibration, seed=seed, captured=captured, sizes=sizes)
     samples = batches[:1] or (tuple(example),)
     reference = tuple(meaning.run(captured.function, *batch) for batch in samples)
     job = _Job(captured, samples, reference, timer, context)
@@ -143,10 +145,11 @@ def _made(
             continue
         verify(after)
         error, before = job.error(after), entries[-1].error if entries else 0.0
+        estimates = [estimated_ms(f, job.context.sizes) for f in (fn, after)]
         entries.append(
             Entry(
                 len(entries), name, step.edit.where, step.edit.what, constant_bytes(fn),
-                constant_bytes(after), estimated_ms(fn), estimated_ms(after), error, error - before,
+                constant_bytes(after), *estimates, error, error - before,
             )
         )  # fmt: skip
         fn = after
@@ -255,10 +258,13 @@ def _operands(captured: Captured, item: Any, index: int) -> tuple[Tensor, ...]:
     )
 
 
-def estimated_ms(fn: Function) -> float:
-    """Return the milliseconds of one run, the sum of rooflines of its ops on an assumed core."""
+def estimated_ms(fn: Function, sizes: Mapping[str, int]) -> float:
+    """Return the milliseconds of one run, the sum of rooflines of its ops on an assumed core.
+
+    ``sizes`` are those of what is dynamic.
+    """
     ms = 0.0
-    for op in fn.ops:
+    for op in specialize(fn, sizes).ops:
         cost = op_cost(op)
         if not isinstance(cost.flops, int) or not isinstance(cost.bytes, int):
             return float("nan")

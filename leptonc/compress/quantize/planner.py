@@ -20,6 +20,7 @@ from leptonc.compress.recipe import CompressError, Context, Edit
 from leptonc.compress.timing import alone, timings
 from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.contract import Linear
+from leptonc.ir.specialize import specialize
 from leptonc.meaning import tensor_of
 from leptonc.rewrite.trace import Remark, RemarkKind, describe
 
@@ -33,10 +34,10 @@ class Planner:
     def __init__(self, recipe: Quantize, fn: Function, context: Context) -> None:
         self.recipe, self.fn, self.context = recipe, fn, context
         self.forms = forms.of(recipe)
-        if len(self.forms) > 1 and fn.dims:
+        if len(self.forms) > 1 and fn.dims and not context.sizes:
             raise CompressError(
-                "Quantize: sizes of the model are dynamic, so that no unit can be timed; compress "
-                "it with fixed ones, or without forms= and keep="
+                "Quantize: sizes of the model are dynamic, so that no unit can be timed; give "
+                "leptonc.compress an example, or leave forms= and keep= out"
             )
         self.chosen = self._choose()
         self.edits: list[Edit] = []
@@ -76,12 +77,13 @@ class Planner:
         """Return the form that the unit alone, compiled, takes the least time with."""
         self._progress(f"timing {unit.where}")
         before = alone(self.fn, unit.op)
-        programs = [before if edit is None else edit.make(before) for edit in found.values()]
-        made = choose(unit.where, dict(zip(found, timings(programs), strict=True)))
-        self.context.choices.append(made)
-        lost = made.chosen == FLOAT
-        self._tell(unit.op, str(made), RemarkKind.MISSED if lost else RemarkKind.NOTE)
-        return made.chosen
+        made = (before if edit is None else edit.make(before) for edit in found.values())
+        programs = [specialize(fn, self.context.sizes) for fn in made]
+        choice = choose(unit.where, dict(zip(found, timings(programs), strict=True)))
+        self.context.choices.append(choice)
+        lost = choice.chosen == FLOAT
+        self._tell(unit.op, str(choice), RemarkKind.MISSED if lost else RemarkKind.NOTE)
+        return choice.chosen
 
     def _tell(self, op: Op, why: str, kind: RemarkKind = RemarkKind.MISSED) -> None:
         self.context.remarks.append(Remark("Quantize", kind, describe(op), why, op.origin))
