@@ -127,6 +127,9 @@ class Quantize:
         """
         found = Planner(self, units.prepared(fn), context).plan()
         if not found:
-            raise CompressError("Quantize: no unit is faster with codes: pass keep='all', or forms "
-                                "without float")  # fmt: skip
+            told = "; ".join(f"{c.where} {c}" for c in context.choices[:3])
+            raise CompressError(
+                f"Quantize: no unit is faster with codes: {told}; pass keep='all', or forms "
+                "without float"
+            )
         return found
