@@ -69,11 +69,13 @@ def as_pass(name: str, recipe: type[Any], **types: Any) -> type[RecipePass]:
     hints = {**get_type_hints(recipe), **types}
     given = [f for f in dataclasses.fields(recipe) if f.default is not dataclasses.MISSING]
     rows = frozenset(f.name for f in given if hints[f.name] == tuple[str, ...])
-    fields = [
-        (f.name, str, dataclasses.field(default=ROW.join(f.default))) if f.name in rows
-        else (f.name, hints[f.name], dataclasses.field(default=f.default))
-        for f in given if f.name in rows or _simple(hints[f.name])
-    ]  # fmt: skip
+    fields: list[tuple[str, Any, Any]] = []
+    for f in given:
+        if f.name in rows:
+            plain = ROW.join(getattr(recipe, f.name))  # the class has the default
+            fields.append((f.name, str, dataclasses.field(default=plain)))
+        elif _simple(hints[f.name]):
+            fields.append((f.name, hints[f.name], dataclasses.field(default=f.default)))
     doc = f"``{recipe.__name__}`` as a pass; its options are described there."
     space = {"NAME": name, "RECIPE": recipe, "ROWS": rows, "__doc__": doc, "__module__": __name__}
     return dataclasses.make_dataclass(

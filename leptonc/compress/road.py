@@ -145,11 +145,11 @@ def _made(
             continue
         verify(after)
         error, before = job.error(after), entries[-1].error if entries else 0.0
-        estimates = [estimated_ms(f, job.context.sizes) for f in (fn, after)]
+        slow, fast = (estimated_ms(f, job.context.sizes) for f in (fn, after))
         entries.append(
             Entry(
                 len(entries), name, step.edit.where, step.edit.what, constant_bytes(fn),
-                constant_bytes(after), *estimates, error, error - before,
+                constant_bytes(after), slow, fast, error, error - before,
             )
         )  # fmt: skip
         fn = after
