@@ -17,6 +17,7 @@ REGISTRY: Mapping[str, str] = {
     "fold-constants": "leptonc.passes.fold_constants:FoldConstants",
     "fold-batchnorm": "leptonc.passes.fold_batchnorm:FoldBatchNorm",
     "fold-quant": "leptonc.passes.fold_quant:FoldQuant",
+    "decode-weights": "leptonc.passes.decode_weights:DecodeWeights",
     "merge-linear": "leptonc.passes.merge_linear:MergeLinear",
     "layout": "leptonc.passes.layout:Layout",
     "fuse": "leptonc.passes.fuse:Fuse",

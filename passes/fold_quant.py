@@ -100,4 +100,4 @@ def _tell(fn: Function, op: Op, trace: Trace) -> None:
     x, w = (fn.producer.get(v) for v in op.operands[:2])
     codes = [m is not None and isinstance(m.kind, Dequantize) for m in (x, w)]
     if codes == [False, True]:
-        trace.note(op, "its inputs are not quantized: the weight is converted in each run")
+        trace.note(op, "its inputs are not quantized, its weight alone is")

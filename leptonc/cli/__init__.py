@@ -1,6 +1,6 @@
-"""The ``leptonc`` command: compile, explore, profile, bisect, ir, passes, doctor, bench, plan."""
+"""The ``leptonc`` command: compile, compress, explore, profile, bisect, ir, passes, bench, ..."""
 
-from leptonc.cli import compiling, looking, measuring, planning
+from leptonc.cli import compiling, compressing, looking, measuring, planning
 from leptonc.cli.app import app, main
 
-__all__ = ["app", "compiling", "looking", "main", "measuring", "planning"]
+__all__ = ["app", "compiling", "compressing", "looking", "main", "measuring", "planning"]

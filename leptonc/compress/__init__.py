@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from types import ModuleType
 from typing import Any
 
+from leptonc.api import Dynamic
 from leptonc.capture.frontend import capture
 from leptonc.compress.distill import Distill
 from leptonc.compress.finetune import finetune
@@ -38,6 +39,7 @@ def compress(
     *recipes: Recipe,
     data: Iterable[Any] | None = None,
     seed: int = 0,
+    dynamic: Dynamic = None,
 ) -> Compressed:
     """Return ``model`` made smaller by ``recipes``, as a module with a ledger of lossy steps.
 
@@ -49,6 +51,9 @@ def compress(
         recipes: ``Prune``, ``Quantize``, ``LowRank``, ``Distill``, applied in order.
         data: calibration inputs, an iterable of batches as a DataLoader gives them.
         seed: of whatever recipes draw.
+        dynamic: sizes that may change, as ``leptonc.compile`` takes them: ``{"x": {0:
+            Dim("batch", max=64)}}``; the module and its data then have any of these, and it
+            compiles for all of them. Times are measured at the example's.
 
     Raises:
         CompressError: nothing to do, calibration data that is missing or does not fit, an option
@@ -57,7 +62,7 @@ def compress(
     """
     named = isinstance(example_inputs, Mapping)
     args, kwargs = ((), dict(example_inputs)) if named else (example_inputs, {})
-    captured = capture(model, args, kwargs)
+    captured = capture(model, args, kwargs, dynamic=dynamic)
     args = args if isinstance(args, tuple) else (args,)
     example = captured.tensors(captured.flatten(args, kwargs))
     name = type(model).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from leptonc.compress import choice
+from leptonc.compress.choice import Choice
 from leptonc.compress.recipe import CompressError
 from leptonc.ir.core import Function
 from leptonc.ir.kinds.data import Constant
@@ -50,12 +53,14 @@ class Entry:
 class Ledger:
     """The steps of a compression, in the order they were made.
 
-    ``without`` makes the model anew less one step, ``timed`` takes the steps' times.
+    ``without`` makes the model anew less one step, ``timed`` takes the steps' times. ``choices``:
+    of every unit that was timed in several forms, the one it took and what each of them takes.
     """
 
     entries: tuple[Entry, ...]
     without: Callable[[int], Compressed]
     timed: Callable[[Sequence[Entry]], Sequence[Entry]]
+    choices: tuple[Choice, ...] = ()
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -78,7 +83,7 @@ class Ledger:
 
     def measure(self) -> Ledger:
         """Return the ledger with measured times: the program is compiled before and after."""
-        return Ledger(tuple(self.timed(self.entries)), self.without, self.timed)
+        return dataclasses.replace(self, entries=tuple(self.timed(self.entries)))
 
     def table(self) -> Table:
         """Return the steps as a table."""
@@ -102,12 +107,18 @@ class Ledger:
                       e.estimated_ms_after),
                  Cell(_change(e.ms_before, e.ms_after, 3), e.ms_after),
                  Cell(f"{e.error:.2e}", e.error)] for e in self.entries)  # fmt: skip
-        return f'{html_table.STYLE}<div class="leptonc">{html_table.table(heads, rows)}</div>'
+        tables = html_table.table(heads, rows)
+        if self.choices:
+            heads, body = choice.rows(self.choices)
+            tables += html_table.table(heads, ([Cell(text) for text in row] for row in body))
+        return f'{html_table.STYLE}<div class="leptonc">{tables}</div>'
 
     def __str__(self) -> str:
         console = Console(width=140)
         with console.capture() as text:
             console.print(self.table())
+            if self.choices:
+                console.print(choice.table(self.choices))
         return text.get()
 
 

@@ -67,7 +67,7 @@ class Raised(nn.Module):
     ) -> Captured | None:
         """Return :meth:`captured` if it is made for such arguments; None: trace the module."""
         captured = self._captured
-        if dynamic is not None:
+        if not _covers(captured, dynamic):
             return None
         try:
             tensors = captured.tensors(captured.flatten(args, kwargs))
@@ -107,6 +107,24 @@ class Raised(nn.Module):
     def _tensor(self, name: str) -> Tensor:
         owner, _, leaf = name.rpartition(".")
         return getattr(self.get_submodule(owner), leaf)
+
+
+def _covers(captured: Captured, dynamic: Any) -> bool:
+    """Return whether every size that shall be dynamic is so already."""
+    if dynamic is None:
+        return True
+    if not isinstance(dynamic, Mapping):
+        return bool(captured.function.dims)
+    params = {s.name: captured.function.params[s.param] for s in captured.inputs
+              if s.param is not None}  # fmt: skip
+    for name, axes in dynamic.items():
+        given = axes.items() if isinstance(axes, Mapping) else enumerate(axes or ())
+        wanted = [axis for axis, size in given if size is not None]
+        if wanted and name not in params:
+            return False
+        if any(isinstance(params[name].type.shape[axis], int) for axis in wanted):
+            return False
+    return True
 
 
 def raise_(captured: Captured) -> Raised:

@@ -7,7 +7,7 @@ out: that is how a step of the ledger is undone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from leptonc import meaning
 from leptonc.capture import Captured
+from leptonc.compress.choice import Choice
 from leptonc.errors import LeptoncError
 from leptonc.ir.core import Function, Op, Value
 from leptonc.rewrite.trace import Remark
@@ -72,17 +73,20 @@ class Context:
     """What a recipe may use besides the Function: calibration data and a place for remarks.
 
     Attributes:
-        data: calibration inputs, if there are any. remarks: appended to by recipes.
+        data: calibration inputs, if there are any. remarks, choices: appended to by recipes.
         seed: of what a recipe draws.
         captured: the model that is compressed, as it was before any recipe.
         trains: names of parameters that earlier recipes added.
+        sizes: of the example, of what is dynamic: times are measured at these.
     """
 
     data: Calibration | None = None
     remarks: list[Remark] = field(default_factory=list[Remark])
+    choices: list[Choice] = field(default_factory=list[Choice])
     seed: int = 0
     captured: Captured | None = None
     trains: frozenset[str] = frozenset()
+    sizes: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def need_data(self, recipe: str) -> Calibration:
         """Return the calibration data. Raises CompressError if there is none."""

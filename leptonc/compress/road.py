@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from leptonc.cost.flops import op_cost
 from leptonc.errors import InputError
 from leptonc.ir.core import Function
 from leptonc.ir.kinds.data import Constant
+from leptonc.ir.specialize import specialize
 from leptonc.ir.verify import verify
 from leptonc.rewrite.trace import Remark
 
@@ -106,7 +107,8 @@ def compress(
         raise CompressError("no recipe given: e.g. leptonc.compress(model, x, Prune(0.5))")
     batches = () if data is None else batches_of(captured, data)
     calibration = Calibration(batches, progress) if batches else None
-    context = Context(calibration, seed=seed, captured=captured)
+    sizes = meaning.bind_dims(captured.function, [tuple(t.shape) for t in example])
+    context = Context(calibration, seed=seed, captured=captured, sizes=sizes)
     samples = batches[:1] or (tuple(example),)
     reference = tuple(meaning.run(captured.function, *batch) for batch in samples)
     job = _Job(captured, samples, reference, timer, context)
@@ -117,7 +119,7 @@ def compress(
         fn, done = _made(job, fn, planned, entries, progress)
         steps += done
         context = dataclasses.replace(context, trains=_trains(steps))
-    return _finished(job, fn, steps, entries, context.remarks)
+    return _finished(job, fn, steps, entries)
 
 
 def _made(
@@ -143,10 +145,11 @@ def _made(
             continue
         verify(after)
         error, before = job.error(after), entries[-1].error if entries else 0.0
+        slow, fast = (estimated_ms(f, job.context.sizes) for f in (fn, after))
         entries.append(
             Entry(
                 len(entries), name, step.edit.where, step.edit.what, constant_bytes(fn),
-                constant_bytes(after), estimated_ms(fn), estimated_ms(after), error, error - before,
+                constant_bytes(after), slow, fast, error, error - before,
             )
         )  # fmt: skip
         fn = after
@@ -156,7 +159,7 @@ def _made(
 
 def _planned_anew(job: _Job, fn: Function, step: _Step) -> _Step | None:
     """Return the step of the same recipe on the same unit, for ``fn`` as it is now."""
-    context = dataclasses.replace(job.context, remarks=[])
+    context = dataclasses.replace(job.context, remarks=[], choices=[])
     try:
         found = [e for e in step.recipe.plan(fn, context) if e.where == step.edit.where]
     except CompressError:  # nothing is left to do for it
@@ -170,20 +173,16 @@ def _trains(steps: Sequence[_Step]) -> frozenset[str]:
 
 
 def _finished(
-    job: _Job,
-    fn: Function,
-    steps: Sequence[_Step],
-    entries: Sequence[Entry],
-    remarks: Sequence[Remark],
+    job: _Job, fn: Function, steps: Sequence[_Step], entries: Sequence[Entry]
 ) -> Compressed:
     parameters = job.captured.parameters | _trains(steps)
     made = Compressed(dataclasses.replace(job.captured, function=fn, parameters=parameters))
-    made.remarks = tuple(remarks)
+    made.remarks = tuple(job.context.remarks)
 
     def without(index: int) -> Compressed:
         left, anew = [s for i, s in enumerate(steps) if i != index], list[Entry]()
         base, done = _made(job, job.captured.function, left, anew, again=True)
-        other = _finished(job, base, done, anew, remarks)
+        other = _finished(job, base, done, anew)
         _keep_trained(made, other)
         return other
 
@@ -199,7 +198,7 @@ def _finished(
             before = after
         return found
 
-    made.ledger = Ledger(tuple(entries), without, timed)
+    made.ledger = Ledger(tuple(entries), without, timed, tuple(job.context.choices))
     return made
 
 
@@ -259,10 +258,13 @@ def _operands(captured: Captured, item: Any, index: int) -> tuple[Tensor, ...]:
     )
 
 
-def estimated_ms(fn: Function) -> float:
-    """Return the milliseconds of one run, the sum of rooflines of its ops on an assumed core."""
+def estimated_ms(fn: Function, sizes: Mapping[str, int]) -> float:
+    """Return the milliseconds of one run, the sum of rooflines of its ops on an assumed core.
+
+    ``sizes`` are those of what is dynamic.
+    """
     ms = 0.0
-    for op in fn.ops:
+    for op in specialize(fn, sizes).ops:
         cost = op_cost(op)
         if not isinstance(cost.flops, int) or not isinstance(cost.bytes, int):
             return float("nan")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import statistics
+import dataclasses
 import time
 from collections.abc import Sequence
 
@@ -12,8 +12,9 @@ from torch.utils import _pytree as pytree
 
 from leptonc import api
 from leptonc.capture import Captured, InputSpec, OutputSpec
+from leptonc.compress.choice import Timing
 from leptonc.compress.raised import raise_
-from leptonc.ir.core import Builder, Function, Op
+from leptonc.ir.core import Builder, Function, Op, Value
 from leptonc.ir.kinds.data import Constant
 from leptonc.ir.types import TensorType
 from leptonc.meaning import TORCH_DTYPES
@@ -33,16 +34,21 @@ def captured_of(fn: Function) -> Captured:
     )  # fmt: skip
 
 
+def computed(fn: Function, op: Op) -> tuple[Value, ...]:
+    """Return the operands of ``op`` that are no constants."""
+    makers = ((v, fn.producer.get(v)) for v in op.operands)
+    return tuple(v for v, m in makers if m is None or not isinstance(m.kind, Constant))
+
+
 def alone(fn: Function, op: Op) -> Function:
-    """Return the Function of one op of ``fn``: constants stay, other operands are parameters."""
-    b = Builder(op.kind.NAME)
+    """Return the Function of one op of ``fn``: constants stay, :func:`computed` are parameters."""
+    b, given = Builder(op.kind.NAME), set(computed(fn, op))
     operands = [
-        b(maker.kind, hint=v.hint)
-        if (maker := fn.producer.get(v)) is not None and isinstance(maker.kind, Constant)
-        else b.param(v.type, v.hint)
+        b.param(v.type, v.hint) if v in given else b(fn.producer[v].kind, hint=v.hint)
         for v in op.operands
     ]
-    return b.finish(*b.emit(op.kind, *operands, origin=op.origin))
+    made = b.finish(*b.emit(op.kind, *operands, origin=op.origin))
+    return dataclasses.replace(made, dims=fn.dims)
 
 
 def random_inputs(fn: Function, seed: int = 0) -> tuple[Tensor, ...]:
@@ -58,8 +64,8 @@ def _random(t: TensorType, g: torch.Generator) -> Tensor:
     return torch.randint(0, 2, shape, generator=g).to(TORCH_DTYPES[t.dtype])
 
 
-def compiled_ms(fns: Sequence[Function], seconds: float = 0.1) -> list[float]:
-    """Return the median milliseconds of a call of each Function, compiled, called in turns.
+def timings(fns: Sequence[Function], seconds: float = 0.1) -> list[Timing]:
+    """Return what a call of each Function takes, compiled, called in turns.
 
     Their sizes must be numbers. Inputs are random and the same for all that take the same.
     """
@@ -69,10 +75,10 @@ def compiled_ms(fns: Sequence[Function], seconds: float = 0.1) -> list[float]:
         net = api.compile(raise_(captured_of(fn)), inputs, verify="off", cache=False)
         calls.append((net, inputs))
     times: list[list[float]] = [[] for _ in calls]
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + seconds * len(calls)
     while len(times[0]) < FEWEST_ROUNDS or time.perf_counter() < end:
         for (net, inputs), kept in zip(calls, times, strict=True):
             start = time.perf_counter()
             net(*inputs)
             kept.append(1e3 * (time.perf_counter() - start))
-    return [statistics.median(kept) for kept in times]
+    return [Timing.of(kept) for kept in times]

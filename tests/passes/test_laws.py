@@ -56,6 +56,7 @@ LAWS: Mapping[str, Law] = {
     "fold-constants": Law(bits=True),
     "fold-batchnorm": Law(grows=True),  # before a padded convolution a norm is a product and a sum
     "fold-quant": Law(grows=True),  # a fake quantization becomes two conversions
+    "decode-weights": Law(bits=True),
     "merge-linear": Law(grows=True),  # parallel layers become one and a slice for each
     # Copies into another order. Torch sums in another order where strides differ: ``test_layout``
     # holds it to the bits, on networks whose sums are exact.

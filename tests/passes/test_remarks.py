@@ -95,6 +95,11 @@ def codes_of_16_bits(b: Net) -> tuple[Value, ...]:
     return (b(Linear(), x, w),)
 
 
+def computed_codes(b: Net) -> tuple[Value, ...]:
+    w = b(Dequantize(), b.param(TensorType(DType.I8, (4, 4)), "codes"), b(Full((), 0.5, F32)))
+    return (b(Linear(), b.input(2, 4), w),)
+
+
 def parallel_with_epilogues(b: Net) -> tuple[Value, ...]:
     x = b.input(2, 4)
     return b(Relu(), b.linear(x, 4)), b(Relu(), b.linear(x, 4))
@@ -234,6 +239,7 @@ CASES: tuple[tuple[str, Make, str], ...] = (
     ("fold-batchnorm", norm_of_parameters, r"^not folded: its statistics or weights are no const"),
     ("fold-batchnorm", scaled_by_one_number, r"^not folded into conv .*: the factor is constant"),
     ("fold-quant", codes_of_16_bits, "its weight holds i16 codes"),
+    ("decode-weights", computed_codes, "in each run: its codes are computed"),
     ("merge-linear", parallel_with_epilogues, r"^not merged with its neighbours: each has an act"),
     ("merge-linear", parallel_and_computed, r"^not merged with its neighbours: its weight or bias"),
     ("merge-linear", narrow_between, r"^not merged with linear .*: 256 mult.* would save nothing"),

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, fields
 from typing import Literal
 
-import torch
-from torch import Tensor
-
-from leptonc.compress.quantize import edits, ranges, units
-from leptonc.compress.quantize.gptq import ROWS, gptq, hessian, patches
-from leptonc.compress.quantize.units import Unit
-from leptonc.compress.quantize.weights import round_to_nearest
+from leptonc.compress.quantize import ranges, units
+from leptonc.compress.quantize.forms import FORMS
+from leptonc.compress.quantize.planner import Planner
 from leptonc.compress.recipe import CompressError, Context, Edit
-from leptonc.compress.timing import alone, compiled_ms
-from leptonc.ir.core import Function, Op, Value
-from leptonc.ir.kinds.contract import Conv, Linear
-from leptonc.meaning import tensor_of
-from leptonc.rewrite.trace import Remark, RemarkKind, describe
+from leptonc.ir.core import Function
 
 Scheme = Literal["static", "dynamic", "weight-only"]
-MARGIN = 0.97  # a unit must take at most this part of the time with codes: the rest is noise
 _CHOICES = {
     "weights": (8, 4),
     "activations": (8, 16, None),
@@ -32,6 +21,9 @@ _CHOICES = {
     "method": tuple(ranges.METHODS),
     "keep": ("all", "faster"),
 }
+
+
+_FIXED = ("weights", "activations", "scheme", "qat", "keep")  # what forms decide instead
 
 
 @dataclass(frozen=True)
@@ -59,6 +51,14 @@ class Quantize:
         keep: ``"all"``, or ``"faster"``: each unit is compiled alone both ways and timed, its own
             conversion of inputs included; one that is not faster stays float, and a remark says by
             how much it lost.
+        forms: names of :data:`FORMS` that each unit chooses among in the same way, instead of
+            ``weights``, ``activations`` and ``scheme``: ``("float", "int8", "w8", "w4")``. It takes
+            the fastest; of those within the noise of the measurement, the most exact one
+            (``float``, ``w8``, ``dynamic``, ``int8``, ``w4``, ``w4a8``). ``print(small.ledger)``
+            shows the time of every form of every unit.
+        sequential: whether ``"gptq"`` looks at what a unit reads once the units before it are
+            quantized (the paper's way), so that it makes up for their errors, too; else at what it
+            reads in the float model.
 
     Raises:
         CompressError: an option that is none of the choices, or two that contradict each other.
@@ -76,12 +76,14 @@ class Quantize:
     correct: bool = True
     qat: bool = False
     keep: Literal["all", "faster"] = "all"
+    forms: tuple[str, ...] = ()
+    sequential: bool = True
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
             if (got := getattr(self, name)) not in choices:
                 raise CompressError(f"Quantize: {name} must be one of {choices}, got {got!r}")
-        for name in ("skip", "only"):
+        for name in ("skip", "only", "forms"):
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else tuple(given))
         for wrong, text in self._contradictions():
@@ -90,7 +92,14 @@ class Quantize:
 
     def _contradictions(self) -> Sequence[tuple[bool, str]]:
         plan, bits = self.plan_of_activations, self.activations
+        unknown = [f for f in self.forms if f not in FORMS]
+        fixed = [
+            f.name for f in fields(self) if f.name in _FIXED and getattr(self, f.name) != f.default
+        ]
         return (
+            (bool(unknown), f"forms: there is no {unknown}; there are {', '.join(FORMS)}"),
+            (len(set(self.forms)) == 1, "forms: one leaves nothing to choose, name two or more"),
+            (bool(self.forms and fixed), f"forms decide {', '.join(fixed)}: leave that out"),
             (plan == "weight-only" and bits is not None,
              "weight-only leaves activations alone: pass activations=None"),
             (plan != "weight-only" and bits is None,
@@ -116,185 +125,11 @@ class Quantize:
             CompressError: nothing to quantize, no calibration data where they are needed, a name
                 that matches nothing, inputs of a unit that are not finite.
         """
-        planner = _Planner(self, units.prepared(fn), context)
-        planned = [(unit, planner.edit(unit)) for unit in planner.chosen]
-        if self.keep == "faster":
-            planned = [(u, e) for u, e in planned if planner.is_faster(u, e)]
-        if not planned:
-            raise CompressError("Quantize: no unit is faster with codes: pass keep='all'")
-        return [edit for _, edit in planned]
-
-
-class _Planner:
-    """One plan: the units that are chosen, and what was seen of their inputs."""
-
-    def __init__(self, recipe: Quantize, fn: Function, context: Context) -> None:
-        self.recipe, self.fn, self.context = recipe, fn, context
-        self.chosen = self._choose()
-        self.seen: dict[Value, ranges.Seen] = {}
-        self.hessians: dict[tuple[Value, object], Tensor] = {}
-        self.means: dict[tuple[Value, object], list[Tensor]] = {}
-        if recipe.plan_of_activations == "static" or recipe.method == "gptq":
-            self._observe()
-
-    def _tell(self, op: Op, why: str) -> None:
-        remark = Remark("Quantize", RemarkKind.MISSED, describe(op), why, op.origin)
-        self.context.remarks.append(remark)
-
-    def _choose(self) -> list[Unit]:
-        recipe, found = self.recipe, units.find(self.fn, self._tell)
+        found = Planner(self, units.prepared(fn), context).plan()
         if not found:
-            quantized = [op for op in self.fn.ops if units.is_quantized(self.fn, op)]
-            if quantized:
-                where = ", ".join(str(op.origin.module or describe(op)) for op in quantized[:3])
-                raise CompressError(f"Quantize: the model is already quantized ({where}, ...)")
-            raise CompressError("Quantize: the model has no convolution or linear layer in f32")
-        chosen = units.selected(found, recipe.only, recipe.skip)
-        if recipe.plan_of_activations == "dynamic":
-            for unit in chosen:
-                if not isinstance(unit.op.kind, Linear):
-                    self._tell(unit.op, "not quantized: only linear layers take dynamic scales")
-            chosen = [u for u in chosen if isinstance(u.op.kind, Linear)]
-        if not chosen:
-            raise CompressError("Quantize: skip, only and scheme leave no unit to quantize")
-        return chosen
-
-    # ----- calibration -----
-
-    def _observe(self) -> None:
-        data = self.context.need_data(f"Quantize(method={self.recipe.method!r})")
-        readers: dict[Value, list[Unit]] = {}
-        for unit in self.chosen:
-            readers.setdefault(unit.x, []).append(unit)
-        for i, values in enumerate(data.observed(self.fn, readers)):
-            for x, users in readers.items():
-                seen = self.seen.setdefault(x, ranges.Seen(self.context.seed))
-                if not seen.add(values[x]):
-                    raise CompressError(
-                        f"{users[0].where}: its inputs hold NaN or infinities on calibration "
-                        f"batch {i}; the model overflows there, or the data are wrong"
-                    )
-                if self.recipe.method == "gptq" or self.recipe.correct:
-                    self._add_products(values[x], users)
-
-    def _add_products(self, x: Tensor, users: Sequence[Unit]) -> None:
-        for key in dict.fromkeys(map(_hessian_key, users)):
-            kind = key[1]
-            if isinstance(kind, tuple):
-                conv, kernel = kind
-                rows = patches(x, conv, kernel)
-            else:
-                flat = x.reshape(1, -1, x.shape[-1])
-                rows = flat[:, :: -(-flat.shape[1] // ROWS)]
-            self.means.setdefault(key, []).append(rows.mean(1))
-            if self.recipe.method != "gptq":
-                continue
-            more = hessian(rows)
-            self.hessians[key] = self.hessians[key] + more if key in self.hessians else more
-
-    # ----- edits -----
-
-    def edit(self, unit: Unit) -> Edit:
-        """Return the edit of one unit."""
-        if self.context.data is not None:
-            self.context.data.progress(f"quantizing {unit.where}")
-        x, weight = self._input(unit), self._weight(unit)
-        what = f"weight to {_weight_text(weight)}, {_input_text(x)}"
-        make = partial(_made, name=unit.name, weight=weight, x=x, train=self.recipe.qat)
-        return Edit(unit.where, what + (", in training" if self.recipe.qat else ""), make)
-
-    def is_faster(self, unit: Unit, edit: Edit) -> bool:
-        """Return whether a unit alone, compiled, takes less time with codes."""
-        if self.context.data is not None:
-            self.context.data.progress(f"timing {unit.where}")
-        before = alone(self.fn, unit.op)
-        as_float, as_codes = compiled_ms((before, edit.make(before)))
-        if as_codes < MARGIN * as_float:
-            return True
-        why = f"stays float: {as_codes:.3f} ms with codes, {as_float:.3f} ms without"
-        self._tell(unit.op, why)
-        return False
-
-    def _input(self, unit: Unit) -> edits.Input | None:
-        recipe, plan = self.recipe, self.recipe.plan_of_activations
-        if plan == "weight-only":
-            return None
-        if plan == "dynamic":
-            return edits.Input()
-        assert recipe.activations is not None
-        codes = ranges.CODES[recipe.activations, bool(recipe.symmetric)]
-        scale, zero = ranges.METHODS[recipe.method](self.seen[unit.x], codes)
-        residual = recipe.residuals and edits.keeps_residuals(unit)
-        return edits.Input(codes, scale, zero, residual)
-
-    def _weight(self, unit: Unit) -> edits.Weight:
-        bits, w = self.recipe.weights, _tensor(self.fn, unit.weight)
-        groups = self._groups(unit)
-        if self.recipe.qat:
-            return edits.Weight(bits, groups)
-        if not torch.isfinite(w).all():
-            raise CompressError(f"{unit.where}: its weight holds NaN or infinities")
-        matrix = w.reshape(len(w), -1)
-        if self.recipe.method == "gptq":
-            made = gptq(matrix, self.hessians[_hessian_key(unit)], bits, groups)
-        else:
-            made = round_to_nearest(matrix, bits, groups, clip=self.recipe.method == "mse")
-        return edits.Weight(bits, groups, *made, self._shift(unit, matrix, *made))
-
-    def _shift(self, unit: Unit, matrix: Tensor, codes: Tensor, scale: Tensor) -> Tensor | None:
-        """Return what the outputs lose in the mean by the rounding of a weight: ``f32[n]``."""
-        means = self.means.get(_hessian_key(unit))
-        if means is None or not self.recipe.correct:
-            return None
-        mean = torch.stack(means).double().mean(0)  # [groups,k]
-        back = codes.reshape(*scale.shape, -1).double() * scale[..., None].double()
-        lost = (matrix.double() - back.reshape(matrix.shape)).reshape(len(mean), -1, mean.shape[1])
-        return (lost @ mean[..., None]).reshape(-1).float()
-
-    def _groups(self, unit: Unit) -> int:
-        """Return how many groups of columns of a weight have scales of their own."""
-        size = self.recipe.group
-        if size is None or not isinstance(unit.op.kind, Linear):
-            return 1
-        k = int(unit.weight.type.shape[1])
-        if k % size:
-            self._tell(unit.op, f"a scale for each channel: groups of {size} do not divide {k}")
-            return 1
-        return k // size
-
-
-def _hessian_key(unit: Unit) -> tuple[Value, object]:
-    kind = unit.op.kind
-    return unit.x, (kind, unit.weight.type.shape[2:]) if isinstance(kind, Conv) else None
-
-
-def _tensor(fn: Function, value: Value) -> Tensor:
-    return tensor_of(fn.producer[value].kind.const)  # type: ignore[attr-defined]
-
-
-def _made(
-    fn: Function, name: str, weight: edits.Weight, x: edits.Input | None, train: bool
-) -> Function:
-    """Return ``fn`` with the unit of weight ``name`` quantized; ``fn`` if there is none."""
-    ready = units.prepared(fn)
-    unit = units.by_weight(ready, name)
-    if unit is None or not _fits(unit, weight):
-        return fn
-    return edits.quantized(ready, unit, weight, x, train)
-
-
-def _fits(unit: Unit, weight: edits.Weight) -> bool:
-    """Return whether the codes are of the size that the weight has now."""
-    n, *rest = (int(d) for d in unit.weight.type.shape)
-    return weight.codes is None or tuple(weight.codes.shape) == (n, math.prod(rest))
-
-
-def _weight_text(weight: edits.Weight) -> str:
-    each = "channel" if weight.groups == 1 else "group"
-    return f"int{weight.bits} by {each}"
-
-
-def _input_text(x: edits.Input | None) -> str:
-    if x is None:
-        return "inputs float"
-    return "inputs i8 by row" if x.codes is None else f"inputs {x.codes.dtype.value}"
+            told = "; ".join(f"{c.where} {c}" for c in context.choices[:3])
+            raise CompressError(
+                f"Quantize: no unit is faster with codes: {told}; pass keep='all', or forms "
+                "without float"
+            )
+        return found
