@@ -14,6 +14,7 @@ from torch import Tensor
 from leptonc import meaning
 from leptonc.backends.numba_cpu.emit import emit
 from leptonc.backends.numba_cpu.lower.choices import Answer
+from leptonc.backends.numba_cpu.lower.code_ranges import ranges_of
 from leptonc.backends.numba_cpu.lower.core import ConstPool
 from leptonc.backends.numba_cpu.runtime import Executable, load
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
@@ -105,7 +106,9 @@ class Specialization:
     def options(self, fn: Function) -> Options:
         """Return what steers the lowering of ``fn``, which is static."""
         team = _team(fn, self.threads)
-        return Options(team, self.precision, dict(self.retreat), answers=self.answers)
+        ranges = ranges_of(fn.ops, {})
+        retreat = dict(self.retreat)
+        return Options(team, self.precision, retreat, answers=self.answers, ranges=ranges)
 
     def forget(self) -> None:
         """Drop every laid-out program (after a unit retreated).

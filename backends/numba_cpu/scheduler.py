@@ -10,7 +10,7 @@ from leptonc.backends.numba_cpu.joined import joined
 from leptonc.backends.numba_cpu.kernels.int8_pairs import Range
 from leptonc.backends.numba_cpu.legal import YES, Claim, No
 from leptonc.backends.numba_cpu.lower.choices import Answer
-from leptonc.backends.numba_cpu.lower.code_ranges import ranges_of
+from leptonc.backends.numba_cpu.lower.code_ranges import inside, ranges_of
 from leptonc.backends.numba_cpu.lower.core import ConstPool, Lowering
 from leptonc.backends.numba_cpu.lower.questions import Reuse, reuse
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
@@ -35,7 +35,7 @@ class Options:
     ``retreat`` maps the name of a unit to the reason why it must run through torch, ``answers``
     the key of a question to its answer; ``caches`` are the machine's unless given. With
     ``as_laid_out``, inputs and outputs lie in memory as the layouts of their types say, not
-    row-major.
+    row-major. ``ranges``: of codes that come from outside.
     """
 
     threads: int = 1
@@ -44,6 +44,7 @@ class Options:
     caches: Caches | None = None
     answers: Mapping[str, Answer] = field(default_factory=dict[str, Answer])
     as_laid_out: bool = False
+    ranges: Mapping[Value, Range] = field(default_factory=dict[Value, Range])
 
     def reuse_of(self, fn: Function) -> Reuse:
         """Return how far apart two calls of ``fn`` use the same weights."""
@@ -63,6 +64,7 @@ def schedule(fn: Function, pool: ConstPool, options: Options) -> Schedule:
     ctx = Lowering(
         pool, options.threads, options.precision, options.reuse_of(fn), answers=options.answers
     )
+    ctx.ranges.update(ranges_of(fn.ops, options.ranges))
     inputs = tuple(
         dense(Buffer("input", 0, i, v.hint), options.outside(v)) for i, v in enumerate(fn.params)
     )
@@ -208,8 +210,6 @@ def _lower_unit(
             _through_torch(ctx, body, why)
     for inner, outer in zip(body.returns, op.results, strict=True):
         ctx.views[outer] = ctx.view(inner)
-        if inner in ctx.ranges:
-            ctx.ranges[outer] = ctx.ranges[inner]
     for v in (*body.params, *body.producer):
         ctx.views.pop(v, None)
         ctx.ranges.pop(v, None)
@@ -229,12 +229,9 @@ def _lower_unit(
 
 def _enter(ctx: Lowering, op: Op, body: Function) -> None:
     """Make known to ``body`` where the operands of its unit lie, and which codes they hold."""
-    known: dict[Value, Range] = {}
     for inner, outer in zip(body.params, op.operands, strict=True):
         ctx.views[inner] = ctx.view(outer)
-        if outer in ctx.ranges:
-            known[inner] = ctx.ranges[outer]
-    ctx.ranges.update({**known, **ranges_of(body.ops, known)})
+    ctx.ranges.update(inside(op, body, ctx.ranges))
 
 
 def _why_torch(op: Op, options: Options) -> str:

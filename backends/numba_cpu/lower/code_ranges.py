@@ -10,9 +10,10 @@ import functools
 from collections.abc import Iterable, Mapping
 
 from leptonc.backends.numba_cpu.kernels.int8_pairs import Range
-from leptonc.ir.core import Op, Value
+from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.quantize import RANGES, Quantize, QuantizeRows
 from leptonc.ir.kinds.reduce import AdaptiveMaxPool, MaxPool
+from leptonc.ir.kinds.region import Unit
 from leptonc.ir.kinds.shape import (
     Concat,
     Expand,
@@ -33,13 +34,32 @@ def codes_of(value: Value, known: Mapping[Value, Range]) -> Range:
 
 
 def ranges_of(ops: Iterable[Op], known: Mapping[Value, Range]) -> dict[Value, Range]:
-    """Return the ranges of what ``ops`` make, where they are less than their dtype's."""
-    found: dict[Value, Range] = {}
+    """Return ``known`` and the ranges of what ``ops``, units among them, make of it.
+
+    Only ranges that are less than the dtype's stand there.
+    """
+    found = dict(known)
     for op in ops:
-        made = _made(op, {**known, **found})
+        if isinstance(op.kind, Unit):
+            found.update(_of_unit(op, op.kind.body, found))
+            continue
+        made = _made(op, found)
         if made is not None:
             found[op.results[0]] = made
     return found
+
+
+def inside(op: Op, body: Function, known: Mapping[Value, Range]) -> dict[Value, Range]:
+    """Return the ranges of the values of a unit's body."""
+    pairs = zip(body.params, op.operands, strict=True)
+    return ranges_of(body.ops, {inner: known[outer] for inner, outer in pairs if outer in known})
+
+
+def _of_unit(op: Op, body: Function, known: Mapping[Value, Range]) -> dict[Value, Range]:
+    """Return the ranges of a unit's results."""
+    found = inside(op, body, known)
+    pairs = zip(body.returns, op.results, strict=True)
+    return {outer: found[inner] for inner, outer in pairs if inner in found}
 
 
 def _made(op: Op, known: Mapping[Value, Range]) -> Range | None:

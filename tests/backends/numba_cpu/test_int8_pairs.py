@@ -23,6 +23,7 @@ from leptonc.backends.numba_cpu.lower import int8_job
 from leptonc.backends.numba_cpu.lower.code_ranges import codes_of, ranges_of
 from leptonc.backends.numba_cpu.lower.core import ConstPool
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
+from leptonc.check import isolate
 from leptonc.ir.core import Builder, Function, Value
 from leptonc.ir.kinds import reduce, shape
 from leptonc.ir.kinds.data import Constant
@@ -156,6 +157,17 @@ def test_a_unit_knows_the_codes_that_another_makes(monkeypatch, high: int, share
     plan = schedule(two_units(high), ConstPool(), Options())
     (reason,) = [d.answer.why for u in plan.units for d in u.decisions if "exact" in d.answer.why]
     assert share in reason
+
+
+def test_a_unit_alone_is_packed_as_in_its_network(monkeypatch) -> None:
+    """What times or checks a unit alone hands on the ranges of the network's values."""
+    monkeypatch.setattr(int8_job, "PROVEN", "pairs")
+    fn, pool = two_units(127), ConstPool()
+    schedule(fn, pool, Options())
+    held = len(pool.arrays)
+    for ranges in (ranges_of(fn.ops, {}), {}):
+        schedule(isolate(fn.ops[1]), pool, Options(ranges=ranges))
+        assert (len(pool.arrays) == held) == bool(ranges)
 
 
 # ----- the kernel ---------------------------------------------------------------------------------
