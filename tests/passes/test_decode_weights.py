@@ -19,7 +19,7 @@ from leptonc.ir.types import DType, TensorType
 from leptonc.ir.verify import verify
 from leptonc.passes.decode_weights import DecodeWeights
 
-FEW = settings(max_examples=20, deadline=None)
+FEW = settings(max_examples=8, deadline=None)
 
 
 def nets(conv: bool) -> tuple[nn.Module, tuple[int, ...]]:

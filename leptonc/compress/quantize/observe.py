@@ -22,6 +22,7 @@ from leptonc.compress.timing import alone, computed
 from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.contract import Conv
 from leptonc.ir.specialize import Specializer
+from leptonc.passes.decode_weights import DecodeWeights
 
 Key = tuple[Conv, tuple[object, ...]] | None
 Decide = Callable[[Unit, "Observed"], Edit | None]
@@ -119,7 +120,8 @@ def in_order(
                     for i, values in enumerate(walk.values):
                         found[unit.x].add(values[unit.x], readers[unit.x], i)
                 edit = decide(unit, found[unit.x])
-                program = None if edit is None else edit.make(alone(fn, op))
+                if edit is not None:  # its weight is decoded once, not for each batch
+                    program = DecodeWeights()(edit.make(alone(fn, op)))
                 readers[unit.x].remove(unit)
                 if not readers[unit.x]:
                     del found[unit.x]

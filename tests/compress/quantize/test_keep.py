@@ -114,7 +114,7 @@ def test_a_tie_goes_to_the_more_exact_form(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_names_and_methods_hold_for_every_form(monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = leptonc.Quantize(forms=("float", "w4a8"), group=64, method="gptq", skip="0")
+    recipe = leptonc.Quantize(forms=("float", "w4a8"), group=64, method="mse", skip="0")
     small = compressed([(1.0, 0.5)], monkeypatch, recipe)
     assert [(e.where, e.what) for e in small.ledger] == [
         ("3", "weight to int4 by group, inputs i8 by row")
