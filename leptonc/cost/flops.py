@@ -207,6 +207,7 @@ FLOPS: Mapping[type[Kind], Callable[[Op], Dim]] = {
     **dict.fromkeys((quantize.Dequantize, quantize.UnpackInt4), _per_result(2)),
     quantize.IntLinear: _int_linear,
     quantize.IntConv: _int_conv,
+    quantize.IntAvgPool: _pool,
     **dict.fromkeys(collective.KINDS, _free),  # time on a link, which ``cluster`` knows
     region.TorchOp: _per_result(1),  # unknown; at least one operation a result element
 }

@@ -12,17 +12,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from leptonc.ir.core import Kind
 from leptonc.ir.kinds import quantize as q
 from leptonc.ir.kinds.contract import Conv
+from leptonc.ir.kinds.reduce import AvgPool
 from leptonc.meaning.constants import TORCH_DTYPES
 from leptonc.meaning.contraction import convolution
 from leptonc.meaning.elementwise import Expression
+from leptonc.meaning.reduction import average
 
 _LIBRARY = torch.library.Library("leptonc", "DEF")
 _SCALE = "Tensor scale, Tensor? zero=None"
 _CONV = "int[] stride, int[] padding, int[] after, int[] dilation, int groups, int x_zero"
+_POOL = (
+    "int[] kernel, int[] stride, int[] padding, bool ceil, bool include_pad, int? divisor, "
+    "int x_zero"
+)
 
 
 def _spread(t: Tensor, x: Tensor, axis: int) -> Tensor:
@@ -103,6 +110,26 @@ def _int_conv(
     return _scaled(convolution(plain, x.double() - x_zero, w.double()), scale, bias, 1)
 
 
+def _int_avg_pool(
+    x: Tensor, scale: Tensor, *, kernel: list[int], stride: list[int], padding: list[int],
+    ceil: bool, include_pad: bool, divisor: int | None, x_zero: int,
+) -> Tensor:  # fmt: skip
+    sums = AvgPool(tuple(kernel), tuple(stride), tuple(padding), ceil, True, 1)
+    total = average(sums, x.double() - x_zero)
+    ones = torch.ones((1, *x.shape[-len(kernel) :]), dtype=torch.float64, device=x.device)
+    if divisor is not None:
+        count = torch.full_like(total, divisor)
+    elif include_pad:  # padding counts; a window may reach beyond it
+        pads = [n for p in reversed(padding) for n in (p, p)]
+        wide = functional.pad(ones[None], pads, value=1.0)[0]
+        unpadded = AvgPool(tuple(kernel), tuple(stride), (0,) * len(kernel), ceil, True, 1)
+        count = average(unpadded, wide)[(..., *(slice(n) for n in total.shape[-len(kernel) :]))]
+    else:
+        count = average(sums, ones)
+    factor = (scale.double() / count).to(scale.dtype)
+    return total.to(scale.dtype) * factor
+
+
 _OPS: Mapping[str, tuple[str, Callable[..., Any]]] = {
     "quantize": (
         f"(Tensor x, {_SCALE}, *, int low, int high, ScalarType dtype, int axis=0) -> Tensor",
@@ -121,6 +148,7 @@ _OPS: Mapping[str, tuple[str, Callable[..., Any]]] = {
     "int_conv": (
         f"(Tensor x, Tensor w, Tensor scale, Tensor? bias=None, *, {_CONV}) -> Tensor", _int_conv,
     ),
+    "int_avg_pool": (f"(Tensor x, Tensor scale, *, {_POOL}) -> Tensor", _int_avg_pool),
 }  # fmt: skip
 for _name, (_schema, _body) in _OPS.items():
     _LIBRARY.define(_name + _schema)
@@ -170,4 +198,5 @@ QUANTIZED: Mapping[type[Kind], Expression] = {
     q.UnpackInt4: lambda k, x: _ops.unpack_int4(x),
     q.IntLinear: lambda k, x, w, scale, b=None: _ops.int_linear(x, w, scale, b, x_zero=k.x_zero),
     q.IntConv: _int_conv_of,
+    q.IntAvgPool: lambda k, x, scale: _ops.int_avg_pool(x, scale, **k.attributes),
 }

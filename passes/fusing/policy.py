@@ -21,7 +21,14 @@ from leptonc.ir.kinds.norm import (
     RmsNorm,
     Softmax,
 )
-from leptonc.ir.kinds.quantize import Dequantize, FakeQuantize, IntConv, IntLinear, Quantize
+from leptonc.ir.kinds.quantize import (
+    Dequantize,
+    FakeQuantize,
+    IntAvgPool,
+    IntConv,
+    IntLinear,
+    Quantize,
+)
 from leptonc.ir.kinds.reduce import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,
@@ -267,7 +274,7 @@ ATTENTION = Policy(_attention)
 _TABLE: Mapping[type[Kind], Policy] = {
     **dict.fromkeys((Conv, ConvTranspose, BatchNorm, GroupNorm, Interpolate), CHANNELS_LAST),
     **dict.fromkeys((MaxPool, AvgPool, AdaptiveAvgPool, AdaptiveMaxPool), CHANNELS_LAST),
-    IntConv: CHANNELS_LAST,
+    **dict.fromkeys((IntConv, IntAvgPool), CHANNELS_LAST),
     IntLinear: ROWS,
     **dict.fromkeys((Quantize, Dequantize, FakeQuantize), SAME_AXES),
     **dict.fromkeys((Concat,), FOLLOW),

@@ -60,11 +60,12 @@ _RANKS: dict[type[Kind], tuple[int, int]] = {
     quantize.UnpackInt4: (2, 2),
     quantize.IntLinear: (1, 4),
     quantize.IntConv: (3, 5),
+    quantize.IntAvgPool: (2, 5),
 }
 _QUANTIZED: dict[type[Kind], frozenset[DType]] = {
     quantize.Dequantize: frozenset({DType.I8, DType.U8, DType.I16, DType.I32}),
     quantize.UnpackInt4: frozenset({DType.U8}),
-    **dict.fromkeys((quantize.IntLinear, quantize.IntConv), quantize.BYTES),
+    **dict.fromkeys((quantize.IntLinear, quantize.IntConv, quantize.IntAvgPool), quantize.BYTES),
     **dict.fromkeys(
         (quantize.Quantize, quantize.FakeQuantize, quantize.QuantizeRows), frozenset({DType.F32})
     ),
@@ -224,6 +225,7 @@ def _int_linear(draw: Draw, x: TensorType) -> Types:
 _OTHERS: dict[type[Kind], Callable[[Draw, TensorType], Types]] = {
     **dict.fromkeys((quantize.Quantize, quantize.Dequantize, quantize.FakeQuantize), _scale),
     quantize.IntLinear: _int_linear,
+    quantize.IntAvgPool: lambda draw, x: (TensorType(DType.F32, ()),),
     quantize.IntConv: lambda draw, x: _int_product(_conv(draw, x)),
     pointwise.Where: _where,
     contract.Linear: _linear,

@@ -8,6 +8,7 @@ by the pass ``fold-quant``.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -28,11 +29,12 @@ from leptonc.ir.kinds.quantize import (
     QuantizeRows,
     UnpackInt4,
 )
-from leptonc.ir.kinds.reduce import Amax
+from leptonc.ir.kinds.reduce import Amax, AvgPool
 from leptonc.ir.kinds.shape import Reshape, Slice
 from leptonc.ir.kinds.unary import Abs
 from leptonc.ir.types import DType
 from leptonc.meaning import const_of, tensor_of
+from leptonc.passes.rules.quants import MEANS, windows_of
 from leptonc.rewrite.driver import drop_dead
 
 
@@ -77,19 +79,7 @@ class _Splice:
 
     def activation(self, x: Input, train: bool) -> Value:
         """Emit the conversions of the activation and return what stands for it."""
-        b, value = self.early, self.unit.x
-        if x.codes is None:
-            codes, scale = b.emit(QuantizeRows(), value)
-            return b(Mul(), b(Cast(DType.F32), codes), scale)
-        unit = self.unit
-        params = [constant(b, torch.tensor(x.scale), unit.owned("input_scale"))]
-        if x.codes.affine:
-            zero = torch.tensor(x.zero, dtype=torch.int32)
-            params.append(constant(b, zero, unit.owned("input_zero")))
-        c = x.codes
-        if train:
-            return b(FakeQuantize(c.low, c.high), value, *params)
-        return b(Dequantize(), b(Quantize(c.low, c.high, c.dtype), value, *params), *params)
+        return converted(self.early, self.unit.x, x, self.unit.owned, train)
 
     def weight(self, weight: Weight) -> Value:
         """Emit the weight and return it."""
@@ -118,13 +108,39 @@ class _Splice:
             if at is op:
                 ops += self.late.ops
                 at = Op(op.kind, operands, op.results, op.origin)
-            elif residual and isinstance(at.kind, Add) and old in at.operands:
-                summands = tuple(x if v is old else v for v in at.operands)
-                at = Op(at.kind, summands, at.results, at.origin)
+            elif residual and old in at.operands and _reads_codes(at):
+                operands_ = tuple(x if v is old else v for v in at.operands)
+                at = Op(at.kind, operands_, at.results, at.origin)
             ops.append(at)
             if old in at.results:
                 ops += self.early.ops
         return drop_dead(Function(fn.name, fn.params, tuple(ops), fn.returns, fn.dims))
+
+
+def _reads_codes(op: Op) -> bool:
+    """Return whether ``op`` is a sum, or a mean of windows of an image."""
+    mean = isinstance(op.kind, MEANS) and isinstance(windows_of(op), AvgPool)
+    return isinstance(op.kind, Add) or mean
+
+
+def converted(
+    b: Builder, value: Value, x: Input, owned: Callable[[str], str], train: bool
+) -> Value:
+    """Emit the conversions of an activation and return what stands for it.
+
+    ``owned`` gives the names of its constants. With ``train`` the conversions have gradients.
+    """
+    if x.codes is None:
+        codes, scale = b.emit(QuantizeRows(), value)
+        return b(Mul(), b(Cast(DType.F32), codes), scale)
+    params = [constant(b, torch.tensor(x.scale), owned("input_scale"))]
+    if x.codes.affine:
+        zero = torch.tensor(x.zero, dtype=torch.int32)
+        params.append(constant(b, zero, owned("input_zero")))
+    c = x.codes
+    if train:
+        return b(FakeQuantize(c.low, c.high), value, *params)
+    return b(Dequantize(), b(Quantize(c.low, c.high, c.dtype), value, *params), *params)
 
 
 def constant(b: Builder, tensor: Tensor, hint: str) -> Value:

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from leptonc.compress.quantize import edits, ranges, units
+from leptonc.compress.quantize import edits, pools, ranges, units
 from leptonc.compress.quantize.gptq import ROWS, gptq, hessian, patches
 from leptonc.compress.quantize.units import Unit
 from leptonc.compress.quantize.weights import round_to_nearest
@@ -51,8 +51,9 @@ class Quantize:
             so that later ones make up for earlier ones, and clips no activation (needs data).
         skip, only: module paths or patterns; what they name is left out, or alone quantized.
         symmetric: activations around zero (i8) or between their extremes (u8). None: the latter.
-        residuals: whether sums that read a quantized convolution's input read its codes, too, so
-            that it need not be kept in float.
+        residuals: whether sums and means of windows that read a quantized convolution's input read
+            its codes, too, so that it need not be kept in float; and whether a mean of what only
+            it reads of a quantized product reads codes.
         correct: whether biases make up for what the rounding of a weight takes off the mean of an
             output on calibration data (Nagel et al., ICCV 2019); where there are data.
         qat: train with fake quantizations (straight-through gradients); then ``freeze``.
@@ -116,13 +117,18 @@ class Quantize:
             CompressError: nothing to quantize, no calibration data where they are needed, a name
                 that matches nothing, inputs of a unit that are not finite.
         """
-        planner = _Planner(self, units.prepared(fn), context)
+        fn = units.prepared(fn)
+        planner = _Planner(self, fn, context)
         planned = [(unit, planner.edit(unit)) for unit in planner.chosen]
         if self.keep == "faster":
             planned = [(u, e) for u, e in planned if planner.is_faster(u, e)]
         if not planned:
             raise CompressError("Quantize: no unit is faster with codes: pass keep='all'")
-        return [edit for _, edit in planned]
+        made = [edit for _, edit in planned]
+        if self.residuals and self.activations == 8 and self.plan_of_activations == "static":
+            codes = ranges.CODES[8, bool(self.symmetric)]
+            made += pools.plan(fn, made, context, codes, self.method, self.qat)
+        return made
 
 
 class _Planner:

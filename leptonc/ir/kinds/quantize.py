@@ -13,6 +13,7 @@ from leptonc.ir.core import Kind, Types, kind
 from leptonc.ir.dims import same_dim
 from leptonc.ir.kinds.base import accept, arity, check_axis, need
 from leptonc.ir.kinds.contract import Conv, Linear
+from leptonc.ir.kinds.reduce import AvgPool
 from leptonc.ir.types import DType, TensorType
 
 BYTES = frozenset({DType.I8, DType.U8})
@@ -178,6 +179,33 @@ class IntConv(Kind):
         return self.plain.infer((x.with_dtype(DType.F32), w.with_dtype(DType.F32), *b))
 
 
+@kind
+class IntAvgPool(AvgPool):
+    """``f32(sum (x - x_zero)) * f32(scale / count)`` of each window; what lies outside is 0.
+
+    The sum in int32, exact; ``scale / count`` in float64. ``x: u8|i8[...,*in], scale: f32[]`` ->
+    ``f32[...,*out]``. The other attributes, and what counts, are those of ``AvgPool``.
+    """
+
+    x_zero: int = 0
+    NAME: ClassVar[str] = "int_avg_pool"
+    ACCEPTS: ClassVar[frozenset[DType]] = BYTES
+
+    @property
+    def plain(self) -> AvgPool:
+        """The mean of real numbers with the same windows."""
+        return AvgPool(
+            self.kernel, self.stride, self.padding, self.ceil, self.include_pad, self.divisor
+        )
+
+    def infer(self, args: Types) -> Types:
+        """Return ``f32[...,*out]``. Raises InferError."""
+        x, scale = arity(self, args, 2)
+        accept(self, x, BYTES)
+        need(scale == TensorType(DType.F32, ()), self, f"a scale of type {scale}")
+        return self.plain.infer((x.with_dtype(DType.F32),))
+
+
 KINDS: tuple[type[Kind], ...] = (
-    Quantize, Dequantize, FakeQuantize, QuantizeRows, UnpackInt4, IntLinear, IntConv,
+    Quantize, Dequantize, FakeQuantize, QuantizeRows, UnpackInt4, IntLinear, IntConv, IntAvgPool,
 )  # fmt: skip

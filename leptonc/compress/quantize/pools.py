@@ -1,0 +1,145 @@
+"""compress > quantize > pools: means of images that read codes.
+
+What a quantized convolution reads is held as codes, and a mean of it reads them (:mod:`edits`). A
+mean of anything else gets a conversion of its own where that costs nothing: where a quantized
+product makes what it reads, so that the codes come out of the product instead of floats, and where
+nothing else needs the floats.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from leptonc.compress.quantize import edits, ranges, units
+from leptonc.compress.quantize.units import Tell, Unit
+from leptonc.compress.recipe import CompressError, Context, Edit
+from leptonc.ir.core import Builder, Function, Op, Value
+from leptonc.ir.kinds.binary import Add
+from leptonc.ir.kinds.quantize import Dequantize, FakeQuantize
+from leptonc.ir.kinds.reduce import AvgPool, MaxPool
+from leptonc.ir.kinds.shape import Concat
+from leptonc.ir.types import DType
+from leptonc.passes.fusing.contract import is_activation
+from leptonc.passes.rules.quants import MEANS, windows_of
+from leptonc.rewrite.trace import Remark, RemarkKind, describe
+
+Place = tuple[str, int]  # module path, and which of the means of that module
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A mean that can read codes: its place, its op."""
+
+    place: Place
+    op: Op
+
+    @property
+    def x(self) -> Value:
+        """What it reads."""
+        return self.op.operands[0]
+
+    @property
+    def where(self) -> str:
+        """Its module path, with a number where a module has several means."""
+        path, index = self.place
+        return f"{path}#{index}" if index else path or "mean"
+
+
+def plan(
+    fn: Function, made: Sequence[Edit], context: Context, codes: ranges.Codes, method: str,
+    train: bool,
+) -> list[Edit]:  # fmt: skip
+    """Return edits of the means that get codes from products which ``made`` quantizes.
+
+    Raises:
+        CompressError: what a mean reads is not finite on calibration data.
+    """
+    wanted = {edit.where for edit in made}
+    quantized = [u for u in units.find(fn, lambda op, why: None) if u.where in wanted]
+
+    def tell(op: Op, why: str) -> None:
+        missed = Remark("Quantize", RemarkKind.MISSED, describe(op), why, op.origin)
+        context.remarks.append(missed)
+
+    found = find(fn, quantized, tell)
+    if not found:
+        return []
+    seen = {pool.x: ranges.Seen(context.seed) for pool in found}
+    data = context.need_data("Quantize").observed(fn, seen)
+    for i, values in enumerate(data):
+        for pool in found:
+            if not seen[pool.x].add(values[pool.x]):
+                raise CompressError(
+                    f"{pool.where}: its inputs hold NaN or infinities on calibration batch {i}"
+                )
+    planned: list[Edit] = []
+    for pool in found:
+        x = edits.Input(codes, *ranges.METHODS[method](seen[pool.x], codes))
+        make = partial(_made, place=pool.place, x=x, train=train)
+        what = f"means of {codes.dtype.value}" + (", in training" if train else "")
+        planned.append(Edit(pool.where, what, make))
+    return planned
+
+
+def find(fn: Function, quantized: Sequence[Unit], tell: Tell) -> list[Pool]:
+    """Return the means that get codes of their own for nothing; ``tell`` gets the others."""
+    read = {unit.x for unit in quantized}
+    products = {id(unit.op) for unit in quantized}
+    found: list[Pool] = []
+    for place, op in _means(fn):
+        pool = Pool(place, op)
+        if pool.x in read or not _is_made_by(fn, pool.x, products):
+            continue
+        if fn.use_count[pool.x] != 1:
+            tell(op, "a mean of floats: other ops read them, codes would be written besides")
+        else:
+            found.append(pool)
+    return found
+
+
+def _means(fn: Function) -> list[tuple[Place, Op]]:
+    count: dict[str, int] = {}
+    found: list[tuple[Place, Op]] = []
+    for op in fn.ops:
+        if isinstance(op.kind, MEANS) and isinstance(windows_of(op), AvgPool):
+            path = op.origin.module or ""
+            count[path] = count.get(path, -1) + 1
+            if op.operands[0].type.dtype is DType.F32:
+                found.append(((path, count[path]), op))
+    return found
+
+
+def _is_made_by(fn: Function, value: Value, products: set[int]) -> bool:
+    """Return whether the units of ``products`` make ``value``, so that they can make its codes."""
+    op = fn.producer.get(value)
+    if op is None:
+        return False
+    if id(op) in products:
+        return True
+    if isinstance(op.kind, (Concat, MaxPool)):
+        return all(_is_made_by(fn, v, products) for v in op.operands)
+    if isinstance(op.kind, Add):
+        return any(_is_made_by(fn, v, products) for v in op.operands)
+    return is_activation(op.kind) and _is_made_by(fn, op.operands[0], products)
+
+
+def _made(fn: Function, place: Place, x: edits.Input, train: bool) -> Function:
+    """Return ``fn`` with the mean at ``place`` on codes; ``fn`` where it has them, or is gone."""
+    ready = units.prepared(fn)
+    op = dict(_means(ready)).get(place)
+    source = None if op is None else ready.producer.get(op.operands[0])
+    if op is None or (source and isinstance(source.kind, (Dequantize, FakeQuantize))):
+        return fn
+    path, index = place
+    prefix = f"{path}." if path else ""
+    b = Builder(ready.name, origin=op.origin)
+    value = edits.converted(b, op.operands[0], x, lambda leaf: f"{prefix}mean{index}_{leaf}", train)
+    ops: list[Op] = []
+    for at in ready.ops:
+        if at is op:
+            ops += b.ops
+            at = Op(op.kind, (value,), op.results, op.origin)
+        ops.append(at)
+    return Function(ready.name, ready.params, tuple(ops), ready.returns, ready.dims)
