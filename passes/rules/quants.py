@@ -14,7 +14,7 @@ from leptonc.ir.core import Builder, Kind, Op, Value
 from leptonc.ir.dims import Dim, same_dim
 from leptonc.ir.kinds.binary import Add, Mul
 from leptonc.ir.kinds.contract import Conv, Linear
-from leptonc.ir.kinds.data import Constant, Full
+from leptonc.ir.kinds.data import Constant, Embedding, Full
 from leptonc.ir.kinds.pointwise import Cast, Clamp
 from leptonc.ir.kinds.quantize import (
     BYTES,
@@ -154,6 +154,27 @@ def _dynamic(m: Match, b: Builder) -> Value | Skip | None:
     made = b(IntLinear(), codes, m["w"], _product_scale(m, b, 1.0))
     made = b(Mul(), made, rows)
     return b(Add(), made, m["b"]) if m.get("b") is not None else made
+
+
+def _looked_up(m: Match, b: Builder) -> Value | Skip | None:
+    """Look up codes and their scales: the table stays codes, rows alone become floats."""
+    w, t, i = m["w"], m["t"], m["i"]
+    zero, groups = m.get("wz"), int(t.type.shape[1]) if t.type.rank == 2 else 1
+    if zero is not None and not _all_zero(b, zero):
+        return Skip("the table has a zero point other than 0")
+    if t.type.rank == 1 and m.kind("dw", Dequantize).axis != 0:
+        return Skip("the scales of the table do not run along its rows")
+    codes = b(Embedding(), w, i)
+    if not t.type.rank:
+        return b(Dequantize(), codes, t)
+    scales = b(Embedding(), b(Reshape((t.type.shape[0], groups)), t), i)
+    codes = b(Cast(DType.F32), codes)
+    if groups == 1:
+        return b(Mul(), codes, scales)
+    lead, k = i.type.shape, int(w.type.shape[1])
+    blocks = b(Reshape((*lead, groups, k // groups)), codes)
+    made = b(Mul(), blocks, b(Reshape((*lead, groups, 1)), scales))
+    return b(Reshape((*lead, k)), made)
 
 
 # ----- means --------------------------------------------------------------------------------------
@@ -326,6 +347,10 @@ RULES: tuple[Rule, ...] = (
          hints={"q": ("u8[2,3,6,5]", "i8[2,3,8,6]", "u8[2,3,4,4]", "i8[2,3,7]"),
                 "pool": (AvgPool((3, 2), (2, 1), (1, 0), True, False), AdaptiveAvgPool((4, 3)),
                          Mean((2, 3)), Mean((2,), True)), **_QUANTIZED}),
+    Rule("look-up-codes", "embedding(dequantize(w, t), i) = f32(embedding(w, i)) * embedding(t, i)",
+         BITWISE, Node(Embedding, (_DW, Var("i"))), _looked_up,
+         hints={"w": ("i8[5,6]",) * 3, "t": ("f32[5]", "f32[5,2]", "f32[]"),
+                "i": ("i64[2,3]", "i64[4]", "i64[]"), "dw": (Dequantize(),) * 3}),
     Rule("quantize-back", "q(d(c)) = c for codes c in the range of q", BITWISE,
          Node(Quantize, (Node(Dequantize, (Q, S, Opt(Z))), Lit(name="s2"), Opt(Lit(name="z2"))),
               "again"), _back,

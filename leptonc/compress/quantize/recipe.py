@@ -48,7 +48,8 @@ class Quantize:
         method: how much is clipped. ``"minmax"`` nothing, ``"percentile"`` one activation in
             10,000 at either end, ``"mse"`` what gives the least squared error (outliers that a
             transformer lives by are lost with both); ``"gptq"`` rounds weights one after another
-            so that later ones make up for earlier ones, and clips no activation (needs data).
+            so that later ones make up for earlier ones, and clips no activation (needs data); a
+            weight with several readers is rounded to the nearest, for all of them.
         skip, only: module paths or patterns; what they name is left out, or alone quantized.
         symmetric: activations around zero (i8) or between their extremes (u8). None: the latter.
         residuals: whether sums and means of windows that read a quantized convolution's input read
@@ -241,7 +242,7 @@ class _Planner:
         if not torch.isfinite(w).all():
             raise CompressError(f"{unit.where}: its weight holds NaN or infinities")
         matrix = w.reshape(len(w), -1)
-        if self.recipe.method == "gptq":
+        if self.recipe.method == "gptq" and not unit.shared:
             made = gptq(matrix, self.hessians[_hessian_key(unit)], bits, groups)
         else:
             made = round_to_nearest(matrix, bits, groups, clip=self.recipe.method == "mse")
