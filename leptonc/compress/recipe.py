@@ -17,7 +17,7 @@ from leptonc import meaning
 from leptonc.capture import Captured
 from leptonc.errors import LeptoncError
 from leptonc.ir.core import Function, Op, Value
-from leptonc.rewrite.trace import Remark
+from leptonc.rewrite.trace import Remark, RemarkKind, describe
 
 
 class CompressError(LeptoncError):
@@ -83,6 +83,15 @@ class Context:
     seed: int = 0
     captured: Captured | None = None
     trains: frozenset[str] = frozenset()
+
+    def tell(self, recipe: str) -> Callable[[Op, str], None]:
+        """Return what takes an op that ``recipe`` leaves alone, and why, as a remark."""
+
+        def tell(op: Op, why: str) -> None:
+            missed = Remark(recipe, RemarkKind.MISSED, describe(op), why, op.origin)
+            self.remarks.append(missed)
+
+        return tell
 
     def need_data(self, recipe: str) -> Calibration:
         """Return the calibration data. Raises CompressError if there is none."""

@@ -23,7 +23,6 @@ from leptonc.ir.kinds.shape import Concat
 from leptonc.ir.types import DType
 from leptonc.passes.fusing.contract import is_activation
 from leptonc.passes.rules.quants import MEANS, windows_of
-from leptonc.rewrite.trace import Remark, RemarkKind, describe
 
 Place = tuple[str, int]  # module path, and which of the means of that module
 
@@ -58,12 +57,7 @@ def plan(
     """
     wanted = {edit.where for edit in made}
     quantized = [u for u in units.find(fn, lambda op, why: None) if u.where in wanted]
-
-    def tell(op: Op, why: str) -> None:
-        missed = Remark("Quantize", RemarkKind.MISSED, describe(op), why, op.origin)
-        context.remarks.append(missed)
-
-    found = find(fn, quantized, tell)
+    found = find(fn, quantized, context.tell("Quantize"))
     if not found:
         return []
     seen = {pool.x: ranges.Seen(context.seed) for pool in found}

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from leptonc.compress.quantize import edits, pools, ranges, units
+from leptonc.compress.quantize import edits, pools, ranges, transposed, units
 from leptonc.compress.quantize.gptq import ROWS, gptq, hessian, patches
 from leptonc.compress.quantize.units import Unit
 from leptonc.compress.quantize.weights import round_to_nearest
@@ -119,6 +119,9 @@ class Quantize:
                 that matches nothing, inputs of a unit that are not finite.
         """
         fn = units.prepared(fn)
+        phases = transposed.plan(fn, context.tell("Quantize"))
+        for edit in phases:
+            fn = edit.make(fn)
         planner = _Planner(self, fn, context)
         planned = [(unit, planner.edit(unit)) for unit in planner.chosen]
         if self.keep == "faster":
@@ -129,7 +132,7 @@ class Quantize:
         if self.residuals and self.activations == 8 and self.plan_of_activations == "static":
             codes = ranges.CODES[8, bool(self.symmetric)]
             made += pools.plan(fn, made, context, codes, self.method, self.qat)
-        return made
+        return [*transposed.needed(phases, made), *made]
 
 
 class _Planner:
