@@ -19,6 +19,7 @@ from leptonc.ir.types import TensorType
 from leptonc.meaning import TORCH_DTYPES
 
 FEWEST_ROUNDS = 5
+MARGIN = 0.97  # codes must take at most this part of the time of floats: the rest is noise
 
 
 def captured_of(fn: Function) -> Captured:

@@ -130,6 +130,27 @@ def _int_avg_pool(
     return total.to(scale.dtype) * factor
 
 
+def _int_attention(
+    q: Tensor, k: Tensor, v: Tensor, slope: Tensor, v_scale: Tensor, mask: Tensor | None = None, *,
+    causal: bool, gqa: bool, nan_rows: bool,
+) -> Tensor:  # fmt: skip
+    if gqa and k.dim() > 2:
+        k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
+    scores = (q.double() @ k.double().transpose(-1, -2)).to(slope.dtype) * slope
+    lost = float("-inf")
+    if causal:
+        keep = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        scores = scores.masked_fill(~keep, lost)
+    if mask is not None:
+        scores = scores + mask if mask.is_floating_point() else scores.masked_fill(~mask, lost)
+    largest = functional.pad(scores, (0, 1), value=lost).amax(-1, keepdim=True)
+    codes = torch.round(255.0 * torch.exp(scores - largest)).nan_to_num(0.0)
+    sums = codes.sum(-1, keepdim=True)
+    none = torch.full_like(sums, float("nan") if nan_rows and mask is not None else 0.0)
+    factor = torch.where(sums > 0, v_scale / sums, none)
+    return (codes.double() @ v.double()).to(slope.dtype) * factor
+
+
 _OPS: Mapping[str, tuple[str, Callable[..., Any]]] = {
     "quantize": (
         f"(Tensor x, {_SCALE}, *, int low, int high, ScalarType dtype, int axis=0) -> Tensor",
@@ -147,6 +168,10 @@ _OPS: Mapping[str, tuple[str, Callable[..., Any]]] = {
     ),
     "int_conv": (
         f"(Tensor x, Tensor w, Tensor scale, Tensor? bias=None, *, {_CONV}) -> Tensor", _int_conv,
+    ),
+    "int_attention": (
+        "(Tensor q, Tensor k, Tensor v, Tensor slope, Tensor v_scale, Tensor? mask=None, *, "
+        "bool causal, bool gqa, bool nan_rows) -> Tensor", _int_attention,
     ),
     "int_avg_pool": (f"(Tensor x, Tensor scale, *, {_POOL}) -> Tensor", _int_avg_pool),
 }  # fmt: skip
@@ -198,5 +223,6 @@ QUANTIZED: Mapping[type[Kind], Expression] = {
     q.UnpackInt4: lambda k, x: _ops.unpack_int4(x),
     q.IntLinear: lambda k, x, w, scale, b=None: _ops.int_linear(x, w, scale, b, x_zero=k.x_zero),
     q.IntConv: _int_conv_of,
+    q.IntAttention: lambda k, *operands: _ops.int_attention(*operands, **k.attributes),
     q.IntAvgPool: lambda k, x, scale: _ops.int_avg_pool(x, scale, **k.attributes),
 }

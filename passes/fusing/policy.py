@@ -24,6 +24,7 @@ from leptonc.ir.kinds.norm import (
 from leptonc.ir.kinds.quantize import (
     Dequantize,
     FakeQuantize,
+    IntAttention,
     IntAvgPool,
     IntConv,
     IntLinear,
@@ -251,9 +252,10 @@ def _matmul(op: Op, sight: Sight) -> Demand:
 
 def _attention(op: Op, sight: Sight) -> Demand:
     needs = tuple(
-        None if _innermost(sight.order(i), v.type.shape, 1) else _plain(v.type.rank)
+        None if not v.type.rank or _innermost(sight.order(i), v.type.shape, 1)
+        else _plain(v.type.rank)
         for i, v in enumerate(op.operands)
-    )
+    )  # fmt: skip
     return Demand(needs, (_written_for_readers(op, sight),))
 
 
@@ -285,7 +287,7 @@ _TABLE: Mapping[type[Kind], Policy] = {
     Reshape: RESHAPE,
     Expand: EXPAND,
     Matmul: MATMUL,
-    Attention: ATTENTION,
+    **dict.fromkeys((Attention, IntAttention), ATTENTION),
 }
 
 

@@ -39,7 +39,11 @@ class Own(nn.Module):
             image, scale, kernel=(2, 1), stride=(1, 1), padding=(1, 0), ceil=True,
             include_pad=False, divisor=None, x_zero=9,
         )  # fmt: skip
-        return codes, fake, product, o.unpack_int4(codes), conv, mean
+        heads = rows[None, None]
+        seen = o.int_attention(
+            heads, heads, heads, scale, scale, None, causal=True, gqa=False, nan_rows=False
+        )
+        return codes, fake, product, o.unpack_int4(codes), conv, mean, seen
 
 
 def test_own_operators_are_their_kinds() -> None:
@@ -50,7 +54,7 @@ def test_own_operators_are_their_kinds() -> None:
     )  # fmt: skip
     fn = capture(Own().eval(), args).function
     assert {"quantize", "dequantize", "fake_quantize", "quantize_rows", "unpack_int4", "int_linear",
-            "int_conv", "int_avg_pool"} <= set(kinds(fn))  # fmt: skip
+            "int_conv", "int_avg_pool", "int_attention"} <= set(kinds(fn))  # fmt: skip
     for got, want in zip(meaning.run(fn, *args), Own()(*args), strict=True):
         assert torch.equal(got, want)
 

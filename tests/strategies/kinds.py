@@ -286,6 +286,12 @@ def _int_avg_pool(draw: Draw, ts: Types) -> Kind:
     return quantize.IntAvgPool(**plain.attributes, x_zero=_x_zero(draw, ts[0]))
 
 
+def _int_attention(draw: Draw, ts: Types) -> Kind:
+    plain = _attention_attrs(draw, ts)
+    assert isinstance(plain, contract.Attention)
+    return quantize.IntAttention(plain.causal, plain.gqa, plain.nan_rows)
+
+
 def _reduction(cls: Any) -> Callable[[Draw, Types], Kind]:
     return lambda draw, ts: cls(draw(_axes(ts[0])), draw(st.booleans()))
 
@@ -389,6 +395,7 @@ _ATTRS: dict[type[Kind], Callable[[Draw, Types], Kind]] = {
     quantize.IntLinear: lambda draw, ts: quantize.IntLinear(_x_zero(draw, ts[0])),
     quantize.IntConv: _int_conv,
     quantize.IntAvgPool: _int_avg_pool,
+    quantize.IntAttention: _int_attention,
 }
 
 

@@ -12,9 +12,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import torch
+
 from leptonc.compress.quantize import edits, ranges, units
+from leptonc.compress.quantize.places import Place, places
 from leptonc.compress.quantize.units import Tell, Unit
 from leptonc.compress.recipe import CompressError, Context, Edit
+from leptonc.compress.timing import MARGIN, alone, compiled_ms
 from leptonc.ir.core import Builder, Function, Op, Value
 from leptonc.ir.kinds.binary import Add
 from leptonc.ir.kinds.quantize import Dequantize, FakeQuantize
@@ -23,8 +27,6 @@ from leptonc.ir.kinds.shape import Concat
 from leptonc.ir.types import DType
 from leptonc.passes.fusing.contract import is_activation
 from leptonc.passes.rules.quants import MEANS, windows_of
-
-Place = tuple[str, int]  # module path, and which of the means of that module
 
 
 @dataclass(frozen=True)
@@ -39,18 +41,14 @@ class Pool:
         """What it reads."""
         return self.op.operands[0]
 
-    @property
-    def where(self) -> str:
-        """Its module path, with a number where a module has several means."""
-        path, index = self.place
-        return f"{path}#{index}" if index else path or "mean"
-
 
 def plan(
     fn: Function, made: Sequence[Edit], context: Context, codes: ranges.Codes, method: str,
-    train: bool,
+    train: bool, faster: bool,
 ) -> list[Edit]:  # fmt: skip
     """Return edits of the means that get codes from products which ``made`` quantizes.
+
+    With ``faster`` those alone that take less time on codes; the product makes codes for nothing.
 
     Raises:
         CompressError: what a mean reads is not finite on calibration data.
@@ -66,15 +64,32 @@ def plan(
         for pool in found:
             if not seen[pool.x].add(values[pool.x]):
                 raise CompressError(
-                    f"{pool.where}: its inputs hold NaN or infinities on calibration batch {i}"
+                    f"{pool.place.where}: its inputs hold NaN or infinities on calibration "
+                    f"batch {i}; the model overflows there, or the data are wrong"
                 )
     planned: list[Edit] = []
     for pool in found:
         x = edits.Input(codes, *ranges.METHODS[method](seen[pool.x], codes))
+        if faster:
+            as_float, as_codes = compiled_ms((alone(fn, pool.op), on_codes(pool.op, x)))
+            if as_codes >= MARGIN * as_float:
+                why = f"stays float: {as_codes:.3f} ms with codes, {as_float:.3f} ms without"
+                context.tell("Quantize")(pool.op, why)
+                continue
         make = partial(_made, place=pool.place, x=x, train=train)
         what = f"means of {codes.dtype.value}" + (", in training" if train else "")
-        planned.append(Edit(pool.where, what, make))
+        planned.append(Edit(pool.place.where, what, make))
     return planned
+
+
+def on_codes(op: Op, x: edits.Input) -> Function:
+    """Return the Function of a mean that is given codes."""
+    assert x.codes is not None
+    b, value = Builder(op.kind.NAME), op.operands[0]
+    codes = b.param(value.type.with_dtype(x.codes.dtype))
+    params = [edits.constant(b, torch.tensor(x.scale), "scale")]
+    params.append(edits.constant(b, torch.tensor(x.zero, dtype=torch.int32), "zero"))
+    return b.finish(b(op.kind, b(Dequantize(), codes, *params), origin=op.origin))
 
 
 def find(fn: Function, quantized: Sequence[Unit], tell: Tell) -> list[Pool]:
@@ -82,9 +97,13 @@ def find(fn: Function, quantized: Sequence[Unit], tell: Tell) -> list[Pool]:
     read = {unit.x for unit in quantized}
     products = {id(unit.op) for unit in quantized}
     found: list[Pool] = []
-    for place, op in _means(fn):
+    for place, op in places(fn, _is_mean):
         pool = Pool(place, op)
-        if pool.x in read or not _is_made_by(fn, pool.x, products):
+        if (
+            pool.x.type.dtype is not DType.F32
+            or pool.x in read
+            or not _is_made_by(fn, pool.x, products)
+        ):
             continue
         if fn.use_count[pool.x] != 1:
             tell(op, "a mean of floats: other ops read them, codes would be written besides")
@@ -93,16 +112,8 @@ def find(fn: Function, quantized: Sequence[Unit], tell: Tell) -> list[Pool]:
     return found
 
 
-def _means(fn: Function) -> list[tuple[Place, Op]]:
-    count: dict[str, int] = {}
-    found: list[tuple[Place, Op]] = []
-    for op in fn.ops:
-        if isinstance(op.kind, MEANS) and isinstance(windows_of(op), AvgPool):
-            path = op.origin.module or ""
-            count[path] = count.get(path, -1) + 1
-            if op.operands[0].type.dtype is DType.F32:
-                found.append(((path, count[path]), op))
-    return found
+def _is_mean(op: Op) -> bool:
+    return isinstance(op.kind, MEANS) and isinstance(windows_of(op), AvgPool)
 
 
 def _is_made_by(fn: Function, value: Value, products: set[int]) -> bool:
@@ -122,14 +133,12 @@ def _is_made_by(fn: Function, value: Value, products: set[int]) -> bool:
 def _made(fn: Function, place: Place, x: edits.Input, train: bool) -> Function:
     """Return ``fn`` with the mean at ``place`` on codes; ``fn`` where it has them, or is gone."""
     ready = units.prepared(fn)
-    op = dict(_means(ready)).get(place)
+    op = dict(places(ready, _is_mean)).get(place)
     source = None if op is None else ready.producer.get(op.operands[0])
     if op is None or (source and isinstance(source.kind, (Dequantize, FakeQuantize))):
         return fn
-    path, index = place
-    prefix = f"{path}." if path else ""
     b = Builder(ready.name, origin=op.origin)
-    value = edits.converted(b, op.operands[0], x, lambda leaf: f"{prefix}mean{index}_{leaf}", train)
+    value = edits.converted(b, op.operands[0], x, partial(place.owned, "mean"), train)
     ops: list[Op] = []
     for at in ready.ops:
         if at is op:

@@ -11,19 +11,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from leptonc.compress.quantize import edits, pools, ranges, transposed, units
+from leptonc.compress.quantize import attention, edits, pools, ranges, transposed, units
 from leptonc.compress.quantize.gptq import ROWS, gptq, hessian, patches
 from leptonc.compress.quantize.units import Unit
 from leptonc.compress.quantize.weights import round_to_nearest
 from leptonc.compress.recipe import CompressError, Context, Edit
-from leptonc.compress.timing import alone, compiled_ms
+from leptonc.compress.timing import MARGIN, alone, compiled_ms
 from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.contract import Conv, Linear
 from leptonc.meaning import tensor_of
 from leptonc.rewrite.trace import Remark, RemarkKind, describe
 
 Scheme = Literal["static", "dynamic", "weight-only"]
-MARGIN = 0.97  # a unit must take at most this part of the time with codes: the rest is noise
 _CHOICES = {
     "weights": (8, 4),
     "activations": (8, 16, None),
@@ -57,6 +56,8 @@ class Quantize:
             it reads of a quantized product reads codes.
         correct: whether biases make up for what the rounding of a weight takes off the mean of an
             output on calibration data (Nagel et al., ICCV 2019); where there are data.
+        attention: whether products of attention read codes, too (8 bits, around zero); the softmax
+            stays in floats. With ``keep="faster"`` where that was measured to be faster.
         qat: train with fake quantizations (straight-through gradients); then ``freeze``.
         keep: ``"all"``, or ``"faster"``: each unit is compiled alone both ways and timed, its own
             conversion of inputs included; one that is not faster stays float, and a remark says by
@@ -78,6 +79,7 @@ class Quantize:
     correct: bool = True
     qat: bool = False
     keep: Literal["all", "faster"] = "all"
+    attention: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -101,6 +103,9 @@ class Quantize:
             (plan == "dynamic" and self.symmetric is False, "dynamic activations are symmetric"),
             (self.qat and plan == "dynamic",
              "dynamic activations need no training: train with static ones or weight-only"),
+            (self.attention and (plan != "static" or bits != 8),
+             "attention needs static activations of 8 bits"),
+            (self.attention and self.qat, "codes of attention have no gradient: pass it later"),
             (self.qat and self.method == "gptq", "training replaces gptq: pass another method"),
         )  # fmt: skip
 
@@ -131,7 +136,10 @@ class Quantize:
         made = [edit for _, edit in planned]
         if self.residuals and self.activations == 8 and self.plan_of_activations == "static":
             codes = ranges.CODES[8, bool(self.symmetric)]
-            made += pools.plan(fn, made, context, codes, self.method, self.qat)
+            faster = self.keep == "faster"
+            made += pools.plan(fn, made, context, codes, self.method, self.qat, faster)
+        if self.attention:
+            made += attention.plan(fn, context, self.method, self.keep == "faster")
         return [*transposed.needed(phases, made), *made]
 
 

@@ -147,8 +147,9 @@ def _phase(b: Builder, op: Op, index: int, axes: Sequence[Axis]) -> Value:
     kind, (x, w, *bias) = op.kind, op.operands
     assert isinstance(kind, ConvTranspose)
     name, ones = f"{w.hint}_phase{index}", (1,) * len(axes)
-    held = _weight(tensor_of(b.producer[w].kind.const), kind.groups, axes)  # type: ignore[attr-defined]
-    own = list(bias)
+    source, own = b.producer[w].kind, list(bias)
+    assert isinstance(source, Constant)
+    held = _weight(tensor_of(source.const), kind.groups, axes)
     for v in bias:
         maker = b.producer.get(v)
         if maker is not None and isinstance(maker.kind, Constant):

@@ -12,7 +12,7 @@ from typing import ClassVar
 from leptonc.ir.core import Kind, Types, kind
 from leptonc.ir.dims import same_dim
 from leptonc.ir.kinds.base import accept, arity, check_axis, need
-from leptonc.ir.kinds.contract import Conv, Linear
+from leptonc.ir.kinds.contract import Attention, Conv, Linear
 from leptonc.ir.kinds.reduce import AvgPool
 from leptonc.ir.types import DType, TensorType
 
@@ -206,6 +206,35 @@ class IntAvgPool(AvgPool):
         return self.plain.infer((x.with_dtype(DType.F32),))
 
 
+@kind
+class IntAttention(Kind):
+    """Attention of codes, both products exact in int32, the softmax between them in floats.
+
+    ``q: i8[...,h,s,d], k: i8[...,g,t,d], v: i8[...,g,t,e], slope: f32[], v_scale: f32[], mask``
+    (optional, as in ``Attention``, without NaN and inf) -> ``f32[...,h,s,e]``. The scores are
+    ``f32(sum q k) * slope + mask``; a weight is ``exp(score - largest)`` of its row, its code ``p``
+    the nearest whole number to 255 times that (NaN: 0); the result is
+    ``f32(sum p v) * (v_scale / f32(sum p))``, 0 where all ``p`` are. The other attributes are those
+    of ``Attention``.
+    """
+
+    causal: bool = False
+    gqa: bool = False
+    nan_rows: bool = False
+    NAME: ClassVar[str] = "int_attention"
+
+    def infer(self, args: Types) -> Types:
+        """Return ``f32[...,h,s,e]``. Raises InferError."""
+        *codes, slope, v_scale = arity(self, args, 5, 6)[:5]
+        for t in codes:
+            accept(self, t, frozenset({DType.I8}))
+        one = TensorType(DType.F32, ())
+        need(slope == v_scale == one, self, f"scales of type {slope} and {v_scale}")
+        plain = Attention(1.0, self.causal, self.gqa, self.nan_rows)
+        return plain.infer((*(t.with_dtype(DType.F32) for t in codes), *args[5:]))
+
+
 KINDS: tuple[type[Kind], ...] = (
     Quantize, Dequantize, FakeQuantize, QuantizeRows, UnpackInt4, IntLinear, IntConv, IntAvgPool,
+    IntAttention,
 )  # fmt: skip

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 import leptonc
 from leptonc import meaning
+from leptonc.capture.frontend import capture
 from leptonc.compress import Quantize, freeze
+from leptonc.compress.quantize import edits, pools, ranges, recipe
 from leptonc.ir.core import Function
 from leptonc.ir.kinds.region import Unit
 from leptonc.passes import pipeline
@@ -102,6 +104,27 @@ def test_a_mean_of_what_others_read_in_floats_says_why() -> None:
     small = leptonc.compress(Gated().eval(), X, Quantize(), data=DATA)
     assert any("a mean of floats" in r.reason for r in small.remarks)
     assert "int_avg_pool" not in kinds(FoldQuant()(small.function))
+
+
+def test_a_mean_that_loses_time_stays_float(
+    net: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "compiled_ms", lambda fns: [1.0, 0.5])
+    times = iter([(1.0, 0.5), (1.0, 1.25)])
+    monkeypatch.setattr(pools, "compiled_ms", lambda fns: list(next(times)))
+    small = leptonc.compress(net, X, Quantize(keep="faster"), data=DATA)
+    assert [e.where for e in small.ledger if "means" in e.what] == ["#1"]
+    assert any("1.250 ms with codes, 1.000 ms without" in r.reason for r in small.remarks)
+
+
+@pytest.mark.numba
+def test_a_mean_is_really_timed(net: nn.Module) -> None:
+    fn = capture(net, X).function
+    op = next(op for op in fn.ops if op.kind.NAME == "avg_pool")
+    x = edits.Input(ranges.CODES[8, False], 0.1, 3)
+    made = pools.on_codes(op, x)
+    assert "int_avg_pool" in kinds(FoldQuant()(made))
+    assert all(0 < ms < 1000 for ms in pools.compiled_ms([pools.alone(fn, op), made]))
 
 
 def test_training_and_freezing(net: nn.Module) -> None:

@@ -138,6 +138,8 @@ def test_two_recipes_share_a_model(net: Net) -> None:
         ({"scheme": "dynamic", "activations": None}, "activations=8"),
         ({"scheme": "dynamic", "activations": 16}, "8 bits"),
         ({"scheme": "dynamic", "symmetric": False}, "symmetric"),
+        ({"attention": True, "activations": 16}, "static activations of 8 bits"),
+        ({"attention": True, "qat": True}, "no gradient"),
         ({"qat": True, "scheme": "dynamic"}, "train"), ({"qat": True, "method": "gptq"}, "gptq"),
     ],
 )  # fmt: skip
