@@ -1,8 +1,8 @@
 """``fuse``: put ops that should run as one into compute units.
 
-Seven patterns, in this order: ``contract`` (a linear, convolution or matmul with its epilogue),
+Eight patterns, in this order: ``contract`` (a linear, convolution or matmul with its epilogue),
 ``int8`` (a product of codes with its epilogue, codes out included), ``codes`` (a linear layer on
-rows of codes that have scales of their own),
+rows of codes that have scales of their own), ``pooled`` (a mean of codes that becomes codes),
 ``banded`` (a depthwise convolution and the 1x1 convolutions around it), ``scaled`` (an image times
 a gate and the 1x1 convolution of it), ``norm`` (a residual add and the norm that reads it),
 ``chain`` (elementwise ops over one shape).
@@ -26,6 +26,7 @@ from leptonc.passes.fusing.codes import (
     codes_per_reader,
     find_code_rows,
     find_codes,
+    find_pooled,
     integer_roots,
     reads_rows,
 )
@@ -116,6 +117,9 @@ def _products_of_codes(groups: _Groups, trace: Trace) -> None:
         ops = find(root, groups.fn, groups.taken)
         if len(ops) > 1 and not groups.take(ops, "codes" if by_rows else "int8"):
             trace.missed(root, f"not run with {value_text(ops[-1].result)}: {BETWEEN}")
+    for ops in find_pooled(groups.fn, groups.taken):
+        if not groups.take(ops, "pooled"):
+            trace.missed(ops[0], f"not run with {value_text(ops[1].result)}: {BETWEEN}")
 
 
 def _bands(groups: _Groups, trace: Trace) -> None:

@@ -18,7 +18,7 @@ from leptonc.capture import Captured
 from leptonc.compress.choice import Choice
 from leptonc.errors import LeptoncError
 from leptonc.ir.core import Function, Op, Value
-from leptonc.rewrite.trace import Remark
+from leptonc.rewrite.trace import Remark, RemarkKind, describe
 
 
 class CompressError(LeptoncError):
@@ -87,6 +87,15 @@ class Context:
     captured: Captured | None = None
     trains: frozenset[str] = frozenset()
     sizes: Mapping[str, int] = field(default_factory=dict[str, int])
+
+    def tell(self, recipe: str) -> Callable[[Op, str], None]:
+        """Return what takes an op that ``recipe`` leaves alone, and why, as a remark."""
+
+        def tell(op: Op, why: str) -> None:
+            missed = Remark(recipe, RemarkKind.MISSED, describe(op), why, op.origin)
+            self.remarks.append(missed)
+
+        return tell
 
     def need_data(self, recipe: str) -> Calibration:
         """Return the calibration data. Raises CompressError if there is none."""

@@ -127,8 +127,8 @@ def _conv_transpose(op: Op) -> Dim:
 
 
 def _attention(op: Op) -> Dim:
-    q, k, v, *mask = (o.type for o in op.operands)
-    assert isinstance(op.kind, contract.Attention)
+    q, k, v, *mask = (o.type for o in op.operands if o.type.rank)
+    assert isinstance(op.kind, (contract.Attention, quantize.IntAttention))
     scores = _times(*op.result.type.shape[:-1], k.shape[-2])
     per_score = (
         2 * q.shape[-1] + 2 * v.shape[-1] + _TRANSCENDENTAL + 4 + len(mask)
@@ -207,6 +207,8 @@ FLOPS: Mapping[type[Kind], Callable[[Op], Dim]] = {
     **dict.fromkeys((quantize.Dequantize, quantize.UnpackInt4), _per_result(2)),
     quantize.IntLinear: _int_linear,
     quantize.IntConv: _int_conv,
+    quantize.IntAvgPool: _pool,
+    quantize.IntAttention: _attention,
     **dict.fromkeys(collective.KINDS, _free),  # time on a link, which ``cluster`` knows
     region.TorchOp: _per_result(1),  # unknown; at least one operation a result element
 }

@@ -12,17 +12,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from leptonc.ir.core import Kind
 from leptonc.ir.kinds import quantize as q
 from leptonc.ir.kinds.contract import Conv
+from leptonc.ir.kinds.reduce import AvgPool
 from leptonc.meaning.constants import TORCH_DTYPES
 from leptonc.meaning.contraction import convolution
 from leptonc.meaning.elementwise import Expression
+from leptonc.meaning.reduction import average
 
 _LIBRARY = torch.library.Library("leptonc", "DEF")
 _SCALE = "Tensor scale, Tensor? zero=None"
 _CONV = "int[] stride, int[] padding, int[] after, int[] dilation, int groups, int x_zero"
+_POOL = (
+    "int[] kernel, int[] stride, int[] padding, bool ceil, bool include_pad, int? divisor, "
+    "int x_zero"
+)
 
 
 def _spread(t: Tensor, x: Tensor, axis: int) -> Tensor:
@@ -103,6 +110,47 @@ def _int_conv(
     return _scaled(convolution(plain, x.double() - x_zero, w.double()), scale, bias, 1)
 
 
+def _int_avg_pool(
+    x: Tensor, scale: Tensor, *, kernel: list[int], stride: list[int], padding: list[int],
+    ceil: bool, include_pad: bool, divisor: int | None, x_zero: int,
+) -> Tensor:  # fmt: skip
+    sums = AvgPool(tuple(kernel), tuple(stride), tuple(padding), ceil, True, 1)
+    total = average(sums, x.double() - x_zero)
+    ones = torch.ones((1, *x.shape[-len(kernel) :]), dtype=torch.float64, device=x.device)
+    if divisor is not None:
+        count = torch.full_like(total, divisor)
+    elif include_pad:  # padding counts; a window may reach beyond it
+        pads = [n for p in reversed(padding) for n in (p, p)]
+        wide = functional.pad(ones[None], pads, value=1.0)[0]
+        unpadded = AvgPool(tuple(kernel), tuple(stride), (0,) * len(kernel), ceil, True, 1)
+        count = average(unpadded, wide)[(..., *(slice(n) for n in total.shape[-len(kernel) :]))]
+    else:
+        count = average(sums, ones)
+    factor = (scale.double() / count).to(scale.dtype)
+    return total.to(scale.dtype) * factor
+
+
+def _int_attention(
+    q: Tensor, k: Tensor, v: Tensor, slope: Tensor, v_scale: Tensor, mask: Tensor | None = None, *,
+    causal: bool, gqa: bool, nan_rows: bool,
+) -> Tensor:  # fmt: skip
+    if gqa and k.dim() > 2:
+        k, v = (t.repeat_interleave(q.shape[-3] // t.shape[-3], -3) for t in (k, v))
+    scores = (q.double() @ k.double().transpose(-1, -2)).to(slope.dtype) * slope
+    lost = float("-inf")
+    if causal:
+        keep = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).tril()
+        scores = scores.masked_fill(~keep, lost)
+    if mask is not None:
+        scores = scores + mask if mask.is_floating_point() else scores.masked_fill(~mask, lost)
+    largest = functional.pad(scores, (0, 1), value=lost).amax(-1, keepdim=True)
+    codes = torch.round(255.0 * torch.exp(scores - largest)).nan_to_num(0.0)
+    sums = codes.sum(-1, keepdim=True)
+    none = torch.full_like(sums, float("nan") if nan_rows and mask is not None else 0.0)
+    factor = torch.where(sums > 0, v_scale / sums, none)
+    return (codes.double() @ v.double()).to(slope.dtype) * factor
+
+
 _OPS: Mapping[str, tuple[str, Callable[..., Any]]] = {
     "quantize": (
         f"(Tensor x, {_SCALE}, *, int low, int high, ScalarType dtype, int axis=0) -> Tensor",
@@ -121,6 +169,11 @@ _OPS: Mapping[str, tuple[str, Callable[..., Any]]] = {
     "int_conv": (
         f"(Tensor x, Tensor w, Tensor scale, Tensor? bias=None, *, {_CONV}) -> Tensor", _int_conv,
     ),
+    "int_attention": (
+        "(Tensor q, Tensor k, Tensor v, Tensor slope, Tensor v_scale, Tensor? mask=None, *, "
+        "bool causal, bool gqa, bool nan_rows) -> Tensor", _int_attention,
+    ),
+    "int_avg_pool": (f"(Tensor x, Tensor scale, *, {_POOL}) -> Tensor", _int_avg_pool),
 }  # fmt: skip
 for _name, (_schema, _body) in _OPS.items():
     _LIBRARY.define(_name + _schema)
@@ -170,4 +223,6 @@ QUANTIZED: Mapping[type[Kind], Expression] = {
     q.UnpackInt4: lambda k, x: _ops.unpack_int4(x),
     q.IntLinear: lambda k, x, w, scale, b=None: _ops.int_linear(x, w, scale, b, x_zero=k.x_zero),
     q.IntConv: _int_conv_of,
+    q.IntAttention: lambda k, *operands: _ops.int_attention(*operands, **k.attributes),
+    q.IntAvgPool: lambda k, x, scale: _ops.int_avg_pool(x, scale, **k.attributes),
 }

@@ -73,17 +73,18 @@ def _max_pool(k: reduce.MaxPool, x: Tensor) -> Tensor:
     return _batched(pool, x, n)
 
 
-def _avg_pool(k: reduce.AvgPool, x: Tensor) -> Tensor:
+def average(k: reduce.AvgPool, x: Tensor) -> Tensor:
+    """Return the means of windows of ``x: [...,*in]``."""
     n = len(k.kernel)
     if n == 1:  # torch's one-axis pool takes no divisor
         wide = reduce.AvgPool(
             (1, *k.kernel), (1, *k.stride), (0, *k.padding), k.ceil, k.include_pad, k.divisor
         )
-        return _avg_pool(wide, x.unsqueeze(-2)).squeeze(-2)
-    average = F.avg_pool2d if n == 2 else F.avg_pool3d
+        return average(wide, x.unsqueeze(-2)).squeeze(-2)
+    pool_of = F.avg_pool2d if n == 2 else F.avg_pool3d
 
     def pool(t: Tensor) -> Tensor:
-        return average(t, k.kernel, k.stride, k.padding, k.ceil, k.include_pad, k.divisor)
+        return pool_of(t, k.kernel, k.stride, k.padding, k.ceil, k.include_pad, k.divisor)
 
     return _batched(pool, x, n)
 
@@ -108,7 +109,7 @@ REDUCTION: Mapping[type[Kind], Expression] = {
     reduce.ArgMin: partial(_arg, torch.argmin),
     reduce.CumSum: lambda k, x: torch.cumsum(x, k.axis, dtype=x.dtype),
     reduce.MaxPool: _max_pool,
-    reduce.AvgPool: _avg_pool,
+    reduce.AvgPool: average,
     reduce.AdaptiveAvgPool: partial(_adaptive, _ADAPTIVE_AVG),
     reduce.AdaptiveMaxPool: partial(_adaptive, _ADAPTIVE_MAX),
 }

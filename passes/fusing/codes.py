@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.binary import Add, Mul
 from leptonc.ir.kinds.quantize import (
+    BYTES,
     Dequantize,
+    IntAvgPool,
     IntLinear,
     Quantize,
     QuantizeRows,
@@ -92,6 +94,18 @@ def find_code_rows(root: Op, fn: Function, taken: Mapping[int, str]) -> list[Op]
         ops.append(users[0])
         value = users[0].result
     return _in_order(ops, fn)
+
+
+def find_pooled(fn: Function, taken: Mapping[int, str]) -> list[list[Op]]:
+    """Return the means of codes whose one reader makes codes of them, with that reader."""
+    pairs = [(op, fn.users[op.result]) for op in fn.ops if isinstance(op.kind, IntAvgPool)]
+    return [
+        [op, *users]
+        for op, users in pairs
+        if fn.use_count[op.result] == 1 and len(users) == 1 and id(users[0]) not in taken
+        and isinstance(users[0].kind, Quantize) and users[0].kind.dtype in BYTES
+        and _one_scale(users[0], fn)
+    ]  # fmt: skip
 
 
 def _scales_rows(op: Op, value: Value, fn: Function) -> bool:

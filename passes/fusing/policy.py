@@ -21,7 +21,15 @@ from leptonc.ir.kinds.norm import (
     RmsNorm,
     Softmax,
 )
-from leptonc.ir.kinds.quantize import Dequantize, FakeQuantize, IntConv, IntLinear, Quantize
+from leptonc.ir.kinds.quantize import (
+    Dequantize,
+    FakeQuantize,
+    IntAttention,
+    IntAvgPool,
+    IntConv,
+    IntLinear,
+    Quantize,
+)
 from leptonc.ir.kinds.reduce import (
     AdaptiveAvgPool,
     AdaptiveMaxPool,
@@ -244,9 +252,10 @@ def _matmul(op: Op, sight: Sight) -> Demand:
 
 def _attention(op: Op, sight: Sight) -> Demand:
     needs = tuple(
-        None if _innermost(sight.order(i), v.type.shape, 1) else _plain(v.type.rank)
+        None if not v.type.rank or _innermost(sight.order(i), v.type.shape, 1)
+        else _plain(v.type.rank)
         for i, v in enumerate(op.operands)
-    )
+    )  # fmt: skip
     return Demand(needs, (_written_for_readers(op, sight),))
 
 
@@ -267,7 +276,7 @@ ATTENTION = Policy(_attention)
 _TABLE: Mapping[type[Kind], Policy] = {
     **dict.fromkeys((Conv, ConvTranspose, BatchNorm, GroupNorm, Interpolate), CHANNELS_LAST),
     **dict.fromkeys((MaxPool, AvgPool, AdaptiveAvgPool, AdaptiveMaxPool), CHANNELS_LAST),
-    IntConv: CHANNELS_LAST,
+    **dict.fromkeys((IntConv, IntAvgPool), CHANNELS_LAST),
     IntLinear: ROWS,
     **dict.fromkeys((Quantize, Dequantize, FakeQuantize), SAME_AXES),
     **dict.fromkeys((Concat,), FOLLOW),
@@ -278,7 +287,7 @@ _TABLE: Mapping[type[Kind], Policy] = {
     Reshape: RESHAPE,
     Expand: EXPAND,
     Matmul: MATMUL,
-    Attention: ATTENTION,
+    **dict.fromkeys((Attention, IntAttention), ATTENTION),
 }
 
 

@@ -10,23 +10,24 @@ import dataclasses
 import math
 import struct
 
-from leptonc.ir.core import Builder, Kind, Value
-from leptonc.ir.dims import same_dim
+from leptonc.ir.core import Builder, Kind, Op, Value
+from leptonc.ir.dims import Dim, same_dim
 from leptonc.ir.kinds.binary import Add, Mul
 from leptonc.ir.kinds.contract import Conv, Linear
-from leptonc.ir.kinds.data import Constant, Full
+from leptonc.ir.kinds.data import Constant, Embedding, Full
 from leptonc.ir.kinds.pointwise import Cast, Clamp
 from leptonc.ir.kinds.quantize import (
     BYTES,
     RANGES,
     Dequantize,
     FakeQuantize,
+    IntAvgPool,
     IntConv,
     IntLinear,
     Quantize,
     QuantizeRows,
 )
-from leptonc.ir.kinds.reduce import MaxPool
+from leptonc.ir.kinds.reduce import AdaptiveAvgPool, AvgPool, MaxPool, Mean
 from leptonc.ir.kinds.shape import Concat, Expand, Reshape, Slice, Transpose
 from leptonc.ir.kinds.unary import Relu
 from leptonc.ir.types import DType, TensorType
@@ -155,6 +156,69 @@ def _dynamic(m: Match, b: Builder) -> Value | Skip | None:
     return b(Add(), made, m["b"]) if m.get("b") is not None else made
 
 
+def _looked_up(m: Match, b: Builder) -> Value | Skip | None:
+    """Look up codes and their scales: the table stays codes, rows alone become floats."""
+    w, t, i = m["w"], m["t"], m["i"]
+    zero, groups = m.get("wz"), int(t.type.shape[1]) if t.type.rank == 2 else 1
+    if zero is not None and not _all_zero(b, zero):
+        return Skip("the table has a zero point other than 0")
+    if t.type.rank == 1 and m.kind("dw", Dequantize).axis != 0:
+        return Skip("the scales of the table do not run along its rows")
+    codes = b(Embedding(), w, i)
+    if not t.type.rank:
+        return b(Dequantize(), codes, t)
+    scales = b(Embedding(), b(Reshape((t.type.shape[0], groups)), t), i)
+    codes = b(Cast(DType.F32), codes)
+    if groups == 1:
+        return b(Mul(), codes, scales)
+    lead, k = i.type.shape, int(w.type.shape[1])
+    blocks = b(Reshape((*lead, groups, k // groups)), codes)
+    made = b(Mul(), blocks, b(Reshape((*lead, groups, 1)), scales))
+    return b(Reshape((*lead, k)), made)
+
+
+# ----- means --------------------------------------------------------------------------------------
+
+
+MEANS = (AvgPool, AdaptiveAvgPool, Mean)
+
+
+def windows_of(op: Op) -> AvgPool | Skip | None:
+    """Return an op of ``MEANS`` as a mean of windows of one size.
+
+    None for a mean over other axes than those of an image; Skip tells why codes have no such mean.
+    """
+    kind, x = op.kind, op.operands[0].type
+    if isinstance(kind, AvgPool):
+        return kind
+    if isinstance(kind, Mean):
+        inner = tuple(range(2, x.rank))
+        if not inner or tuple(sorted(kind.axes)) != inner:
+            return None
+        output: tuple[Dim, ...] = (1,) * len(inner)
+    else:
+        assert isinstance(kind, AdaptiveAvgPool)
+        output = kind.output
+    pairs = zip(x.shape[-len(output) :], output, strict=True)
+    sizes = [(d, n) for d, n in pairs if isinstance(d, int) and isinstance(n, int)]
+    if len(sizes) != len(output):
+        return Skip("the windows of a mean of codes have no dynamic size")
+    if any(d % n for d, n in sizes):
+        return Skip("the windows of a mean of codes are of one size")
+    kernel = tuple(d // n for d, n in sizes)
+    return AvgPool(kernel, kernel, (0,) * len(kernel))
+
+
+def _int_avg_pool(m: Match, b: Builder) -> Value | Skip | None:
+    kind, x = m.ops["pool"].kind, m["q"].type
+    found = windows_of(m.ops["pool"])
+    if not isinstance(found, AvgPool) or _scale(m) is None:
+        return found if isinstance(found, Skip) else None
+    made = b(IntAvgPool(**found.attributes, x_zero=_zero(m)), m["q"], m["s"])
+    whole = isinstance(kind, Mean) and not kind.keepdim
+    return b(Reshape(x.shape[:2]), made) if whole else made
+
+
 # ----- conversions --------------------------------------------------------------------------------
 
 
@@ -278,6 +342,15 @@ RULES: tuple[Rule, ...] = (
          hints={"q": ("i8[3,6]", "i8[2,2,6]"), "rows": ("f32[3,1]", "f32[2,2,1]"),
                 "w": ("i8[4,6]",), "t": ("f32[4,3]", "f32[4]"), "b": ("f32[4]",),
                 "dw": (Dequantize(),)}),
+    Rule("int-avg-pool", "avg_pool(dequantize(q, s, z)) = int_avg_pool{z}(q, s)", REASSOC,
+         Node(MEANS, (_DQ,), "pool"), _int_avg_pool,
+         hints={"q": ("u8[2,3,6,5]", "i8[2,3,8,6]", "u8[2,3,4,4]", "i8[2,3,7]"),
+                "pool": (AvgPool((3, 2), (2, 1), (1, 0), True, False), AdaptiveAvgPool((4, 3)),
+                         Mean((2, 3)), Mean((2,), True)), **_QUANTIZED}),
+    Rule("look-up-codes", "embedding(dequantize(w, t), i) = f32(embedding(w, i)) * embedding(t, i)",
+         BITWISE, Node(Embedding, (_DW, Var("i"))), _looked_up,
+         hints={"w": ("i8[5,6]",) * 3, "t": ("f32[5]", "f32[5,2]", "f32[]"),
+                "i": ("i64[2,3]", "i64[4]", "i64[]"), "dw": (Dequantize(),) * 3}),
     Rule("quantize-back", "q(d(c)) = c for codes c in the range of q", BITWISE,
          Node(Quantize, (Node(Dequantize, (Q, S, Opt(Z))), Lit(name="s2"), Opt(Lit(name="z2"))),
               "again"), _back,

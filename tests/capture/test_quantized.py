@@ -35,7 +35,15 @@ class Own(nn.Module):
             image, ones, bias, stride=(1, 1), padding=(1, 0), after=(0, 0), dilation=(1, 1),
             groups=1, x_zero=3,
         )  # fmt: skip
-        return codes, fake, product, o.unpack_int4(codes), conv
+        mean = o.int_avg_pool(
+            image, scale, kernel=(2, 1), stride=(1, 1), padding=(1, 0), ceil=True,
+            include_pad=False, divisor=None, x_zero=9,
+        )  # fmt: skip
+        heads = rows[None, None]
+        seen = o.int_attention(
+            heads, heads, heads, scale, scale, None, causal=True, gqa=False, nan_rows=False
+        )
+        return codes, fake, product, o.unpack_int4(codes), conv, mean, seen
 
 
 def test_own_operators_are_their_kinds() -> None:
@@ -46,7 +54,7 @@ def test_own_operators_are_their_kinds() -> None:
     )  # fmt: skip
     fn = capture(Own().eval(), args).function
     assert {"quantize", "dequantize", "fake_quantize", "quantize_rows", "unpack_int4", "int_linear",
-            "int_conv"} <= set(kinds(fn))  # fmt: skip
+            "int_conv", "int_avg_pool", "int_attention"} <= set(kinds(fn))  # fmt: skip
     for got, want in zip(meaning.run(fn, *args), Own()(*args), strict=True):
         assert torch.equal(got, want)
 

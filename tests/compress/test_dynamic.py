@@ -14,7 +14,7 @@ from torch.export import Dim
 import leptonc
 from leptonc import LowRank, Prune, Quantize
 from leptonc.compress import Compressed
-from leptonc.compress.quantize import planner
+from leptonc.compress.quantize import measured
 
 BATCH = {"x": {0: Dim("batch", min=1, max=64)}}
 FEW = settings(max_examples=6, deadline=None)
@@ -110,13 +110,13 @@ def test_a_fixed_module_is_not_taken_for_a_dynamic_one() -> None:
 
 @pytest.mark.numba
 def test_units_are_timed_at_the_size_of_the_example(monkeypatch: pytest.MonkeyPatch) -> None:
-    timed, real = list[object](), planner.timings
+    timed, real = list[object](), measured.timings
 
     def timings(fns):
         timed.extend(fn.params[0].type.shape[0] for fn in fns)
         return real(fns, 0.0)
 
-    monkeypatch.setattr(planner, "timings", timings)
+    monkeypatch.setattr(measured, "timings", timings)
     torch.manual_seed(0)
     recipe = Quantize(forms=("w8", "w4"), only="fc")
     made = leptonc.compress.compress(Net().eval(), batch(4), recipe, dynamic=BATCH)

@@ -166,3 +166,28 @@ def test_gradients_pass_straight_through_inside_the_range() -> None:
     y = one(q.FakeQuantize(-8, 7), x, torch.tensor(0.125), torch.tensor(0, dtype=torch.int32))
     y.sum().backward()
     assert x.grad is not None and x.grad.tolist() == [0, 1, 1, 1, 0, 0]
+
+
+def count_of(size: int, start: int, k: q.IntAvgPool, axis: int) -> tuple[list[int], int]:
+    """Return the places of a window that exist, and how many of it count with the padding."""
+    end = min(start + k.kernel[axis], size + k.padding[axis])
+    return [i for i in range(start, end) if 0 <= i < size], end - start
+
+
+@given(data=st.data())
+def test_int_avg_pool_is_integer_arithmetic(data: st.DataObject) -> None:
+    kind, types = data.draw(applications(q.IntAvgPool))
+    (x, scale) = data.draw(codes(types))
+    got = one(kind, torch.from_numpy(x), torch.tensor(scale)).numpy()
+    n = len(kind.kernel)
+    for at in np.ndindex(*got.shape[-n:]):
+        axes = [
+            count_of(x.shape[i - n], at[i] * kind.stride[i] - kind.padding[i], kind, i)
+            for i in range(n)
+        ]
+        inside = x.astype(np.int64)[(..., *np.ix_(*(places for places, _ in axes)))]
+        total = (inside - kind.x_zero).sum(tuple(range(-n, 0)))
+        count = np.prod([c if kind.include_pad else len(places) for places, c in axes])
+        count = kind.divisor or count
+        want = total.astype(F32) * F32(np.float64(scale) / count)
+        assert np.array_equal(got[(..., *at)], want)

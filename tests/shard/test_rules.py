@@ -187,6 +187,7 @@ EXPECTED = {
     "quantize_rows": ["S0>S0S0", "S1>S1S1"],
     "unpack_int4": ["S0>S0", "S1>S1"],
     "int_linear": ["RS0S0>S1", "RS0S0S0>S2", "S0RR>S0", "S0RRR>S0", "S1RRR>S1"],
+    "int_avg_pool": ["S0R>S0", "S1R>S1"],
     "int_conv": [
         "RS0S0S0>S1", "S0RR>S0", "S0RRR>S0", "S1S0S0>S1", "S2RR>S2:halo", "S2RRR>S2:halo",
         "S3RRR>S3:halo",

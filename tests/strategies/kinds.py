@@ -281,6 +281,17 @@ def _int_conv(draw: Draw, ts: Types) -> Kind:
     )
 
 
+def _int_avg_pool(draw: Draw, ts: Types) -> Kind:
+    plain = _avg_pool(draw, ts[:1])
+    return quantize.IntAvgPool(**plain.attributes, x_zero=_x_zero(draw, ts[0]))
+
+
+def _int_attention(draw: Draw, ts: Types) -> Kind:
+    plain = _attention_attrs(draw, ts)
+    assert isinstance(plain, contract.Attention)
+    return quantize.IntAttention(plain.causal, plain.gqa, plain.nan_rows)
+
+
 def _reduction(cls: Any) -> Callable[[Draw, Types], Kind]:
     return lambda draw, ts: cls(draw(_axes(ts[0])), draw(st.booleans()))
 
@@ -383,6 +394,8 @@ _ATTRS: dict[type[Kind], Callable[[Draw, Types], Kind]] = {
     quantize.Dequantize: lambda draw, ts: quantize.Dequantize(_code_axis(draw, ts)),
     quantize.IntLinear: lambda draw, ts: quantize.IntLinear(_x_zero(draw, ts[0])),
     quantize.IntConv: _int_conv,
+    quantize.IntAvgPool: _int_avg_pool,
+    quantize.IntAttention: _int_attention,
 }
 
 

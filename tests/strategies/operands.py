@@ -60,11 +60,14 @@ _RANKS: dict[type[Kind], tuple[int, int]] = {
     quantize.UnpackInt4: (2, 2),
     quantize.IntLinear: (1, 4),
     quantize.IntConv: (3, 5),
+    quantize.IntAvgPool: (2, 5),
+    quantize.IntAttention: (2, 4),
 }
 _QUANTIZED: dict[type[Kind], frozenset[DType]] = {
     quantize.Dequantize: frozenset({DType.I8, DType.U8, DType.I16, DType.I32}),
     quantize.UnpackInt4: frozenset({DType.U8}),
-    **dict.fromkeys((quantize.IntLinear, quantize.IntConv), quantize.BYTES),
+    quantize.IntAttention: frozenset({DType.I8}),
+    **dict.fromkeys((quantize.IntLinear, quantize.IntConv, quantize.IntAvgPool), quantize.BYTES),
     **dict.fromkeys(
         (quantize.Quantize, quantize.FakeQuantize, quantize.QuantizeRows), frozenset({DType.F32})
     ),
@@ -221,9 +224,17 @@ def _int_linear(draw: Draw, x: TensorType) -> Types:
     return (w, scale, *bias)
 
 
+def _int_attention(draw: Draw, q: TensorType) -> Types:
+    k, v, *mask = _attention(draw, q.with_dtype(DType.F32))
+    one = TensorType(DType.F32, ())
+    return (k.with_dtype(DType.I8), v.with_dtype(DType.I8), one, one, *mask)
+
+
 _OTHERS: dict[type[Kind], Callable[[Draw, TensorType], Types]] = {
     **dict.fromkeys((quantize.Quantize, quantize.Dequantize, quantize.FakeQuantize), _scale),
     quantize.IntLinear: _int_linear,
+    quantize.IntAttention: _int_attention,
+    quantize.IntAvgPool: lambda draw, x: (TensorType(DType.F32, ()),),
     quantize.IntConv: lambda draw, x: _int_product(_conv(draw, x)),
     pointwise.Where: _where,
     contract.Linear: _linear,

@@ -145,6 +145,7 @@ _PLAIN: tuple[tuple[Kind, str], ...] = (
     (quantize.IntConv((2, 1), (1, 1), (1, 1), 1, (), 3),
      "u8[1,6,32,5] i8[4,6,3,3] f32[4] f32[4]"),
     (quantize.IntConv((1,), (1,), (1,), 10), "i8[8,10,9] i8[10,1,3] f32[10]"),
+    (quantize.IntAvgPool((2, 2), (1, 1), (1, 1), False, True, None, 3), "u8[8,9,5,5] f32[]"),
     (reduce.Any((0, 1)), "bool[8,9]"),
     (reduce.Amin((1,)), "bool[8,9]"),
     (reduce.Sum((1,)), "bool[8,9]"),

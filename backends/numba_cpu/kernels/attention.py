@@ -97,7 +97,7 @@ def _rows(table, count, start, stride):
 
 
 @inline_njit
-def _pack_keys(dst, src, keys, depth, stride):
+def pack_keys(dst, src, keys, depth, stride):
     """Pack ``k: [keys, depth]`` transposed: panel ``p`` holds keys ``p * PANEL ...`` as columns.
 
     The last vector with keys is filled up with zeros; a vector of no keys is left as it is.
@@ -212,12 +212,13 @@ def _lost(row, keys, zeros):
     for t in range(keys):
         x = ldf(row, t)
         bad = bad or x != x
-        stf(row, t, _ZERO)
+    for t in range(0, keys, LANES):  # whole vectors: later keys of a causal row lie in the last
+        vstore(row, t, vzero())
     return _NAN if bad else _ONE
 
 
 @inline_njit
-def _weigh(args, scores, pitch, factors, b, h, s0, count, keys):
+def weigh(args, scores, pitch, factors, b, h, s0, count, keys):
     """Turn the scores of a block of queries into weights, and write the factor of each row."""
     scale, causal = np.float32(argf(args, SCALE)), arg(args, CAUSAL)
     kind, step = arg(args, MASK_KIND), arg(args, MASK_T)
@@ -264,14 +265,14 @@ def _block(args, tables, scores, pitch, keys_packed, values_packed, b, h, s0):
     # Both products run through one call site: a microkernel is large and compiled for each.
     for phase in range(2):
         if phase == 1:
-            _weigh(args, scores, pitch, factors, b, h, s0, count, keys)
+            weigh(args, scores, pitch, factors, b, h, s0, count, keys)
         columns = keys if phase == 0 else width
         for p in range(0, columns, PANEL):
             rows = q_rows if phase == 0 else s_rows
             to = s_rows if phase == 0 else o_rows
             k = depth if phase == 0 else keys
             packed = keys_packed + 4 * p * depth if phase == 0 else values_packed + 4 * p * total
-            # Whole vectors of scores: those beyond the keys are 0, see _pack_keys.
+            # Whole vectors of scores: those beyond the keys are 0, see pack_keys.
             room = (keys + LANES - 1) // LANES * LANES - p if phase == 0 else width - p
             run_tile(count, rows, 0, 1, k, 0, packed, to, 4 * p, room, 0, 0, packed + PREFETCH,
                      4 * PANEL, -_INF, _INF)  # fmt: skip
@@ -308,7 +309,7 @@ def _few(args, scores, pitch, factors, b, h, s0):
         for t in range(keys):
             x, y = q + 4 * i * arg(args, Q_S), k + 4 * t * arg(args, K_T)
             stf(scores, i * pitch + t, _dot(x, y, depth))
-    _weigh(args, scores, pitch, factors, b, h, s0, count, keys)
+    weigh(args, scores, pitch, factors, b, h, s0, count, keys)
     for i in range(count):
         to = out + 4 * i * arg(args, OUT_S)
         for e in range(0, width, LANES):
@@ -343,6 +344,6 @@ def attention(args, tid, nt):
             packed = shared
             k = arg(args, K) + 4 * (b * arg(args, K_B) + g * arg(args, K_H))
             v = arg(args, V) + 4 * (b * arg(args, V_B) + g * arg(args, V_H))
-            _pack_keys(keys_packed, k, total, depth, arg(args, K_T))
+            pack_keys(keys_packed, k, total, depth, arg(args, K_T))
             _pack_values(values_packed, v, total, width, arg(args, V_T))
         _block(args, tables, scores, pitch, keys_packed, values_packed, b, h, s0)

@@ -54,7 +54,7 @@ BLOCK = 4 * LANES  # channels that go over a window together
 
 
 @inline_njit
-def _window(args, axis, i):
+def window(args, axis, i):
     """Return a window's first position, its number of positions and that with padding."""
     size, kernel = arg(args, IN_D + axis), arg(args, KERNEL_Z + axis)
     if kernel == 0:
@@ -189,8 +189,8 @@ def _pixel(out, mean, wide, by, x, step_z, step_y, step_x, n_z, n_y, n_x):
 @inline_njit
 def _line(args, image, z, y, c, wide):
     """Compute one line of output pixels for ``wide`` channels from ``c``."""
-    z0, n_z, depth = _window(args, 0, z)
-    y0, n_y, height = _window(args, 1, y)
+    z0, n_z, depth = window(args, 0, z)
+    y0, n_y, height = window(args, 1, y)
     step_z = 4 * arg(args, X_Z) * arg(args, DILATION_Z)
     step_y = 4 * arg(args, X_Y) * arg(args, DILATION_Y)
     pixel, out_x = 4 * arg(args, X_X), 4 * arg(args, OUT_X)
@@ -209,7 +209,7 @@ def _line(args, image, z, y, c, wide):
         last = min((arg(args, IN_W) + pad - square) // stride + 1, end)
     x = 0
     while x < end:
-        x0, n_x, width = _window(args, 2, x)
+        x0, n_x, width = window(args, 2, x)
         count = divisor if divisor != 0 else n_z * n_y * n_x
         if divisor == 0 and include != 0:
             count = depth * height * width

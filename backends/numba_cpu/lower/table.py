@@ -46,6 +46,7 @@ UNITS: Mapping[str, Callable[[Lowering, Function], bool]] = {
     "banded": banded.lower_banded,
     "int8": quantized.lower_int_unit,
     "codes": code_rows.lower_code_rows,
+    "pooled": pool.lower_pooled,
     "scaled": scaled.lower_scaled,
     "contract": contract.lower_contract,
     "chain": elementwise.lower_chain,

@@ -48,6 +48,19 @@ def _int_conv(c: Context, a: Args) -> Value:
     return c(kind, *present(a.x, a.w, a.scale, a.get("bias")))
 
 
+def _int_avg_pool(c: Context, a: Args) -> Value:
+    kind = q.IntAvgPool(
+        tuple(a.kernel), tuple(a.stride), tuple(a.padding), a.ceil, a.include_pad, a.divisor,
+        a.x_zero,
+    )  # fmt: skip
+    return c(kind, a.x, a.scale)
+
+
+def _int_attention(c: Context, a: Args) -> Value:
+    kind = q.IntAttention(a.causal, a.gqa, a.nan_rows)
+    return c(kind, *present(a.q, a.k, a.v, a.slope, a.v_scale, a.get("mask")))
+
+
 def _quantize_rows(c: Context, a: Args) -> Any:
     return c.emit(q.QuantizeRows(), a.x)
 
@@ -163,6 +176,8 @@ IMPORTERS: Mapping[str, Importer] = {
     "leptonc.unpack_int4.default": lambda c, a: c(q.UnpackInt4(), a.x),
     "leptonc.int_linear.default": _int_linear,
     "leptonc.int_conv.default": _int_conv,
+    "leptonc.int_avg_pool.default": _int_avg_pool,
+    "leptonc.int_attention.default": _int_attention,
     **{f"{_DECOMPOSED}quantize_per_tensor.{o}": _per_tensor for o in _TENSORS},
     **{f"{_DECOMPOSED}dequantize_per_tensor.{o}": _from_tensor for o in _TENSORS},
     f"{_DECOMPOSED}quantize_per_channel.default": _per_channel,

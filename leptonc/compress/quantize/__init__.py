@@ -2,7 +2,8 @@
 
 :mod:`recipe` is what users write; :mod:`units` finds what can be quantized, :mod:`ranges` looks at
 activations on calibration data, :mod:`weights` and :mod:`gptq` round weights, :mod:`edits` puts the
-conversions into a Function, :mod:`freezing` turns trained fake quantizations into codes.
+conversions into a Function, :mod:`pools` those of means, :mod:`freezing` turns trained fake
+quantizations into codes.
 """
 
 from leptonc.compress.quantize.freezing import FreezeQuant, freeze

@@ -8,18 +8,20 @@ by the pass ``fold-quant``.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from leptonc.compress.quantize.ranges import Codes
+from leptonc.compress.quantize.sharing import merged
 from leptonc.compress.quantize.units import Unit
 from leptonc.compress.quantize.weights import RANGES, packed
 from leptonc.ir.core import Builder, Function, Op, Value
 from leptonc.ir.kinds.binary import Add, Mul
 from leptonc.ir.kinds.contract import Conv
-from leptonc.ir.kinds.data import Constant, Full
+from leptonc.ir.kinds.data import Constant, Embedding, Full
 from leptonc.ir.kinds.pointwise import Cast
 from leptonc.ir.kinds.quantize import (
     Dequantize,
@@ -28,11 +30,12 @@ from leptonc.ir.kinds.quantize import (
     QuantizeRows,
     UnpackInt4,
 )
-from leptonc.ir.kinds.reduce import Amax
+from leptonc.ir.kinds.reduce import Amax, AvgPool
 from leptonc.ir.kinds.shape import Reshape, Slice
 from leptonc.ir.kinds.unary import Abs
 from leptonc.ir.types import DType
 from leptonc.meaning import const_of, tensor_of
+from leptonc.passes.rules.quants import MEANS, windows_of
 from leptonc.rewrite.driver import drop_dead
 
 
@@ -68,36 +71,25 @@ def quantized(fn: Function, unit: Unit, weight: Weight, x: Input | None, train: 
 
 
 class _Splice:
-    """Ops to be put behind the activation, and before the unit."""
+    """Ops to be put behind the activation, behind a weight that others read, before the unit."""
 
     def __init__(self, fn: Function, unit: Unit) -> None:
         self.fn, self.unit = fn, unit
         self.early = Builder(fn.name, origin=unit.op.origin)
+        self.held = Builder(fn.name, origin=unit.op.origin)
         self.late = Builder(fn.name, origin=unit.op.origin)
 
     def activation(self, x: Input, train: bool) -> Value:
         """Emit the conversions of the activation and return what stands for it."""
-        b, value = self.early, self.unit.x
-        if x.codes is None:
-            codes, scale = b.emit(QuantizeRows(), value)
-            return b(Mul(), b(Cast(DType.F32), codes), scale)
-        unit = self.unit
-        params = [constant(b, torch.tensor(x.scale), unit.owned("input_scale"))]
-        if x.codes.affine:
-            zero = torch.tensor(x.zero, dtype=torch.int32)
-            params.append(constant(b, zero, unit.owned("input_zero")))
-        c = x.codes
-        if train:
-            return b(FakeQuantize(c.low, c.high), value, *params)
-        return b(Dequantize(), b(Quantize(c.low, c.high, c.dtype), value, *params), *params)
+        return converted(self.early, self.unit.x, x, self.unit.owned, train)
 
     def weight(self, weight: Weight) -> Value:
         """Emit the weight and return it."""
         if weight.codes is None or weight.scale is None:
-            return fake_weight(self.late, self.unit.weight, weight.bits, weight.groups)
+            return fake_weight(self.held, self.unit.weight, weight.bits, weight.groups)
         shape = tuple(int(d) for d in self.unit.weight.type.shape)
-        name = self.unit.name
-        return dequantized(self.late, name, weight.codes, weight.scale, weight.bits, shape)
+        name = self.unit.weight.hint
+        return dequantized(self.held, name, weight.codes, weight.scale, weight.bits, shape)
 
     def bias(self, shift: Tensor | None) -> tuple[Value, ...]:
         """Emit the bias and ``shift`` in one, and return it; what there is if it is not known."""
@@ -110,21 +102,55 @@ class _Splice:
         return (constant(self.late, tensor_of(made.kind.const) + shift, given[0].hint),)
 
     def finish(self, operands: tuple[Value, ...], residual: bool) -> Function:
-        """Return the Function with the unit on ``operands``."""
-        fn, op, x = self.fn, self.unit.op, operands[0]
-        old = self.unit.x
+        """Return the Function with the unit on ``operands``.
+
+        Lookups of rows of the weight read the codes, too, so that they alone are kept.
+        """
+        fn, op, (x, w, *_) = self.fn, self.unit.op, operands
+        old, table, shared = self.unit.x, self.unit.weight, self.unit.shared
         ops = list[Op]() if old in fn.producer else list(self.early.ops)
         for at in fn.ops:
             if at is op:
-                ops += self.late.ops
+                ops += self.late.ops if shared else (*self.held.ops, *self.late.ops)
                 at = Op(op.kind, operands, op.results, op.origin)
-            elif residual and isinstance(at.kind, Add) and old in at.operands:
-                summands = tuple(x if v is old else v for v in at.operands)
-                at = Op(at.kind, summands, at.results, at.origin)
+            elif residual and old in at.operands and _reads_codes(at):
+                operands_ = tuple(x if v is old else v for v in at.operands)
+                at = Op(at.kind, operands_, at.results, at.origin)
+            elif isinstance(at.kind, Embedding) and at.operands[0] is table:
+                at = Op(at.kind, (w, at.operands[1]), at.results, at.origin)
             ops.append(at)
             if old in at.results:
                 ops += self.early.ops
-        return drop_dead(Function(fn.name, fn.params, tuple(ops), fn.returns, fn.dims))
+            if shared and table in at.results:
+                ops += self.held.ops
+        made = drop_dead(Function(fn.name, fn.params, tuple(ops), fn.returns, fn.dims))
+        return merged(made, table.hint) if shared else made
+
+
+def _reads_codes(op: Op) -> bool:
+    """Return whether ``op`` is a sum, or a mean of windows of an image."""
+    mean = isinstance(op.kind, MEANS) and isinstance(windows_of(op), AvgPool)
+    return isinstance(op.kind, Add) or mean
+
+
+def converted(
+    b: Builder, value: Value, x: Input, owned: Callable[[str], str], train: bool
+) -> Value:
+    """Emit the conversions of an activation and return what stands for it.
+
+    ``owned`` gives the names of its constants. With ``train`` the conversions have gradients.
+    """
+    if x.codes is None:
+        codes, scale = b.emit(QuantizeRows(), value)
+        return b(Mul(), b(Cast(DType.F32), codes), scale)
+    params = [constant(b, torch.tensor(x.scale), owned("input_scale"))]
+    if x.codes.affine:
+        zero = torch.tensor(x.zero, dtype=torch.int32)
+        params.append(constant(b, zero, owned("input_zero")))
+    c = x.codes
+    if train:
+        return b(FakeQuantize(c.low, c.high), value, *params)
+    return b(Dequantize(), b(Quantize(c.low, c.high, c.dtype), value, *params), *params)
 
 
 def constant(b: Builder, tensor: Tensor, hint: str) -> Value:

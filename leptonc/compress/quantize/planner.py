@@ -10,19 +10,17 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from leptonc.compress.choice import FLOAT, choose
 from leptonc.compress.quantize import edits, forms, ranges, units
 from leptonc.compress.quantize.gptq import gptq
+from leptonc.compress.quantize.measured import fastest
 from leptonc.compress.quantize.observe import Observed, Wants, at_once, in_order, product_key
 from leptonc.compress.quantize.units import Unit
 from leptonc.compress.quantize.weights import round_to_nearest
 from leptonc.compress.recipe import CompressError, Context, Edit
-from leptonc.compress.timing import alone, timings
-from leptonc.ir.core import Function, Op, Value
+from leptonc.compress.timing import alone
+from leptonc.ir.core import Function, Value
 from leptonc.ir.kinds.contract import Linear
-from leptonc.ir.specialize import specialize
 from leptonc.meaning import tensor_of
-from leptonc.rewrite.trace import Remark, RemarkKind, describe
 
 if TYPE_CHECKING:
     from leptonc.compress.quantize.recipe import Quantize
@@ -39,6 +37,7 @@ class Planner:
                 "Quantize: sizes of the model are dynamic, so that no unit can be timed; give "
                 "leptonc.compress an example, or leave forms= and keep= out"
             )
+        self._tell = context.tell("Quantize")
         self.chosen = self._choose()
         self.edits: list[Edit] = []
 
@@ -75,18 +74,10 @@ class Planner:
 
     def _fastest(self, unit: Unit, found: Mapping[str, Edit | None]) -> str:
         """Return the form that the unit alone, compiled, takes the least time with."""
-        self._progress(f"timing {unit.where}")
         before = alone(self.fn, unit.op)
-        made = (before if edit is None else edit.make(before) for edit in found.values())
-        programs = [specialize(fn, self.context.sizes) for fn in made]
-        choice = choose(unit.where, dict(zip(found, timings(programs), strict=True)))
-        self.context.choices.append(choice)
-        lost = choice.chosen == FLOAT
-        self._tell(unit.op, str(choice), RemarkKind.MISSED if lost else RemarkKind.NOTE)
-        return choice.chosen
+        made = {name: before if e is None else e.make(before) for name, e in found.items()}
+        return fastest(unit.op, unit.where, made, self.context)
 
-    def _tell(self, op: Op, why: str, kind: RemarkKind = RemarkKind.MISSED) -> None:
-        self.context.remarks.append(Remark("Quantize", kind, describe(op), why, op.origin))
 
     def _progress(self, text: str) -> None:
         if self.context.data is not None:
@@ -136,7 +127,7 @@ class Planner:
         if not torch.isfinite(w).all():
             raise CompressError(f"{unit.where}: its weight holds NaN or infinities")
         matrix = w.reshape(len(w), -1)
-        if form.method == "gptq" and seen is not None:
+        if form.method == "gptq" and seen is not None and not unit.shared:
             made = gptq(matrix, seen.hessians[product_key(unit)], bits, groups)
         else:
             made = round_to_nearest(matrix, bits, groups, clip=form.method == "mse")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from leptonc.compress.quantize import ranges, units
+from leptonc.compress.quantize import attention, pools, ranges, transposed, units
 from leptonc.compress.quantize.forms import FORMS
 from leptonc.compress.quantize.planner import Planner
 from leptonc.compress.recipe import CompressError, Context, Edit
@@ -40,13 +40,18 @@ class Quantize:
         method: how much is clipped. ``"minmax"`` nothing, ``"percentile"`` one activation in
             10,000 at either end, ``"mse"`` what gives the least squared error (outliers that a
             transformer lives by are lost with both); ``"gptq"`` rounds weights one after another
-            so that later ones make up for earlier ones, and clips no activation (needs data).
+            so that later ones make up for earlier ones, and clips no activation (needs data); a
+            weight with several readers is rounded to the nearest, for all of them.
         skip, only: module paths or patterns; what they name is left out, or alone quantized.
         symmetric: activations around zero (i8) or between their extremes (u8). None: the latter.
-        residuals: whether sums that read a quantized convolution's input read its codes, too, so
-            that it need not be kept in float.
+        residuals: whether sums and means of windows that read a quantized convolution's input read
+            its codes, too, so that it need not be kept in float; and whether a mean of what only
+            it reads of a quantized product reads codes.
         correct: whether biases make up for what the rounding of a weight takes off the mean of an
             output on calibration data (Nagel et al., ICCV 2019); where there are data.
+        attention: whether products of attention read codes, too (8 bits, around zero); the softmax
+            stays in floats. With ``keep="faster"`` or ``forms`` where that was measured to be
+            faster.
         qat: train with fake quantizations (straight-through gradients); then ``freeze``.
         keep: ``"all"``, or ``"faster"``: each unit is compiled alone both ways and timed, its own
             conversion of inputs included; one that is not faster stays float, and a remark says by
@@ -78,6 +83,7 @@ class Quantize:
     keep: Literal["all", "faster"] = "all"
     forms: tuple[str, ...] = ()
     sequential: bool = True
+    attention: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -108,6 +114,11 @@ class Quantize:
             (plan == "dynamic" and self.symmetric is False, "dynamic activations are symmetric"),
             (self.qat and plan == "dynamic",
              "dynamic activations need no training: train with static ones or weight-only"),
+            (self.attention and not self.forms and (plan != "static" or bits != 8),
+             "attention needs static activations of 8 bits"),
+            (self.attention and bool(self.forms) and "int8" not in self.forms,
+             "attention on codes is of the form int8, which forms leave out"),
+            (self.attention and self.qat, "codes of attention have no gradient: pass it later"),
             (self.qat and self.method == "gptq", "training replaces gptq: pass another method"),
         )  # fmt: skip
 
@@ -125,11 +136,30 @@ class Quantize:
             CompressError: nothing to quantize, no calibration data where they are needed, a name
                 that matches nothing, inputs of a unit that are not finite.
         """
-        found = Planner(self, units.prepared(fn), context).plan()
+        fn = units.prepared(fn)
+        phases = transposed.plan(fn, context.tell("Quantize"))
+        for edit in phases:
+            fn = edit.make(fn)
+        found = Planner(self, fn, context).plan()
         if not found:
             told = "; ".join(f"{c.where} {c}" for c in context.choices[:3])
             raise CompressError(
                 f"Quantize: no unit is faster with codes: {told}; pass keep='all', or forms "
                 "without float"
             )
+        found = [*found, *self._others(fn, found, context)]
+        return [*transposed.needed(phases, found), *found]
+
+    def _others(self, fn: Function, made: Sequence[Edit], context: Context) -> Sequence[Edit]:
+        """Return the edits of what has no weight: means of windows, and attention."""
+        chosen = self.keep == "faster" or bool(self.forms)
+        static = "int8" in self.forms or (
+            not self.forms and self.plan_of_activations == "static" and self.activations == 8
+        )
+        found: list[Edit] = []
+        if self.residuals and static:
+            codes = ranges.CODES[8, bool(self.symmetric)]
+            found += pools.plan(fn, made, context, codes, self.method, self.qat, chosen)
+        if self.attention:
+            found += attention.plan(fn, context, self.method, chosen)
         return found

@@ -12,7 +12,8 @@ from typing import ClassVar
 from leptonc.ir.core import Kind, Types, kind
 from leptonc.ir.dims import same_dim
 from leptonc.ir.kinds.base import accept, arity, check_axis, need
-from leptonc.ir.kinds.contract import Conv, Linear
+from leptonc.ir.kinds.contract import Attention, Conv, Linear
+from leptonc.ir.kinds.reduce import AvgPool
 from leptonc.ir.types import DType, TensorType
 
 BYTES = frozenset({DType.I8, DType.U8})
@@ -178,6 +179,62 @@ class IntConv(Kind):
         return self.plain.infer((x.with_dtype(DType.F32), w.with_dtype(DType.F32), *b))
 
 
+@kind
+class IntAvgPool(AvgPool):
+    """``f32(sum (x - x_zero)) * f32(scale / count)`` of each window; what lies outside is 0.
+
+    The sum in int32, exact; ``scale / count`` in float64. ``x: u8|i8[...,*in], scale: f32[]`` ->
+    ``f32[...,*out]``. The other attributes, and what counts, are those of ``AvgPool``.
+    """
+
+    x_zero: int = 0
+    NAME: ClassVar[str] = "int_avg_pool"
+    ACCEPTS: ClassVar[frozenset[DType]] = BYTES
+
+    @property
+    def plain(self) -> AvgPool:
+        """The mean of real numbers with the same windows."""
+        return AvgPool(
+            self.kernel, self.stride, self.padding, self.ceil, self.include_pad, self.divisor
+        )
+
+    def infer(self, args: Types) -> Types:
+        """Return ``f32[...,*out]``. Raises InferError."""
+        x, scale = arity(self, args, 2)
+        accept(self, x, BYTES)
+        need(scale == TensorType(DType.F32, ()), self, f"a scale of type {scale}")
+        return self.plain.infer((x.with_dtype(DType.F32),))
+
+
+@kind
+class IntAttention(Kind):
+    """Attention of codes, both products exact in int32, the softmax between them in floats.
+
+    ``q: i8[...,h,s,d], k: i8[...,g,t,d], v: i8[...,g,t,e], slope: f32[], v_scale: f32[], mask``
+    (optional, as in ``Attention``, without NaN and inf) -> ``f32[...,h,s,e]``. The scores are
+    ``f32(sum q k) * slope + mask``; a weight is ``exp(score - largest)`` of its row, its code ``p``
+    the nearest whole number to 255 times that (NaN: 0); the result is
+    ``f32(sum p v) * (v_scale / f32(sum p))``, 0 where all ``p`` are. The other attributes are those
+    of ``Attention``.
+    """
+
+    causal: bool = False
+    gqa: bool = False
+    nan_rows: bool = False
+    NAME: ClassVar[str] = "int_attention"
+
+    def infer(self, args: Types) -> Types:
+        """Return ``f32[...,h,s,e]``. Raises InferError."""
+        *codes, slope, v_scale = arity(self, args, 5, 6)[:5]
+        for t in codes:
+            accept(self, t, frozenset({DType.I8}))
+        one = TensorType(DType.F32, ())
+        need(slope == v_scale == one, self, f"scales of type {slope} and {v_scale}")
+        plain = Attention(1.0, self.causal, self.gqa, self.nan_rows)
+        return plain.infer((*(t.with_dtype(DType.F32) for t in codes), *args[5:]))
+
+
 KINDS: tuple[type[Kind], ...] = (
-    Quantize, Dequantize, FakeQuantize, QuantizeRows, UnpackInt4, IntLinear, IntConv,
+    Quantize, Dequantize, FakeQuantize, QuantizeRows, UnpackInt4, IntLinear, IntConv, IntAvgPool,
+    IntAttention,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Quantized values and products of integers: batch, channels, columns.
+"""Quantized values, products and pools of integers: batch, channels, columns.
 
 Rows of a product are not cut: its sum in integers is exact, and scaled once.
 """
@@ -75,10 +75,18 @@ def conv(site: Site) -> Iterator[Strategy]:
         yield Strategy((REPLICATE, *own), (Shard(1, outer),))
 
 
+def pool(site: Site) -> Iterator[Strategy]:
+    """Axes outside the window; the scale is one number."""
+    for s in dict.fromkeys((*site.of(0), *site.of_result())):
+        if s.axis < site.rank_of(0) - len(site.kind.kernel):
+            yield Strategy((s, REPLICATE), (s,))
+
+
 RULES: Mapping[type[Kind], Rule] = {
     **dict.fromkeys((quantize.Quantize, quantize.Dequantize, quantize.FakeQuantize), coded),
     quantize.QuantizeRows: rows,
     quantize.UnpackInt4: nibbles,
     quantize.IntLinear: linear,
     quantize.IntConv: conv,
+    quantize.IntAvgPool: pool,
 }

@@ -84,6 +84,14 @@ def test_rows_masked_out_wholly(form: str, queries: int, nan_rows: bool) -> None
     check_op(kind, q, k, v, mask, rtol=2e-5, atol=2e-6)
 
 
+def test_a_lost_row_does_not_see_what_comes_later() -> None:
+    """Causal, and masked out wholly: its later keys lie in the same vector, untouched."""
+    q, k, v = (torch.randn(1, 2, 9, 8) for _ in range(3))
+    keep = torch.ones(9, 9, dtype=torch.bool)
+    keep[0] = False
+    check_op(Attention(0.3, causal=True), q, k, v, keep, rtol=2e-5, atol=2e-6)
+
+
 def test_nan_stays_in_its_row() -> None:
     q, k, v = (torch.randn(1, 2, 20, 8) for _ in range(3))
     q[0, 1, 7, 3] = float("nan")

@@ -16,16 +16,19 @@ from numba.extending import intrinsic
 from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels.base import make_kernel
 from leptonc.backends.numba_cpu.kernels.int8_dot import DOT, FORMS, MOST_DEPTH
+from leptonc.backends.numba_cpu.kernels.int8_mean import MOST_COUNT
 from leptonc.backends.numba_cpu.kernels.int8_pairs import Range
 from leptonc.backends.numba_cpu.kernels.vec import arg
 from leptonc.backends.numba_cpu.kernels.vectype import LANES, VI, pointer
+from leptonc.backends.numba_cpu.legal import Yes
 from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.core import Lowering
+from leptonc.backends.numba_cpu.lower.pool import LOWER, lower_pooled
 from leptonc.backends.numba_cpu.lower.quantized import lower_int_unit
 from leptonc.ir.core import Builder, Function, Kind, Value
 from leptonc.ir.kinds import binary, pointwise, reduce, unary
 from leptonc.ir.kinds.data import Constant
-from leptonc.ir.kinds.quantize import Dequantize, IntConv, IntLinear, Quantize
+from leptonc.ir.kinds.quantize import Dequantize, IntAvgPool, IntConv, IntLinear, Quantize
 from leptonc.ir.types import DType, TensorType
 from tests.backends.numba_cpu.harness import Run
 
@@ -263,6 +266,45 @@ def test_largest_codes(dtype: DType, data: st.DataObject) -> None:
     run.bind(x)
     run.run()
     assert torch.equal(run.results()[0], meaning.run(fn, x)[0])
+
+
+@pytest.mark.parametrize("dtype", list(CODES))
+@given(data=st.data())
+def test_means_of_codes(dtype: DType, data: st.DataObject) -> None:
+    pick, spatial = data.draw, data.draw(st.integers(1, 3))
+    g = torch.Generator().manual_seed(pick(st.integers(0, 999)))
+    kernel = tuple(pick(st.integers(1, 4)) for _ in range(spatial))
+    kind = IntAvgPool(
+        kernel, tuple(pick(st.integers(1, 2)) for _ in kernel),
+        tuple(pick(st.integers(0, k // 2)) for k in kernel), pick(st.booleans()),
+        pick(st.booleans()), pick(st.sampled_from([None, 5])), pick(st.integers(*CODES[dtype])),
+    )  # fmt: skip
+    channels = pick(st.sampled_from([1, 7, 40, 75]))
+    shape = (2, channels, *(pick(st.integers(4, 7)) for _ in kernel))
+    x = codes(g, dtype, *shape)
+    b = Builder("pool")
+    layout = pick(st.sampled_from([None, (0, *range(2, len(shape)), 1)]))
+    v = b(kind, b.param(TensorType(dtype, shape, layout)), number(b, 0.037))
+    if pick(st.booleans()):
+        to = pick(st.sampled_from(list(CODES)))
+        low, high = pick(st.sampled_from([CODES[to], (max(CODES[to][0], -7), 7)]))
+        zero = number(b, pick(st.integers(low, high)), torch.int32)
+        v = b(Quantize(low, high, to), v, number(b, pick(st.sampled_from([0.011, 0.5]))), zero)
+    fn = b.finish(v)
+    run = Run(fn, pick(st.sampled_from([1, 3])), lower_pooled if len(fn.ops) > 3 else None)
+    run.bind(x)
+    run.run()
+    assert torch.equal(run.results()[0], meaning.run(fn, x)[0])
+
+
+@pytest.mark.parametrize("side", [2901, 2902])
+def test_sums_of_a_window_fit_int32(side: int) -> None:
+    """The largest window that is claimed has an exact sum; a larger one is declined."""
+    b = Builder("pool")
+    kind = IntAvgPool((side, 2902), (1, 1), (0, 0))
+    fn = b.finish(b(kind, b.param(TensorType(DType.U8, (1, 1, side, 2902))), number(b, 1.0)))
+    assert isinstance(LOWER[IntAvgPool][0](fn.ops[-1]), Yes) == (side == 2901)
+    assert 2901 * 2902 <= MOST_COUNT < 2902 * 2902 and MOST_COUNT * 255 < 2**31
 
 
 # ----- the sums of four products ------------------------------------------------------------------

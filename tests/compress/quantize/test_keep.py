@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import leptonc
 from leptonc.compress.choice import MARGIN, Timing, choose
-from leptonc.compress.quantize import planner
+from leptonc.compress.quantize import measured
 from leptonc.compress.recipe import CompressError
 from leptonc.ir.kinds.quantize import Dequantize
 
@@ -33,7 +33,7 @@ def compressed(
 ):
     """Return the net compressed by a clock that gives ``times``, a row a unit."""
     left: Iterator[Sequence[float]] = iter(times)
-    patch.setattr(planner, "timings", lambda fns: [Timing(ms) for ms in next(left)])
+    patch.setattr(measured, "timings", lambda fns: [Timing(ms) for ms in next(left)])
     return leptonc.compress.compress(net(), X, recipe, data=[X])
 
 
