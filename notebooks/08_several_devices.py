@@ -83,8 +83,8 @@ with leptonc.load(place / "ranks") as again:
 # %% [markdown]
 # ## A row of parts
 #
-# `split` cuts the net so that the slowest part is as fast as can be: here one convolution is most of
-# the work, and a unit is not cut. Every part is a compiled net of its own, with named inputs and
+# `split` cuts the net so that the slowest part is as fast as can be: here one convolution is most
+# of the work, and a unit is not cut. Every part is a compiled net of its own, with named inputs and
 # outputs, and may be saved and loaded on its own, on another machine perhaps.
 
 # %%
