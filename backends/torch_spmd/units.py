@@ -14,10 +14,13 @@ from leptonc import meaning
 from leptonc.backends.numba_cpu.emit import emit
 from leptonc.backends.numba_cpu.lower.core import ConstPool
 from leptonc.backends.numba_cpu.runtime import Executable, load
+from leptonc.backends.numba_cpu.schedule import TorchStep
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
 from leptonc.backends.torch_spmd.schedule import UnitStep
 from leptonc.errors import TargetError
-from leptonc.ir.core import Function
+from leptonc.ir.constants import Const
+from leptonc.ir.core import Function, Op
+from leptonc.ir.kinds.data import Constant
 from leptonc.passes import pipeline
 from leptonc.pipeline import PassManager
 
@@ -94,8 +97,26 @@ def _native(step: UnitStep, text: Unit, how: How, weights: Weights) -> Unit:
     body, tables = weights.fill(body)
     fn = PassManager(pipeline(how.pipeline), ()).run(body)
     plan = schedule(fn, ConstPool(rest=weights.rest), Options(how.threads, how.precision))
-    program = load(replace(plan, units=()), emit(plan))  # nobody asks a rank for a report
-    return _Native(program, tables)
+    steps = tuple(_owning(s) if isinstance(s, TorchStep) else s for s in plan.steps)
+    plan = replace(plan, steps=steps, units=())  # nobody asks a rank for a report
+    return _Native(load(plan, emit(plan)), tables)
+
+
+def _owning(step: TorchStep) -> TorchStep:
+    """Return the step with constants of its own: those of a file may have gaps, and pages go."""
+    body = step.body
+    ops = tuple(
+        Op(Constant(_own(op.kind.const)), (), op.results, op.origin)
+        if isinstance(op.kind, Constant)
+        else op
+        for op in body.ops
+    )
+    return replace(step, body=Function(body.name, body.params, ops, body.returns, body.dims))
+
+
+def _own(const: Const) -> Const:
+    tensor = meaning.tensor_of(const)
+    return meaning.const_of(tensor.clone(memory_format=torch.contiguous_format))
 
 
 class _Native:

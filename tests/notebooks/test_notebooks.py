@@ -45,7 +45,7 @@ each = pytest.mark.parametrize("script", SCRIPTS, ids=lambda p: p.stem)
 
 
 def test_every_notebook_has_its_text() -> None:
-    assert len(SCRIPTS) == 7
+    assert len(SCRIPTS) == 8
     assert [p.stem for p in sorted(FOLDER.glob("*.ipynb"))] == [p.stem for p in SCRIPTS]
 
 
