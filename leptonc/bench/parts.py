@@ -13,7 +13,7 @@ import argparse
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 import leptonc
 from leptonc.bench import protocol, suites
-from leptonc.parts.batches import even
-from leptonc.parts.part import Parts
 from leptonc.runtime.governor import Governor
+
+if TYPE_CHECKING:
+    from leptonc.parts.part import Parts
 
 SLOWER = 2  # calls that the slow member makes of each
 
@@ -88,10 +89,10 @@ def streams(net: suites.Net, asked: Options) -> tuple[list[Speed], Balance]:
     model, x = suites.build(net), net.inputs(asked.batch)
     cores = Governor().decision.cores
     each = max(1, cores // asked.devices)
-    rows = max(even(asked.batch, asked.microbatches))
+    rows = -(-asked.batch // asked.microbatches)
     parts = leptonc.split(model, asked.devices, net.inputs(rows), threads=each)
     whole = leptonc.compile(model, x, threads=cores)
-    worker = leptonc.compile(model, net.inputs(max(even(asked.batch, asked.devices))), threads=each)
+    worker = leptonc.compile(model, net.inputs(-(-asked.batch // asked.devices)), threads=each)
     with leptonc.Parallel(worker, asked.devices) as workers:
         times = protocol.measure(
             {

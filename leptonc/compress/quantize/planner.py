@@ -21,6 +21,7 @@ from leptonc.compress.timing import alone
 from leptonc.ir.core import Function, Value
 from leptonc.ir.kinds.contract import Linear
 from leptonc.meaning import tensor_of
+from leptonc.rewrite.trace import describe
 
 if TYPE_CHECKING:
     from leptonc.compress.quantize.recipe import Quantize
