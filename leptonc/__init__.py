@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from leptonc.parts.run import run
     from leptonc.parts.split import split
     from leptonc.saved import load
+    from leptonc.shard.hints import Spatial
     from leptonc.shard.placement import Replicate, Shard
     from leptonc.shard.simulate import simulate
     from leptonc.sharded import ShardedModel
@@ -52,6 +53,7 @@ _WHERE = {
     "Shard": "leptonc.shard.placement",
     "ShardedModel": "leptonc.sharded",
     "Sharding": "leptonc.sharding",
+    "Spatial": "leptonc.shard.hints",
     "plan": "leptonc.sharding",
     "run": "leptonc.parts.run",
     "simulate": "leptonc.shard.simulate",
@@ -60,8 +62,8 @@ _WHERE = {
 __all__ = [
     "CompiledModel", "Dim", "Distill", "FreezeQuant", "LeptoncError", "LowRank", "Parallel",
     "Part", "Pool", "Prune", "PruneSchedule", "Quantize", "Replicate", "Shard", "ShardedModel",
-    "Sharding", "Store", "capture", "compile", "compress", "finetune", "load", "optimize",
-    "plan", "run", "simulate", "split",
+    "Sharding", "Spatial", "Store", "capture", "compile", "compress", "finetune", "load",
+    "optimize", "plan", "run", "simulate", "split",
 ]  # fmt: skip
 
 
