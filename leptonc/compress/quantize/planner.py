@@ -79,7 +79,6 @@ class Planner:
         made = {name: before if e is None else e.make(before) for name, e in found.items()}
         return fastest(unit.op, unit.where, made, self.context)
 
-
     def _progress(self, text: str) -> None:
         if self.context.data is not None:
             self.context.data.progress(text)
@@ -113,16 +112,17 @@ class Planner:
         """Return the edit of one unit in one form; forms of as many bits share a weight."""
         self._progress(f"quantizing {unit.where}")
         x = _input(unit, form, seen)
-        if form.weights not in weights:
-            weights[form.weights] = self._weight(unit, form, seen)
-        weight = weights[form.weights]
+        # Nothing makes up for the rounding of a table, whose rows are held as bytes anyway.
+        bits = 8 if unit.shared else form.weights
+        if bits not in weights:
+            weights[bits] = self._weight(unit, form, bits, seen)
+        weight = weights[bits]
         what = f"weight to {_weight_text(weight)}, {_input_text(x)}"
         make = partial(_made, name=unit.name, weight=weight, x=x, train=form.qat)
         return Edit(unit.where, what + (", in training" if form.qat else ""), make)
 
-    def _weight(self, unit: Unit, form: Quantize, seen: Observed | None) -> edits.Weight:
-        bits, w = form.weights, _tensor(self.fn, unit.weight)
-        groups = self._groups(unit)
+    def _weight(self, unit: Unit, form: Quantize, bits: int, seen: Observed | None) -> edits.Weight:
+        w, groups = _tensor(self.fn, unit.weight), self._groups(unit)
         if form.qat:
             return edits.Weight(bits, groups)
         if not torch.isfinite(w).all():

@@ -31,7 +31,8 @@ class Quantize:
     """Quantize convolutions and linear layers; biases stay float.
 
     Attributes:
-        weights: bits of a weight, 8 or 4; symmetric, a scale for each output channel.
+        weights: bits of a weight, 8 or 4; symmetric, a scale for each output channel. A weight with
+            several readers (a table tied to the output layer) has 8.
         activations: bits of what they read, 8 or 16, or None: only weights are quantized.
         group: inputs of a linear layer that share a scale, or None for all of an output channel.
         scheme: ``"static"`` scales activations by calibration data, ``"dynamic"`` each row of a
