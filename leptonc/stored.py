@@ -28,7 +28,7 @@ from leptonc.ir.constants import Const, ConstantStore
 from leptonc.ir.core import Function
 from leptonc.ir.literal import literal
 from leptonc.ir.text import constants, dump, parse
-from leptonc.ir.types import parse_type
+from leptonc.ir.types import DType, parse_type
 from leptonc.runtime.cache import CompileCache, Entry, cache_key
 from leptonc.specialization import Specialization, output_types, run_program
 
@@ -60,6 +60,7 @@ def save(cache: CompileCache, key: str, spec: Specialization, inputs: Sequence[T
         "packs": len(spec.pool.arrays),
         # what lowering asks of constants whose bytes are not stored
         "shares": {_name(c): meaning.nonzero_share(c, MOST_DENSE) for c in store.values()},
+        "reaches": {_name(c): meaning.row_reach(c) for c in store.values() if _is_kernel(c)},
         "answers": {k: asdict(a) for k, a in spec.answers.items()},
     }
     texts = {
@@ -103,6 +104,11 @@ def _name(const: Const) -> str:
     return literal(const)[len("const<sha256:") : -1]
 
 
+def _is_kernel(const: Const) -> bool:
+    """Return whether it may be the weight of a convolution of codes."""
+    return const.type.dtype is DType.I8 and const.type.rank > 2
+
+
 def _needed(
     spec: Specialization, steps: Sequence[Any], store: Mapping[str, Const]
 ) -> Sequence[Const]:
@@ -124,6 +130,8 @@ def _revive(entry: Entry, captured: Captured, made: Mapping[str, Any]) -> Specia
         const = Const(type_, payload, lambda _, name=name: name, released=raw is None)
         store.items_[name] = const
         meaning.set_nonzero_share(const, head["shares"][name])
+        if name in head["reaches"]:
+            meaning.set_row_reach(const, head["reaches"][name])
     fn: Function = parse(entry.texts["program.lir"], store)
     spec = Specialization(captured=captured, function=fn, remarks=[], **made)
     spec.retreat.update(head["retreat"])

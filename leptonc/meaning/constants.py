@@ -99,6 +99,35 @@ def set_nonzero_share(const: Const, share: float) -> None:
     object.__setattr__(const, _SHARE, share)
 
 
+_REACH = "row_reach"  # attribute of a constant
+
+
+def row_reach(const: Const) -> int:
+    """Return how far from 0 a row of whole numbers gets: its positive ones summed, or its negative.
+
+    The largest of all rows (of the first axis). It is kept with the constant, as
+    ``nonzero_share`` is.
+    """
+    known = const.__dict__.get(_REACH)
+    if known is None:
+        known = _reach_of(tensor_of(const))
+        set_row_reach(const, known)
+    return known
+
+
+def set_row_reach(const: Const, reach: int) -> None:
+    """Tell the reach of a constant whose bytes are elsewhere."""
+    object.__setattr__(const, _REACH, reach)
+
+
+def _reach_of(tensor: Tensor) -> int:
+    if not tensor.numel():
+        return 0
+    rows = tensor.reshape(len(tensor), -1)
+    above, below = rows.clamp(min=0).sum(1), rows.clamp(max=0).sum(1)  # int64, whatever rows are
+    return max(int(above.max()), -int(below.min()))
+
+
 def _share_of(tensor: Tensor, enough: float) -> float:
     if not tensor.numel():
         return 1.0

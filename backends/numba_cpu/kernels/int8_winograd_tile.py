@@ -1,15 +1,15 @@
 """numba_cpu > kernels > int8_winograd_tile: the three parts of Winograd on codes, as LLVM IR.
 
 ``transform_codes`` makes int16 of codes, ``run_word_tile`` multiplies and sums pairs of them in
-int32, ``run_code_end`` transforms the sums of a tile back and ends its four pixels as ``int8_tile``
-ends a row: the same roundings in the same order.
+int32, ``run_code_end`` transforms the sums of a tile back and ends its pixels as ``int8_tile``
+ends a row: the same roundings in the same order. The matrices: :mod:`int8_winograd_forms`.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llvmlite import ir
 from numba.core import types
@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels.int8_dot import add_words
 from leptonc.backends.numba_cpu.kernels.int8_tile import PARAMS, ByteTile, Tile
-from leptonc.backends.numba_cpu.kernels.int8_winograd_plan import PLANES, SIDE
+from leptonc.backends.numba_cpu.kernels.int8_winograd_forms import Form, Pass, call_by_form
 from leptonc.backends.numba_cpu.kernels.tile_writer import (
     PANEL,
     TileForm,
@@ -46,24 +46,20 @@ _CODES, _WORDS = ir.VectorType(I8, _WIDE), ir.VectorType(I16, _WIDE)
 # ----- codes to int16 -----------------------------------------------------------------------------
 
 
-def _across(b: ir.IRBuilder, d: list[ir.Value]) -> list[ir.Value]:
-    """Return ``BT d`` of four values."""
-    return [b.sub(d[0], d[2]), b.add(d[1], d[2]), b.sub(d[2], d[1]), b.sub(d[1], d[3])]
-
-
-def _transform(b: ir.IRBuilder, load: Callable[[int], ir.Value], dst, plane) -> None:
+def _transform(
+    form: Form, b: ir.IRBuilder, load: Callable[[int], ir.Value], dst, plane
+) -> None:  # fmt: skip
     """Store ``BT d B`` of a vector of channels; ``load(k)``: pixel ``k`` of the tile."""
-    columns = [
-        _across(b, [b.zext(load(SIDE * i + j), _WORDS) for i in range(SIDE)]) for j in range(SIDE)
-    ]
-    for i in range(SIDE):
-        for j, value in enumerate(_across(b, [column[i] for column in columns])):
-            to = b.add(dst, b.mul(plane, i64(SIDE * i + j)))
+    side = range(form.side)
+    columns = [form.forth(b, [b.zext(load(form.side * i + j), _WORDS) for i in side]) for j in side]
+    for i in side:
+        for j, value in enumerate(form.forth(b, [column[i] for column in columns])):
+            to = b.add(dst, b.mul(plane, i64(form.side * i + j)))
             b.store(value, pointer(b, to), align=4)
 
 
-def _emit_codes(b: ir.IRBuilder, pixels, channels, dst, plane) -> None:
-    rows = [b.load(pointer(b, pixels, i64(k), 8), align=8, typ=I64) for k in range(PLANES)]
+def _emit_codes(form: Form, b: ir.IRBuilder, pixels, channels, dst, plane) -> None:
+    rows = [b.load(pointer(b, pixels, i64(k), 8), align=8, typ=I64) for k in range(form.planes)]
     whole, left = b.udiv(channels, i64(_WIDE)), b.urem(channels, i64(_WIDE))
     entry = b.block
     loop, rest, part, end = (b.append_basic_block(n) for n in ("loop", "rest", "part", "end"))
@@ -74,7 +70,7 @@ def _emit_codes(b: ir.IRBuilder, pixels, channels, dst, plane) -> None:
     def plain(k: int) -> ir.Value:
         return b.load(pointer(b, rows[k], b.mul(v, i64(_WIDE)), 1), align=1, typ=_CODES)
 
-    _transform(b, plain, b.add(dst, b.mul(v, i64(2 * _WIDE))), plane)
+    _transform(form, b, plain, b.add(dst, b.mul(v, i64(2 * _WIDE))), plane)
     following = b.add(v, i64(1))
     v.add_incoming(i64(0), entry)
     v.add_incoming(following, loop)
@@ -90,27 +86,24 @@ def _emit_codes(b: ir.IRBuilder, pixels, channels, dst, plane) -> None:
         at = [pointer(b, rows[k], done, 1), ir.Constant(I32, 1), mask, ir.Constant(_CODES, None)]
         return call(b, f"llvm.masked.load.v{_WIDE}i8.p0", _CODES, at)
 
-    _transform(b, masked, b.add(dst, b.mul(done, i64(2))), plane)
+    _transform(form, b, masked, b.add(dst, b.mul(done, i64(2))), plane)
     b.branch(end)
     b.position_at_end(end)
 
 
 @intrinsic
-def transform_codes(typingctx, pixels, channels, dst, plane):
+def transform_codes(typingctx, m, pixels, channels, dst, plane):
     """Write ``BT d B`` of one tile as int16, zeros behind the channels up to whole vectors.
 
-    ``pixels``: address of the addresses of its 16 pixels, line by line. ``dst``: where plane 0
-    goes; ``plane``: bytes from plane to plane.
+    ``m``: the form. ``pixels``: address of the addresses of its pixels, line by line. ``dst``:
+    where plane 0 goes; ``plane``: bytes from plane to plane.
     """
 
     def build(context, builder, sig, args):
-        fn = shared_function(
-            builder.module, "lep_wino_codes", ir.VoidType(), [I64] * 4, _emit_codes
-        )
-        builder.call(fn, args)
+        call_by_form(builder, "lep_wino_codes", [I64] * 4, _emit_codes, args)
         return context.get_dummy_value()
 
-    return types.void(*(types.int64,) * 4), build
+    return types.void(*(types.int64,) * 5), build
 
 
 # ----- sums of products of int16 ------------------------------------------------------------------
@@ -194,34 +187,35 @@ def run_word_tile(
 # ----- sums to pixels -----------------------------------------------------------------------------
 
 
-def _back(b: ir.IRBuilder, m: list[ir.Value]) -> list[ir.Value]:
-    """Return ``AT m`` of four values."""
-    return [b.add(b.add(m[0], m[1]), m[2]), b.sub(b.sub(m[1], m[2]), m[3])]
-
-
 class _EndTile(ByteTile):
-    """The four pixels of a tile, its ``panel`` the 16 planes of sums ``i32[16][PANEL]``."""
+    """Lines of pixels of a tile, its ``panel`` the planes of sums ``i32[planes][PANEL]``."""
+
+    form: Form
+    back: Pass  # makes the lines
 
     def start(self) -> list[ir.Value]:
         """Return the corrections."""
         return self.corrections()
 
     def accumulate(self, init: list[ir.Value]) -> list[ir.Value]:
-        """Return a quarter of ``AT m A``, plus the initial cells.
-
-        That is exact: what is divided is four times a sum of whole numbers (see ``G``), and all
-        steps before keep it in the ring of int32, which holds it.
-        """
+        """Return the sums, of which ``AT m A`` is ``root**2`` times, plus the initial cells."""
         made: dict[tuple[int, int], ir.Value] = {}
-        b = self.b
+        b, form = self.b, self.form
+        back, side = type(self).back, range(form.side)
         for j in range(self.nv):
-            lines = [
-                _back(b, [self.plane(SIDE * i + k, j) for i in range(SIDE)]) for k in range(SIDE)
-            ]
-            for i in range(2):
-                for k, value in enumerate(_back(b, [line[i] for line in lines])):
-                    made[2 * i + k, j] = b.ashr(value, iconst(2))
+            columns = [back(b, [self.plane(form.side * i + k, j) for i in side]) for k in side]
+            for line in range(self.mr // form.m):
+                values = [column[line] for column in columns]
+                for lines, make in form.back:
+                    for x, value in zip(lines, make(b, values), strict=True):
+                        made[form.m * line + x, j] = self.divided(value)
         return [b.add(made[cell], x) for cell, x in zip(self.cells, init, strict=True)]
+
+    def divided(self, x: ir.Value) -> ir.Value:
+        """Return ``x / root**2``, exact: see :mod:`int8_winograd_forms`."""
+        if self.form.inverse != 1:
+            x = self.b.mul(x, iconst(self.form.inverse))
+        return self.b.ashr(x, iconst(self.form.shift))
 
     def plane(self, k: int, j: int) -> ir.Value:
         """Return vector ``j`` of plane ``k``."""
@@ -229,29 +223,40 @@ class _EndTile(ByteTile):
         return self.b.load(at, align=4, typ=VI)
 
 
-_END_FORM = TileForm("lep_wino_end", _EndTile, Tile, PARAMS)
+def _end_form(form: Form, part: int) -> TileForm:
+    """Return the tile that makes the lines ``form.back[part]``."""
+    name = f"end_lines_{form.m}_{part}"
+    writer = type(name, (_EndTile,), {"form": form, "back": staticmethod(form.back[part][1])})
+    return TileForm(f"lep_wino_{name}", writer, Tile, PARAMS)
+
+
+def _emit_end(form: Form, b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Call the tiles of all parts; each goes on in the tables of rows where the last has ended."""
+    tile, done = Tile(*args), 0
+    for part, (lines, _) in enumerate(form.back):
+        moved = {k: b.add(getattr(tile, k), i64(8 * done)) for k in ("out_rows", "res_rows")}
+        here = vars(replace(tile, **moved)).values()
+        emit_rows(_end_form(form, part), form.m * len(lines), 1, b, *here)
+        done += form.m * len(lines)
 
 
 @intrinsic
 def run_code_end(
-    typingctx, panel, out_rows, column, width, sums, scale, bias, res_rows, res_kind, res_zero,
+    typingctx, m, panel, out_rows, column, width, sums, scale, bias, res_rows, res_kind, res_zero,
     out_kind, zero, res_scale, low, high, inverse, code_low, code_high,
 ):  # fmt: skip
-    """End the four pixels of a tile; ``panel``: address of its sums. The rest: ``run_byte_tile``.
+    """End the pixels of a tile of form ``m``; ``panel``: address of its sums.
 
-    ``out_rows`` and ``res_rows`` hold four addresses each, line by line.
+    ``out_rows`` and ``res_rows`` hold an address each, line by line in the order of the form's
+    ``lines``. The rest: ``run_byte_tile``.
     """
 
     def build(context, builder, sig, args):
-        body = functools.partial(emit_rows, _END_FORM, 4, 1)
-        fn = shared_function(builder.module, "lep_run_wino_end", ir.VoidType(), PARAMS, body)
-        panel, out_rows, column, width, *rest = args
+        m, panel, out_rows, column, width, *rest = args
         none = i64(0)
         whole, reals = rest[:8], rest[8:]
-        builder.call(
-            fn,
-            [none] * 5 + [panel, out_rows, column, width, none, none] + whole + [none] + reals,
-        )  # fmt: skip
+        args = [m, *[none] * 5, panel, out_rows, column, width, none, none, *whole, none, *reals]
+        call_by_form(builder, "lep_wino_end", PARAMS, _emit_end, args)
         return context.get_dummy_value()
 
-    return types.void(*(types.int64,) * 12, *(types.float32,) * 6), build
+    return types.void(*(types.int64,) * 13, *(types.float32,) * 6), build

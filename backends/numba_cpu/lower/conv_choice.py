@@ -6,8 +6,9 @@ import enum
 import math
 from dataclasses import dataclass
 
-from leptonc.backends.numba_cpu.kernels import int8_winograd_plan
+from leptonc.backends.numba_cpu.kernels import int8_winograd_forms, int8_winograd_plan
 from leptonc.backends.numba_cpu.kernels.int8_dot import DOT
+from leptonc.backends.numba_cpu.kernels.int8_winograd_forms import LARGEST_CODE
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_plan import depth
@@ -30,6 +31,11 @@ FORMS = {
     Algorithm.WINOGRAD_2: Form(1, 2),
     Algorithm.WINOGRAD_4: Form(1, 4),
     Algorithm.PHASES_2: Form(2, 2),
+}
+#: Those of codes.
+CODE_FORMS = {
+    Algorithm.WINOGRAD_2: int8_winograd_forms.FORMS[2],
+    Algorithm.WINOGRAD_4: int8_winograd_forms.FORMS[4],
 }
 
 
@@ -131,40 +137,55 @@ def winograd_cost(s: ConvShape, form: Form, near: bool) -> float:
 
 
 # Products of codes: cycles of a row with a panel for a step, which is four codes or two int16, by
-# the form of :mod:`int8_dot`. ``vpdpbusd`` does twice what ``vpdpwssd`` does in the same time (1.15
-# measured: a gain within the noise is not worth 3.6 times the weights).
-# Without them four codes take three instructions (more for steps apart, see :mod:`int8_pairs`),
-# two int16 take two.
+# the form of :mod:`int8_dot`. ``vpdpbusd`` does twice what ``vpdpwssd`` does in the same time.
+# Without them four codes take three instructions (more for steps apart, see :mod:`int8_pairs`), two
+# int16 take two.
 CODES_STEP = {"vnni": 1.1, "split": 2.6, "plain": 9.0}
 WORDS_STEP = {"vnni": 1.22, "split": 1.4, "plain": 4.5}
-CODES_IN, CODES_OUT = 45.0, 45.0  # to transform a register of int16 of a tile, a panel of sums
+#: To transform a register of int16 of a tile, a panel of sums, by the side of an output tile.
+CODES_TRANSFORM = {2: (45.0, 45.0), 4: (100.0, 150.0)}
 #: The multiple of the best estimate up to which a way of a convolution of codes is timed. With
-#: VNNI estimates are within a few percent, and no way is ever better by more than that: not worth
-#: another kernel to compile.
-CODES_CLOSE = {"vnni": 1.0}
+#: VNNI estimates are within a few percent.
+CODES_CLOSE = {"vnni": 1.25}
+STRICT_HELD = 4.0  # times the bytes of a direct convolution of codes are too many
 
 
-def int_costs(s: ConvShape, near: bool = False) -> dict[Algorithm, float]:
+def int_costs(s: ConvShape, reach: int, precision: str) -> dict[Algorithm, float]:
     """Return the algorithms for a convolution of codes with their estimated cycles of one core.
 
-    Both give the same bits, so no precision forbids one.
+    All give the same bits. ``precision="strict"``, which is also that of the least memory, forbids
+    what holds ``STRICT_HELD`` times the weights.
+
+    Args:
+        s: the convolution.
+        reach: of the weight (``meaning.row_reach``).
+        precision: of the kernels.
     """
     panels, steps = -(-s.out_channels // PANEL), math.prod(s.kernel) * -(-s.channels // 4)
     rows = max(s.batch * math.prod(s.out), FEWEST_ROWS)
     direct = CODES_STEP[DOT] * rows * panels * steps + 4.0 * PANEL * panels * steps / IGEMM_RATE
     found = {Algorithm.IGEMM: direct}
     plain = _winograd_fits(s) and s.stride == (1, 1) and s.channels > FEW_CHANNELS
-    if plain and int8_winograd_plan.fits(s.channels):
-        found[Algorithm.WINOGRAD_2] = _int_winograd_cost(s, near)
+    for algorithm, form in CODE_FORMS.items():
+        small = precision != "strict" or _held(s, form) < STRICT_HELD
+        if plain and small and form.fits(LARGEST_CODE * reach):
+            found[algorithm] = _int_winograd_cost(s, form)
     return found
 
 
-def _int_winograd_cost(s: ConvShape, near: bool) -> float:
-    tiles = s.batch * math.prod(-(-n // 2) for n in s.out)
+def _int_winograd_cost(s: ConvShape, form: int8_winograd_forms.Form) -> float:
+    """Return the estimated cycles; many small products read weights no faster from a cache."""
+    tiles = s.batch * math.prod(-(-n // form.m) for n in s.out)
     panels, pairs = -(-s.out_channels // PANEL), int8_winograd_plan.pairs(s.channels)
-    steps = int8_winograd_plan.PLANES * pairs * panels
+    steps = form.planes * pairs * panels
     product = WORDS_STEP[DOT] * max(tiles, FEWEST_ROWS) * steps
-    reading = 4.0 * PANEL * steps / (NEAR_RATE if near else FAR_RATE)
-    transforms = tiles * (CODES_IN * -(-s.channels // (2 * LANES)) + CODES_OUT * panels)
+    reading = 4.0 * PANEL * steps / FAR_RATE
+    vectors = (-(-s.channels // (2 * LANES)), panels)
+    transforms = tiles * sum(t * v for t, v in zip(CODES_TRANSFORM[form.m], vectors, strict=True))
     total = product + reading - OVERLAP * min(product, reading) + transforms
-    return total * (1 + HELD * math.log2(2 * int8_winograd_plan.PLANES / math.prod(s.kernel)))
+    return total * (1 + HELD * math.log2(_held(s, form)))
+
+
+def _held(s: ConvShape, form: int8_winograd_forms.Form) -> float:
+    """Return how many times the bytes of the weights of codes a form holds: in int16."""
+    return 2 * form.planes / math.prod(s.kernel)

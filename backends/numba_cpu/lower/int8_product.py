@@ -15,7 +15,7 @@ from leptonc.backends.numba_cpu.kernels.int8_gemm import Int8Gemm
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower import questions
 from leptonc.backends.numba_cpu.lower.conv import channels_last, spatial
-from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm
+from leptonc.backends.numba_cpu.lower.conv_choice import CODE_FORMS, Algorithm
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import zeros
 from leptonc.backends.numba_cpu.lower.int8_job import (
@@ -109,16 +109,19 @@ def _lower_dense(job: Job) -> None:
         plan = replace(plan, call=call)
         taps = w.reshape(w.shape[0], w.shape[1], -1).transpose(0, 2, 1)
     plan = int8_plan.as_byte_plan(plan)
-    if _algorithm(ctx, job.op) is Algorithm.WINOGRAD_2:
+    form = CODE_FORMS.get(_algorithm(ctx, job.op))
+    if form is not None:
         plan = replace(plan, zero_floats=x.shape[1])  # tiles reach beyond any image
-        emit_winograd(job, _placed(job, plan, False), x, (k.padding[0], k.padding[1]))
+        emit_winograd(job, form, _placed(job, plan, False), x, (k.padding[0], k.padding[1]))
         return
     panels = pack_panels(job, "int_conv lines" if few else "int_conv", taps, k.groups)
     emit(job, _placed(job, plan, rank == 5), x, panels, k.groups)
 
 
 def _algorithm(ctx: Lowering, op: Op) -> Algorithm:
-    question = questions.int_conv(op, ctx.reuse)
+    weight = ctx.constant(op.operands[1])
+    assert weight is not None
+    question = questions.int_conv(op, weight, ctx.precision)
     return Algorithm.IGEMM if question is None else Algorithm(ctx.decide(question))
 
 

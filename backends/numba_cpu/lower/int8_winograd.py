@@ -12,22 +12,27 @@ from leptonc.backends.numba_cpu.kernels.int8_winograd import (
     int8_winograd,
     scratch_bytes,
 )
+from leptonc.backends.numba_cpu.kernels.int8_winograd_forms import Form
 from leptonc.backends.numba_cpu.lower.int8_job import Job, emit
 from leptonc.backends.numba_cpu.views import View
 
 
-def emit_winograd(job: Job, call: Int8Gemm, x: View, padding: tuple[int, int]) -> None:
+def emit_winograd(
+    job: Job, form: Form, call: Int8Gemm, x: View, padding: tuple[int, int]
+) -> None:  # fmt: skip
     """Append the step of ``call``, the direct convolution's record with all strides set.
 
     ``call.zero_row`` must be there; ``padding``: lines above the image, pixels left of it.
     """
     channels, columns = x.shape[1], job.out.shape[1]
-    tiles = x.shape[0] * math.prod(-(-n // 2) for n in job.out.shape[2:])
-    block = winograd_plan.tile_block(tiles, channels)
-    size = scratch_bytes(block, winograd_plan.pitch(channels), columns)
+    tiles = x.shape[0] * math.prod(-(-n // form.m) for n in job.out.shape[2:])
+    block = winograd_plan.tile_block(form, tiles, channels)
+    size = scratch_bytes(form.m, block, winograd_plan.pitch(channels), columns)
     values: dict[str, Any] = vars(call) | {
         "depth": winograd_plan.pairs(channels), "row_block": block, "scratch_bytes": size,
-        "channels": channels, "pad_y": padding[0], "pad_x": padding[1],
+        "m": form.m, "channels": channels, "pad_y": padding[0], "pad_x": padding[1],
     }  # fmt: skip
-    b = job.packed("int_winograd", lambda: winograd_plan.transform_weights(job.weight))
+    b = job.packed(
+        "int_winograd", lambda: winograd_plan.transform_weights(form, job.weight), form.m
+    )
     emit(job, Int8Winograd(**values), x, {"b": b}, 1, int8_winograd)

@@ -31,7 +31,7 @@ from leptonc.ir.kinds.data import Constant
 from leptonc.ir.kinds.quantize import IntConv
 from leptonc.ir.kinds.region import Unit
 from leptonc.ir.types import DType
-from leptonc.meaning import nonzero_share
+from leptonc.meaning import nonzero_share, row_reach
 from leptonc.runtime.caches import Caches
 
 NEAREST, FARTHEST = 2**20, 2**27  # bytes: what is nearer, or farther, makes no difference
@@ -77,11 +77,11 @@ def conv(shape: ConvShape, precision: str, reuse: Reuse) -> Question:
     return Question(f"conv {_conv_text(shape)}: {', '.join(sorted(found))}", found)
 
 
-def int_conv(op: Op, reuse: Reuse) -> Question | None:
+def int_conv(op: Op, weight: Const, precision: str) -> Question | None:
     """Return the question of a convolution of codes, if there is more than one way."""
-    shape = conv_shape(op)
-    found = {a.value: cost for a, cost in int_costs(shape, reuse.near).items()}
-    text = f"int conv {_conv_text(shape)}: {', '.join(sorted(found))}"
+    costs = int_costs(conv_shape(op), row_reach(weight), precision)
+    found = {a.value: cost for a, cost in costs.items()}
+    text = f"int conv {_conv_text(conv_shape(op))}: {', '.join(sorted(found))}"
     return Question(text, found, CODES_CLOSE.get(DOT)) if len(found) > 1 else None
 
 
@@ -97,7 +97,7 @@ def asked(body: Function, precision: str, reuse: Reuse) -> Iterator[Question]:
         if isinstance(op.kind, Conv):
             yield conv(conv_shape(op), precision, reuse)
         elif isinstance(op.kind, IntConv):
-            found = int_conv(op, reuse)
+            found = int_conv(op, weight.kind.const, precision)
             if found is not None:
                 yield found
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels import int8_winograd_plan as plan
+from leptonc.backends.numba_cpu.kernels.int8_winograd_forms import FORMS, LARGEST_CODE
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower import conv_choice, questions
@@ -30,23 +31,34 @@ from tests.backends.numba_cpu.test_int8 import CODES, Case, check, codes, const,
 
 pytestmark = pytest.mark.numba
 FEWEST = max(LANES, FEW_CHANNELS + 1)  # channels from which on it is offered
-BT = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]])
-AT = np.array([[1, 1, 1, 0], [0, 1, -1, -1]])
+WAYS = {"winograd2": FORMS[2], "winograd4": FORMS[4]}
+BOTH = pytest.mark.parametrize("way", list(WAYS))
+#: The matrices of Lavin & Gray, ``A`` with what the rows of ``G`` leave of ``root``.
+BT = {
+    2: np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]]),
+    4: np.array([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
+                 [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]]),
+}  # fmt: skip
+AT = {
+    2: np.array([[1, 1, 1, 0], [0, 1, -1, -1]]),
+    4: np.array([[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0],
+                 [0, 1, -1, 8, -8, 2]]),
+}  # fmt: skip
 
 
 def answers(fn: Function, way: str = "winograd2") -> dict[str, Answer]:
-    """Return the answers that take ``way``; there must be a question."""
-    found = {q.key: Answer(way, "test") for q in questions.asked(fn, "fp32", questions.FAR)}
-    assert found
-    return found
+    """Return the answers that take ``way``, which every question must offer."""
+    found = list(questions.asked(fn, "fp32", questions.FAR))
+    assert found and all(way in q.costs for q in found)
+    return {q.key: Answer(way, "test") for q in found}
 
 
 class WinogradCase(Case):
     """A unit whose root is a 3x3 convolution with stride 1, computed by Winograd's algorithm."""
 
-    def __init__(self, data: st.DataObject) -> None:
+    def __init__(self, data: st.DataObject, way: str) -> None:
         super().__init__(data, "conv")
-        self.answers = answers(self.fn)
+        self.answers = answers(self.fn, way)
 
     def conv(self) -> Value:
         """Return a convolution of any size, 1x1 images included."""
@@ -61,9 +73,12 @@ class WinogradCase(Case):
         return self.b(kind, x, w, *self.scale(n))
 
 
+@BOTH
 @given(data=st.data(), threads=st.integers(1, 3))
-def test_units_give_the_bits_of_their_meaning(data: st.DataObject, threads: int) -> None:
-    check(WinogradCase(data), threads, ("int8_winograd",))
+def test_units_give_the_bits_of_their_meaning(
+    way: str, data: st.DataObject, threads: int
+) -> None:  # fmt: skip
+    check(WinogradCase(data, way), threads, ("int8_winograd",))
 
 
 def unit(act: Kind | None, late: str, codes_out: bool) -> tuple[Function, list[torch.Tensor]]:
@@ -96,7 +111,7 @@ def result(fn: Function, args: list[torch.Tensor], way: str, threads: int) -> to
         return lower_int_unit(ctx, body)
 
     run = Run(fn, threads, lower)
-    assert ("int8_winograd" in {s.kernel.name for s in run.steps}) == (way == "winograd2")
+    assert ("int8_winograd" in {s.kernel.name for s in run.steps}) == (way in WAYS)
     run.bind(*args)
     run.run()
     return run.results()[0]
@@ -110,51 +125,139 @@ def test_every_epilogue_gives_the_bits_of_the_direct_kernel(
 ) -> None:
     fn, args = unit(act, late, codes_out)
     want = result(fn, args, "igemm", 1)
-    assert torch.equal(result(fn, args, "winograd2", 2), want)
-    with patch.object(plan, "V_BYTES", 1):  # many small blocks
-        assert torch.equal(result(fn, args, "winograd2", 3), want)
+    for way in WAYS:
+        assert torch.equal(result(fn, args, way, 2), want)
+        with patch.object(plan, "V_BYTES", 1):  # many small blocks
+            assert torch.equal(result(fn, args, way, 3), want)
 
 
 # ----- exactness ----------------------------------------------------------------------------------
 
 
+def convolution(
+    x: torch.Tensor, w: torch.Tensor, padding: int = 0
+) -> tuple[Function, list[torch.Tensor]]:
+    """Return a convolution of channels-last codes that ends as the sums themselves."""
+    b = Builder("sums")
+    at = b.param(TensorType(DType.U8, tuple(x.shape), (0, 2, 3, 1)))
+    kind = IntConv((1, 1), (padding, padding), (1, 1))
+    return b.finish(b(kind, at, const(b, w), const(b, torch.ones(len(w))))), [x]
+
+
+def multiplied(v: np.ndarray, packed: np.ndarray, columns: int) -> np.ndarray:
+    """Return the sums ``int64[columns, side, side]`` of the planes of ``v: [c, side, side]``."""
+    side, pairs = v.shape[1], packed.shape[2]
+    flat = packed.astype(np.int64).transpose(0, 3, 1, 2, 4).reshape(-1, side**2, 2 * pairs)
+    assert not flat[columns:].any() and not flat[:, :, len(v) :].any()
+    sums = np.einsum("npc,cp->np", flat[:columns, :, : len(v)], v.reshape(len(v), -1))
+    return sums.reshape(columns, side, side)
+
+
+@BOTH
 @given(seed=st.integers(0, 1 << 16), c=st.integers(1, 9), n=st.integers(1, 2 * PANEL))
-def test_sums_of_the_planes_are_four_times_those_of_the_convolution(
-    seed: int, c: int, n: int
+def test_sums_of_the_planes_are_multiples_of_those_of_the_convolution(
+    way: str, seed: int, c: int, n: int
 ) -> None:
-    rng = np.random.default_rng(seed)
+    rng, form = np.random.default_rng(seed), WAYS[way]
     weight = rng.choice(np.array([-128, -127, -1, 0, 3, 127], np.int8), (n, c, 3, 3))
-    d = rng.choice(np.array([0, 1, 128, 255]), (c, 4, 4))
-    packed = plan.transform_weights(weight).astype(np.int64)
-    columns = packed.transpose(0, 3, 1, 2, 4).reshape(-1, 16, 2 * plan.pairs(c))
-    assert not columns[n:].any() and not columns[:, :, c:].any()
-    v = np.einsum("ia,cab,jb->cij", BT, d, BT)
-    assert np.abs(v).max() <= 4 * 255 and np.abs(packed).max() <= 9 * 128  # of int16
-    sums = np.einsum("npc,cp->np", columns[:n, :, :c], v.reshape(c, 16)).reshape(n, 4, 4)
-    got = np.einsum("ia,nab,jb->nij", AT, sums, AT)
+    d = rng.choice(np.array([0, 1, 128, 255]), (c, form.side, form.side))
+    v = np.einsum("ia,cab,jb->cij", BT[form.m], d, BT[form.m])
+    sums = multiplied(v, plan.transform_weights(form, weight), n)
+    got = np.einsum("ia,nab,jb->nij", AT[form.m], sums, AT[form.m])
     windows = np.lib.stride_tricks.sliding_window_view(d, (3, 3), (1, 2))
     want = np.einsum("cyxij,ncij->nyx", windows, weight.astype(np.int64))
-    assert (got == 4 * want).all()
+    assert (got == form.root**2 * want).all()
+    # What the kernel does with them, whatever they wrapped to.
+    ring = (got * form.inverse).astype(np.uint32).view(np.int32) >> form.shift
+    assert (ring == want).all()
 
 
-def test_the_bound_of_channels_is_that_of_int32() -> None:
-    most = plan.MOST_CHANNELS
-    assert plan.fits(most) and not plan.fits(most + 1)
-    # the plane of all nine weights, and four times a sum, reach equally far
-    assert 4 * (9 * 255 * 128) == (4 * 255) * (9 * 128)
-    assert most * 4 * 9 * 255 * 128 < 2**31 <= (most + 1) * 4 * 9 * 255 * 128
+def extremes(rows: np.ndarray, low: int, high: int) -> np.ndarray:
+    """Return for every plane the two tiles that ``rows d rowsT`` is largest and smallest for."""
+    signs = np.einsum("ia,jb->ijab", rows, rows).reshape(-1, rows.shape[1], rows.shape[1])
+    return np.stack([np.where(s * signs > 0, high, low) for s in (1, -1)], 1)
 
 
+@BOTH
+def test_every_plane_fits_int16(way: str) -> None:
+    form = WAYS[way]
+    bt, g = BT[form.m], form.g
+    tiles, kernels = extremes(bt, 0, LARGEST_CODE), extremes(g, -128, 127)
+    for rows, all_ in ((bt, tiles), (g, kernels)):
+        made = np.einsum("ia,pkab,jb->pkij", rows, all_, rows).reshape(form.planes, 2, -1)
+        planes = made[np.arange(form.planes), :, np.arange(form.planes)]
+        assert np.abs(planes).max() < 2**15
+    packed = plan.transform_weights(form, kernels.reshape(-1, 1, 3, 3).astype(np.int8))
+    assert np.abs(packed.astype(np.int64)).max() == 128 * max(np.abs(g).sum(1)) ** 2
+
+
+@BOTH
+def test_a_kernel_on_the_extremes_of_every_plane_is_exact(way: str) -> None:
+    """A channel each: largest and smallest codes and weights of a plane meet in one product."""
+    form = WAYS[way]
+    tiles = extremes(BT[form.m], 0, LARGEST_CODE).reshape(1, -1, form.side, form.side)
+    kernels = extremes(form.g, -128, 127).reshape(-1, 3, 3)
+    turned = np.stack([np.roll(kernels, k, 0) for k in range(LANES + 3)])
+    x, w = (torch.from_numpy(a) for a in (tiles.astype(np.uint8), turned.astype(np.int8)))
+    fn, args = convolution(x, w)
+    assert torch.equal(result(fn, args, way, 1), meaning.run(fn, *args)[0])
+
+
+def test_sums_of_the_planes_may_wrap() -> None:
+    c, form = FEWEST + 20, FORMS[4]
+    x = torch.full((1, c, 6, 6), 255, dtype=torch.uint8)
+    w = torch.full((LANES, c, 3, 3), 127, dtype=torch.int8)
+    v = np.einsum("ia,cab,jb->cij", BT[4], x[0].numpy().astype(np.int64), BT[4])
+    sums = multiplied(v, plan.transform_weights(form, w.numpy()), LANES)
+    assert np.abs(sums).max() > 2**31
+    fn, args = convolution(x, w, padding=1)
+    assert torch.equal(result(fn, args, "winograd4", 1), meaning.run(fn, *args)[0])
+
+
+def most_channels(way: str) -> int:
+    """Return up to how many channels any weights fit."""
+    return ((1 << (31 - WAYS[way].shift)) - 1) // (9 * 255 * 128)
+
+
+@BOTH
 @pytest.mark.parametrize("weight", [-128, 127])
-def test_the_largest_sums_are_exact(weight: int) -> None:
-    c = plan.MOST_CHANNELS
-    b = Builder("long")
-    x = b.param(TensorType(DType.U8, (1, c, 4, 4), (0, 2, 3, 1)))
-    w = const(b, torch.full((LANES, c, 3, 3), weight, dtype=torch.int8))
-    kind = IntConv((1, 1), (0, 0), (1, 1))
-    fn = b.finish(b(kind, x, w, const(b, torch.ones(LANES))))
-    args = [torch.full((1, c, 4, 4), 255, dtype=torch.uint8)]
-    assert torch.equal(result(fn, args, "winograd2", 1), meaning.run(fn, *args)[0])
+def test_the_largest_sums_are_exact(way: str, weight: int) -> None:
+    c = most_channels(way)
+    w = torch.full((LANES, c, 3, 3), weight, dtype=torch.int8)
+    fn, args = convolution(torch.full((1, c, 4, 4), 255, dtype=torch.uint8), w)
+    assert torch.equal(result(fn, args, way, 1), meaning.run(fn, *args)[0])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("weights", "offered"), [((-128,), False), ((-128, 127), True), ((-60,), True)]
+)
+def test_it_is_offered_where_no_sum_is_too_large(
+    way: str, weights: tuple[int, ...], offered: bool
+) -> None:
+    """The real weights count: a sum is largest where all codes are with weights of one sign."""
+    c = most_channels(way) + 1
+    drawn = torch.tensor(weights, dtype=torch.int8).repeat(c)[:c]
+    w = torch.zeros(FEWEST, c, 3, 3, dtype=torch.int8)
+    w[FEWEST // 2] = drawn[:, None, None]
+    fn, _ = convolution(torch.zeros(1, c, 8, 8, dtype=torch.uint8), w)
+    found = [*questions.asked(fn, "fp32", questions.FAR)]
+    assert any(way in q.costs for q in found) == offered
+
+
+@given(seed=st.integers(0, 1 << 16), n=st.integers(1, 4), k=st.integers(1, 40))
+def test_the_reach_of_a_weight_is_that_of_its_worst_row(seed: int, n: int, k: int) -> None:
+    w = codes(torch.Generator().manual_seed(seed), DType.I8, n, k, 1, 1)
+    rows = w.reshape(n, k).tolist()
+    sums = [abs(sum(v for v in row if (v > 0) == up)) for row in rows for up in (True, False)]
+    found = meaning.const_of(w)
+    assert meaning.row_reach(found) == max(sums)
+    meaning.set_row_reach(found, 5)  # as of a constant whose bytes were let go
+    assert meaning.row_reach(found) == 5
+
+
+def test_a_weight_of_no_rows_reaches_nothing() -> None:
+    assert meaning.row_reach(meaning.const_of(torch.zeros(0, 3, 3, 3, dtype=torch.int8))) == 0
 
 
 # ----- who chooses it -----------------------------------------------------------------------------
@@ -173,24 +276,39 @@ def shape(c: int = 128, size: int = 28, n: int = 128, **changes) -> ConvShape:
         {"groups": 2},
         {"kernel": (1, 3), "padding": (0, 1)},
         {"channels": FEWEST - 1},
-        {"channels": plan.MOST_CHANNELS + 1},
     ],
 )
 def test_what_it_cannot_do_is_not_offered(changes: dict) -> None:
-    assert set(int_costs(shape())) == {Algorithm.IGEMM, Algorithm.WINOGRAD_2}
-    assert set(int_costs(shape(**changes))) == {Algorithm.IGEMM}
+    every = {Algorithm.IGEMM, Algorithm.WINOGRAD_2, Algorithm.WINOGRAD_4}
+    assert set(int_costs(shape(), 1, "fp32")) == every
+    assert set(int_costs(shape(**changes), 1, "fp32")) == {Algorithm.IGEMM}
 
 
-@pytest.mark.parametrize(
-    ("form", "best"), [("vnni", Algorithm.IGEMM), ("split", Algorithm.WINOGRAD_2)]
-)
-@given(c=st.integers(64, 512), n=st.integers(64, 512), size=st.integers(14, 56))
-def test_it_is_for_machines_without_vnni(
-    form: str, best: Algorithm, c: int, n: int, size: int
-) -> None:
+def test_the_least_memory_never_takes_eight_times_the_weights() -> None:
+    found = set(int_costs(shape(), 1, "strict"))
+    assert found == {Algorithm.IGEMM, Algorithm.WINOGRAD_2}
+    b = Builder("net")
+    x = b.param(TensorType(DType.U8, (1, 128, 28, 28), (0, 2, 3, 1)))
+    w = const(b, torch.ones(128, 128, 3, 3, dtype=torch.int8))
+    fn = b.finish(b(IntConv((1, 1), (1, 1), (1, 1)), x, w, const(b, torch.ones(128))))
+    (question,) = questions.asked(fn, "strict", questions.FAR)
+    assert set(question.costs) == {a.value for a in found}
+
+
+@pytest.mark.parametrize("form", ["vnni", "split"])
+@given(c=st.integers(64, 256), n=st.integers(64, 256), size=st.sampled_from([28, 32, 56, 64]))
+def test_large_images_take_the_larger_tiles(form: str, c: int, n: int, size: int) -> None:
     with patch.object(conv_choice, "DOT", form):
-        found = int_costs(shape(c, size, n))
-    assert min(found.values()) >= MARGIN * found[best]
+        found = int_costs(shape(c, size, n), 1, "fp32")
+    assert min(found, key=lambda a: found[a]) is Algorithm.WINOGRAD_4
+
+
+def test_with_vnni_one_tile_of_many_channels_runs_directly() -> None:
+    with patch.object(conv_choice, "DOT", "vnni"):
+        found = int_costs(shape(512, 4, 512), 1, "fp32")
+    assert found[Algorithm.IGEMM] < MARGIN * min(
+        cost for a, cost in found.items() if a is not Algorithm.IGEMM
+    )
 
 
 def test_no_question_where_there_is_one_way() -> None:
