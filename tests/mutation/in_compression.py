@@ -25,6 +25,8 @@ def _codes(name: str, file: str, category: str, before: str, after: str, *tests:
 
 _GROUPS, _KINDS = "prune/test_groups.py", "prune/test_kinds.py"
 _WEIGHTS, _QUANTIZE = "quantize/test_weights.py", "quantize/test_quantize.py"
+_WINOGRAD = "tests/backends/numba_cpu/test_int8_winograd.py"
+_KERNELS = "backends/numba_cpu/kernels"
 _INT8 = "tests/backends/numba_cpu/test_int8.py"
 
 FAULTS: tuple[Fault, ...] = (
@@ -158,4 +160,20 @@ FAULTS: tuple[Fault, ...] = (
            "np.float32(vhmax(most)) / np.float32(127.0)",
            "np.float32(vhmax(most)) / np.float32(128.0)",
            "tests/backends/numba_cpu/test_code_rows.py", "-k", "rows"),
+    _codes("tiles-without-proof", f"{_KERNELS}/int8_winograd_forms.py", "dead guard",
+           "return reach < 1 << (31 - self.shift)", "return reach < 1 << 31", _WINOGRAD),
+    _codes("tiles-padded-alike", f"{_KERNELS}/int8_winograd.py", "wrong padding side",
+           "x - arg(args, PAD_X)", "x - arg(args, PAD_Y)", _WINOGRAD),
+    _codes("tiles-lines-in-order", f"{_KERNELS}/int8_winograd_places.py", "wrong offset",
+           "lambda f: f.m, lambda f: f.lines", "lambda f: f.m, lambda f: range(f.m)", _WINOGRAD),
+    _codes("tiles-beyond-the-image", f"{_KERNELS}/int8_winograd_places.py", "off-by-one band",
+           "b.add(splat(b, x, kind), ramp), splat(b, width, kind))",
+           "b.add(splat(b, x, kind), ramp), splat(b, b.add(width, i64(1)), kind))", _WINOGRAD),
+    _codes("reach-of-one-sign", "leptonc/meaning/constants.py", "dead guard",
+           "return max(int(above.max()), -int(below.min()))", "return int(above.max())",
+           _WINOGRAD),
+    _codes("tiles-at-any-memory", "backends/numba_cpu/lower/conv_choice.py",
+           "precision setting ignored",
+           'small = precision != "strict" or _held(s, form) < STRICT_HELD',
+           'small = precision != "" or _held(s, form) < STRICT_HELD', _WINOGRAD),
 )  # fmt: skip

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import leptonc
 from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels import int8_winograd_plan as plan
 from leptonc.backends.numba_cpu.kernels.int8_winograd_forms import FORMS, LARGEST_CODE
@@ -317,3 +318,22 @@ def test_no_question_where_there_is_one_way() -> None:
     w = b(Constant(meaning.const_of(torch.ones(64, 64, 1, 1, dtype=torch.int8))))
     fn = b.finish(b(IntConv((1, 1), (0, 0), (1, 1)), x, w, const(b, torch.ones(64))))
     assert not [*questions.asked(fn, "fp32", questions.FAR)]
+
+
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_stored_program_asks_what_it_was_compiled_with(fits: bool, tmp_path, monkeypatch) -> None:
+    """The bytes of a weight are not stored: its reach is."""
+    monkeypatch.setenv("LEPTONC_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(conv_choice, "CODES_STEP", dict.fromkeys(conv_choice.CODES_STEP, 99.0))
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(128, 64, 3, padding=1)).eval()
+    with torch.no_grad():  # of one sign, all weights are the largest code
+        model[0].weight.copy_(torch.where(torch.rand(64, 128, 3, 3) < 0.5 * fits, -0.1, 0.1))
+    x = torch.randn(1, 128, 16, 16)
+    small = leptonc.compress(model, x, leptonc.Quantize(), data=[x])
+    first, again = (leptonc.compile(small, x, tune=False) for _ in range(2))
+    assert again.stats["cached"] and not first.stats["cached"]
+    for net in (first, again):
+        found = [d.question for u in net.schedule.units for d in u.decisions]
+        assert [("winograd4" in q.costs) == fits for q in found if "igemm" in q.costs] == [True]
+    assert torch.equal(again(x), first(x))
