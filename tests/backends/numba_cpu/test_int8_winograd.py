@@ -326,11 +326,11 @@ def test_a_stored_program_asks_what_it_was_compiled_with(fits: bool, tmp_path, m
     monkeypatch.setenv("LEPTONC_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(conv_choice, "CODES_STEP", dict.fromkeys(conv_choice.CODES_STEP, 99.0))
     torch.manual_seed(0)
-    model = torch.nn.Sequential(torch.nn.Conv2d(128, 64, 3, padding=1)).eval()
+    conv = torch.nn.Conv2d(128, 64, 3, padding=1).eval()
     with torch.no_grad():  # of one sign, all weights are the largest code
-        model[0].weight.copy_(torch.where(torch.rand(64, 128, 3, 3) < 0.5 * fits, -0.1, 0.1))
+        conv.weight.copy_(torch.where(torch.rand(64, 128, 3, 3) < 0.5 * fits, -0.1, 0.1))
     x = torch.randn(1, 128, 16, 16)
-    small = leptonc.compress(model, x, leptonc.Quantize(), data=[x])
+    small = leptonc.compress(conv, x, leptonc.Quantize(), data=[x])
     first, again = (leptonc.compile(small, x, tune=False) for _ in range(2))
     assert again.stats["cached"] and not first.stats["cached"]
     for net in (first, again):
