@@ -5,10 +5,10 @@ int16 replace those of codes, 2.25 times fewer with F(2x2), four times fewer wit
 transformed as they are; what lies outside the image is the zero point, and ``sums`` corrects for it
 as in :mod:`int8_gemm`.
 
-Memory of a thread: addresses of the pixels of a tile; tables of rows of V and M, and of the pixels
-of the output and the residual; staged rows of floats for the pixels of a tile, and where they go; a
-row for pixels beyond the image; V ``i16[tiles][planes][channels]``, a cache line more to a tile,
-lest tiles share cache sets; M ``i32[tiles][planes][PANEL]`` of one panel.
+Memory of a thread: addresses of the pixels of a tile; heights of products; tables of rows of V and
+M, and of the pixels of the output and the residual; staged rows of floats for the pixels of a tile,
+and where they go; a row for pixels beyond the image; V ``i16[tiles][planes][channels]``, a cache
+line more to a tile, lest tiles share cache sets; M ``i32[tiles][planes][PANEL]`` of one panel.
 """
 
 from __future__ import annotations
@@ -118,18 +118,8 @@ def _places(m, base, block, pitch, columns):
     beyond = stage + (8 + 4 * PANEL) * pixels
     v = (beyond + 4 * ((columns + PANEL - 1) // PANEL) * PANEL + _LINE - 1) // _LINE * _LINE
     made = v + block * (planes * pitch + _LINE)
-    return (
-        heights,
-        rows,
-        sums,
-        outs,
-        residuals,
-        stage,
-        beyond,
-        v,
-        made,
-        made + planes * block * _SUM,
-    )
+    end = made + planes * block * _SUM
+    return heights, rows, sums, outs, residuals, stage, beyond, v, made, end
 
 
 _places_of = inline_njit(_places)
@@ -151,12 +141,8 @@ def _open_tile(args, tile, pixels, dst, plane, outs, residuals, beyond):
     Those of no pixel go beyond.
     """
     m, (image, y, x) = arg(args, M), _place(args, tile)
-    top, left, line, pixel = (
-        y - arg(args, PAD_Y),
-        x - arg(args, PAD_X),
-        arg(args, A_Y),
-        arg(args, A_X),
-    )
+    top, left = y - arg(args, PAD_Y), x - arg(args, PAD_X)
+    line, pixel = arg(args, A_Y), arg(args, A_X)
     first = arg(args, A) + image * arg(args, A_Z) + top * line + left * pixel
     code_places(m, pixels, first, line, pixel, top, left, arg(args, IN_H), arg(args, IN_W),
                 arg(args, ZERO_ROW))  # fmt: skip
