@@ -26,6 +26,7 @@ def _codes(name: str, file: str, category: str, before: str, after: str, *tests:
 _GROUPS, _KINDS = "prune/test_groups.py", "prune/test_kinds.py"
 _WEIGHTS, _QUANTIZE = "quantize/test_weights.py", "quantize/test_quantize.py"
 _INT8 = "tests/backends/numba_cpu/test_int8.py"
+_STRIP = "tests/backends/numba_cpu/test_int8_strip.py"
 
 FAULTS: tuple[Fault, ...] = (
     # what goes together
@@ -158,4 +159,13 @@ FAULTS: tuple[Fault, ...] = (
            "np.float32(vhmax(most)) / np.float32(127.0)",
            "np.float32(vhmax(most)) / np.float32(128.0)",
            "tests/backends/numba_cpu/test_code_rows.py", "-k", "rows"),
+    _codes("strip-residual-read-again", "backends/numba_cpu/kernels/int8_gemm.py", "dead guard",
+           "count -= count % STRIP_ROWS_RES", "count -= 0", _STRIP, "-k", "any_number"),
+    _codes("strip-without-proof", "backends/numba_cpu/lower/int8_job.py", "dead guard",
+           "MOST_RESULT = 2.0**30", "MOST_RESULT = 2.0**90", _STRIP, "-k", "leave_int32"),
+    _codes("strip-upper-bound-lost", "backends/numba_cpu/kernels/int8_strip.py",
+           "wrong saturation", "(_LEAST, t.code_low), (_MOST, t.code_high)",
+           "(_LEAST, t.code_low), (_MOST, ir.Constant(F32, 255.0))", _STRIP, "-k", "any_number"),
+    _codes("strip-of-the-next-panel", "backends/numba_cpu/kernels/int8_strip.py", "wrong offset",
+           "i64(max(1, self.nv // VECTORS))", "i64(1)", _STRIP, "-k", "any_number"),
 )  # fmt: skip

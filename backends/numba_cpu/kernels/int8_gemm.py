@@ -57,6 +57,13 @@ from leptonc.backends.numba_cpu.kernels.igemm import (
 )
 from leptonc.backends.numba_cpu.kernels.int8_finish import store_codes
 from leptonc.backends.numba_cpu.kernels.int8_pairs import HEADER
+from leptonc.backends.numba_cpu.kernels.int8_strip import (
+    NARROW,
+    NEAR_WEIGHTS,
+    WIDE,
+    run_strip,
+    tile_rows_of,
+)
 from leptonc.backends.numba_cpu.kernels.int8_tile import (
     CODES,
     FLOAT_RES,
@@ -69,7 +76,7 @@ from leptonc.backends.numba_cpu.kernels.int8_tile import (
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, PREFETCH, ROWS, tile_rows
 from leptonc.backends.numba_cpu.kernels.row_tables import affine_rows, fill
 from leptonc.backends.numba_cpu.kernels.tile_finish import FINISH_ROWS, finish_tile
-from leptonc.backends.numba_cpu.kernels.vec import arg, argf
+from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, argf
 
 LATE_NOTHING, LATE_ADD, LATE_TIMES = 0, 1, 2  # as of tile_finish
 
@@ -91,6 +98,7 @@ class Int8Gemm(IGemm):
         out_kind: FLOATS or CODES. zero, inverse: zero point, and 1 / scale, of the result.
         code_low, code_high: bounds of the codes less ``zero``.
         extra: address of what was taken out of the panels (:mod:`int8_pairs`), for that form.
+        strip: whether :mod:`int8_strip` serves this call, unless the epilogue needs floats.
     """
 
     sums: int
@@ -104,6 +112,7 @@ class Int8Gemm(IGemm):
     code_low: float
     code_high: float
     extra: int
+    strip: int
 
     def record(self) -> np.ndarray:
         """Return the int64 record."""
@@ -114,8 +123,10 @@ class Int8Gemm(IGemm):
 REALS = ("act_p0", "act_p1", "res_scale", "inverse", "code_low", "code_high")
 (
     SUMS, SCALE, RES_KIND, RES_ZERO, RES_SCALE, OUT_KIND, ZERO, INVERSE, CODE_LOW, CODE_HIGH, EXTRA,
+    STRIP,
 ) = range(len(fields(IGemm)), len(fields(Int8Gemm)))  # fmt: skip
 
+STRIP_ROWS, STRIP_ROWS_RES = tile_rows_of(NARROW, False), tile_rows_of(NARROW, True)
 _STAGED = FINISH_ROWS + ROWS  # rows of float32 that wait to become codes, and room behind
 _INF = float("inf")
 _NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
@@ -164,8 +175,11 @@ def late_of(args):
 
 
 @inline_njit
-def _panel(args, tables, step, count, b, column, sums, scale, bias, extra, following):
-    """Compute one panel of columns; ``tables``: output, residual, A rows of each tap."""
+def _panel(args, tables, step, begin, count, b, column, sums, scale, bias, extra, following):
+    """Compute one panel of columns of the rows from ``begin`` on.
+
+    ``tables``: those of output, residual, A rows of each tap.
+    """
     width, late = arg(args, COLUMNS) - column, late_of(args)
     low, high, unfinished = bounds(args)
     taps, depth = arg(args, TAPS), arg(args, DEPTH)
@@ -173,7 +187,7 @@ def _panel(args, tables, step, count, b, column, sums, scale, bias, extra, follo
     staged = unfinished and kind == CODES
     res_kind = NO_RES if late != LATE_NOTHING else arg(args, RES_KIND)
     alone = arg(args, ROWS_Z) * arg(args, ROWS_Y) * arg(args, ROWS_X) == 1
-    tiles, size = (count + ROWS - 1) // ROWS, 4 * PANEL * taps * depth
+    tiles, size = (count - begin + ROWS - 1) // ROWS, 4 * PANEL * taps * depth
     ahead, advance = following, 4 * PANEL // tiles
     if tiles == 1:
         ahead = b + PREFETCH
@@ -185,7 +199,7 @@ def _panel(args, tables, step, count, b, column, sums, scale, bias, extra, follo
     stage = tables + ((2 + taps) * step + 63) // 64 * 64
     if staged:  # so that the column of the panel leads to the same place for all panels
         fill(stage, 0, _STAGED, stage + 8 * _STAGED - 4 * column, 4 * PANEL)
-    i, finished = 0, 0
+    i, finished = begin, begin
     while i < count:
         some = tile_rows(count - i, width)
         rows, res_rows = tables + 2 * step + 8 * i, tables + step + 8 * i
@@ -219,6 +233,35 @@ def _panel(args, tables, step, count, b, column, sums, scale, bias, extra, follo
 
 
 @inline_njit
+def _strips(args, tables, step, count, panel0, panel1, b, columns):
+    """Compute rows of a block in strips; return how many from the first on, of all columns."""
+    low, high, unfinished = bounds(args)
+    if arg(args, STRIP) == 0 or unfinished or count < STRIP_ROWS:
+        return 0
+    if arg(args, RES) == arg(args, OUT):  # a row that is written may not be read again
+        count -= count % STRIP_ROWS_RES
+    code_low, code_high = code_bounds(args, low, high)
+    taps, depth = arg(args, TAPS), arg(args, DEPTH)
+    wide = WIDE * LANES
+    most = max(1, NEAR_WEIGHTS // (4 * taps * depth * wide)) * wide
+    first = panel0
+    while first < panel1:
+        column = first * PANEL
+        width = min(arg(args, COLUMNS), panel1 * PANEL) - column
+        vectors = WIDE if width >= wide else NARROW
+        width = min(width // wide * wide, most) if width >= wide else min(width, PANEL)
+        run_strip(
+            vectors, arg(args, RES_KIND), count, tables + 2 * step, step, taps, depth,
+            b + 4 * PANEL * first * taps * depth, tables, column, width,
+            arg(args, SUMS) + 4 * columns, arg(args, SCALE) + 4 * columns,
+            arg(args, BIAS) + 4 * columns, tables + step, arg(args, RES_ZERO), arg(args, ZERO),
+            argf(args, RES_SCALE), argf(args, INVERSE), code_low, code_high,
+        )  # fmt: skip
+        first += (width + PANEL - 1) // PANEL
+    return count
+
+
+@inline_njit
 def _block(args, tables, m0, count, panel0, panel1, a, b, columns, out, res):
     """Compute rows ``m0 .. m0 + count`` of some panels; ``columns``: floats to sums and scales."""
     taps, depth, step = arg(args, TAPS), arg(args, DEPTH), 8 * (arg(args, ROW_BLOCK) + ROWS)
@@ -232,12 +275,15 @@ def _block(args, tables, m0, count, panel0, panel1, a, b, columns, out, res):
                     arg(args, RES_Y), arg(args, RES_X), res_size)  # fmt: skip
     for t in range(taps):
         input_rows(args, tables + (2 + t) * step, m0, count, a, t, 1)
+    done = _strips(args, tables, step, count, panel0, panel1, b, columns)
+    if done == count:
+        return
     for p in range(panel0, panel1):
         panel = b + 4 * PANEL * p * taps * depth
         following = panel + 4 * PANEL * taps * depth
         if p + 1 == panel1:
             following = b + 4 * PANEL * panel0 * taps * depth
-        _panel(args, tables, step, count, panel, p * PANEL, arg(args, SUMS) + 4 * columns,
+        _panel(args, tables, step, done, count, panel, p * PANEL, arg(args, SUMS) + 4 * columns,
                arg(args, SCALE) + 4 * columns, arg(args, BIAS) + 4 * columns,
                arg(args, EXTRA) + HEADER * (columns // PANEL + p), following)  # fmt: skip
 

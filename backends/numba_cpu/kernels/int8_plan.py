@@ -80,7 +80,7 @@ def as_bytes(call: IGemm, depth: int) -> Int8Gemm:
     }  # fmt: skip
     return Int8Gemm(
         **values, sums=0, scale=0, res_kind=0, res_zero=0, res_scale=1.0, out_kind=0, zero=0,
-        inverse=1.0, code_low=0.0, code_high=0.0, extra=0,
+        inverse=1.0, code_low=0.0, code_high=0.0, extra=0, strip=0,
     )  # fmt: skip
 
 
