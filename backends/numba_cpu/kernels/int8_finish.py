@@ -50,7 +50,6 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     vf32,
 )
 
-
 AHEAD = 2048  # bytes: floats to be codes come from far away, and are read once
 
 
