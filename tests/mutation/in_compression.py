@@ -168,4 +168,9 @@ FAULTS: tuple[Fault, ...] = (
            "(_LEAST, t.code_low), (_MOST, ir.Constant(F32, 255.0))", _STRIP, "-k", "any_number"),
     _codes("strip-of-the-next-panel", "backends/numba_cpu/kernels/int8_strip.py", "wrong offset",
            "i64(max(1, self.nv // VECTORS))", "i64(1)", _STRIP, "-k", "any_number"),
+    _codes("gathered-line-below", "backends/numba_cpu/kernels/int8_gemm.py", "off-by-one band",
+           "0 <= at_y < arg(args, IN_H)", "0 <= at_y <= arg(args, IN_H)", _STRIP, "-k",
+           "gathered"),
+    _codes("second-move-of-a-line", "backends/numba_cpu/kernels/int8_gather.py", "wrong offset",
+           "second = b.sub(size, i64(8))", "second = i64(8)", _STRIP, "-k", "gathered"),
 )  # fmt: skip

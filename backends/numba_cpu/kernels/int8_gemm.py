@@ -17,6 +17,9 @@ from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel, record
 from leptonc.backends.numba_cpu.kernels.igemm import (
     A_O0,
     A_O1,
+    A_X,
+    A_Y,
+    A_Z,
     ACT,
     ACT_P0,
     ACT_P1,
@@ -26,6 +29,8 @@ from leptonc.backends.numba_cpu.kernels.igemm import (
     BIAS_O1,
     COLUMNS,
     DEPTH,
+    IN_D,
+    IN_H,
     OUT,
     OUT_O0,
     OUT_O1,
@@ -34,6 +39,7 @@ from leptonc.backends.numba_cpu.kernels.igemm import (
     OUT_Z,
     OUTER0,
     OUTER1,
+    PITCH,
     RES,
     RES_MODE,
     RES_O0,
@@ -47,7 +53,12 @@ from leptonc.backends.numba_cpu.kernels.igemm import (
     ROWS_Z,
     SCRATCH,
     SCRATCH_BYTES,
+    STEP_X,
+    STEP_Y,
+    STEP_Z,
+    TAP_TABLE,
     TAPS,
+    ZERO_ROW,
     A,
     B,
     IGemm,
@@ -56,6 +67,7 @@ from leptonc.backends.numba_cpu.kernels.igemm import (
     input_rows,
 )
 from leptonc.backends.numba_cpu.kernels.int8_finish import store_codes
+from leptonc.backends.numba_cpu.kernels.int8_gather import gather_line
 from leptonc.backends.numba_cpu.kernels.int8_pairs import HEADER
 from leptonc.backends.numba_cpu.kernels.int8_strip import (
     NARROW,
@@ -76,7 +88,7 @@ from leptonc.backends.numba_cpu.kernels.int8_tile import (
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, PREFETCH, ROWS, tile_rows
 from leptonc.backends.numba_cpu.kernels.row_tables import affine_rows, fill
 from leptonc.backends.numba_cpu.kernels.tile_finish import FINISH_ROWS, finish_tile
-from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, argf
+from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, argf, ldi64
 
 LATE_NOTHING, LATE_ADD, LATE_TIMES = 0, 1, 2  # as of tile_finish
 
@@ -99,6 +111,8 @@ class Int8Gemm(IGemm):
         code_low, code_high: bounds of the codes less ``zero``.
         extra: address of what was taken out of the panels (:mod:`int8_pairs`), for that form.
         strip: whether :mod:`int8_strip` serves this call, unless the epilogue needs floats.
+        lines, line_bytes: taps of the table that are gathered to the one tap of the product
+            (:mod:`int8_gather`), ``pitch`` bytes from row to row; 0 lines for none.
     """
 
     sums: int
@@ -113,6 +127,8 @@ class Int8Gemm(IGemm):
     code_high: float
     extra: int
     strip: int
+    lines: int
+    line_bytes: int
 
     def record(self) -> np.ndarray:
         """Return the int64 record."""
@@ -123,7 +139,7 @@ class Int8Gemm(IGemm):
 REALS = ("act_p0", "act_p1", "res_scale", "inverse", "code_low", "code_high")
 (
     SUMS, SCALE, RES_KIND, RES_ZERO, RES_SCALE, OUT_KIND, ZERO, INVERSE, CODE_LOW, CODE_HIGH, EXTRA,
-    STRIP,
+    STRIP, LINES, LINE_BYTES,
 ) = range(len(fields(IGemm)), len(fields(Int8Gemm)))  # fmt: skip
 
 STRIP_ROWS, STRIP_ROWS_RES = tile_rows_of(NARROW, False), tile_rows_of(NARROW, True)
@@ -262,6 +278,33 @@ def _strips(args, tables, step, count, panel0, panel1, b, columns):
 
 
 @inline_njit
+def _gather(args, tables, table, m0, count, a):
+    """Copy the lines of each row side by side, behind all else in the scratch; fill ``table``.
+
+    Positions along the last axis are all there: its ends are padded.
+    """
+    pitch, size, rows_x = arg(args, PITCH), arg(args, LINE_BYTES), arg(args, ROWS_X)
+    rows_y, steps = arg(args, ROWS_Y), arg(args, TAP_TABLE)
+    copies = tables + arg(args, SCRATCH_BYTES) - arg(args, ROW_BLOCK) * pitch
+    m, to, step = m0, copies, arg(args, STEP_X) * arg(args, A_X)
+    while m < m0 + count:
+        line, x = m // rows_x, m % rows_x
+        run = min(rows_x - x, m0 + count - m)
+        z, y = line // rows_y * arg(args, STEP_Z), line % rows_y * arg(args, STEP_Y)
+        for t in range(arg(args, LINES)):
+            at_z, at_y = z + ldi64(steps, 3 * t), y + ldi64(steps, 3 * t + 1)
+            if 0 <= at_z < arg(args, IN_D) and 0 <= at_y < arg(args, IN_H):
+                source = a + at_z * arg(args, A_Z) + at_y * arg(args, A_Y) + x * step
+                gather_line(source, step, run, size, to + t * size, pitch)
+            else:
+                gather_line(arg(args, ZERO_ROW), 0, run, size, to + t * size, pitch)
+        m += run
+        to += run * pitch
+    fill(table, 0, count, copies, pitch)
+    fill(table, count, ROWS, copies + (count - 1) * pitch, 0)
+
+
+@inline_njit
 def _block(args, tables, m0, count, panel0, panel1, a, b, columns, out, res):
     """Compute rows ``m0 .. m0 + count`` of some panels; ``columns``: floats to sums and scales."""
     taps, depth, step = arg(args, TAPS), arg(args, DEPTH), 8 * (arg(args, ROW_BLOCK) + ROWS)
@@ -273,8 +316,11 @@ def _block(args, tables, m0, count, panel0, panel1, a, b, columns, out, res):
         res_size = 4 if arg(args, RES_KIND) == FLOAT_RES else 1
         affine_rows(tables + step, m0, count, rows_y, rows_x, res, arg(args, RES_Z),
                     arg(args, RES_Y), arg(args, RES_X), res_size)  # fmt: skip
-    for t in range(taps):
-        input_rows(args, tables + (2 + t) * step, m0, count, a, t, 1)
+    if arg(args, LINES) > 0:
+        _gather(args, tables, tables + 2 * step, m0, count, a)
+    else:
+        for t in range(taps):
+            input_rows(args, tables + (2 + t) * step, m0, count, a, t, 1)
     done = _strips(args, tables, step, count, panel0, panel1, b, columns)
     if done == count:
         return

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from leptonc import meaning
-from leptonc.backends.numba_cpu.kernels.int8_gemm import OUT, RES, STRIP
+from leptonc.backends.numba_cpu.kernels.int8_gemm import LINES, OUT, RES, STRIP
 from leptonc.backends.numba_cpu.kernels.int8_strip import FEWEST_STEPS, STRIPS
 from leptonc.backends.numba_cpu.lower.quantized import lower_int_unit
 from leptonc.ir.core import Builder, Function, Kind
@@ -102,6 +102,29 @@ def test_taps_and_padding(
     fn, args = unit(kind, (2, c, 8, 7), (70, c, *taps), g, act="relu", residual=residual)
     got, strips = ran(fn, args)
     assert strips and torch.equal(got, meaning.run(fn, *args)[0])
+
+
+@given(
+    c=st.integers(1, 4), kernel=st.tuples(st.integers(1, 5), st.integers(2, 17)),
+    stride=st.tuples(st.integers(1, 2), st.integers(1, 3)),
+    pads=st.tuples(*[st.integers(0, 2)] * 4), threads=st.integers(1, 3),
+    seed=st.integers(0, 1 << 16),
+)  # fmt: skip
+@example(c=3, kernel=(3, 3), stride=(2, 2), pads=(1, 1, 1, 1), threads=1, seed=0)
+@example(c=3, kernel=(5, 7), stride=(2, 2), pads=(3, 3, 3, 3), threads=2, seed=0)
+@example(c=4, kernel=(2, 16), stride=(1, 1), pads=(0, 1, 0, 2), threads=1, seed=0)
+def test_lines_of_few_channels_are_gathered(
+    c: int, kernel: tuple[int, int], stride: tuple[int, int], pads: tuple[int, ...], threads: int,
+    seed: int,
+) -> None:  # fmt: skip
+    g = torch.Generator().manual_seed(seed)
+    kind = IntConv(stride, pads[:2], (1, 1), 1, pads[2:], 101)
+    fn, args = unit(kind, (2, c, 9, 21), (33, c, *kernel), g, act="relu6", zero=4)
+    run = Run(fn, threads, lower_int_unit)
+    assert bool(run.records[-1][LINES]) == (kernel[0] > 1 and 8 <= c * kernel[1] <= 64)
+    run.bind(*args)
+    run.run()
+    assert torch.equal(run.results()[0], meaning.run(fn, *args)[0])
 
 
 @pytest.mark.parametrize("bias", [1.0, 1e6, 1e9])
