@@ -28,6 +28,7 @@ _WEIGHTS, _QUANTIZE = "quantize/test_weights.py", "quantize/test_quantize.py"
 _WINOGRAD = "tests/backends/numba_cpu/test_int8_winograd.py"
 _KERNELS = "backends/numba_cpu/kernels"
 _INT8 = "tests/backends/numba_cpu/test_int8.py"
+_STRIP = "tests/backends/numba_cpu/test_int8_strip.py"
 
 FAULTS: tuple[Fault, ...] = (
     # what goes together
@@ -176,4 +177,18 @@ FAULTS: tuple[Fault, ...] = (
            "precision setting ignored",
            'small = precision != "strict" or _held(s, form) < STRICT_HELD',
            'small = precision != "" or _held(s, form) < STRICT_HELD', _WINOGRAD),
+    _codes("strip-residual-read-again", "backends/numba_cpu/kernels/int8_gemm.py", "dead guard",
+           "count -= count % STRIP_ROWS_RES", "count -= 0", _STRIP, "-k", "any_number"),
+    _codes("strip-without-proof", "backends/numba_cpu/lower/int8_job.py", "dead guard",
+           "MOST_RESULT = 2.0**30", "MOST_RESULT = 2.0**90", _STRIP, "-k", "leave_int32"),
+    _codes("strip-upper-bound-lost", "backends/numba_cpu/kernels/int8_strip.py",
+           "wrong saturation", "(_LEAST, t.code_low), (_MOST, t.code_high)",
+           "(_LEAST, t.code_low), (_MOST, ir.Constant(F32, 255.0))", _STRIP, "-k", "any_number"),
+    _codes("strip-of-the-next-panel", "backends/numba_cpu/kernels/int8_strip.py", "wrong offset",
+           "i64(max(1, self.nv // VECTORS))", "i64(1)", _STRIP, "-k", "any_number"),
+    _codes("gathered-line-below", "backends/numba_cpu/kernels/int8_gemm.py", "off-by-one band",
+           "0 <= at_y < arg(args, IN_H)", "0 <= at_y <= arg(args, IN_H)", _STRIP, "-k",
+           "gathered"),
+    _codes("second-move-of-a-line", "backends/numba_cpu/kernels/int8_gather.py", "wrong offset",
+           "second = b.sub(size, i64(8))", "second = i64(8)", _STRIP, "-k", "gathered"),
 )  # fmt: skip

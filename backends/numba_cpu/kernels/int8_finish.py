@@ -20,6 +20,7 @@ from leptonc.backends.numba_cpu.kernels.int8_tile import (
     number_of,
     store_bytes,
 )
+from leptonc.backends.numba_cpu.kernels.ir_loops import Loop
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -40,12 +41,16 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     VF,
     VI,
     first_lanes,
+    i64,
     masked_load,
     pointer,
+    prefetch,
     shared_function,
     splat,
     vf32,
 )
+
+AHEAD = 2048  # bytes: floats to be codes come from far away, and are read once
 
 
 @intrinsic
@@ -71,6 +76,42 @@ def encode(typingctx, source, target, left, zero, inverse, low, high):
         return context.get_dummy_value()
 
     return types.void(*(types.int64,) * 4, *(types.float32,) * 3), build
+
+
+@intrinsic
+def encode_whole(typingctx, source, target, vectors, zero, inverse, low, high):
+    """Store the codes of ``vectors >= 1`` whole vectors of floats; see :func:`encode`."""
+
+    def write(b, source, target, vectors, zero, inverse, low, high):
+        loop = Loop(b, "vector", [i64(0), source, target])
+        index, at, to = loop.values
+        prefetch(b, pointer(b, at, i64(AHEAD), 1))
+        x = number_of(b, b.load(pointer(b, at), align=4, typ=VF))
+        b.store(b.trunc(codes_of(b, x, inverse, low, high, zero), V8), pointer(b, to), align=1)
+        after = b.add(index, i64(1))
+        loop.close(
+            b.icmp_signed("<", after, vectors),
+            [after, b.add(at, i64(4 * LANES)), b.add(to, i64(LANES))],
+        )
+
+    def build(context, builder, sig, args):
+        params = [I64] * 4 + [F32] * 3
+        fn = shared_function(builder.module, "lep_encode_whole", ir.VoidType(), params, write)
+        builder.call(fn, args)
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * 4, *(types.float32,) * 3), build
+
+
+@inline_njit
+def encode_run(source, target, count, zero, inverse, low, high):
+    """Store the codes of ``count`` dense floats; see :func:`encode`."""
+    vectors = count // LANES
+    if vectors > 0:
+        encode_whole(source, target, vectors, zero, inverse, low, high)
+    i = vectors * LANES
+    if i < count:
+        encode(source + 4 * i, target + i, count - i, zero, inverse, low, high)
 
 
 @intrinsic
@@ -171,8 +212,7 @@ def quantize_cells(args, tid, nt):
     low, high = argf(args, C_LOW), argf(args, C_HIGH)
     source, target = arg(args, C_SOURCE), arg(args, C_TARGET)
     begin, end = _share(arg(args, C_COUNT), tid, nt)
-    for i in range(begin, end, LANES):
-        encode(source + 4 * i, target + i, end - i, zero, inverse, low, high)
+    encode_run(source + 4 * begin, target + begin, end - begin, zero, inverse, low, high)
 
 
 @kernel
@@ -211,6 +251,4 @@ def quantize_rows(args, tid, nt):
         scale = np.float32(vhmax(most)) / np.float32(127.0)
         stf(arg(args, R_SCALE), row, scale)
         inverse = np.float32(1.0) / scale if scale > np.float32(0.0) else np.float32(0.0)
-        for k in range(0, depth, LANES):
-            encode(source + 4 * k, target + k, depth - k, 0, inverse, np.float32(-127.0),
-                   np.float32(127.0))  # fmt: skip
+        encode_run(source, target, depth, 0, inverse, np.float32(-127.0), np.float32(127.0))

@@ -17,6 +17,9 @@ from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel, record
 from leptonc.backends.numba_cpu.kernels.igemm import (
     A_O0,
     A_O1,
+    A_X,
+    A_Y,
+    A_Z,
     ACT,
     ACT_P0,
     ACT_P1,
@@ -26,6 +29,8 @@ from leptonc.backends.numba_cpu.kernels.igemm import (
     BIAS_O1,
     COLUMNS,
     DEPTH,
+    IN_D,
+    IN_H,
     OUT,
     OUT_O0,
     OUT_O1,
@@ -34,6 +39,7 @@ from leptonc.backends.numba_cpu.kernels.igemm import (
     OUT_Z,
     OUTER0,
     OUTER1,
+    PITCH,
     RES,
     RES_MODE,
     RES_O0,
@@ -47,7 +53,12 @@ from leptonc.backends.numba_cpu.kernels.igemm import (
     ROWS_Z,
     SCRATCH,
     SCRATCH_BYTES,
+    STEP_X,
+    STEP_Y,
+    STEP_Z,
+    TAP_TABLE,
     TAPS,
+    ZERO_ROW,
     A,
     B,
     IGemm,
@@ -56,7 +67,15 @@ from leptonc.backends.numba_cpu.kernels.igemm import (
     input_rows,
 )
 from leptonc.backends.numba_cpu.kernels.int8_finish import store_codes
+from leptonc.backends.numba_cpu.kernels.int8_gather import gather_line
 from leptonc.backends.numba_cpu.kernels.int8_pairs import HEADER
+from leptonc.backends.numba_cpu.kernels.int8_strip import (
+    NARROW,
+    NEAR_WEIGHTS,
+    WIDE,
+    run_strip,
+    tile_rows_of,
+)
 from leptonc.backends.numba_cpu.kernels.int8_tile import (
     CODES,
     FLOAT_RES,
@@ -69,7 +88,7 @@ from leptonc.backends.numba_cpu.kernels.int8_tile import (
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, PREFETCH, ROWS, tile_rows
 from leptonc.backends.numba_cpu.kernels.row_tables import affine_rows, fill
 from leptonc.backends.numba_cpu.kernels.tile_finish import FINISH_ROWS, finish_tile
-from leptonc.backends.numba_cpu.kernels.vec import arg, argf
+from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, argf, ldi64
 
 LATE_NOTHING, LATE_ADD, LATE_TIMES = 0, 1, 2  # as of tile_finish
 
@@ -91,6 +110,9 @@ class Int8Gemm(IGemm):
         out_kind: FLOATS or CODES. zero, inverse: zero point, and 1 / scale, of the result.
         code_low, code_high: bounds of the codes less ``zero``.
         extra: address of what was taken out of the panels (:mod:`int8_pairs`), for that form.
+        strip: whether :mod:`int8_strip` serves this call, unless the epilogue needs floats.
+        lines, line_bytes: taps of the table that are gathered to the one tap of the product
+            (:mod:`int8_gather`), ``pitch`` bytes from row to row; 0 lines for none.
     """
 
     sums: int
@@ -104,6 +126,9 @@ class Int8Gemm(IGemm):
     code_low: float
     code_high: float
     extra: int
+    strip: int
+    lines: int
+    line_bytes: int
 
     def record(self) -> np.ndarray:
         """Return the int64 record."""
@@ -114,8 +139,10 @@ class Int8Gemm(IGemm):
 REALS = ("act_p0", "act_p1", "res_scale", "inverse", "code_low", "code_high")
 (
     SUMS, SCALE, RES_KIND, RES_ZERO, RES_SCALE, OUT_KIND, ZERO, INVERSE, CODE_LOW, CODE_HIGH, EXTRA,
+    STRIP, LINES, LINE_BYTES,
 ) = range(len(fields(IGemm)), len(fields(Int8Gemm)))  # fmt: skip
 
+STRIP_ROWS, STRIP_ROWS_RES = tile_rows_of(NARROW, False), tile_rows_of(NARROW, True)
 _STAGED = FINISH_ROWS + ROWS  # rows of float32 that wait to become codes, and room behind
 _INF = float("inf")
 _NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
@@ -164,8 +191,11 @@ def late_of(args):
 
 
 @inline_njit
-def _panel(args, tables, step, count, b, column, sums, scale, bias, extra, following):
-    """Compute one panel of columns; ``tables``: output, residual, A rows of each tap."""
+def _panel(args, tables, step, begin, count, b, column, sums, scale, bias, extra, following):
+    """Compute one panel of columns of the rows from ``begin`` on.
+
+    ``tables``: those of output, residual, A rows of each tap.
+    """
     width, late = arg(args, COLUMNS) - column, late_of(args)
     low, high, unfinished = bounds(args)
     taps, depth = arg(args, TAPS), arg(args, DEPTH)
@@ -173,7 +203,7 @@ def _panel(args, tables, step, count, b, column, sums, scale, bias, extra, follo
     staged = unfinished and kind == CODES
     res_kind = NO_RES if late != LATE_NOTHING else arg(args, RES_KIND)
     alone = arg(args, ROWS_Z) * arg(args, ROWS_Y) * arg(args, ROWS_X) == 1
-    tiles, size = (count + ROWS - 1) // ROWS, 4 * PANEL * taps * depth
+    tiles, size = (count - begin + ROWS - 1) // ROWS, 4 * PANEL * taps * depth
     ahead, advance = following, 4 * PANEL // tiles
     if tiles == 1:
         ahead = b + PREFETCH
@@ -185,7 +215,7 @@ def _panel(args, tables, step, count, b, column, sums, scale, bias, extra, follo
     stage = tables + ((2 + taps) * step + 63) // 64 * 64
     if staged:  # so that the column of the panel leads to the same place for all panels
         fill(stage, 0, _STAGED, stage + 8 * _STAGED - 4 * column, 4 * PANEL)
-    i, finished = 0, 0
+    i, finished = begin, begin
     while i < count:
         some = tile_rows(count - i, width)
         rows, res_rows = tables + 2 * step + 8 * i, tables + step + 8 * i
@@ -219,6 +249,62 @@ def _panel(args, tables, step, count, b, column, sums, scale, bias, extra, follo
 
 
 @inline_njit
+def _strips(args, tables, step, count, panel0, panel1, b, columns):
+    """Compute rows of a block in strips; return how many from the first on, of all columns."""
+    low, high, unfinished = bounds(args)
+    if arg(args, STRIP) == 0 or unfinished or count < STRIP_ROWS:
+        return 0
+    if arg(args, RES) == arg(args, OUT):  # a row that is written may not be read again
+        count -= count % STRIP_ROWS_RES
+    code_low, code_high = code_bounds(args, low, high)
+    taps, depth = arg(args, TAPS), arg(args, DEPTH)
+    wide = WIDE * LANES
+    most = max(1, NEAR_WEIGHTS // (4 * taps * depth * wide)) * wide
+    first = panel0
+    while first < panel1:
+        column = first * PANEL
+        width = min(arg(args, COLUMNS), panel1 * PANEL) - column
+        vectors = WIDE if width >= wide else NARROW
+        width = min(width // wide * wide, most) if width >= wide else min(width, PANEL)
+        run_strip(
+            vectors, arg(args, RES_KIND), count, tables + 2 * step, step, taps, depth,
+            b + 4 * PANEL * first * taps * depth, tables, column, width,
+            arg(args, SUMS) + 4 * columns, arg(args, SCALE) + 4 * columns,
+            arg(args, BIAS) + 4 * columns, tables + step, arg(args, RES_ZERO), arg(args, ZERO),
+            argf(args, RES_SCALE), argf(args, INVERSE), code_low, code_high,
+        )  # fmt: skip
+        first += (width + PANEL - 1) // PANEL
+    return count
+
+
+@inline_njit
+def _gather(args, tables, table, m0, count, a):
+    """Copy the lines of each row side by side, behind all else in the scratch; fill ``table``.
+
+    Positions along the last axis are all there: its ends are padded.
+    """
+    pitch, size, rows_x = arg(args, PITCH), arg(args, LINE_BYTES), arg(args, ROWS_X)
+    rows_y, steps = arg(args, ROWS_Y), arg(args, TAP_TABLE)
+    copies = tables + arg(args, SCRATCH_BYTES) - arg(args, ROW_BLOCK) * pitch
+    m, to, step = m0, copies, arg(args, STEP_X) * arg(args, A_X)
+    while m < m0 + count:
+        line, x = m // rows_x, m % rows_x
+        run = min(rows_x - x, m0 + count - m)
+        z, y = line // rows_y * arg(args, STEP_Z), line % rows_y * arg(args, STEP_Y)
+        for t in range(arg(args, LINES)):
+            at_z, at_y = z + ldi64(steps, 3 * t), y + ldi64(steps, 3 * t + 1)
+            if 0 <= at_z < arg(args, IN_D) and 0 <= at_y < arg(args, IN_H):
+                source = a + at_z * arg(args, A_Z) + at_y * arg(args, A_Y) + x * step
+                gather_line(source, step, run, size, to + t * size, pitch)
+            else:
+                gather_line(arg(args, ZERO_ROW), 0, run, size, to + t * size, pitch)
+        m += run
+        to += run * pitch
+    fill(table, 0, count, copies, pitch)
+    fill(table, count, ROWS, copies + (count - 1) * pitch, 0)
+
+
+@inline_njit
 def _block(args, tables, m0, count, panel0, panel1, a, b, columns, out, res):
     """Compute rows ``m0 .. m0 + count`` of some panels; ``columns``: floats to sums and scales."""
     taps, depth, step = arg(args, TAPS), arg(args, DEPTH), 8 * (arg(args, ROW_BLOCK) + ROWS)
@@ -230,14 +316,20 @@ def _block(args, tables, m0, count, panel0, panel1, a, b, columns, out, res):
         res_size = 4 if arg(args, RES_KIND) == FLOAT_RES else 1
         affine_rows(tables + step, m0, count, rows_y, rows_x, res, arg(args, RES_Z),
                     arg(args, RES_Y), arg(args, RES_X), res_size)  # fmt: skip
-    for t in range(taps):
-        input_rows(args, tables + (2 + t) * step, m0, count, a, t, 1)
+    if arg(args, LINES) > 0:
+        _gather(args, tables, tables + 2 * step, m0, count, a)
+    else:
+        for t in range(taps):
+            input_rows(args, tables + (2 + t) * step, m0, count, a, t, 1)
+    done = _strips(args, tables, step, count, panel0, panel1, b, columns)
+    if done == count:
+        return
     for p in range(panel0, panel1):
         panel = b + 4 * PANEL * p * taps * depth
         following = panel + 4 * PANEL * taps * depth
         if p + 1 == panel1:
             following = b + 4 * PANEL * panel0 * taps * depth
-        _panel(args, tables, step, count, panel, p * PANEL, arg(args, SUMS) + 4 * columns,
+        _panel(args, tables, step, done, count, panel, p * PANEL, arg(args, SUMS) + 4 * columns,
                arg(args, SCALE) + 4 * columns, arg(args, BIAS) + 4 * columns,
                arg(args, EXTRA) + HEADER * (columns // PANEL + p), following)  # fmt: skip
 

@@ -13,6 +13,7 @@ import numpy as np
 from leptonc.backends.numba_cpu.kernels.igemm import IGemm
 from leptonc.backends.numba_cpu.kernels.igemm_plan import ConvPlan, even_block
 from leptonc.backends.numba_cpu.kernels.int8_dot import MOST_DEPTH
+from leptonc.backends.numba_cpu.kernels.int8_gather import pitch_of
 from leptonc.backends.numba_cpu.kernels.int8_gemm import Int8Gemm, scratch_bytes
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
 from leptonc.backends.numba_cpu.kernels.pack import aligned_empty
@@ -80,11 +81,24 @@ def as_bytes(call: IGemm, depth: int) -> Int8Gemm:
     }  # fmt: skip
     return Int8Gemm(
         **values, sums=0, scale=0, res_kind=0, res_zero=0, res_scale=1.0, out_kind=0, zero=0,
-        inverse=1.0, code_low=0.0, code_high=0.0, extra=0,
+        inverse=1.0, code_low=0.0, code_high=0.0, extra=0, strip=0,
+        lines=0, line_bytes=0,
     )  # fmt: skip
 
 
 def as_byte_plan(plan: ConvPlan) -> ConvPlan:
     """Return the plan of a convolution of bytes: the record is an :class:`Int8Gemm`."""
     call = as_bytes(plan.call, plan.call.depth)
+    return dataclasses.replace(plan, call=call)
+
+
+def gathered(plan: ConvPlan) -> ConvPlan:
+    """Return the plan of a convolution of bytes whose taps are gathered to one."""
+    lines, size = plan.call.taps, plan.call.depth
+    call = as_bytes(dataclasses.replace(plan.call, taps=1), lines * size)
+    pitch = pitch_of(lines, size)
+    room = call.scratch_bytes + call.row_block * pitch
+    call = dataclasses.replace(
+        call, lines=lines, line_bytes=size, pitch=pitch, scratch_bytes=room
+    )  # fmt: skip
     return dataclasses.replace(plan, call=call)

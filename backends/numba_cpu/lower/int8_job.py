@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from leptonc.backends.numba_cpu.kernels import int8_plan
+from leptonc.backends.numba_cpu.kernels import int8_plan, int8_strip
 from leptonc.backends.numba_cpu.kernels.base import Kernel
 from leptonc.backends.numba_cpu.kernels.int8_dot import PROVEN
 from leptonc.backends.numba_cpu.kernels.int8_finish import dequantize_cells, quantize_cells
@@ -22,6 +22,7 @@ from leptonc.backends.numba_cpu.kernels.int8_pairs import (
 )
 from leptonc.backends.numba_cpu.kernels.int8_tile import CODES, FLOAT_RES, I8_RES, NO_RES, U8_RES
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
+from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower.code_ranges import codes_of
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.int8_unit import Finish, known
@@ -33,6 +34,7 @@ from leptonc.ir.core import Op, Value
 from leptonc.ir.kinds.quantize import IntConv, IntLinear
 from leptonc.ir.types import DType
 
+MOST_RESULT = 2.0**30  # half of int32: what is rounded on the way is far less than the other half
 SERIAL_CELLS = 16 * 1024  # elements below which a conversion runs on one thread
 
 
@@ -175,12 +177,36 @@ def emit(
     values |= per_column(job, groups)
     values["res"] = 0 if job.res is None else job.res.ref
     values |= code_values(end, job.res)
+    values["strip"] = int(_fits_strips(job, call) and _stays_small(job))
     slots = [float(v) if name in REALS else v for name, v in values.items()]
     reads = [x, *([] if job.res is None else [job.res])]
     rows = call.outer0 * call.outer1 * call.rows_z * call.rows_y * call.rows_x
     if rows * call.columns > 0:
         work = rows * call.columns * call.taps * call.depth
         ctx.step(kernel, slots, reads, [job.out], serial=work < SERIAL_WORK)
+
+
+def _fits_strips(job: Job, call: Int8Gemm) -> bool:
+    """Return whether a product is one that :mod:`int8_strip` serves, and serves better."""
+    weights = int8_plan.FOUR * call.taps * call.depth * call.columns
+    kinds = job.res is None or job.res.dtype is DType.U8
+    return (
+        int8_strip.STRIPS and kinds and job.out.dtype is DType.U8 and call.columns > LANES
+        and call.depth >= int8_strip.FEWEST_STEPS and weights <= int8_strip.MOST_WEIGHTS
+    )  # fmt: skip
+
+
+def _stays_small(job: Job) -> bool:
+    """Return whether each result, over its scale, is proven to stay inside int32."""
+    end, (scale, *bias) = job.end, [known(job.ctx, v) for v in job.op.operands[2:]]
+    assert scale is not None and end.out_scale is not None
+    weight = np.abs(job.weight.reshape(len(job.weight), -1).astype(np.float64))
+    most = 255.0 * weight.sum(1) * np.abs(scale)
+    if bias and bias[0] is not None:
+        most = most + np.abs(bias[0])
+    if end.res_scale is not None:
+        most = most + 255.0 * abs(end.res_scale.scale)
+    return bool((most * end.out_scale.inverse < MOST_RESULT).all())
 
 
 def code_values(end: Finish, res: View | None) -> dict[str, Any]:

@@ -10,7 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from leptonc.backends.numba_cpu.kernels import igemm_plan, int8_depthwise, int8_plan
+from leptonc.backends.numba_cpu.kernels import (
+    igemm_plan,
+    int8_depthwise,
+    int8_gather,
+    int8_plan,
+    int8_strip,
+)
 from leptonc.backends.numba_cpu.kernels.int8_gemm import Int8Gemm
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower import questions
@@ -95,7 +101,8 @@ def _lower_dense(job: Job) -> None:
         dilation=k.dilation, groups=k.groups,
     )  # fmt: skip
     few = x.shape[1] <= FEW_CHANNELS and rank == 4 and k.groups == 1 and k.dilation[-1] == 1
-    if few and kernel[-1] > 1:
+    in_lines = few and kernel[-1] > 1
+    if in_lines:
         wide = x.shape[3] + sum(pads[-1])
         x = _padded_lines(job, pads[-1][0], wide)
         plan = igemm_plan.merged_conv(plan, kernel[-1], wide, pads[-1][0])
@@ -108,7 +115,11 @@ def _lower_dense(job: Job) -> None:
         call = replace(plan.call, a_o0=x.strides[0], a_z=a_z, a_y=a_y, a_x=a_x)
         plan = replace(plan, call=call)
         taps = w.reshape(w.shape[0], w.shape[1], -1).transpose(0, 2, 1)
-    plan = int8_plan.as_byte_plan(plan)
+    side_by_side = in_lines and int8_gather.serves(plan.call.taps, plan.call.depth)
+    if side_by_side and int8_strip.STRIPS:
+        taps, plan = taps.reshape(len(taps), 1, -1), int8_plan.gathered(plan)
+    else:
+        plan = int8_plan.as_byte_plan(plan)
     form = CODE_FORMS.get(_algorithm(ctx, job.op))
     if form is not None:
         plan = replace(plan, zero_floats=x.shape[1])  # tiles reach beyond any image

@@ -1,0 +1,69 @@
+"""numba_cpu > kernels > ir_loops: loops, branches and interleaved parts of functions in LLVM IR."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable
+from typing import Any
+
+from llvmlite import ir
+
+Writing = Generator[None, None, Any]  # yields between instructions, so that others come between
+
+
+class Loop:
+    """A loop that runs at least once; ``values`` go from turn to turn."""
+
+    def __init__(self, b: ir.IRBuilder, name: str, starts: Iterable[ir.Value]) -> None:
+        self.b, before, starts = b, b.block, list(starts)
+        self.block, self.end = (b.append_basic_block(n) for n in (name, f"{name}_end"))
+        b.branch(self.block)
+        b.position_at_end(self.block)
+        self.values = [b.phi(v.type) for v in starts]
+        self._enter(starts, before)
+
+    def _enter(self, values: Iterable[ir.Value], block: ir.Block) -> None:
+        for phi, value in zip(self.values, values, strict=True):
+            phi.add_incoming(value, block)
+
+    def close(self, more: ir.Value, values: Iterable[ir.Value]) -> None:
+        """Go on with ``values`` while ``more``."""
+        self._enter(values, self.b.block)
+        self.b.cbranch(more, self.block, self.end)
+        self.b.position_at_end(self.end)
+
+
+def when(
+    b: ir.IRBuilder, condition: ir.Value, values: list[ir.Value], body: Callable
+) -> list[ir.Value]:
+    """Return ``body(values)`` where the condition holds, else ``values``."""
+    before, then, end = b.block, b.append_basic_block("then"), b.append_basic_block("end")
+    b.cbranch(condition, then, end)
+    b.position_at_end(then)
+    made = body(values)
+    after = b.block
+    b.branch(end)
+    b.position_at_end(end)
+    phis = [b.phi(v.type) for v in values]
+    for phi, old, new in zip(phis, values, made, strict=True):
+        phi.add_incoming(old, before)
+        phi.add_incoming(new, after)
+    return phis
+
+
+def opaque(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """Return a value that LLVM knows nothing about: a loop that counts with it is not unrolled.
+
+    Each load of a loop that is unrolled passes over lines that others read, and what a processor
+    asks for ahead of a load follows its own steps.
+    """
+    same = ir.InlineAsm(ir.FunctionType(value.type, [value.type]), "", "=r,0")
+    return b.call(same, [value])
+
+
+def each(values: Iterable[Any], do: Callable[[Any], ir.Value]) -> Writing:
+    """Return ``do`` of each value."""
+    made = []
+    for value in values:
+        made.append(do(value))
+        yield
+    return made
