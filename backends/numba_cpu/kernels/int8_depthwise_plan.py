@@ -165,6 +165,5 @@ def scratch_bytes(w: Window, width: int, kernel_x: int, dilation_x: int, stride_
     for block in BLOCKS:
         outputs = strip_outputs(block, width, span, stride_x, w.groups)
         planes = PARTS * w.groups * stride_x * plane_bytes(block, outputs, span, stride_x)
-        staged = 4 * (outputs * block + VECTOR)
-        most = max(most, planes + staged)
+        most = max(most, planes + 4 * outputs * block)  # those of a strip staged as floats
     return table_bytes(w.groups * kernel_x) + most
