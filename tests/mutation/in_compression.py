@@ -29,6 +29,7 @@ _WINOGRAD = "tests/backends/numba_cpu/test_int8_winograd.py"
 _KERNELS = "backends/numba_cpu/kernels"
 _INT8 = "tests/backends/numba_cpu/test_int8.py"
 _STRIP = "tests/backends/numba_cpu/test_int8_strip.py"
+_DEPTHWISE = "tests/backends/numba_cpu/test_int8_depthwise.py"
 
 FAULTS: tuple[Fault, ...] = (
     # what goes together
@@ -191,4 +192,23 @@ FAULTS: tuple[Fault, ...] = (
            "gathered"),
     _codes("second-move-of-a-line", "backends/numba_cpu/kernels/int8_gather.py", "wrong offset",
            "second = b.sub(size, i64(8))", "second = i64(8)", _STRIP, "-k", "gathered"),
+    # depthwise
+    _codes("depthwise-left-columns", "backends/numba_cpu/kernels/int8_depthwise.py",
+           "off-by-one band", "min((stride - 1 - start) // stride, slots)",
+           "min(-start // stride, slots)", _DEPTHWISE, "-k", "units_give"),
+    _codes("depthwise-reads-behind", "backends/numba_cpu/kernels/int8_depthwise.py",
+           "dead guard", "needed = (PIECE - left + step - 1) // step if step > 0 else count",
+           "needed = 0", _DEPTHWISE, "-k", "behind_the_image"),
+    _codes("depthwise-other-channels", "backends/numba_cpu/kernels/int8_depthwise_plan.py",
+           "wrong axis", "at = PIECE * (lane // 4 % (size // PIECE)) + 4 * part + lane % 4",
+           "at = PIECE * (lane // 4) + 4 * part + lane % 4", _DEPTHWISE, "-k", "packed_weights"),
+    _codes("depthwise-beyond-int32", "backends/numba_cpu/lower/int8_depthwise.py", "dead guard",
+           "_largest(job) * float(inverse) > _FITS or abs(zero) > _MOST_ZERO",
+           "abs(zero) > _MOST_ZERO", _DEPTHWISE, "-k", "end_in_registers"),
+    _codes("depthwise-lower-bound", "backends/numba_cpu/kernels/int8_depthwise_tile.py",
+           "wrong saturation", '(("sadd.sat", zero), ("smax", low), ("smin", high))',
+           '(("sadd.sat", zero), ("smin", high))', _DEPTHWISE, "-k", "end_in_registers"),
+    _codes("depthwise-short-planes", "backends/numba_cpu/kernels/int8_depthwise_plan.py",
+           "stale buffer", "size = (outputs + (span - 1) // stride) * block + VECTOR",
+           "size = (outputs + (span - 1) // stride) * block", _DEPTHWISE, "-k", "units_give"),
 )  # fmt: skip

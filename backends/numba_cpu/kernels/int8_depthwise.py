@@ -1,25 +1,46 @@
 """numba_cpu > kernels > int8_depthwise: convolution of codes with one filter a channel.
 
-The sums are those of ``depthwise`` on whole numbers in float32: codes less their zero point, times
-codes of the weights. They are exact while they stay below ``2**24`` (``fits``). A thread converts
-each line of the image once, into a ring of the lines that a window reaches, and ends each line of
-sums as ``int8_tile`` does, in the same order of roundings.
+A thread goes over lines of outputs, a window of them at a time (:mod:`int8_depthwise_plan`), in it
+over blocks of channels, and in a block over strips of outputs. It lays the lines that the window
+reads side by side: one multiplication then sums up to four taps of a column of the kernel for a
+lane, and what was laid serves all columns of the kernel and all lines of the window. What lies
+beside the image is the zero point there, so no output asks where it is. Columns are kept apart by
+their remainder by the stride: neighbours in memory are those of neighbouring outputs.
+
+Sums are int32, exact; ``ends`` corrects for the zero point as in :mod:`int8_gemm`. They end in
+registers as codes; where a residual, another activation or floats follow, or a block is not whole,
+they end as floats first, by the roundings of ``int8_tile`` in the same order.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
+
 import numpy as np
 
-from leptonc.backends.numba_cpu.kernels import depthwise as dw
 from leptonc.backends.numba_cpu.kernels.activation import Act, vact
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
+from leptonc.backends.numba_cpu.kernels.depthwise import line_shares
 from leptonc.backends.numba_cpu.kernels.igemm import Res
-from leptonc.backends.numba_cpu.kernels.int8_finish import decode_i8, decode_u8, encode, end_pixels
+from leptonc.backends.numba_cpu.kernels.int8_depthwise_groups import group_lines, lay_beside
+from leptonc.backends.numba_cpu.kernels.int8_depthwise_plan import (
+    DEEP,
+    ENDS,
+    PARTS,
+    PIECE,
+    VECTOR,
+    plane_bytes,
+    strip_outputs,
+    table_bytes,
+)
+from leptonc.backends.numba_cpu.kernels.int8_depthwise_tile import sum_codes, sum_floats
+from leptonc.backends.numba_cpu.kernels.int8_finish import decode_i8, decode_u8, encode
 from leptonc.backends.numba_cpu.kernels.int8_tile import CODES, FLOAT_RES, I8_RES, NO_RES
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
     argf,
+    ldi64,
     sti64,
     vload,
     vload_n,
@@ -30,99 +51,189 @@ from leptonc.backends.numba_cpu.kernels.vec import (
     vstore_n,
 )
 
-NAMES = (
-    *dw.NAMES, "from_b", "from_y", "from_x", "from_zero", "block", "ring", "to", "to_b", "to_y",
-    "to_x", "scale", "column_bias", "res_kind", "res_zero", "res_scale", "out_kind", "zero",
-    "inverse", "code_low", "code_high",
-)  # fmt: skip
-"""Slots of the record: those of ``depthwise``, with ``block`` as ``x_x`` and ``out_x``, then: byte
-strides of the codes read and their zero point; channels of a block, whole vectors; lines of
-the ring; where results go, with strides in elements; addresses of float32 a channel; residual and
-codes as of ``Int8Gemm``."""
-REALS = ("act_p0", "act_p1", "res_scale", "inverse", "code_low", "code_high")
+
+@dataclass(frozen=True)
+class Int8Depthwise:
+    """One call of :data:`int8_depthwise`; the fields are the slots of its record, in this order.
+
+    Attributes:
+        x: address of unsigned codes, channel stride 1; x_b, x_y, x_x: bytes from image to image,
+            line to line, pixel to pixel. batch, in_h, in_w, channels: its sizes.
+        beside: the code beside the image; outside: address of a register of it.
+        stride_y, stride_x, pad_y, pad_x, dilation_x, kernel_x: of the convolution.
+        outputs, groups: of the window. lines: address of ``int64[groups * DEEP]``.
+        blocks: address of ``int64[block_count, 2]``. weights, ends: addresses of what is packed.
+        out: address, with strides in elements; out_h, out_w: its lines and their outputs.
+        res, res_b, res_y, res_x: the residual's address or 0, and strides in elements.
+        res_mode, act, act_p0, act_p1: a ``Res``, an ``Act`` and its parameters.
+        res_kind, res_zero, res_scale, out_kind, zero, inverse, code_low, code_high: as of
+            ``Int8Gemm``.
+        direct: whether outputs end in registers; then low, high, flip: see ``sum_codes``.
+        scratch: address, scratch_bytes: of one thread.
+    """
+
+    x: int
+    x_b: int
+    x_y: int
+    x_x: int
+    batch: int
+    in_h: int
+    in_w: int
+    channels: int
+    beside: int
+    outside: int
+    stride_y: int
+    stride_x: int
+    pad_y: int
+    pad_x: int
+    dilation_x: int
+    kernel_x: int
+    outputs: int
+    groups: int
+    lines: int
+    blocks: int
+    block_count: int
+    weights: int
+    ends: int
+    out: int
+    out_b: int
+    out_y: int
+    out_x: int
+    out_h: int
+    out_w: int
+    res: int
+    res_b: int
+    res_y: int
+    res_x: int
+    res_mode: int
+    act: int
+    act_p0: float
+    act_p1: float
+    res_kind: int
+    res_zero: int
+    res_scale: float
+    out_kind: int
+    zero: int
+    inverse: float
+    code_low: float
+    code_high: float
+    direct: int
+    low: int
+    high: int
+    flip: int
+    scratch: int
+    scratch_bytes: int
+
+
+NAMES = tuple(f.name for f in fields(Int8Depthwise))
+REALS = tuple(f.name for f in fields(Int8Depthwise) if f.type == "float")
 (
-    FROM_B, FROM_Y, FROM_X, FROM_ZERO, BLOCK, RING, TO, TO_B, TO_Y, TO_X, SCALE, COLUMN_BIAS,
-    RES_KIND, RES_ZERO, RES_SCALE, OUT_KIND, ZERO, INVERSE, CODE_LOW, CODE_HIGH,
-) = range(len(dw.NAMES), len(NAMES))  # fmt: skip
+    X, X_B, X_Y, X_X, BATCH, IN_H, IN_W, CHANNELS, BESIDE, OUTSIDE, STRIDE_Y, STRIDE_X, PAD_Y,
+    PAD_X, DILATION_X, KERNEL_X, OUTPUTS, GROUPS, LINES, BLOCKS, BLOCK_COUNT, WEIGHTS, ENDS_AT,
+    OUT, OUT_B, OUT_Y, OUT_X, OUT_H, OUT_W, RES, RES_B, RES_Y, RES_X, RES_MODE, ACT, ACT_P0,
+    ACT_P1, RES_KIND, RES_ZERO, RES_SCALE, OUT_KIND, ZERO, INVERSE, CODE_LOW, CODE_HIGH, DIRECT,
+    LOW, HIGH, FLIP, SCRATCH, SCRATCH_BYTES,
+) = range(len(NAMES))  # fmt: skip
 
 _NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
 _BEFORE, _TIMES = int(Res.BEFORE), int(Res.TIMES)
 _INF = float("inf")
-L1_BYTES = 32 * 1024  # what the ring and a line of sums may take of the first-level cache
+_PLACES = 16 * DEEP  # bytes into a frame: behind the lines of a group
+_strip_outputs, _plane_bytes = inline_njit(strip_outputs), inline_njit(plane_bytes)
+_table_bytes = inline_njit(table_bytes)
 
-
-def fits(taps: int) -> bool:
-    """Return whether float32 holds every sum of ``taps`` products exactly."""
-    return taps * 255 * 128 < 1 << 24
-
-
-def ring_lines(kernel_y: int, dilation_y: int) -> int:
-    """Return the lines that a window reaches."""
-    return (kernel_y - 1) * dilation_y + 1
-
-
-def block_channels(channels: int, in_w: int, out_w: int, ring: int) -> int:
-    """Return the channels of a block, whole vectors: what the ring holds stays near."""
-    vectors = -(-channels // LANES)
-    most = max(2, L1_BYTES // (4 * LANES * (ring * in_w + out_w)))
-    return LANES * -(-vectors // -(-vectors // most))
-
-
-def scratch_bytes(block: int, in_w: int, out_w: int, ring: int, kernel_y: int) -> int:
-    """Return the bytes of scratch one thread needs."""
-    return dw.scratch_bytes(1, kernel_y) + 4 * block * (ring * in_w + out_w)
-
-
-def pack_weights(weight: np.ndarray) -> np.ndarray:
-    """Return codes ``[c, 1, *kernel]`` as ``depthwise`` reads weights."""
-    return dw.pack_weights(weight.astype(np.float32))
+# ----- lines side by side -------------------------------------------------------------------------
 
 
 @inline_njit
-def _convert(args, source, target, channels):
-    """Write a line of codes less their zero point as floats."""
-    step, block, zero = arg(args, FROM_X), arg(args, BLOCK), arg(args, FROM_ZERO)
-    for x in range(arg(args, dw.IN_W)):
-        for c in range(0, channels, LANES):
-            v = decode_u8(source + x * step + c, channels - c, zero, np.float32(1.0))
-            vstore(target, x * block + c, v)
+def _name_lines(args, frame, group, image, y, column, c0, step):
+    """Write where the lines of a group begin, at a column and a channel, for steps of ``step``."""
+    first = y * arg(args, STRIDE_Y) - arg(args, PAD_Y)
+    start = arg(args, X) + image * arg(args, X_B) + column * arg(args, X_X) + c0
+    for k in range(DEEP):
+        line = first + ldi64(arg(args, LINES), group * DEEP + k)
+        at, by = arg(args, OUTSIDE), 0
+        if 0 <= line < arg(args, IN_H):
+            at, by = start + line * arg(args, X_Y), step
+        sti64(frame, 2 * k, at)
+        sti64(frame, 2 * k + 1, by)
 
 
 @inline_njit
-def _window(args, table, ring, y, c0):
-    """Write ``(ring line, weights)`` for the window's lines that exist; return their number."""
-    y0 = y * arg(args, dw.STRIDE_Y) - arg(args, dw.PAD_Y)
-    step, width = arg(args, dw.DILATION_Y), arg(args, dw.KERNEL_X)
-    size = 4 * arg(args, BLOCK) * arg(args, dw.IN_W)
-    first, last = dw.existing_taps(y0, arg(args, dw.IN_H), arg(args, dw.KERNEL_Y), step)
-    n = 0
-    for j in range(first, last):
-        line = (y0 + j * step) % arg(args, RING)
-        sti64(table, n, ring + line * size - 4 * c0)
-        sti64(table, n + 1, arg(args, dw.WEIGHTS) + 4 * LANES * j * width)
-        n += 2
-    if n == 0:
-        sti64(table, 0, ring - 4 * c0)
-        sti64(table, 1, arg(args, dw.WEIGHTS))
-    return n // 2
+def _read_columns(args, frame, group, image, y, column, c0, block, target, plane, count):
+    """Lay ``count`` columns from ``column`` on side by side."""
+    left, stride = min(block, arg(args, CHANNELS) - c0), arg(args, STRIDE_X)
+    step, done, whole = stride * arg(args, X_X), 0, count
+    if left < block:  # reading a whole piece is safe while it ends in the last column at most
+        needed = (PIECE - left + step - 1) // step if step > 0 else count
+        whole = max(0, count - needed)
+    elif step == block:  # pixels without gaps: several to a register
+        wide = VECTOR // block
+        done = count // wide * wide
+        if done > 0:
+            _name_lines(args, frame, group, image, y, column, c0, VECTOR)
+            group_lines(VECTOR, frame, target, plane, done // wide, 0)
+    for size, end in ((block, whole), (0, count)):
+        if end > done:
+            _name_lines(args, frame, group, image, y, column + done * stride, c0, step)
+            group_lines(size, frame, target + done * block, plane, end - done, left)
+            done = end
+
+
+@inline_njit
+def _lay_lines(args, frame, data, plane, image, y, column, slots, c0, block):
+    """Lay the window's lines side by side from ``column`` on, ``slots`` columns a remainder.
+
+    What is beside the image is written first and last: it may reach over columns that follow it.
+    """
+    stride, width, zero = arg(args, STRIDE_X), arg(args, IN_W), arg(args, BESIDE)
+    for group in range(arg(args, GROUPS)):
+        for rest in range(stride):
+            start = column + rest
+            first = 0 if start >= 0 else min((stride - 1 - start) // stride, slots)
+            last = slots
+            if start + (slots - 1) * stride >= width:
+                last = max(first, (width - start + stride - 1) // stride)
+            target = data + (group * stride + rest) * PARTS * plane
+            if first > 0:
+                lay_beside(target, plane, first * block, zero)
+            if last > first:
+                _read_columns(args, frame, group, image, y, start + first * stride, c0, block,
+                              target + first * block, plane, last - first)  # fmt: skip
+            if slots > last:
+                lay_beside(target + last * block, plane, (slots - last) * block, zero)
+
+
+@inline_njit
+def _write_places(args, frame, block, plane):
+    """Write what steps multiply."""
+    stride, width = arg(args, STRIDE_X), arg(args, KERNEL_X)
+    for group in range(arg(args, GROUPS)):
+        for k in range(width):
+            column = k * arg(args, DILATION_X)
+            at = (group * stride + column % stride) * PARTS * plane + column // stride * block
+            sti64(frame + _PLACES, group * width + k, at)
+
+
+# ----- what follows the sums ----------------------------------------------------------------------
 
 
 @inline_njit
 def _bounds(args):
     """Return the clamp, and the activation that is left."""
-    act = arg(args, dw.ACT)
+    act = arg(args, ACT)
     if act == _RELU:
         return np.float32(0.0), np.float32(_INF), _NONE
     if act == _RELU6:
         return np.float32(0.0), np.float32(6.0), _NONE
     if act == _CLAMP:
-        return np.float32(argf(args, dw.ACT_P0)), np.float32(argf(args, dw.ACT_P1)), _NONE
+        return np.float32(argf(args, ACT_P0)), np.float32(argf(args, ACT_P1)), _NONE
     return np.float32(-_INF), np.float32(_INF), act
 
 
 @inline_njit
 def _residual(args, res, at, left):
-    """Return a vector of the residual; ``at``: elements from the line's start."""
+    """Return a vector of the residual; ``at``: elements from the strip's start."""
     kind = arg(args, RES_KIND)
     if kind == FLOAT_RES:
         return vload_n(res, at, left)
@@ -133,92 +244,87 @@ def _residual(args, res, at, left):
 
 
 @inline_njit
-def _finish(args, sums, c0, channels, out, res):
-    """End a line of sums; ``out``, ``res``: addresses of its first pixel and channel."""
-    block, kind, mode = arg(args, BLOCK), arg(args, OUT_KIND), arg(args, dw.RES_MODE)
+def _finish(args, staged, block, count, channels, out, res):
+    """End ``count`` staged outputs; ``out``, ``res``: addresses of the first one's results."""
+    kind, mode, res_kind = arg(args, OUT_KIND), arg(args, RES_MODE), arg(args, RES_KIND)
     low, high, act = _bounds(args)
-    p0, p1 = np.float32(argf(args, dw.ACT_P0)), np.float32(argf(args, dw.ACT_P1))
+    p0, p1 = np.float32(argf(args, ACT_P0)), np.float32(argf(args, ACT_P1))
     zero, inverse = arg(args, ZERO), np.float32(argf(args, INVERSE))
-    code_low = np.float32(argf(args, CODE_LOW))
-    code_high = np.float32(argf(args, CODE_HIGH))
-    res_kind = arg(args, RES_KIND)
-    scales, biases = arg(args, SCALE), arg(args, COLUMN_BIAS)
-    if kind == CODES and res_kind == NO_RES and act == _NONE:
-        least = min(max(low * inverse, code_low), code_high)
-        most = max(min(high * inverse, code_high), least)
+    code_low, code_high = np.float32(argf(args, CODE_LOW)), np.float32(argf(args, CODE_HIGH))
+    for x in range(count):
         for c in range(0, channels, LANES):
-            end_pixels(sums + 4 * c, 4 * block, out + c, arg(args, TO_X), arg(args, dw.OUT_W),
-                       channels - c, scales + 4 * (c0 + c), biases + 4 * (c0 + c), zero, inverse,
-                       least, most)  # fmt: skip
-        return
-    for c in range(0, channels, LANES):
-        left = channels - c
-        scale, bias = vload_n(scales, c0 + c, left), vload_n(biases, c0 + c, left)
-        for x in range(arg(args, dw.OUT_W)):
-            at = x * block + c
-            v = vload(sums, at) * scale + bias
+            at, left = x * block + c, channels - c
+            v = vload(staged, at)
             if res_kind != NO_RES and mode == _BEFORE:
-                v = v + _residual(args, res, x * arg(args, dw.RES_X) + c, left)
+                v = v + _residual(args, res, x * arg(args, RES_X) + c, left)
             v = vmin(vmax(v, vsplat(low)), vsplat(high))
             if act != _NONE:
                 v = vact(act, v, p0, p1)
             if res_kind != NO_RES and mode != _BEFORE:
-                r = _residual(args, res, x * arg(args, dw.RES_X) + c, left)
+                r = _residual(args, res, x * arg(args, RES_X) + c, left)
                 v = v * r if mode == _TIMES else v + r
-            to = x * arg(args, TO_X) + c
+            to = x * arg(args, OUT_X) + c
             if kind == CODES:
-                vstore(sums, at, v)
-                encode(sums + 4 * at, out + to, left, zero, inverse, code_low, code_high)
+                vstore(staged, at, v)
+                encode(staged + 4 * at, out + to, left, zero, inverse, code_low, code_high)
             else:
                 vstore_n(out, to, v, left)
 
 
 @inline_njit
-def _lines(args, frame, image, begin, end, c0, channels, code, tiles):
-    """Compute lines ``begin .. end`` of an image for ``channels`` channels from ``c0``."""
-    block, in_w, rows = arg(args, BLOCK), arg(args, dw.IN_W), arg(args, RING)
-    ring = frame + dw.TABLE + 8 * (2 + dw.PLACES) * arg(args, dw.KERNEL_Y)
-    ring = (ring + 63) // 64 * 64
-    sums = ring + 4 * block * in_w * rows
-    source = arg(args, dw.X) + image * arg(args, FROM_B) + c0
+def _strip(args, frame, data, plane, image, y, lines, x, count, slots, b, c0, block):
+    """Compute ``count`` outputs from ``x`` on of ``lines`` lines from ``y`` on, of one block."""
+    stride, width = arg(args, STRIDE_X), arg(args, KERNEL_X)
+    column = x * stride - arg(args, PAD_X)
+    _lay_lines(args, frame, data, plane, image, y, column, slots, c0, block)
+    steps, left = arg(args, GROUPS) * width, min(block, arg(args, CHANNELS) - c0)
+    direct = arg(args, DIRECT) != 0 and left == block and count * block >= VECTOR
+    staged = data + arg(args, GROUPS) * stride * PARTS * plane
     out_size = 1 if arg(args, OUT_KIND) == CODES else 4
     res_size = 4 if arg(args, RES_KIND) == FLOAT_RES else 1
-    converted = 0
-    for y in range(begin, end):
-        y0 = y * arg(args, dw.STRIDE_Y) - arg(args, dw.PAD_Y)
-        first, last = max(y0, converted), min(y0 + rows, arg(args, dw.IN_H))
-        for line in range(first, last):
-            target = ring + 4 * block * in_w * (line % rows)
-            _convert(args, source + line * arg(args, FROM_Y), target, channels)
-        converted = max(converted, last)
-        lines = _window(args, frame + dw.TABLE, ring, y, c0)
-        dw.tiles_of_line(args, frame, code, lines, tiles[0], tiles[1], c0, channels, sums)
-        out = image * arg(args, TO_B) + y * arg(args, TO_Y) + c0
-        res = arg(args, dw.RES)
-        if res != 0:
-            res += res_size * (image * arg(args, dw.RES_B) + y * arg(args, dw.RES_Y) + c0)
-        _finish(args, sums, c0, channels, arg(args, TO) + out_size * out, res)
+    zero = arg(args, ZERO) + arg(args, FLIP)
+    inverse = np.float32(argf(args, INVERSE))
+    places, ends = frame + _PLACES, arg(args, ENDS_AT) + b * PARTS * ENDS * VECTOR
+    for i in range(lines):
+        weights = arg(args, WEIGHTS) + (b * arg(args, OUTPUTS) + i) * steps * PARTS * VECTOR
+        out = image * arg(args, OUT_B) + (y + i) * arg(args, OUT_Y) + x * arg(args, OUT_X) + c0
+        out = arg(args, OUT) + out_size * out
+        if direct:
+            sum_codes(data, places, steps, plane, weights, ends, count, block, out,
+                      arg(args, OUT_X), zero, arg(args, LOW), arg(args, HIGH), arg(args, FLIP),
+                      inverse)  # fmt: skip
+            continue
+        sum_floats(data, places, steps, plane, weights, ends, count, block, staged)
+        res = image * arg(args, RES_B) + (y + i) * arg(args, RES_Y) + x * arg(args, RES_X) + c0
+        _finish(args, staged, block, count, left, out, arg(args, RES) + res_size * res)
 
 
 @kernel
 def int8_depthwise(args, tid, nt):
     """Compute this thread's lines and channels of the convolution that the record describes."""
-    channels, height, block = arg(args, dw.CHANNELS), arg(args, dw.OUT_H), arg(args, BLOCK)
-    lines = arg(args, dw.BATCH) * height
-    blocks = (channels + block - 1) // block
-    by_lines, by_blocks = dw.line_shares(nt, lines, blocks)
-    if tid >= by_lines * by_blocks or arg(args, dw.OUT_W) <= 0:
+    height, width, blocks = arg(args, OUT_H), arg(args, OUT_W), arg(args, BLOCK_COUNT)
+    lines, stride, groups = arg(args, BATCH) * height, arg(args, STRIDE_X), arg(args, GROUPS)
+    by_lines, by_blocks = line_shares(nt, lines, blocks)
+    if tid >= by_lines * by_blocks or width <= 0:
         return
     i, j = tid % by_lines, tid // by_lines
-    begin, end = lines * i // by_lines, lines * (i + 1) // by_lines
-    frame = arg(args, dw.SCRATCH) + tid * arg(args, dw.SCRATCH_BYTES)
-    dw.write_frame(args, frame, -_INF, _INF)
-    code, tiles = dw.tile_code(args), dw.inner_tiles(args)
-    for b in range(blocks * j // by_blocks, blocks * (j + 1) // by_blocks):
-        some = min(block, channels - b * block)
-        line = begin
-        while line < end:
-            image, y = line // height, line % height
-            upto = min(height, y + end - line)
-            _lines(args, frame, image, y, upto, b * block, some, code, tiles)
-            line += upto - y
+    line, end = lines * i // by_lines, lines * (i + 1) // by_lines
+    frame = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
+    data = frame + _table_bytes(groups * arg(args, KERNEL_X))
+    span = (arg(args, KERNEL_X) - 1) * arg(args, DILATION_X) + 1
+    more = (span - 1) // stride  # columns of a remainder beyond those of outputs
+    held, strip, plane = 0, 1, 0
+    while line < end:
+        image, y = line // height, line % height
+        some = min(arg(args, OUTPUTS), height - y, end - line)
+        for b in range(blocks * j // by_blocks, blocks * (j + 1) // by_blocks):
+            c0, block = ldi64(arg(args, BLOCKS), 2 * b), ldi64(arg(args, BLOCKS), 2 * b + 1)
+            if block != held:
+                held, strip = block, _strip_outputs(block, width, span, stride, groups)
+                plane = _plane_bytes(block, strip, span, stride)
+                _write_places(args, frame, block, plane)
+            for x in range(0, width, strip):
+                count = min(strip, width - x)
+                _strip(args, frame, data, plane, image, y, some, x, count, count + more, b, c0,
+                       block)  # fmt: skip
+        line += some

@@ -1,8 +1,8 @@
 """numba_cpu > kernels > int8_finish: between float32 and codes of 8 bits.
 
-``store_codes`` ends rows that a tile staged as floats, ``end_pixels`` sums of a depthwise line;
-``quantize_cells`` and ``dequantize_cells`` are the kernels of ``quantize`` and ``dequantize`` with
-one scale, ``quantize_rows`` that of its kind.
+``store_codes`` ends rows that a tile staged as floats; ``quantize_cells`` and ``dequantize_cells``
+are the kernels of ``quantize`` and ``dequantize`` with one scale, ``quantize_rows`` that of its
+kind.
 """
 
 from __future__ import annotations
@@ -112,53 +112,6 @@ def encode_run(source, target, count, zero, inverse, low, high):
     i = vectors * LANES
     if i < count:
         encode(source + 4 * i, target + i, count - i, zero, inverse, low, high)
-
-
-@intrinsic
-def end_pixels(typingctx, sums, sum_step, out, out_step, count, left, scale, bias, zero, inverse,
-               low, high):  # fmt: skip
-    """Store ``count >= 1`` pixels of LANES sums as codes: ``sum * scale + bias``, then codes.
-
-    ``sums``, ``out``: addresses, with steps in bytes. ``left``: channels from there. ``scale``,
-    ``bias``: addresses of float32. Bounds: see ``codes_of``; sums are no NaN.
-    """
-
-    def write(b, sums, sum_step, out, out_step, count, left, scale, bias, zero, inverse, low, high):
-        mask = first_lanes(b, left)
-        factor, shift = (masked_load(b, pointer(b, a), mask) for a in (scale, bias))
-        whole = b.icmp_signed(">=", left, ir.Constant(I64, LANES))
-        with b.if_else(whole) as branches:
-            for branch, masked in zip(branches, (False, True), strict=True):
-                with branch:
-                    entry, loop = b.block, b.append_basic_block("pixel")
-                    end = b.append_basic_block("pixels")
-                    b.branch(loop)
-                    b.position_at_end(loop)
-                    i, source, target = b.phi(I64), b.phi(I64), b.phi(I64)
-                    x = b.load(pointer(b, source), align=4, typ=VF)
-                    x = b.fadd(b.fmul(x, factor), shift)
-                    codes = b.trunc(codes_of(b, x, inverse, low, high, zero), V8)
-                    if masked:
-                        store_bytes(b, codes, pointer(b, target), mask)
-                    else:
-                        b.store(codes, pointer(b, target), align=1)
-                    after = b.add(i, ir.Constant(I64, 1))
-                    steps = ((i, ir.Constant(I64, 0), after),
-                             (source, sums, b.add(source, sum_step)),
-                             (target, out, b.add(target, out_step)))  # fmt: skip
-                    for phi, first, later in steps:
-                        phi.add_incoming(first, entry)
-                        phi.add_incoming(later, loop)
-                    b.cbranch(b.icmp_signed("<", after, count), loop, end)
-                    b.position_at_end(end)
-
-    def build(context, builder, sig, args):
-        params = [I64] * 9 + [F32] * 3
-        fn = shared_function(builder.module, "lep_end_pixels", ir.VoidType(), params, write)
-        builder.call(fn, args)
-        return context.get_dummy_value()
-
-    return types.void(*(types.int64,) * 9, *(types.float32,) * 3), build
 
 
 def _decoder(signed: bool):

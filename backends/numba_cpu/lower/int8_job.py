@@ -224,10 +224,8 @@ def code_values(end: Finish, res: View | None) -> dict[str, Any]:
 def per_column(job: Job, groups: int) -> dict[str, Slot]:
     """Return the addresses of corrections, scales and biases."""
     ctx, zero = job.ctx, job.zero
-    scale, *bias = (known(ctx, v) for v in job.op.operands[2:])
-    assert scale is not None
-    of_bias = bias[0] if bias and bias[0] is not None else np.zeros(len(scale), np.float32)
-    ids = [_identity(ctx, v) for v in job.op.operands[2:]]
+    scale, bias = scale_and_bias(job)
+    ids = [identity(ctx, v) for v in job.op.operands[2:]]
 
     def corrected() -> np.ndarray:
         return int8_plan.per_panel(int8_plan.corrections(job.weight, zero), groups)
@@ -235,13 +233,18 @@ def per_column(job: Job, groups: int) -> dict[str, Slot]:
     return {
         "sums": job.packed("corrections", corrected, zero, groups),
         "scale": job.packed("scales", lambda: int8_plan.per_panel(scale, groups), ids[0], groups),
-        "bias": job.packed(
-            "biases", lambda: int8_plan.per_panel(of_bias, groups), *ids[1:], groups
-        ),
+        "bias": job.packed("biases", lambda: int8_plan.per_panel(bias, groups), *ids[1:], groups),
     }
 
 
-def _identity(ctx: Lowering, value: Value) -> object:
+def scale_and_bias(job: Job) -> tuple[np.ndarray, np.ndarray]:
+    """Return the scales and the biases of the outputs, ``f32[out]`` each."""
+    scale, *bias = (known(job.ctx, v) for v in job.op.operands[2:])
+    assert scale is not None
+    return scale, bias[0] if bias and bias[0] is not None else np.zeros_like(scale)
+
+
+def identity(ctx: Lowering, value: Value) -> object:
     """Return what tells constants apart."""
     number, const = ctx.splat(value), ctx.constant(value)
     return repr(number) if const is None else id(const.payload)

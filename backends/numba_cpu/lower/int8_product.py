@@ -4,37 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from leptonc.backends.numba_cpu.kernels import (
-    igemm_plan,
-    int8_depthwise,
-    int8_gather,
-    int8_plan,
-    int8_strip,
-)
+from leptonc.backends.numba_cpu.kernels import igemm_plan, int8_gather, int8_plan, int8_strip
 from leptonc.backends.numba_cpu.kernels.int8_gemm import Int8Gemm
-from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower import questions
 from leptonc.backends.numba_cpu.lower.conv import channels_last, spatial
 from leptonc.backends.numba_cpu.lower.conv_choice import CODE_FORMS, Algorithm
 from leptonc.backends.numba_cpu.lower.core import Lowering
-from leptonc.backends.numba_cpu.lower.epilogue import zeros
+from leptonc.backends.numba_cpu.lower.int8_depthwise import is_depthwise, lower_depthwise
 from leptonc.backends.numba_cpu.lower.int8_job import (
     Job,
-    code_values,
     emit,
     make_job,
     pack_panels,
-    per_column,
 )
 from leptonc.backends.numba_cpu.lower.int8_unit import Finish
 from leptonc.backends.numba_cpu.lower.int8_winograd import emit_winograd
-from leptonc.backends.numba_cpu.lower.product import SERIAL_WORK, merged, padded
+from leptonc.backends.numba_cpu.lower.product import merged, padded
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view, fill
 from leptonc.backends.numba_cpu.views import View
 from leptonc.errors import ClaimError
@@ -172,69 +162,3 @@ def _padded_lines(job: Job, left: int, wide: int) -> View:
             fill(ctx, lines.slice(2, start, stop), job.zero)
     copy_view(ctx, x.transpose((0, 2, 3, 1)), lines.slice(2, left, left + width))
     return lines
-
-
-# ----- depthwise convolution ----------------------------------------------------------------------
-
-
-def is_depthwise(op: Op) -> bool:
-    """Return whether the convolution has one filter a channel, over at most two axes."""
-    k, x, w = op.kind, op.operands[0].type, op.operands[1].type
-    if not isinstance(k, IntConv) or x.rank > 4 or k.groups != x.shape[1]:
-        return False
-    taps = math.prod(int(d) for d in w.shape[2:])
-    return k.groups == w.shape[0] and k.groups >= LANES // 2 and int8_depthwise.fits(taps)
-
-
-def lower_depthwise(job: Job) -> None:
-    """Append the step of a depthwise convolution."""
-    ctx, op, out, res, end = job.ctx, job.op, job.out, job.res, job.end
-    k = op.kind
-    assert isinstance(k, IntConv)
-    x = job.x
-    if not (x.strides[1] == 1 or x.shape[1] == 1):
-        x = contiguous(ctx, x, channels_last(x.rank))
-    channels = x.shape[1]
-    (ky, kx), (in_h, in_w), (out_h, out_w), (dy, dx) = (
-        _two(v, fill) for v, fill in (
-            (job.weight.shape[2:], 1), (x.shape[2:], 1), (out.shape[2:], 1), (k.dilation, 1),
-        )
-    )  # fmt: skip
-    ring = int8_depthwise.ring_lines(ky, dy)
-    block = int8_depthwise.block_channels(channels, in_w, out_w, ring)
-    scratch, stride = ctx.scratch(int8_depthwise.scratch_bytes(block, in_w, out_w, ring, ky))
-    weights = job.packed("int_depthwise", lambda: int8_depthwise.pack_weights(job.weight))
-    (sy, sx), (py, px) = _two(k.stride, 1), _two(k.padding, 0)
-    code, p0, p1 = end.act
-    values: dict[str, Any] = dict.fromkeys(int8_depthwise.NAMES, 0) | {
-        "x": x.ref, "x_x": block, "batch": x.shape[0], "in_d": 1, "in_h": in_h, "in_w": in_w,
-        "channels": channels, "kernel_z": 1, "kernel_y": ky, "kernel_x": kx, "stride_z": 1,
-        "stride_y": sy, "stride_x": sx, "pad_y": py, "pad_x": px, "dilation_z": 1,
-        "dilation_y": dy, "dilation_x": dx, "out_x": block, "out_d": 1, "out_h": out_h,
-        "out_w": out_w, "weights": weights, "bias": zeros(ctx, channels), "scratch": scratch,
-        "scratch_bytes": stride, "act": int(code), "act_p0": p0, "act_p1": p1,
-        "res_mode": int(end.mode), "from_b": x.strides[0], "from_y": _line(x), "from_x":
-        x.strides[-1], "from_zero": job.zero, "block": block, "ring": ring, "to": out.ref,
-        "to_b": out.strides[0], "to_y": _line(out), "to_x": out.strides[-1],
-        **code_values(end, res),
-    }  # fmt: skip
-    if res is not None:
-        values |= {"res": res.ref, "res_b": res.strides[0], "res_y": _line(res)}
-        values |= {"res_x": res.strides[-1]}
-    columns = per_column(job, 1)
-    values |= {"scale": columns["scale"], "column_bias": columns["bias"]}
-    slots = [float(v) if name in int8_depthwise.REALS else v for name, v in values.items()]
-    reads = [x, *([] if res is None else [res])]
-    if out.numel:
-        small = out.numel * ky * kx < SERIAL_WORK
-        ctx.step(int8_depthwise.int8_depthwise, slots, reads, [out], serial=small)
-
-
-def _two(values: Sequence[int], filled: int) -> tuple[int, int]:
-    """Return the last two of ``values``, ``filled`` in front where there is one."""
-    return (filled, *values)[-2:]  # type: ignore[return-value]
-
-
-def _line(view: View) -> int:
-    """Return the elements from line to line of an image."""
-    return view.strides[2] if view.rank == 4 else 0
