@@ -174,7 +174,7 @@ def _finish(args, sums, c0, channels, out, res):
 
 
 @inline_njit
-def _lines(args, frame, image, begin, end, c0, channels, code, tiles):
+def _lines(args, frame, image, begin, end, c0, channels, code, way):
     """Compute lines ``begin .. end`` of an image for ``channels`` channels from ``c0``."""
     block, in_w, rows = arg(args, BLOCK), arg(args, dw.IN_W), arg(args, RING)
     ring = frame + dw.TABLE + 8 * (2 + dw.PLACES) * arg(args, dw.KERNEL_Y)
@@ -192,7 +192,7 @@ def _lines(args, frame, image, begin, end, c0, channels, code, tiles):
             _convert(args, source + line * arg(args, FROM_Y), target, channels)
         converted = max(converted, last)
         lines = _window(args, frame + dw.TABLE, ring, y, c0)
-        dw.tiles_of_line(args, frame, code, lines, tiles[0], tiles[1], c0, channels, sums)
+        dw.tiles_of_line(args, frame, code, lines, way, c0, channels, sums)
         out = image * arg(args, TO_B) + y * arg(args, TO_Y) + c0
         res = arg(args, dw.RES)
         if res != 0:
@@ -213,12 +213,13 @@ def int8_depthwise(args, tid, nt):
     begin, end = lines * i // by_lines, lines * (i + 1) // by_lines
     frame = arg(args, dw.SCRATCH) + tid * arg(args, dw.SCRATCH_BYTES)
     dw.write_frame(args, frame, -_INF, _INF)
-    code, tiles = dw.tile_code(args), dw.inner_tiles(args)
+    code = dw.tile_code(args)
+    way = dw.line_way(args, code)
     for b in range(blocks * j // by_blocks, blocks * (j + 1) // by_blocks):
         some = min(block, channels - b * block)
         line = begin
         while line < end:
             image, y = line // height, line % height
             upto = min(height, y + end - line)
-            _lines(args, frame, image, y, upto, b * block, some, code, tiles)
+            _lines(args, frame, image, y, upto, b * block, some, code, way)
             line += upto - y
