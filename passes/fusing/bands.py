@@ -99,7 +99,7 @@ def _is_first(op: Op) -> bool:
     kind = op.kind
     if not isinstance(kind, Conv) or op.result.type.rank != 4:
         return False
-    return kind.groups == 1 and int(op.operands[0].type.shape[1]) <= FEW_CHANNELS
+    return kind.groups == 1 and int(op.operands[1].type.shape[1]) <= FEW_CHANNELS
 
 
 def _before(window: Op, fn: Function, chain_of: Callable[[Op], Chain]) -> Chain | None:

@@ -37,7 +37,8 @@ def lower_banded(ctx: Lowering, body: Function) -> bool:
     ctx.scratch_bytes = 0
     for part in parts:
         lower_contract(ctx, part)
-    if ctx.steps[mark].kernel is pad_image:
+    first = ctx.steps[mark]
+    if isinstance(first, Step) and first.kernel is pad_image:
         mark += 1  # the image that the first convolution of a network reads: small, made at once
     step = _one_step(ctx, ctx.steps[mark:])
     if step is not None:
