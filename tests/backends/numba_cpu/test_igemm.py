@@ -384,3 +384,12 @@ def test_tiles_of_one_call_are_those_of_single_calls(width, monkeypatch):
             grouped += [some] * many(left, some, width)
             left = count - sum(grouped)
         assert grouped == single
+
+
+@given(rows=st.integers(1, 20_000), depth=st.integers(1, 4096), columns=st.integers(1, 4096))
+def test_blocks_are_even_and_larger_only_where_sums_are_short(rows, depth, columns):
+    block = igemm_plan.linear(rows, depth, columns).row_block
+    blocks, tiles, all_tiles = -(-rows // block), block // ROWS, -(-rows // ROWS)
+    assert tiles == -(-all_tiles // blocks)
+    if depth * columns <= igemm_plan.B_BLOCK and tiles > igemm_plan.TILES_BESIDE_B:
+        assert tiles * depth <= igemm_plan.BLOCK_PRODUCTS
