@@ -1,8 +1,9 @@
-"""Depthwise convolutions with the 1x1 convolutions before and behind, to run band by band.
+"""Depthwise convolutions with the convolutions before and behind, to run band by band.
 
 Inverted residuals (Sandler et al., "MobileNetV2", 2018) widen an image, filter its channels one by
 one and narrow it again. The wide images are far larger than what goes in and comes out: run for a
-few lines after another, they never leave the cache.
+few lines after another, they never leave the cache. The first convolution of a network widens, too:
+an image of a few channels.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Sequence
 from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.contract import Conv
 from leptonc.ir.types import DType
+from leptonc.passes.fusing.policy import FEW_CHANNELS
 from leptonc.runtime.caches import read_caches
 
 CACHE_BYTES = read_caches().l2  # images that fit in it lose nothing there
@@ -56,7 +58,7 @@ def around(window: Op, fn: Function, chain_of: Callable[[Op], Chain]) -> list[Ch
         between += _nbytes(middle[-1].result)
         chains.append(chain_of(after))
     if len(chains) == 1:
-        return "no 1x1 convolution before or behind it that it alone reads or feeds"
+        return "no 1x1 or first convolution next to it that it alone reads or feeds"
     if between <= CACHE_BYTES:
         return f"the {between >> 10} KiB between it and its neighbours stay in the cache anyway"
     weights = sum(_nbytes(c[0].operands[1]) for c in chains if c is not middle)
@@ -92,13 +94,22 @@ def is_pointwise(op: Op) -> bool:
     return kind.groups == 1 and not padded and all(n == 1 for n in ones)
 
 
+def _is_first(op: Op) -> bool:
+    """Return whether ``op`` is a convolution of two-dimensional images of few channels."""
+    kind = op.kind
+    if not isinstance(kind, Conv) or op.result.type.rank != 4:
+        return False
+    return kind.groups == 1 and int(op.operands[1].type.shape[1]) <= FEW_CHANNELS
+
+
 def _before(window: Op, fn: Function, chain_of: Callable[[Op], Chain]) -> Chain | None:
-    """Return the chain of the 1x1 convolution whose result only ``window`` reads."""
+    """Return the chain of the 1x1 or first convolution whose result only ``window`` reads."""
     maker = fn.producer.get(window.operands[0])
     if maker is None or fn.use_count[window.operands[0]] != 1:
         return None
     chain = chain_of(maker)
-    return chain if is_pointwise(chain[0]) and chain[-1] is maker else None
+    widens = is_pointwise(chain[0]) or _is_first(chain[0])
+    return chain if widens and chain[-1] is maker else None
 
 
 def _after(middle: Chain, fn: Function) -> Op | None:

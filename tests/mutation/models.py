@@ -340,6 +340,13 @@ MODELS: dict[str, Model] = {
     "row_maxima": Model(lambda: Call(lambda _, x: x.amax(-1)), (), _with_nan),
     "deep_linear": _net(lambda: nn.Sequential(nn.Linear(4096, 24), nn.ReLU()), (9, 4096)),
     "inverted_residual": _net(_inverted, (2, 24, 56, 56)),
+    "first_convolution": _net(
+        lambda: nn.Sequential(
+            nn.Conv2d(3, 32, 3, stride=2, padding=1), nn.ReLU6(),
+            nn.Conv2d(32, 32, 3, padding=1, groups=32), nn.ReLU6(), nn.Conv2d(32, 16, 1),
+        ),
+        (2, 3, 224, 224),
+    ),
     "embedding": Model(
         lambda: nn.Sequential(nn.Embedding(50, 129), nn.Linear(129, 256)), (), _tokens
     ),

@@ -412,10 +412,35 @@ def test_bands_end_where_somebody_else_reads() -> None:
     assert [p[0] for p in patterns(after)] == ["banded", "contract"]
 
 
+def _first(channels: int) -> tuple[Function, list[str]]:
+    """Fuse ``3x3, stride 2 -> relu -> depthwise`` on a large image."""
+    b = Builder("first")
+    x = b.param(TensorType(DType.F32, (1, channels, 224, 224)), "x")
+
+    def conv(v: Value, stride: int, groups: int, *shape: int) -> Value:
+        kind = Conv((stride, stride), (1, 1), (1, 1), groups)
+        return b(kind, v, b(Full((*shape, 3, 3), 0.5, DType.F32)))
+
+    wide = b(Relu(), conv(x, 2, 1, 32, channels))
+    with patch.object(bands, "CACHE_BYTES", 1 << 20):
+        return fused(b.finish(conv(wide, 1, 32, 32, 1)))
+
+
+def test_the_first_convolution_of_a_network_is_in_the_band() -> None:
+    after, _ = _first(3)
+    assert patterns(after) == [["banded", "conv", "relu", "conv"]]
+
+
+def test_a_wide_convolution_is_not() -> None:
+    after, missed = _first(16)
+    assert [p[0] for p in patterns(after)] == ["contract"]
+    assert any("no 1x1 or first convolution" in reason for reason in missed)
+
+
 def test_a_depthwise_convolution_alone_is_not_banded() -> None:
     after, missed = _inverted(112, reread=True, last=3)
     assert "banded" not in [p[0] for p in patterns(after)]
-    assert any("no 1x1 convolution" in reason for reason in missed)
+    assert any("no 1x1 or first convolution" in reason for reason in missed)
 
 
 # ----- scaled -------------------------------------------------------------------------------------

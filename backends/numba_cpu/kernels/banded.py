@@ -1,7 +1,8 @@
-"""numba_cpu > kernels > banded: a depthwise convolution with its 1x1 neighbours, band by band.
+"""numba_cpu > kernels > banded: a depthwise convolution with its neighbours, band by band.
 
 A step of up to three kernels, ``[expand ->] depthwise [-> project]``, of which the outer two are
-``igemm`` records of 1x1 convolutions. It runs them for a few lines of the image after another, on
+``igemm`` records of 1x1 convolutions; ``expand`` may have taps, as the first convolution of a
+network does. It runs them for a few lines of the image after another, on
 records of its own; what lies between them stays in a buffer in the thread's cache. The lines that
 the window of the next band needs again are kept. Every output is computed by the same kernel from
 the same numbers as without bands: the bits are the same for any band and any number of threads.
@@ -15,7 +16,7 @@ from leptonc.backends.numba_cpu.atomics import invoke
 from leptonc.backends.numba_cpu.kernels import depthwise as dw
 from leptonc.backends.numba_cpu.kernels import igemm as ig
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
-from leptonc.backends.numba_cpu.kernels.vec import arg, sti64, vload, vstore
+from leptonc.backends.numba_cpu.kernels.vec import arg, ldi64, sti64, vload, vstore
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 
 NAMES = (
@@ -41,9 +42,9 @@ def inner_lines(band: int, kernel_y: int, stride_y: int) -> int:
     return (band - 1) * stride_y + kernel_y
 
 
-def work_bytes(inner: int, outer: int) -> int:
-    """Return the bytes of a thread's records and buffers of so many floats."""
-    return _RECORDS + 4 * (inner + outer) + 4 * LANES
+def work_bytes(inner: int, outer: int, taps: int) -> int:
+    """Return the bytes of a thread's records, taps of expand and buffers of so many floats."""
+    return _RECORDS + -(-24 * taps // 64) * 64 + 4 * (inner + outer) + 4 * LANES
 
 
 @inline_njit
@@ -62,15 +63,33 @@ def _moved(record, slot, floats):
 
 
 @inline_njit
-def _product(record, source, z, y, lines):
-    """Make ``record`` the lines ``y .. y + lines`` of image ``z`` of the product ``source``."""
+def _lower_taps(record, source, y, table):
+    """Let ``record`` begin at output line ``y`` of ``source``: its taps move down."""
+    taps, down = arg(source, ig.TAP_TABLE), y * arg(source, ig.STEP_Y)
+    for i in range(0, 3 * arg(source, ig.TAPS), 3):
+        sti64(table, i, ldi64(taps, i))
+        sti64(table, i + 1, ldi64(taps, i + 1) + down)
+        sti64(table, i + 2, ldi64(taps, i + 2))
+    sti64(record, ig.TAP_TABLE, table)
+
+
+@inline_njit
+def _product(record, source, z, y, lines, table):
+    """Make ``record`` the lines ``y .. y + lines`` of image ``z`` of the product ``source``.
+
+    ``table``: room for its taps.
+    """
     sti64(record, ig.ROWS_Z, 1)
     sti64(record, ig.IN_D, 1)
     sti64(record, ig.ROWS_Y, lines)
-    sti64(record, ig.IN_H, lines)
     for slot in (ig.A, ig.OUT, ig.RES):
         sti64(record, slot, arg(source, slot))
-    _moved(record, ig.A, z * arg(source, ig.A_Z) + y * arg(source, ig.A_Y))
+    _moved(record, ig.A, z * arg(source, ig.A_Z))
+    if arg(source, ig.TAP_TABLE) != 0:
+        _lower_taps(record, source, y, table)
+    else:
+        sti64(record, ig.IN_H, lines)
+        _moved(record, ig.A, y * arg(source, ig.A_Y))
     _moved(record, ig.OUT, z * arg(source, ig.OUT_Z) + y * arg(source, ig.OUT_Y))
     _moved(record, ig.RES, z * arg(source, ig.RES_Z) + y * arg(source, ig.RES_Y))
 
@@ -103,10 +122,10 @@ def _keep(buffer, start, count):
 def _band(args, records, image, y, lines, held):
     """Compute some lines of one image; return the input lines that the buffer then holds.
 
-    ``records``: addresses of source and copy of the three records, and of the two buffers.
+    ``records``: addresses of source and copy of the three records, of the taps and the two buffers.
     ``held``: the lines that the buffer holds before.
     """
-    expand, expand_copy, window, window_copy, project, project_copy, inner, outer = records
+    expand, expand_copy, window, window_copy, project, project_copy, taps, inner, outer = records
     stride, pad = arg(window, dw.STRIDE_Y), arg(window, dw.PAD_Y)
     first = max(0, y * stride - pad)
     last = min(arg(window, dw.IN_H), (y + lines - 1) * stride - pad + arg(window, dw.KERNEL_Y))
@@ -120,7 +139,7 @@ def _band(args, records, image, y, lines, held):
             if first > held[0]:
                 _keep(inner, (first - held[0]) * step, (start - first) * step)
         if last > start:
-            _product(expand_copy, expand, image, start, last - start)
+            _product(expand_copy, expand, image, start, last - start, taps)
             sti64(expand_copy, ig.OUT, inner + 4 * (start - first) * step)
             sti64(expand_copy, ig.OUT_Y, step)
             invoke(arg(args, EXPAND), expand_copy, 0, 1)
@@ -131,7 +150,7 @@ def _band(args, records, image, y, lines, held):
         sti64(window_copy, dw.OUT_Y, arg(args, OUTER_LINE))
     invoke(arg(args, DEPTHWISE), window_copy, 0, 1)
     if arg(args, PROJECT) != 0:
-        _product(project_copy, project, image, y, lines)
+        _product(project_copy, project, image, y, lines, taps)
         sti64(project_copy, ig.A, outer)
         sti64(project_copy, ig.A_Y, arg(args, OUTER_LINE))
         invoke(arg(args, PROJECT), project_copy, 0, 1)
@@ -144,9 +163,9 @@ def banded(args, tid, nt):
     base = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
     work = base + arg(args, WORK)
     expand, expand_copy = args + 8 * HEAD, work
-    window, window_copy = expand, work + 8 * _IGEMM
+    window, window_copy, tap_words = expand, work + 8 * _IGEMM, 0
     if arg(args, EXPAND) != 0:
-        window = expand + 8 * _IGEMM
+        window, tap_words = expand + 8 * _IGEMM, 3 * arg(expand, ig.TAPS)
         _copy(expand, _IGEMM, expand_copy, ig.SCRATCH, base)
     _copy(window, _DEPTHWISE, window_copy, dw.SCRATCH, base)
     project, project_copy = window + 8 * _DEPTHWISE, window_copy + 8 * _DEPTHWISE
@@ -154,9 +173,12 @@ def banded(args, tid, nt):
         _copy(project, _IGEMM, project_copy, ig.SCRATCH, base)
     band, height = arg(args, BAND), arg(window, dw.OUT_H)
     most = (band - 1) * arg(window, dw.STRIDE_Y) + arg(window, dw.KERNEL_Y)
-    inner = work + _RECORDS
+    taps = work + _RECORDS
+    inner = taps + (8 * tap_words + 63) // 64 * 64
     outer = inner + 4 * most * arg(args, INNER_LINE)
-    records = (expand, expand_copy, window, window_copy, project, project_copy, inner, outer)
+    records = (
+        expand, expand_copy, window, window_copy, project, project_copy, taps, inner, outer,
+    )  # fmt: skip
     total = arg(window, dw.BATCH) * height
     line, end = total * tid // nt, total * (tid + 1) // nt
     held, before = (0, 0), -1

@@ -23,6 +23,7 @@ from leptonc.backends.numba_cpu.kernels.depthwise_tile import (
     PLACES,
     run_tiles,
 )
+from leptonc.backends.numba_cpu.kernels.depthwise_walk import MOST_LINES, WALKS, WIDTH, run_walk
 from leptonc.backends.numba_cpu.kernels.igemm import Res
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
 from leptonc.backends.numba_cpu.kernels.tile_finish import (
@@ -100,6 +101,7 @@ TABLE = _ROWS + 16 * ROWS
 _INF = float("inf")
 _NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
 _BEFORE, _TIMES = int(Res.BEFORE), int(Res.TIMES)
+BY_TILE, TILES, WALK = 0, 1, 2
 
 
 @inline_njit
@@ -191,6 +193,7 @@ def write_frame(args, frame, low, high):
         arg(args, DILATION_X), arg(args, KERNEL_X), arg(args, BIAS), 4 * arg(args, OUT_X),
         arg(args, WEIGHTS) + zeros, frame + SPARE,
         frame + TABLE + 16 * max(1, arg(args, KERNEL_Z) * arg(args, KERNEL_Y)),
+        max(0, arg(args, OUT_W) - COLUMNS),
     )  # fmt: skip
     for i, value in enumerate(values):
         sti64(frame, i, value)
@@ -199,35 +202,36 @@ def write_frame(args, frame, low, high):
 
 
 @inline_njit
-def inner_tiles(args):
-    """Return the tiles ``first .. last`` whose windows lie inside the line, of COLUMNS outputs."""
+def line_way(args, code):
+    """Return how a line is computed: BY_TILE, in TILES of one call, or by a WALK."""
     stride, pad, width = arg(args, STRIDE_X), arg(args, PAD_X), arg(args, OUT_W)
-    step = COLUMNS * stride
-    first = min((pad + step - 1) // step, width // COLUMNS)
-    span = (COLUMNS - 1) * stride + arg(args, DILATION_X) * (arg(args, KERNEL_X) - 1)
-    room = arg(args, IN_W) - 1 - span + pad
-    last = min(room // step + 1, width // COLUMNS) if room >= 0 else 0
-    return first, max(first, last)
+    edge = arg(args, KERNEL_X) // 2
+    behind = (width - 1) * stride + arg(args, KERNEL_X) - pad - arg(args, IN_W)
+    near = pad <= edge and behind <= edge
+    few = arg(args, KERNEL_Z) * arg(args, KERNEL_Y) <= MOST_LINES
+    if WALKS and code != ANY and arg(args, KERNEL_X) == WIDTH and near and few and width > 1:
+        return WALK
+    return TILES if width >= COLUMNS and (code == ANY or near) else BY_TILE
 
 
 @inline_njit
-def tiles_of_line(args, frame, code, lines, first, last, c0, channels, out):
+def tiles_of_line(args, frame, code, lines, way, c0, channels, out):
     """Compute one line of outputs of ``channels`` channels from ``c0``."""
     width, stride, pad = arg(args, OUT_W), arg(args, STRIDE_X), arg(args, PAD_X)
-    tiles, t = (width + COLUMNS - 1) // COLUMNS, 0
-    while t < tiles:
+    tiles = (width + COLUMNS - 1) // COLUMNS
+    if way == WALK and lines > 0:
+        run_walk(stride, frame, lines, -pad, 4 * c0, channels, out, width)
+        return
+    if way == TILES and lines > 0:
+        run_tiles(code, 1, frame, lines, -pad, 4 * c0, channels, out, tiles)
+        return
+    for t in range(tiles):
         # The last tile overlaps the one before it: the same outputs twice, no narrow tile.
-        x, inside, count, after = max(0, min(t * COLUMNS, width - COLUMNS)), 0, 0, t + 1
-        if t == first and first < last and lines > 0:
-            x, inside, count, after = t * COLUMNS, 1, last - first, last
-        else:
-            count = min(COLUMNS, width)
-        start = x * stride - pad
-        if lines == 0:
-            start = arg(args, IN_W)  # a window wholly outside the image: one line of zeros
-        run_tiles(code, inside, frame, max(lines, 1), start, 4 * c0, channels,
-                  out + 4 * x * arg(args, OUT_X), count)  # fmt: skip
-        t = after
+        x = max(0, min(t * COLUMNS, width - COLUMNS))
+        # A window wholly outside the image: one line of zeros.
+        start = x * stride - pad if lines > 0 else arg(args, IN_W)
+        run_tiles(code, 0, frame, max(lines, 1), start, 4 * c0, channels,
+                  out + 4 * x * arg(args, OUT_X), min(COLUMNS, width))  # fmt: skip
 
 
 @inline_njit
@@ -252,7 +256,7 @@ def _block_vectors(args, vectors):
 
 
 @inline_njit
-def _strip(args, frame, code, tiles, line, c0, channels, unfinished):
+def _strip(args, frame, code, way, line, c0, channels, unfinished):
     """Compute line ``line`` of all images for ``channels`` channels from ``c0``."""
     depth, height = arg(args, OUT_D), arg(args, OUT_H)
     plane, y = line // height, line % height
@@ -260,7 +264,7 @@ def _strip(args, frame, code, tiles, line, c0, channels, unfinished):
     lines = _lines(args, frame + TABLE, image, z, y)
     out = image * arg(args, OUT_B) + z * arg(args, OUT_Z) + y * arg(args, OUT_Y) + c0
     out = arg(args, OUT) + 4 * out
-    tiles_of_line(args, frame, code, lines, tiles[0], tiles[1], c0, channels, out)
+    tiles_of_line(args, frame, code, lines, way, c0, channels, out)
     if unfinished:
         res = arg(args, RES)
         if res != 0:
@@ -285,7 +289,8 @@ def depthwise(args, tid, nt):
     low, high, unfinished = _bounds(args)
     frame = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
     write_frame(args, frame, low, high)
-    code, tiles = tile_code(args), inner_tiles(args)
+    code = tile_code(args)
+    way = line_way(args, code)
     block = _block_vectors(args, (right - left + LANES - 1) // LANES) * LANES
     line_bytes = 4 * arg(args, IN_W) * arg(args, STRIDE_Y) * max(right - left, 1)
     band = max(4, L2_BYTES // line_bytes)
@@ -293,4 +298,4 @@ def depthwise(args, tid, nt):
         for c0 in range(left, right, block):
             some = min(block, right - c0)
             for line in range(first, min(first + band, end)):
-                _strip(args, frame, code, tiles, line, c0, some, unfinished)
+                _strip(args, frame, code, way, line, c0, some, unfinished)

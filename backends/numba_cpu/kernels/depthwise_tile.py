@@ -37,14 +37,15 @@ COLUMNS = 7  # outputs of one tile: widths of 224 / 2**k divide into it
 FAST = ((3, 1), (3, 2), (5, 1), (5, 2), (7, 1))  # (columns of the kernel, stride) with own tiles
 FRAME = (
     "table", "pixel", "window_taps", "in_w", "stride", "dilation", "taps", "bias", "out_step",
-    "zero", "spare", "places", "low", "high",
+    "zero", "spare", "places", "last", "low", "high",
 )  # fmt: skip
 """Slots of the frame. ``table``: address of ``(input line, weights)`` addresses of the window's
 lines. ``pixel``, ``out_step``: bytes between pixels and outputs. ``window_taps``: of all lines.
 ``in_w``: pixels of a line. ``stride``, ``dilation``: pixels. ``taps``: columns of the kernel.
 ``bias``: address. ``zero``: address of as many zeros as there are channels, rounded up to vectors.
 ``spare``: address of a vector that nobody reads. ``places``: of PLACES slots for each line of the
-window, to be overwritten. ``low``, ``high``: the clamp, float32."""
+window, to be overwritten. ``last``: first output of a line's last whole tile. ``low``, ``high``:
+the clamp, float32."""
 PLACES = max((COLUMNS - 1) * stride + width for width, stride in FAST)
 ANY = len(FAST)  # the code of the tile for all other kernels
 _FLOATS = ("low", "high")
@@ -52,7 +53,7 @@ _WHOLE_ONLY = LANES != 16  # AVX-512 masks for free; elsewhere the last vector i
 
 
 @dataclass(frozen=True)
-class _Call:
+class TileCall:
     """The arguments of a tile function as LLVM values, int64.
 
     Attributes:
@@ -60,7 +61,7 @@ class _Call:
             tap of the first output, may be negative. at: bytes to the first channel.
         channels: to compute (without masks: rounded down to vectors). out: address of the first
             output's first channel.
-        count: tiles, or outputs of the one tile that may reach over the ends.
+        count: tiles of a line, or outputs of the one tile that may reach over the ends.
     """
 
     frame: ir.Value
@@ -77,14 +78,14 @@ class _Call:
         return b.load(place, align=8, typ=F32 if name in _FLOATS else I64)
 
 
-_PARAMS = [I64] * 7
+TILE_PARAMS = [I64] * 7
 
 
-class _Tiles:
+class Tiles:
     """Writes one tile function."""
 
     def __init__(self, b: ir.IRBuilder, args: tuple[ir.Value, ...]) -> None:
-        self.b, self.t = b, _Call(*args)
+        self.b, self.t = b, TileCall(*args)
         self.at = {name: self.t.slot(b, name) for name in FRAME}
         self.low, self.high = (splat(b, self.at[name]) for name in _FLOATS)
 
@@ -146,12 +147,24 @@ class _Tiles:
         b, t = self.b, self.t
 
         def one(i, sums):
-            entry = b.add(self.at["table"], b.shl(i, i64(4)))
-            x, w = (b.load(pointer(b, entry, i64(k), 8), align=8, typ=I64) for k in range(2))
+            x, w = self.entry(i)
             return line(b.add(x, here), self.weights(w, here), sums)
 
         start = self.load(b.add(self.at["bias"], here), mask)
         return self.loop(t.lines, [start] * COLUMNS, one)
+
+    def entry(self, i: ir.Value) -> list[ir.Value]:
+        """Return the addresses of line ``i`` of the window: its pixel 0, its first tap."""
+        b, place = self.b, self.b.add(self.at["table"], self.b.shl(i, i64(4)))
+        return [b.load(pointer(b, place, i64(k), 8), align=8, typ=I64) for k in range(2)]
+
+    def tile(self, i: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Return first pixel and output address of tile ``i`` of a line; the last may overlap."""
+        b, last = self.b, self.at["last"]
+        x = b.mul(i, i64(COLUMNS))
+        x = b.select(b.icmp_signed("<", x, last), x, last)
+        start = b.add(self.t.start, b.mul(x, self.at["stride"]))
+        return start, b.add(self.t.out, b.mul(x, self.at["out_step"]))
 
     def weights(self, w: ir.Value, here: ir.Value) -> ir.Value:
         """Return the address of a line's taps for the vector ``here`` bytes into the channels."""
@@ -177,33 +190,35 @@ class _Tiles:
         return b.select(inside, b.add(x, b.mul(position, self.at["pixel"])), zero)
 
 
-def _inside(width: int, stride: int, b: ir.IRBuilder, *args: ir.Value) -> None:
-    """Compute ``count`` tiles whose windows all lie inside the line."""
-    s = _Tiles(b, args)
-    t, pixel = s.t, s.at["pixel"]
+def _line(width: int, stride: int, b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Compute ``count`` tiles; windows may leave the line by half a kernel on either side."""
+    s, span, edge = Tiles(b, args), (COLUMNS - 1) * stride + width, width // 2
+    pixel = s.at["pixel"]
 
     def tile(i, _):
-        step = b.mul(i, i64(COLUMNS))
-        column0 = b.mul(b.add(t.start, b.mul(step, i64(stride))), pixel)
-        out0 = b.add(t.out, b.mul(step, s.at["out_step"]))
+        start, out0 = s.tile(i)
+        column0, exists = b.mul(start, pixel), {}
+        for p in (*range(edge), *range(span - edge, span)):
+            exists[p] = b.icmp_unsigned("<", b.add(start, i64(p)), s.at["in_w"])
 
         def vector(at, mask):
             def line(x, w, sums):
-                x = b.add(x, column0)
-                steps = [x]
-                for _ in range((COLUMNS - 1) * stride + width - 1):
+                steps = [b.add(x, column0)]
+                for _ in range(span - 1):
                     steps.append(b.add(steps[-1], pixel))
+                for p, inside in exists.items():
+                    steps[p] = b.select(inside, steps[p], s.at["zero"])
                 return s.products(width, stride, w, sums, lambda p: s.load(steps[p], mask))
 
             out = b.add(out0, at)
-            for v in s.sums(b.add(t.at, at), mask, line):
+            for v in s.sums(b.add(s.t.at, at), mask, line):
                 s.store(v, out, mask)
                 out = b.add(out, s.at["out_step"])
 
         s.vectors(not _WHOLE_ONLY, vector)
         return []
 
-    s.loop(t.count, [], tile)
+    s.loop(s.t.count, [], tile)
 
 
 def _over_ends(width: int, stride: int, b: ir.IRBuilder, *args: ir.Value) -> None:
@@ -211,7 +226,7 @@ def _over_ends(width: int, stride: int, b: ir.IRBuilder, *args: ir.Value) -> Non
 
     The addresses of its inputs are chosen once for all vectors of channels.
     """
-    s, span = _Tiles(b, args), (COLUMNS - 1) * stride + width
+    s, span = Tiles(b, args), (COLUMNS - 1) * stride + width
 
     def choose(i, _):
         x = b.load(pointer(b, s.at["table"], b.shl(i, i64(1)), 8), align=8, typ=I64)
@@ -245,7 +260,7 @@ def _over_ends(width: int, stride: int, b: ir.IRBuilder, *args: ir.Value) -> Non
 
 def _any(b: ir.IRBuilder, *args: ir.Value) -> None:
     """Compute one tile of ``count`` outputs of any kernel, one tap after the other."""
-    s = _Tiles(b, args)
+    s = Tiles(b, args)
 
     def line(mask):
         def one(x, w, sums):
@@ -267,13 +282,14 @@ def _any(b: ir.IRBuilder, *args: ir.Value) -> None:
 
 
 def _call(b: ir.IRBuilder, name: str, emit: Callable, args: list[ir.Value]) -> None:
-    b.call(shared_function(b.module, f"lep_depthwise_{name}", ir.VoidType(), _PARAMS, emit), args)
+    fn = shared_function(b.module, f"lep_depthwise_{name}", ir.VoidType(), TILE_PARAMS, emit)
+    b.call(fn, args)
 
 
 def _dispatch(b: ir.IRBuilder, code: ir.Value, inside: ir.Value, *args: ir.Value) -> None:
     """Call the tile function of ``code``; what it leaves of the channels is done by ``_any``."""
     rest, done = (b.function.append_basic_block(n) for n in ("rest", "done"))
-    t, entry = _Call(*args), b.block
+    t, entry = TileCall(*args), b.block
     switch, arrivals = b.switch(code, rest), [(i64(0), entry)]
     for i, (width, stride) in enumerate(FAST):
         case, strip, ends, after = (b.append_basic_block(n) for n in ("k", "in", "ends", "after"))
@@ -286,7 +302,7 @@ def _dispatch(b: ir.IRBuilder, code: ir.Value, inside: ir.Value, *args: ir.Value
         arrivals.append((i64(0), case))
         b.position_at_end(first)
         b.cbranch(b.icmp_signed("!=", inside, i64(0)), strip, ends)
-        for block, kind, emit in ((strip, "in", _inside), (ends, "ends", _over_ends)):
+        for block, kind, emit in ((strip, "line", _line), (ends, "ends", _over_ends)):
             b.position_at_end(block)
             made = functools.partial(emit, width, stride)
             _call(b, f"{kind}_{width}_{stride}", made, list(args))
@@ -303,36 +319,29 @@ def _dispatch(b: ir.IRBuilder, code: ir.Value, inside: ir.Value, *args: ir.Value
     b.position_at_end(done)
 
 
-def _rest(b: ir.IRBuilder, t: _Call, inside: ir.Value, first: ir.Value) -> None:
+def _rest(b: ir.IRBuilder, t: TileCall, inside: ir.Value, first: ir.Value) -> None:
     """Compute the channels from ``first`` on by ``_any``, tile by tile."""
-    skip, s = b.mul(first, i64(4)), t
     tiles = b.select(b.icmp_signed("!=", inside, i64(0)), t.count, i64(1))
     outputs = b.select(b.icmp_signed("!=", inside, i64(0)), i64(COLUMNS), t.count)
-    step = b.mul(t.slot(b, "stride"), i64(COLUMNS))
-    out_step = b.mul(t.slot(b, "out_step"), i64(COLUMNS))
-    entry, loop, end = b.block, b.append_basic_block("tile"), b.append_basic_block("end")
-    b.branch(loop)
-    b.position_at_end(loop)
-    i = b.phi(I64)
-    args = [
-        s.frame, s.lines, b.add(s.start, b.mul(i, step)), b.add(s.at, skip),
-        b.sub(s.channels, first), b.add(b.add(s.out, skip), b.mul(i, out_step)), outputs,
-    ]  # fmt: skip
-    _call(b, "any", _any, args)
-    after = b.add(i, i64(1))
-    i.add_incoming(i64(0), entry)
-    i.add_incoming(after, b.block)
-    b.cbranch(b.icmp_signed("<", after, tiles), loop, end)
-    b.position_at_end(end)
+    skip, s = b.mul(first, i64(4)), Tiles(b, tuple(vars(t).values()))
+
+    def tile(i, _):
+        start, out = s.tile(i)
+        at, left = b.add(t.at, skip), b.sub(t.channels, first)
+        args = [t.frame, t.lines, start, at, left, b.add(out, skip), outputs]
+        _call(b, "any", _any, args)
+        return []
+
+    s.loop(tiles, [], tile)
 
 
 @intrinsic
 def run_tiles(typingctx, code, inside, frame, lines, start, at, channels, out, count):
     """Compute tiles of one line for ``channels`` channels, all arguments int64.
 
-    ``code``: an index into FAST, or ANY. ``inside``: whether ``count`` whole tiles follow each
-    other whose windows lie inside the line; else one tile of ``count`` outputs, up to COLUMNS.
-    The others: see ``_Call``.
+    ``code``: an index into FAST, or ANY. ``inside``: whether these are the ``count`` whole tiles of
+    a line, whose windows leave it by half a kernel at most; else one tile of ``count`` outputs, up
+    to COLUMNS, which are at least those before ``last``. The others: see ``TileCall``.
     """
 
     def build(context, builder, sig, args):

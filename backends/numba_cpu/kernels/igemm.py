@@ -28,8 +28,9 @@ from leptonc.backends.numba_cpu.kernels.microkernel import (
     PANEL,
     PREFETCH,
     ROWS,
+    equal_tiles,
     run_row,
-    run_tile,
+    run_tiles,
     tile_rows,
 )
 from leptonc.backends.numba_cpu.kernels.row_tables import affine_rows, ask_rows, copy_rows, fill
@@ -271,7 +272,7 @@ def _panel(args, tables, step, count, taps, depth, offset, b, column, bias, firs
         ahead = b + PREFETCH
     i, finished = 0, 0
     while i < count:
-        out_rows, some = tables + 8 * i, tile_rows(count - i, width)
+        out_rows, some, many = tables + 8 * i, tile_rows(count - i, width), 1
         init = 0 if first else out_rows
         if first and late == NO_RES and arg(args, RES) != 0:
             init = out_rows + step
@@ -281,18 +282,22 @@ def _panel(args, tables, step, count, taps, depth, offset, b, column, bias, firs
                 ask_rows(read + 8 * some, min(some, count - i - some), 4 * column)
             else:
                 ask_rows(read - 8 * i, some, 4 * (column + PANEL))
+        else:
+            many = equal_tiles(count - i, some, width)
+            if unfinished:
+                many = min(many, (FINISH_ROWS - (i - finished)) // some)
         if alone:
             run_row(
                 out_rows + 2 * step, step, taps, depth, 4 * offset, b, out_rows, 4 * column,
                 width, bias if first else 0, init, ahead, advance, low, high,
             )  # fmt: skip
         else:
-            run_tile(
-                some, out_rows + 2 * step, step, taps, depth, 4 * offset, b, out_rows, 4 * column,
-                width, bias if first else 0, init, ahead, advance, low, high,
+            run_tiles(
+                some, many, out_rows + 2 * step, step, taps, depth, 4 * offset, b, out_rows,
+                4 * column, width, bias if first else 0, init, ahead, advance, low, high,
             )  # fmt: skip
-        i += some
-        ahead += size // tiles
+        i += some * many
+        ahead += size // tiles * many
         if unfinished and (i >= count or i - finished > FINISH_ROWS - ROWS):
             rows = tables + 8 * finished
             finish_tile(

@@ -1,13 +1,15 @@
 """numba_cpu > kernels > microkernel: the register tile of the float32 matrix product.
 
-``run_tile`` computes up to ROWS x PANEL outputs, in registers (:mod:`tile_writer`). The bias and
-the residual are the initial values; a clamp ends the tile.
+``run_tiles`` computes up to ROWS x PANEL outputs at a time, in registers (:mod:`tile_writer`). The
+bias and the residual are the initial values; a clamp ends the tile. Tiles that share a panel are
+one call: with a short sum what surrounds a tile would take half of its time.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from llvmlite import ir
 from numba.core import types
@@ -44,13 +46,24 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     splat,
 )
 
-__all__ = ["PANEL", "PREFETCH", "ROWS", "VECTORS", "run_row", "run_tile", "tile_rows"]
+__all__ = [
+    "PANEL",
+    "PREFETCH",
+    "ROWS",
+    "VECTORS",
+    "equal_tiles",
+    "run_row",
+    "run_tile",
+    "run_tiles",
+    "tile_rows",
+]
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """The arguments of a microkernel as LLVM values; see :func:`tile` for their meaning."""
+    """The arguments of a microkernel as LLVM values; see :func:`run_tiles` for their meaning."""
 
+    tiles: ir.Value
     rows: ir.Value
     tap_step: ir.Value
     taps: ir.Value
@@ -68,13 +81,35 @@ class _Tile:
     high: ir.Value
 
 
-_PARAMS = [I64] * 13 + [F32, F32]
+_PARAMS = [I64] * 14 + [F32, F32]
+_ONE = i64(1)
 
 
 class _FloatTile(TileWriter):
-    """A tile of float32: bias and residual are the initial values, a clamp ends it."""
+    """Tiles of float32: bias and residual are the initial values, a clamp ends each."""
 
     zero = fconst(0.0)
+
+    def write(self) -> None:
+        """Write the loop over tiles, each ``mr`` rows further down the tables."""
+        t, b = self.t, self.b
+        self.bias = self.first_values()
+        down, asked = i64(8 * self.mr), b.mul(t.advance, b.mul(t.taps, t.depth))
+        has_init = b.icmp_signed("!=", t.init_rows, i64(0))
+        steps = {"tiles": i64(-1), "rows": down, "out_rows": down, "ahead": asked}
+        steps["init_rows"] = b.select(has_init, down, i64(0))
+        entry, loop, end = b.block, self.block("tile"), self.block("end")
+        b.branch(loop)
+        b.position_at_end(loop)
+        here = {name: b.phi(I64) for name in steps}
+        self.t = replace(t, **here)
+        self.finish(self.accumulate(self.start()))
+        later = {name: b.add(here[name], step) for name, step in steps.items()}
+        for name, phi in here.items():
+            phi.add_incoming(getattr(t, name), entry)
+            phi.add_incoming(later[name], b.block)
+        b.cbranch(b.icmp_signed(">", later["tiles"], i64(0)), loop, end)
+        b.position_at_end(end)
 
     def at(self, base: ir.Value, j: int) -> ir.Value:
         """Return the pointer of vector ``j`` of this tile's columns from byte address ``base``."""
@@ -102,8 +137,8 @@ class _FloatTile(TileWriter):
         starts = [self.row(table, i) for i in range(self.mr)]
         return [masked_load(self.b, self.at(starts[i], j), self.masks[j]) for i, j in self.cells]
 
-    def start(self) -> list[ir.Value]:
-        """Return the initial accumulators: bias plus what ``init_rows`` point to."""
+    def first_values(self) -> list[ir.Value]:
+        """Return the bias of each vector of columns."""
         t, b = self.t, self.b
         has_bias = b.icmp_signed("!=", t.bias, i64(0))
         # Without a bias nothing is loaded, but the address must be one that can be read.
@@ -112,7 +147,12 @@ class _FloatTile(TileWriter):
         for j, mask in enumerate(self.masks):
             wanted = b.and_(mask, splat(b, has_bias, VM))
             columns.append(masked_load(b, pointer(b, base, i64(j * LANES)), wanted))
-        cells = [columns[j] for _, j in self.cells]
+        return columns
+
+    def start(self) -> list[ir.Value]:
+        """Return the initial accumulators: bias plus what ``init_rows`` point to."""
+        t, b = self.t, self.b
+        cells = [self.bias[j] for _, j in self.cells]
         more, end, before = self.block("init"), self.block("start"), b.block
         b.cbranch(b.icmp_signed("!=", t.init_rows, i64(0)), more, end)
         b.position_at_end(more)
@@ -124,8 +164,7 @@ class _FloatTile(TileWriter):
     def finish(self, acc: list[ir.Value]) -> None:
         """Clamp and store; only the last, narrow panel pays for masked stores."""
         t, b = self.t, self.b
-        low, high = splat(b, t.low), splat(b, t.high)
-        acc = [vm.clamp_high(b, vm.clamp_low(b, x, low), high) for x in acc]
+        acc = self.clamped(acc)
         if LANES == 16:  # AVX-512 masks stores for free
             self.store(acc, masked=True)
             return
@@ -136,6 +175,20 @@ class _FloatTile(TileWriter):
             self.store(acc, masked)
             b.branch(end)
         b.position_at_end(end)
+
+    def clamped(self, acc: list[ir.Value]) -> list[ir.Value]:
+        """Return the cells within the bounds; most tiles of a sum have none."""
+        t, b = self.t, self.b
+        limits = [(t.low, "-inf"), (t.high, "inf")]
+        some = [b.fcmp_unordered("!=", v, ir.Constant(F32, float(end))) for v, end in limits]
+        clamp, done, before = self.block("clamp"), self.block("clamped"), b.block
+        b.cbranch(b.or_(*some), clamp, done)
+        b.position_at_end(clamp)
+        low, high = splat(b, t.low), splat(b, t.high)
+        bound = [vm.clamp_high(b, vm.clamp_low(b, x, low), high) for x in acc]
+        b.branch(done)
+        b.position_at_end(done)
+        return self.merge([(acc, before), (bound, clamp)])
 
     def store(self, acc: list[ir.Value], masked: bool) -> None:
         """Store the cells into the output rows."""
@@ -150,17 +203,30 @@ class _FloatTile(TileWriter):
 _FLOATS = TileForm("lep_tile", _FloatTile, _Tile, _PARAMS)
 
 
-@intrinsic
-def run_tile(
-    typingctx, count, rows, tap_step, taps, depth, offset, panel, out_rows, column, width, bias,
-    init_rows, ahead, advance, low, high,
-):  # fmt: skip
-    """Compute a tile of up to ROWS x PANEL outputs.
+def _runner(name: str, choose: Callable[..., None], count: int):
+    """Return signature and code of an intrinsic of ``count`` int64 and the two bounds."""
 
-    A tile taller than ``count`` may run: the tables must repeat their last row up to ROWS entries.
+    def build(context, builder, sig, args):
+        params = [I64] * count + [F32, F32]
+        fn = shared_function(builder.module, name, ir.VoidType(), params, choose)
+        builder.call(fn, args)
+        return context.get_dummy_value()
+
+    return types.void(*(types.int64,) * count, *(types.float32,) * 2), build
+
+
+@intrinsic
+def run_tiles(
+    typingctx, count, tiles, rows, tap_step, taps, depth, offset, panel, out_rows, column, width,
+    bias, init_rows, ahead, advance, low, high,
+):  # fmt: skip
+    """Compute ``tiles`` tiles of ``count`` x PANEL outputs, one below the other.
+
+    A tile taller than ``count`` may run: the tables must repeat their last row up to ROWS entries,
+    and of a height that is not in HEIGHTS (HALF_HEIGHTS for one vector) there is one tile only.
     All arguments are int64 but the last two.
 
-    ``count``: rows of the tile. ``rows``: address of the row addresses of A in the first tap.
+    ``count``: rows of a tile. ``rows``: address of the row addresses of A in the first tap.
     ``tap_step``: bytes from there to the next tap's. ``taps``, ``depth``: taps, and k per tap.
     ``offset``: bytes added to each A row. ``panel``: packed B ``[taps][depth][PANEL]``.
     ``out_rows``: address of the output row addresses. ``column``: bytes added to each output row,
@@ -169,16 +235,20 @@ def run_tile(
     ``ahead``: address of what to ask for meanwhile, any; it grows by ``advance`` bytes, at most
     those of a row of the panel, per k. ``low``, ``high``: float32 bounds of the result.
     """
+    return _runner("lep_run_tiles", functools.partial(emit_choice, _FLOATS), 15)
 
-    def build(context, builder, sig, args):
-        params = [I64, *_PARAMS]
-        body = functools.partial(emit_choice, _FLOATS)
-        fn = shared_function(builder.module, "lep_run_tile", ir.VoidType(), params, body)
-        builder.call(fn, args)
-        return context.get_dummy_value()
 
-    params = (types.int64,) * 14 + (types.float32,) * 2
-    return types.void(*params), build
+@intrinsic
+def run_tile(
+    typingctx, count, rows, tap_step, taps, depth, offset, panel, out_rows, column, width, bias,
+    init_rows, ahead, advance, low, high,
+):  # fmt: skip
+    """Compute one tile of up to ROWS x PANEL outputs; arguments as of :func:`run_tiles`."""
+
+    def choose(b: ir.IRBuilder, count: ir.Value, *args: ir.Value) -> None:
+        emit_choice(_FLOATS, b, count, _ONE, *args)
+
+    return _runner("lep_run_tile", choose, 14)
 
 
 @intrinsic
@@ -186,20 +256,12 @@ def run_row(
     typingctx, rows, tap_step, taps, depth, offset, panel, out_rows, column, width, bias,
     init_rows, ahead, advance, low, high,
 ):  # fmt: skip
-    """Compute one row of up to PANEL outputs; arguments as of :func:`run_tile`.
+    """Compute one row of up to PANEL outputs; arguments as of :func:`run_tiles`.
 
     Each sum is made of ROW_SUMS / 2 or more partial sums per tap, so its rounding differs from that
     of a tile: what uses this must do so for all numbers of threads.
     """
-
-    def build(context, builder, sig, args):
-        body = functools.partial(emit_row, _FLOATS)
-        fn = shared_function(builder.module, "lep_run_row", ir.VoidType(), _PARAMS, body)
-        builder.call(fn, args)
-        return context.get_dummy_value()
-
-    params = (types.int64,) * 13 + (types.float32,) * 2
-    return types.void(*params), build
+    return _runner("lep_run_row", lambda b, *args: emit_row(_FLOATS, b, _ONE, *args), 13)
 
 
 @inline_njit
@@ -221,3 +283,14 @@ def tile_rows(left, width):
         for height in HEIGHTS:
             best = height if height >= want else best
     return min(best, left)
+
+
+@inline_njit
+def equal_tiles(left, some, width):
+    """Return how many tiles in a row :func:`tile_rows` makes as high as the next one, ``some``."""
+    if some == ROWS and left % ROWS == 0:
+        return left // ROWS
+    many = 1
+    while left > many * some and tile_rows(left - many * some, width) == some:
+        many += 1
+    return many

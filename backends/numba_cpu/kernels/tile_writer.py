@@ -62,6 +62,10 @@ class TileWriter:
         self.cells = [(i, j) for i in range(mr) for j in range(nv)]
         self.masks = [first_lanes(b, b.sub(t.width, i64(j * LANES))) for j in range(nv)]
 
+    def write(self) -> None:
+        """Write the tile."""
+        self.finish(self.accumulate(self.start()))
+
     def start(self) -> list[ir.Value]:
         """Return the initial cells."""
         raise NotImplementedError
@@ -225,7 +229,7 @@ class TileForm:
 
 def _body(form: TileForm, mr: int, nv: int, parts: int, b: ir.IRBuilder, *args: ir.Value) -> None:
     writer = form.writer(b, mr, nv, parts, form.arguments(*args))
-    writer.finish(writer.accumulate(writer.start()))
+    writer.write()
 
 
 def _emit_tile(

@@ -1,4 +1,4 @@
-"""numba_cpu > lower > banded: a depthwise convolution with its 1x1 neighbours as one step."""
+"""numba_cpu > lower > banded: a depthwise convolution with its neighbours as one step."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from leptonc.backends.numba_cpu.kernels import banded as kb
 from leptonc.backends.numba_cpu.kernels import depthwise as dw
 from leptonc.backends.numba_cpu.kernels import igemm as ig
+from leptonc.backends.numba_cpu.kernels.pack import pad_image
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.legal import No
 from leptonc.backends.numba_cpu.lower.contract import claim, lower_contract
@@ -36,6 +37,9 @@ def lower_banded(ctx: Lowering, body: Function) -> bool:
     ctx.scratch_bytes = 0
     for part in parts:
         lower_contract(ctx, part)
+    first = ctx.steps[mark]
+    if isinstance(first, Step) and first.kernel is pad_image:
+        mark += 1  # the image that the first convolution of a network reads: small, made at once
     step = _one_step(ctx, ctx.steps[mark:])
     if step is not None:
         ctx.steps[mark:] = [step]
@@ -102,6 +106,14 @@ def _is_pointwise(step: Step | None) -> bool:
     return all(s[i] == 1 for i in plain) and s[ig.TAP_TABLE] == 0
 
 
+def _has_taps(step: Step | None) -> bool:
+    """Return whether a product is an ungrouped convolution of images with a table of taps."""
+    if step is None:
+        return False
+    s = step.slots
+    return all(s[i] == 1 for i in (ig.OUTER0, ig.OUTER1, ig.STEP_Z)) and s[ig.TAP_TABLE] != 0
+
+
 def _ints(step: Step, slots: Sequence[int]) -> list[int]:
     """Return slots of a record that hold sizes."""
     values = [step.slots[i] for i in slots]
@@ -111,7 +123,9 @@ def _ints(step: Step, slots: Sequence[int]) -> list[int]:
 def _one_step(ctx: Lowering, steps: Sequence[Step | TorchStep]) -> Step | None:
     """Return the steps of a chain as one banded step; None if they are of another form."""
     chain = _chain(steps)
-    if chain is None or not (_is_pointwise(chain.expand) and _is_pointwise(chain.project)):
+    if chain is None or not _is_pointwise(chain.project):
+        return None
+    if not (_is_pointwise(chain.expand) or _has_taps(chain.expand)):
         return None
     w = chain.window.slots
     if any(w[i] != 1 for i in (dw.IN_D, dw.OUT_D, dw.KERNEL_Z, dw.DILATION_Y)):
@@ -133,7 +147,8 @@ def _one_step(ctx: Lowering, steps: Sequence[Step | TorchStep]) -> Step | None:
     band = min(band, -(-batch * out_h // ctx.threads))
     work = ctx.scratch_bytes
     lines = kb.inner_lines(band, kernel_y, stride_y)
-    _, stride = ctx.scratch(kb.work_bytes(lines * inner, band * outer), work)
+    taps = 0 if chain.expand is None else _ints(chain.expand, (ig.TAPS,))[0]
+    _, stride = ctx.scratch(kb.work_bytes(lines * inner, band * outer, taps), work)
     base, _ = ctx.scratch(0)
     values: dict[str, Slot] = {
         "expand": 0 if chain.expand is None else ig.igemm, "depthwise": dw.depthwise,

@@ -11,6 +11,7 @@ from torch import Tensor
 from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels.banded import banded
 from leptonc.backends.numba_cpu.kernels.igemm import igemm
+from leptonc.backends.numba_cpu.kernels.pack import pad_image
 from leptonc.backends.numba_cpu.lower import banded as lowering
 from leptonc.backends.numba_cpu.lower.banded import lower_banded
 from leptonc.backends.numba_cpu.schedule import Step
@@ -25,6 +26,8 @@ from tests.backends.numba_cpu.harness import Run
 
 pytestmark = pytest.mark.numba
 LAST = (0, 2, 3, 1)
+Window = tuple[int, int, int]  # kernel, stride, padding
+FIRST: list[Window] = [(3, 2, 1), (7, 2, 3), (3, 1, 0), (2, 3, 1)]
 
 
 class _Net:
@@ -47,8 +50,14 @@ class _Net:
         self.add(kind, *(self.b(Constant(meaning.const_of(t))) for t in (w, b)))
 
 
-def _chain(x: Tensor, mid: int, kernel: int, stride: int, pad: int, form: str) -> Function:
-    net, c = _Net(x), x.shape[1]
+def _chain(x: Tensor, mid: int, conv: Window, first: Window, form: str) -> Function:
+    """Return the chain of ``form``: (f)irst or (e)xpand, always depthwise, (p)roject."""
+    net, c, (kernel, stride, pad) = _Net(x), x.shape[1], conv
+    if "f" in form:
+        k, step, zeros = first
+        net.conv(Conv((step, step), (zeros, zeros), (1, 1), 1), mid, c, k, k)
+        net.add(Clamp(0.0, 6.0))
+        c = mid
     if "e" in form:
         net.conv(Conv((1, 1), (0, 0), (1, 1), 1), mid, c, 1, 1)
         net.add(Clamp(0.0, 6.0))
@@ -74,18 +83,23 @@ def _separate(ctx, fn: Function) -> None:
     st.integers(1, 12),
     st.integers(1, 17),
     st.sampled_from([(3, 1, 1), (3, 2, 1), (5, 1, 2), (5, 2, 2), (7, 1, 3), (3, 1, 0), (2, 3, 1)]),
-    st.sampled_from(["ep", "e", "p"]),
+    st.sampled_from(FIRST),
+    st.sampled_from(["ep", "e", "p", "fp", "f"]),
     st.integers(1, 3),
     st.sampled_from([1, 1 << 14, 1 << 20]),
 )
 def test_bands_give_the_bits_of_separate_steps(
-    batch: int, widths: tuple, height: int, width: int, conv: tuple, form: str, threads: int,
-    cache: int,
+    batch: int, widths: tuple, height: int, width: int, conv: Window, first: Window,
+    form: str, threads: int, cache: int,
 ) -> None:  # fmt: skip
-    kernel, stride, pad = conv
-    size = max(height, kernel), max(width, kernel)
-    x = torch.randn(batch, widths[0], *size)
-    fn = _chain(x, widths[1], kernel, stride, pad, form)
+    size = max(height, conv[0]), max(width, conv[0])
+    if "f" in form:
+        k, step, zeros = first
+        image = [(n - 1) * step + k - 2 * zeros for n in size]
+        x = torch.randn(batch, 3, *image)
+    else:
+        x = torch.randn(batch, widths[0], *size)
+    fn = _chain(x, widths[1], conv, first, form)
     (want,) = Run(fn, 1, _separate)(x)
     before = lowering.CACHE_BYTES
     lowering.CACHE_BYTES = cache
@@ -95,8 +109,10 @@ def test_bands_give_the_bits_of_separate_steps(
         lowering.CACHE_BYTES = before
     (got,) = run(x)
     out_w = want.shape[-1]
-    one_row = 1 in ([size[1]] if "e" in form else []) + ([out_w] if "p" in form else [])
+    one_row = 1 in ([size[1]] if form[0] in "ef" else []) + ([out_w] if "p" in form else [])
     kernels = [s.kernel for s in run.ctx.steps if isinstance(s, Step)]
+    if "f" in form:
+        assert kernels.pop(0) is pad_image
     assert (kernels == [banded]) is not one_row
     assert torch.equal(got.view(torch.int32), want.view(torch.int32))
 

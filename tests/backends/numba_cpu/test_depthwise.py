@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
+from leptonc.backends.numba_cpu.kernels.depthwise_tile import COLUMNS
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.ir.kinds.contract import Conv
 from tests.backends.numba_cpu.harness import Run, check_op, make
@@ -38,6 +42,29 @@ def test_depthwise(
     options = {"layouts": [last, None, None], "result_layouts": [last]}
     check_op(kind, x, w, b, consts=(1, 2), **options)
     check_op(kind, x, w, consts=(1,), layouts=[last, None], result_layouts=[last])
+
+
+@given(
+    c=st.integers(1, 2 * LANES + 3),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 3 * COLUMNS)),
+    kernel=st.tuples(st.integers(1, 5), st.sampled_from([1, 2, 3, 3, 3, 5, 7])),
+    stride=st.tuples(st.integers(1, 2), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 3)),
+)
+def test_whole_numbers_come_out_exact_on_any_threads(
+    c: int, size: tuple, kernel: tuple, stride: tuple, padding: tuple
+) -> None:
+    assume(all(n + 2 * p >= k for n, p, k in zip(size, padding, kernel, strict=True)))
+    generator = torch.Generator().manual_seed(c)
+    shapes = ((2, c, *size), (c, 1, *kernel), (c,))
+    x, w, b = (torch.randint(-8, 9, s, generator=generator).float() for s in shapes)
+    kind = Conv(stride, padding, (1, 1), c)
+    wanted = F.conv2d(x, w, b, stride, padding, 1, c)
+    last = (0, 2, 3, 1)
+    fn = make(kind, [x, w, b], consts=(1, 2), layouts=[last, None, None], result_layouts=[last])
+    for threads in (1, 3):
+        (out,) = Run(fn, threads)(x)
+        assert torch.equal(out, wanted)
 
 
 @pytest.mark.parametrize("c", [LANES, 3])

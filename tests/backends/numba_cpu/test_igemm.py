@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leptonc.backends.numba_cpu.kernels import igemm as module
-from leptonc.backends.numba_cpu.kernels import igemm_plan, pack
+from leptonc.backends.numba_cpu.kernels import igemm_plan, microkernel, pack
 from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.base import record
 from leptonc.backends.numba_cpu.kernels.igemm import (
@@ -33,6 +33,7 @@ from leptonc.backends.numba_cpu.kernels.microkernel import (
     HEIGHTS,
     PANEL,
     ROWS,
+    equal_tiles,
     tile_rows,
 )
 from leptonc.backends.numba_cpu.kernels.tile_finish import FINISH_ROWS
@@ -366,3 +367,29 @@ def test_blocks_of_rows_and_taps_give_the_same_bits():
         outs.append(out)
     for out in outs[1:]:
         np.testing.assert_array_equal(out, outs[0])
+
+
+@pytest.mark.parametrize("width", [1, LANES, LANES + 1, PANEL])
+def test_tiles_of_one_call_are_those_of_single_calls(width, monkeypatch):
+    rows, many = cast(Any, tile_rows).py_func, cast(Any, equal_tiles).py_func
+    monkeypatch.setattr(microkernel, "tile_rows", rows)
+    for count in range(1, 12 * ROWS):
+        left, single, grouped = count, [], []
+        while left > 0:
+            single.append(rows(left, width))
+            left -= single[-1]
+        left = count
+        while left > 0:
+            some = rows(left, width)
+            grouped += [some] * many(left, some, width)
+            left = count - sum(grouped)
+        assert grouped == single
+
+
+@given(rows=st.integers(1, 20_000), depth=st.integers(1, 4096), columns=st.integers(1, 4096))
+def test_blocks_are_even_and_larger_only_where_sums_are_short(rows, depth, columns):
+    block = igemm_plan.linear(rows, depth, columns).row_block
+    blocks, tiles, all_tiles = -(-rows // block), block // ROWS, -(-rows // ROWS)
+    assert tiles == -(-all_tiles // blocks)
+    if depth * columns <= igemm_plan.B_BLOCK and tiles > igemm_plan.TILES_BESIDE_B:
+        assert tiles * depth <= igemm_plan.BLOCK_PRODUCTS

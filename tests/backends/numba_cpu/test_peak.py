@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
+import numba
 import numpy as np
 import pytest
 
 from leptonc.backends.numba_cpu import peak
 from leptonc.backends.numba_cpu.kernels.base import record
+from leptonc.backends.numba_cpu.kernels.machine_code import host_features
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 
 pytestmark = pytest.mark.numba
@@ -17,8 +21,20 @@ def test_every_chain_takes_every_turn(turns):
     sums = np.zeros((2, LANES), np.float32)
     peak.multiply_adds.run_all(record(turns, sums), 2)
     # x -> x / 2 + 1 moves x halfway to 2.
-    exact = sum(2 + (n - 2) * 0.5**turns for n in range(peak.CHAINS))
+    exact = sum(2 + (n - 2) * 0.5**turns for n in peak.STARTS)
     np.testing.assert_array_equal(sums, exact)
+
+
+@pytest.mark.skipif(
+    not {"+fma", "+neon"} & host_features(), reason="sums are no single instruction"
+)
+def test_no_chain_is_left_out_of_the_machine_code():
+    code = "".join(
+        numba.njit("void(int64,int64,int64)")(peak.multiply_adds.fn).inspect_asm().values()
+    )
+    sums = len(re.findall(r"^\s*v?fm(?:add|la)", code, re.MULTILINE))
+    assert sums > 0
+    assert sums % peak.CHAINS == 0
 
 
 @pytest.mark.parametrize("nt", [1, 2, 3])
