@@ -8,7 +8,6 @@ of row addresses is made, and none is reloaded in the loop.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,7 +24,6 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     I64,
     LANES,
     PTR,
-    fconst,
     first_lanes,
     fma,
     i64,
@@ -131,14 +129,6 @@ def _sums(pixels: int, lines: int, b: ir.IRBuilder, t: _Tile, first: Sequence[ir
     return _loop(b, t.taps, [b.inttoptr(t.panel, PTR), *first], one_tap)[1:]
 
 
-def _largest(b: ir.IRBuilder, four: Sequence[ir.Value]) -> ir.Value:
-    """Return the largest of four, NaN if one is; a comparison of two finds NaN in either."""
-    x, y, z, w = four
-    odd = b.or_(b.fcmp_unordered("uno", x, y), b.fcmp_unordered("uno", z, w))
-    most = vm.clamp_low(b, vm.clamp_low(b, x, y), vm.clamp_low(b, z, w))
-    return b.select(odd, fconst(math.nan), most)
-
-
 def _write(pixels: int, lines: int, b: ir.IRBuilder, *args: ir.Value) -> None:
     """Write the tile of ``pixels`` of each of ``lines`` lines; two lines are pooled."""
     t = _Tile(*args)
@@ -154,7 +144,7 @@ def _write(pixels: int, lines: int, b: ir.IRBuilder, *args: ir.Value) -> None:
             value = sums[i * VECTORS + j]
             if lines == 2:
                 cells = (i, i + 1, pixels + i, pixels + i + 1)
-                value = _largest(b, [sums[c * VECTORS + j] for c in cells])
+                value = vm.largest(b, [sums[c * VECTORS + j] for c in cells])
             value = vm.clamp_high(b, vm.clamp_low(b, value, least), most)
             masked_store(b, value, pointer(b, to, i64(j * LANES)), masks[j])
 

@@ -7,7 +7,6 @@ that are made together: each part reads its inputs again, and all its values fit
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable, Sequence
 
 from llvmlite import ir
@@ -279,7 +278,7 @@ def _emit_pooled(
             to = b.add(b.add(dst, at), down[i // 2])
             for j in range(m // 2):
                 four = (*values[2 * j : 2 * j + 2], *partner[2 * j : 2 * j + 2])
-                value = b.fadd(_largest(b, four), shift)
+                value = b.fadd(vm.largest(b, four), shift)
                 bounded = vm.clamp_high(b, vm.clamp_low(b, value, least), most)
                 b.store(bounded, pointer(b, b.add(to, across[j])), align=4)
 
@@ -294,14 +293,6 @@ def _shift(b: ir.IRBuilder, bias, at, readable) -> ir.Value:
     # Without a bias nothing is added, but the address must be one that can be read.
     shift = load_vec(b, pointer(b, b.select(some, b.add(bias, at), readable)))
     return b.select(splat(b, some, VM), shift, fconst(0.0))
-
-
-def _largest(b: ir.IRBuilder, four: Sequence[ir.Value]) -> ir.Value:
-    """Return the largest of four, NaN if one is; a comparison of two finds NaN in either."""
-    x, y, z, w = four
-    odd = b.or_(b.fcmp_unordered("uno", x, y), b.fcmp_unordered("uno", z, w))
-    most = vm.clamp_low(b, vm.clamp_low(b, x, y), vm.clamp_low(b, z, w))
-    return b.select(odd, fconst(math.nan), most)
 
 
 _STRIDE = 16  # what a stride counts in the number of a form; m is below that

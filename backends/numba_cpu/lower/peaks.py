@@ -25,6 +25,8 @@ def lower_peaks(ctx: Lowering, body: Function) -> bool:
     *ops, pool = (op for op in body.ops if not isinstance(op.kind, (Constant, Full)))
     if not isinstance(pool.kind, MaxPool) or not is_two_by_two(pool.kind):
         return False
+    if body.returns != (pool.result,):
+        return False
     rest = function_of(body, ops)
     found = match(ctx, rest)
     if found is None or not isinstance(found[0].kind, Conv) or isinstance(claim(found[0]), No):
