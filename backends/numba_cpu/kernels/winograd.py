@@ -9,12 +9,12 @@ four in a plane of finite points, two or one at infinity: 1.44 times less multip
 (m = 4 multiplies 1.78 times less, but its weights are 9 times as many instead of 2.8: 6 % faster on
 64 channels of 56x56, slower than m = 2 from 128 channels on.)
 
-The image is channels-last (channel stride 1) and is not padded: tiles at a border are copied into a
-patch with zeros. A thread transforms a block of tiles into its scratch (V), multiplies each of the
-``P`` planes with the packed weights (M) for a block of output channels, and transforms back with
-bias, residual and activation.
+The image is channels-last (channel stride 1) and is not padded: tiles at a border read zeros
+(:mod:`winograd_tiles`). A thread transforms a block of tiles into its scratch (V), multiplies each
+of the ``P`` planes with the packed weights (M) for a block of output channels, and transforms back
+with bias, residual and activation, or with a 2x2 max-pool. The record is :mod:`winograd_slots`.
 
-Memory of a thread: a patch of one tile of LANES channels; V ``[group][P][phase][vector of channels]
+Memory of a thread: a patch of one tile of LANES channels, for zeros and for what is cut off; V ``[group][P][phase][vector of channels]
 [ROWS][LANES]``, with one vector more per plane lest planes share cache sets; M ``[group][vector of
 columns][P][ROWS][LANES]``; tables of addresses.
 
