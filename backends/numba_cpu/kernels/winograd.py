@@ -14,9 +14,9 @@ The image is channels-last (channel stride 1) and is not padded: tiles at a bord
 of the ``P`` planes with the packed weights (M) for a block of output channels, and transforms back
 with bias, residual and activation, or with a 2x2 max-pool. The record is :mod:`winograd_slots`.
 
-Memory of a thread: a patch of one tile of LANES channels, for zeros and for what is cut off; V ``[group][P][phase][vector of channels]
-[ROWS][LANES]``, with one vector more per plane lest planes share cache sets; M ``[group][vector of
-columns][P][ROWS][LANES]``; tables of addresses.
+Memory of a thread: a patch of one tile of LANES channels, for zeros and for what is cut off; V
+``[group][P][phase][vector of channels][ROWS][LANES]``, with one vector more per plane lest planes
+share cache sets; M ``[group][vector of columns][P][ROWS][LANES]``; tables of addresses.
 
 Error: every output is within :func:`winograd_points.error_bound`. Measured, ``max |y - exact| / max
 |exact|``, largest of 5 draws of unit normal data at 16 / 512 channels: 4e-6 / 1.5e-5 (m = 4), 3e-7
