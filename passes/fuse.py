@@ -1,11 +1,12 @@
 """``fuse``: put ops that should run as one into compute units.
 
-Eight patterns, in this order: ``contract`` (a linear, convolution or matmul with its epilogue),
+Nine patterns, in this order: ``contract`` (a linear, convolution or matmul with its epilogue),
 ``int8`` (a product of codes with its epilogue, codes out included), ``codes`` (a linear layer on
 rows of codes that have scales of their own), ``pooled`` (a mean of codes that becomes codes),
-``banded`` (a depthwise convolution and the 1x1 convolutions around it), ``scaled`` (an image times
-a gate and the 1x1 convolution of it), ``norm`` (a residual add and the norm that reads it),
-``chain`` (elementwise ops over one shape).
+``peaks`` (a convolution and the 2x2 max-pool of its result), ``banded`` (a depthwise convolution
+and the 1x1 convolutions around it), ``scaled`` (an image times a gate and the 1x1 convolution of
+it), ``norm`` (a residual add and the norm that reads it), ``chain`` (elementwise ops over one
+shape).
 Each op is in at most one unit; what is in none is left to ``partition``.
 """
 
@@ -31,6 +32,7 @@ from leptonc.passes.fusing.codes import (
     reads_rows,
 )
 from leptonc.passes.fusing.contract import find_chain, roots
+from leptonc.passes.fusing.peaks import peaks, pools
 from leptonc.passes.fusing.quotient import Quotient
 from leptonc.passes.fusing.scaled import scaled, scalings
 from leptonc.passes.fusing.units import make_unit, outputs_of, unit_name, without_dead_sources
@@ -53,6 +55,7 @@ class Fuse(Pass):
         groups = _Groups(biased, Quotient(biased))
         _contractions(groups, trace)
         _products_of_codes(groups, trace)
+        _peaks(groups, trace)
         _bands(groups, trace)
         _scalings(groups, trace)
         _norms(groups, trace)
@@ -120,6 +123,16 @@ def _products_of_codes(groups: _Groups, trace: Trace) -> None:
     for ops in find_pooled(groups.fn, groups.taken):
         if not groups.take(ops, "pooled"):
             trace.missed(ops[0], f"not run with {value_text(ops[1].result)}: {BETWEEN}")
+
+
+def _peaks(groups: _Groups, trace: Trace) -> None:
+    for pool in pools(groups.fn):
+        ops = peaks(pool, groups.fn, groups.chain)
+        if isinstance(ops, str):
+            if ops:
+                trace.missed(pool, f"not run with the convolution before it: {ops}")
+        elif not groups.take(ops, "peaks"):
+            trace.missed(pool, f"not run with the convolution before it: {BETWEEN}")
 
 
 def _bands(groups: _Groups, trace: Trace) -> None:

@@ -74,6 +74,12 @@ def _lively(net: nn.Module) -> None:
             nn.init.normal_(part.bias)
 
 
+def _pooled(channels: int, window: int) -> nn.Module:
+    """Return a convolution to 20 channels, a clamp and a max-pool with a step of two."""
+    conv = nn.Conv2d(channels, 20, 3, padding=1)
+    return nn.Sequential(conv, nn.ReLU(), nn.MaxPool2d(window, 2))
+
+
 def _of(fn: Callable[..., object], *shapes: tuple[int, ...]) -> Model:
     """Return the model of a function of tensors."""
     return Model(lambda: Call(lambda _, *args: fn(*args)), shapes)
@@ -205,6 +211,13 @@ def _tokens() -> tuple[Tensor, ...]:
     return (torch.randint(0, 50, (1, 301)),)
 
 
+def _image_with_nan() -> tuple[Tensor, ...]:
+    """Return an image with a NaN that only the lower line of some windows of a pool sees."""
+    x = torch.randn(1, 3, 11, 13)
+    x[0, 1, 4, 5] = math.nan
+    return (x,)
+
+
 def _with_nan() -> tuple[Tensor, ...]:
     x = torch.randn(5, 77)
     x[2, 40], x[3, 76] = math.nan, math.nan
@@ -323,6 +336,10 @@ MODELS: dict[str, Model] = {
         lambda: nn.AvgPool2d(3, 2, 1, count_include_pad=False), (1, 20, 9, 11)
     ),
     "max_pool": Model(lambda: nn.MaxPool2d(3, 2, 1), (), _negative),
+    "image_pool": _net(lambda: _pooled(3, 2), (1, 3, 11, 13)),
+    "image_pool_of_nan": Model(lambda: _pooled(3, 2), (), _image_with_nan),
+    "conv_pool": _net(lambda: _pooled(32, 2), (1, 32, 15, 11)),
+    "conv_pool_of_three": _net(lambda: _pooled(32, 3), (1, 32, 13, 13)),
     "grouped_attention": _of(_grouped, (1, 4, 6, 8), (1, 2, 6, 8), (1, 2, 6, 8)),
     "masked_attention": _of(_masked, *((1, 4, 40, 40),) * 3),
     "causal_attention": _of(

@@ -104,4 +104,4 @@ def test_codes_of_16_bits_take_weights_of_floats() -> None:
     x = torch.randn(shape)
     small = leptonc.compress.compress(net, x, RECIPES["a16"], data=[x])
     source = leptonc.compile(small, x, cache=False).source
-    assert "pack_b" not in source and "igemm" in source
+    assert "pack_b" not in source and "lines" in source

@@ -16,7 +16,7 @@ from leptonc.ir.kinds.contract import Conv, Linear, Matmul
 from leptonc.ir.kinds.data import Constant, Full
 from leptonc.ir.kinds.norm import LayerNorm, Softmax
 from leptonc.ir.kinds.pointwise import Clamp, Elu, Gelu
-from leptonc.ir.kinds.reduce import Mean
+from leptonc.ir.kinds.reduce import MaxPool, Mean
 from leptonc.ir.kinds.region import Unit
 from leptonc.ir.kinds.unary import Exp, Neg, Relu, Sigmoid, Silu, Tanh
 from leptonc.ir.types import DType, TensorType
@@ -153,7 +153,9 @@ def test_resnet_units() -> None:
         ("contract", "layer1.downsample+add+relu"),
     ]
     assert missed == [
-        "not run with add (f32[1,8,4,4]@0231): layer1.downsample+add+relu does that already"
+        "not run with add (f32[1,8,4,4]@0231): layer1.downsample+add+relu does that already",
+        "not run with the convolution before it: "
+        "only windows of 2x2 side by side are taken in registers",
     ]
 
 
@@ -441,6 +443,54 @@ def test_a_depthwise_convolution_alone_is_not_banded() -> None:
     after, missed = _inverted(112, reread=True, last=3)
     assert "banded" not in [p[0] for p in patterns(after)]
     assert any("no 1x1 or first convolution" in reason for reason in missed)
+
+
+# ----- peaks --------------------------------------------------------------------------------------
+
+TWO_BY_TWO, RELU = MaxPool((2, 2), (2, 2), (0, 0)), Relu()
+
+
+def _peaked(
+    *, pool: MaxPool = TWO_BY_TWO, act: Kind | None = RELU, kernel: int = 3,
+    reread: bool = False, residual: bool = False,
+) -> tuple[Function, list[str]]:  # fmt: skip
+    """Fuse ``pool(act(conv(x) [+ x]))`` on images of 8 channels and 9x8 pixels."""
+    b = Net()
+    x = b.input(1, 8, 9, 8)
+    y = b.conv(x, 8, kernel)
+    y = b(Add(), y, b.input(*y.type.shape)) if residual else y
+    y = y if act is None else b(act, y)
+    out = b(pool, y)
+    return fused(b.finish(out, y) if reread else b.finish(out))
+
+
+@pytest.mark.parametrize(("act", "ops"), [(None, []), (Relu(), ["relu"])])
+def test_a_convolution_and_the_pool_of_its_result_are_one_unit(
+    act: Kind | None, ops: list[str]
+) -> None:
+    after, missed = _peaked(act=act)
+    assert patterns(after) == [["peaks", "conv", *ops, "max_pool"]]
+    assert not missed
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"pool": MaxPool((2, 2), (2, 2), (0, 0), True)}, "only windows of 2x2"),
+        ({"pool": MaxPool((2, 2), (2, 2), (1, 1))}, "only windows of 2x2"),
+        ({"pool": MaxPool((2, 2), (1, 1), (0, 0))}, "only windows of 2x2"),
+        ({"pool": MaxPool((2, 2), (2, 2), (0, 0), False, (2, 1))}, "only windows of 2x2"),
+        ({"pool": MaxPool((3, 3), (2, 2), (0, 0))}, "only windows of 2x2"),
+        ({"act": Sigmoid()}, "more than a clamp"),
+        ({"residual": True}, "more than a clamp"),
+        ({"kernel": 1}, "single pixels"),
+        ({"reread": True}, "others read"),
+    ],
+)
+def test_pools_that_run_alone(change: dict, why: str) -> None:
+    after, missed = _peaked(**change)
+    assert "peaks" not in [p[0] for p in patterns(after)]
+    assert any(why in reason for reason in missed)
 
 
 # ----- scaled -------------------------------------------------------------------------------------

@@ -145,6 +145,14 @@ def maximum(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     return b.select(b.fcmp_unordered("uno", x, x), x, clamp_low(b, y, x))
 
 
+def largest(b: ir.IRBuilder, four: Sequence[ir.Value]) -> ir.Value:
+    """Return the largest of four, NaN if one is; a comparison of two finds NaN in either."""
+    x, y, z, w = four
+    odd = b.or_(b.fcmp_unordered("uno", x, y), b.fcmp_unordered("uno", z, w))
+    most = clamp_low(b, clamp_low(b, x, y), clamp_low(b, z, w))
+    return b.select(odd, fconst(float("nan")), most)
+
+
 def minimum(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> ir.Value:
     """Return the smaller, NaN if either is NaN (``torch.minimum``)."""
     return b.select(b.fcmp_unordered("uno", x, x), x, clamp_high(b, y, x))

@@ -34,6 +34,9 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
 HEIGHTS = tuple(range(ROWS, 3, -2)) or (ROWS,)
 UNROLL = 4  # of the loop over the channels of a vector; divides LANES
 _LINES = UNROLL * PANEL * 4 // 64  # cache lines of the panel that a step reads
+#: Rows of the tallest tile that takes two panels at once, 0 where registers do not hold one. A tile
+#: of few rows waits for its loads: with two panels each element of A serves four vectors.
+PAIR_ROWS = 6 if LANES == 16 else 0
 
 
 def _counted(b: ir.IRBuilder, count, starts, body) -> list[ir.Value]:
@@ -53,64 +56,94 @@ def _counted(b: ir.IRBuilder, count, starts, body) -> list[ir.Value]:
     return laters[1:]
 
 
-def _tile(height: int, b: ir.IRBuilder, a, panel, out, out_step, vectors, ahead, advance) -> None:
+def _ask(b: ir.IRBuilder, k: int, asked: ir.Value, apart: ir.Value | None) -> None:
+    """Ask for the part of step ``k`` of UNROLL of what is needed later, of two panels if ``apart``.
+
+    Tiles of two panels have few rows: what they ask for they need at once.
+    """
+    places = [asked] if apart is None else [asked, b.gep(asked, [apart], source_etype=I8)]
+    for place in places:
+        for line in range(k, _LINES, UNROLL):
+            at = b.gep(place, [i64(line * 64)], source_etype=I8)
+            prefetch(b, at, level=2 if apart is None else 1)
+
+
+def _tile(
+    height: int, panels: int, b: ir.IRBuilder, a, panel, out, out_step, vectors, ahead, advance,
+    apart,
+) -> None:  # fmt: skip
     """Write the tile of ``height`` rows; see :func:`multiply_tile`."""
+    cells = height * VECTORS  # of a panel
 
     def floats(ptr: ir.Value, offset: int) -> ir.Value:
         return b.gep(ptr, [i64(offset)], source_etype=F32)
 
     def some_channels(values: list[ir.Value]) -> list[ir.Value]:
-        rows, columns, following, *sums = values
+        rows, asked, *rest = values
+        columns, sums = rest[:panels], rest[panels:]
         for k in range(UNROLL):
-            for line in range(k, _LINES, UNROLL):
-                prefetch(b, b.gep(following, [i64(line * 64)], source_etype=I8), level=2)
-            line = [load_vec(b, floats(columns, k * PANEL + j * LANES)) for j in range(VECTORS)]
+            _ask(b, k, asked, apart if panels == 2 else None)
+            lines = [
+                load_vec(b, floats(column, k * PANEL + j * LANES))
+                for column in columns
+                for j in range(VECTORS)
+            ]
             for i in range(height):
                 x = splat(b, b.load(floats(rows, i * LANES + k), align=4, typ=F32))
-                for j in range(VECTORS):
-                    cell = i * VECTORS + j
-                    sums[cell] = fma(b, x, line[j], sums[cell])
-        following = b.gep(following, [advance], source_etype=I8)
-        return [floats(rows, UNROLL), floats(columns, UNROLL * PANEL), following, *sums]
+                for j, line in enumerate(lines):
+                    cell = j // VECTORS * cells + i * VECTORS + j % VECTORS
+                    sums[cell] = fma(b, x, line, sums[cell])
+        asked = b.gep(asked, [advance], source_etype=I8)
+        columns = [floats(column, UNROLL * PANEL) for column in columns]
+        return [floats(rows, UNROLL), asked, *columns, *sums]
 
     def one_vector(values: list[ir.Value]) -> list[ir.Value]:
         rows, *others = values
         _, *others = _counted(b, i64(LANES // UNROLL), [rows, *others], some_channels)
         return [floats(rows, ROWS * LANES), *others]
 
-    starts = [b.inttoptr(v, PTR) for v in (a, panel, ahead)]
-    zeros = [fconst(0.0)] * (height * VECTORS)
-    sums = _counted(b, vectors, [*starts, *zeros], one_vector)[3:]
-    for i in range(height):
-        for j in range(VECTORS):
+    starts = [b.inttoptr(v, PTR) for v in (a, ahead, panel)]
+    starts += [b.inttoptr(b.add(panel, apart), PTR)] * (panels - 1)
+    zeros = [fconst(0.0)] * (cells * panels)
+    sums = _counted(b, vectors, [*starts, *zeros], one_vector)[2 + panels :]
+    for j in range(VECTORS * panels):
+        for i in range(height):
             to = pointer(b, b.add(out, b.mul(out_step, i64(j))), i64(i * LANES))
-            b.store(sums[i * VECTORS + j], to, align=4)
+            b.store(sums[j // VECTORS * cells + i * VECTORS + j % VECTORS], to, align=4)
 
 
-_PARAMS = [I64] * 7
+_PARAMS = [I64] * 8
 
 
 def _choice(b: ir.IRBuilder, count: ir.Value, *args: ir.Value) -> None:
-    """Call the smallest tile that holds ``count`` rows."""
-    for height in sorted(HEIGHTS):
-        here, taller = b.append_basic_block("here"), b.append_basic_block("taller")
-        b.cbranch(b.icmp_signed("<=", count, i64(height)), here, taller)
-        b.position_at_end(here)
-        name, body = f"lep_wino_tile_{height}", functools.partial(_tile, height)
-        b.call(shared_function(b.module, name, ir.VoidType(), _PARAMS, body), args)
-        b.ret_void()
-        b.position_at_end(taller)
+    """Call the smallest tile that holds ``count`` rows, of two panels if they lie ``apart``."""
+    pair, one = b.append_basic_block("pair"), b.append_basic_block("one")
+    b.cbranch(b.icmp_signed("!=", args[-1], i64(0)), pair, one)
+    for panels, block in ((2, pair), (1, one)):
+        b.position_at_end(block)
+        for height in sorted(h for h in HEIGHTS if panels == 1 or h <= PAIR_ROWS):
+            here, taller = b.append_basic_block("here"), b.append_basic_block("taller")
+            b.cbranch(b.icmp_signed("<=", count, i64(height)), here, taller)
+            b.position_at_end(here)
+            name = f"lep_wino_tile_{height}x{panels}"
+            body = functools.partial(_tile, height, panels)
+            b.call(shared_function(b.module, name, ir.VoidType(), _PARAMS, body), args)
+            b.ret_void()
+            b.position_at_end(taller)
+        if panels == 2:
+            b.ret_void()
 
 
 @intrinsic
-def multiply_tile(typingctx, count, a, panel, out, out_step, vectors, ahead, advance):
-    """Multiply ``count`` rows of A with a panel of B; a tile taller than that may run.
+def multiply_tile(typingctx, count, a, panel, out, out_step, vectors, ahead, advance, apart):
+    """Multiply ``count`` rows of A with a panel of B or two; a tile taller than that may run.
 
-    ``count``: rows, 1 to ROWS. ``a``: address of ``f32[vectors, ROWS, LANES]``. ``panel``: address
-    of ``f32[vectors * LANES, PANEL]``. ``out``: address of ``f32[ROWS, LANES]``, the first vector
-    of columns; ``out_step``: bytes from there to the next. ``vectors``: vectors of channels, at
-    least 1. ``ahead``: address of what to ask for meanwhile, ``advance`` bytes every UNROLL
-    channels, at most those of UNROLL rows of the panel.
+    ``count``: rows, 1 to ROWS; for two panels, to PAIR_ROWS. ``a``: address of ``f32[vectors, ROWS,
+    LANES]``. ``panel``: address of ``f32[vectors * LANES, PANEL]``. ``out``: address of ``f32[ROWS,
+    LANES]``, the first vector of columns; ``out_step``: bytes from there to the next. ``vectors``:
+    vectors of channels, at least 1. ``ahead``: address of what to ask for meanwhile, ``advance``
+    bytes every UNROLL channels, at most those of UNROLL rows of the panel. ``apart``: bytes to a
+    second panel, and to what is asked for with it, or 0.
     """
 
     def build(context, builder, sig, args):
@@ -119,4 +152,4 @@ def multiply_tile(typingctx, count, a, panel, out, out_step, vectors, ahead, adv
         builder.call(fn, args)
         return context.get_dummy_value()
 
-    return types.void(*(types.int64,) * 8), build
+    return types.void(*(types.int64,) * 9), build

@@ -141,21 +141,22 @@ def _times(b: ir.IRBuilder, step: ir.Value, count: int) -> list[ir.Value]:
     return [b.mul(step, i64(k)) for k in range(count)]
 
 
-def _emit_input(
-    form: Form, b: ir.IRBuilder, src, y_step, x_step, dst, step, count, dst_step, phase_step
-) -> None:  # fmt: skip
+Place = Callable[[ir.Value], Callable[[int, int], ir.Value]]
+
+
+def _emit_tile(
+    form: Form, b: ir.IRBuilder, place: Place, dst, step, count, dst_step, phase_step
+) -> None:
+    """Write the input transform; ``place(bytes)(y, x)`` is a pixel's pointer for a vector."""
     n, stride, parts = form.n, form.stride, _input_parts(form)
-    lines = [b.add(src, y) for y in _times(b, y_step, form.side)]
-    across, places = _times(b, x_step, form.side), _times(b, step, n * n)
+    places = _times(b, step, n * n)
     parts_of_plane = _times(b, phase_step, stride * stride)
 
     def one(v: ir.Value) -> None:
-        at, to = b.mul(v, i64(BYTES)), b.add(dst, b.mul(v, dst_step))
-        bases = [b.add(line, at) for line in lines]
+        to, pixel = b.add(dst, b.mul(v, dst_step)), place(b.mul(v, i64(BYTES)))
 
         def load(py: int, px: int, i: int, j: int) -> ir.Value:
-            line, pixel = bases[stride * i + py], across[stride * j + px]
-            return load_vec(b, pointer(b, b.add(line, pixel)))
+            return load_vec(b, pixel(stride * i + py, stride * j + px))
 
         def store(py: int, px: int, i: int, values: list[ir.Value]) -> None:
             for j, value in enumerate(values):
@@ -170,6 +171,41 @@ def _emit_input(
                 _two_passes(b, down, along, n - px, *here)
 
     _loop(b, count, one)
+
+
+def _emit_input(form: Form, b: ir.IRBuilder, src, y_step, x_step, *rest) -> None:
+    lines = [b.add(src, y) for y in _times(b, y_step, form.side)]
+    across = _times(b, x_step, form.side)
+
+    def place(at: ir.Value) -> Callable[[int, int], ir.Value]:
+        bases = [b.add(line, at) for line in lines]
+        return lambda y, x: pointer(b, b.add(bases[y], across[x]))
+
+    _emit_tile(form, b, place, *rest)
+
+
+def _emit_border(
+    form: Form, b: ir.IRBuilder, src, y_step, x_step, dst, step, count, dst_step, phase_step,
+    i0, i1, j0, j1, zeros,
+) -> None:  # fmt: skip
+    def within(k: int, low: ir.Value, high: ir.Value) -> ir.Value:
+        return b.and_(b.icmp_signed("<=", low, i64(k)), b.icmp_signed(">", high, i64(k)))
+
+    side = range(form.side)
+    lines, across = (
+        [b.add(src, y) for y in _times(b, y_step, form.side)],
+        _times(b, x_step, form.side),
+    )
+    rows, columns = [within(k, i0, i1) for k in side], [within(k, j0, j1) for k in side]
+    pixels = [
+        [b.select(b.and_(rows[y], columns[x]), b.add(lines[y], across[x]), zeros) for x in side]
+        for y in side
+    ]
+
+    def place(at: ir.Value) -> Callable[[int, int], ir.Value]:
+        return lambda y, x: pointer(b, b.add(pixels[y][x], at))
+
+    _emit_tile(form, b, place, dst, step, count, dst_step, phase_step)
 
 
 def _plus_residual(b: ir.IRBuilder, some: ir.Value, values, line, across) -> list[ir.Value]:
@@ -198,13 +234,10 @@ def _emit_output(
     down, across = _times(b, dst_y, m), _times(b, dst_x, m)
     res_down, res_across = _times(b, res_y, m), _times(b, res_x, m)
     has_res = b.icmp_signed("!=", res, i64(0))
-    has_bias = b.icmp_signed("!=", bias, i64(0))
 
     def one(v: ir.Value) -> None:
         start, at = b.add(src, b.mul(v, step)), b.mul(v, i64(BYTES))
-        # Without a bias nothing is added, but the address must be one that can be read.
-        shift = load_vec(b, pointer(b, b.select(has_bias, b.add(bias, at), start)))
-        shift = b.select(splat(b, has_bias, VM), shift, fconst(0.0))
+        shift = _shift(b, bias, at, start)
 
         def load(i: int, j: int) -> ir.Value:
             return load_vec(b, pointer(b, start, i64((i * n + j) * ROWS * LANES)))
@@ -221,6 +254,45 @@ def _emit_output(
         _two_passes(b, parts, parts, n, load, store)
 
     _loop(b, count, one)
+
+
+def _emit_pooled(
+    form: Form, b: ir.IRBuilder, src, step, dst, dst_y, dst_x, bias, low, high, count
+) -> None:
+    n, m, parts = form.n, form.m, _output_parts(form)
+    least, most = splat(b, low), splat(b, high)
+    down, across = _times(b, dst_y, m // 2), _times(b, dst_x, m // 2)
+
+    def one(v: ir.Value) -> None:
+        start, at = b.add(src, b.mul(v, step)), b.mul(v, i64(BYTES))
+        shift, partners = _shift(b, bias, at, start), dict[int, list[ir.Value]]()
+
+        def load(i: int, j: int) -> ir.Value:
+            return load_vec(b, pointer(b, start, i64((i * n + j) * ROWS * LANES)))
+
+        def store(i: int, values: list[ir.Value]) -> None:
+            partner = partners.pop(i // 2, None)
+            if partner is None:
+                partners[i // 2] = values
+                return
+            to = b.add(b.add(dst, at), down[i // 2])
+            for j in range(m // 2):
+                four = (*values[2 * j : 2 * j + 2], *partner[2 * j : 2 * j + 2])
+                value = b.fadd(vm.largest(b, four), shift)
+                bounded = vm.clamp_high(b, vm.clamp_low(b, value, least), most)
+                b.store(bounded, pointer(b, b.add(to, across[j])), align=4)
+
+        _two_passes(b, parts, parts, n, load, store)
+
+    _loop(b, count, one)
+
+
+def _shift(b: ir.IRBuilder, bias, at, readable) -> ir.Value:
+    """Return the vector of the bias at byte ``at``, zeros if there is no bias."""
+    some = b.icmp_signed("!=", bias, i64(0))
+    # Without a bias nothing is added, but the address must be one that can be read.
+    shift = load_vec(b, pointer(b, b.select(some, b.add(bias, at), readable)))
+    return b.select(splat(b, some, VM), shift, fconst(0.0))
 
 
 _STRIDE = 16  # what a stride counts in the number of a form; m is below that
@@ -269,6 +341,19 @@ def transform_input(
 
 
 @intrinsic
+def transform_border(
+    typingctx, stride, m, src, y_step, x_step, dst, step, count, dst_step, phase_step,
+    i0, i1, j0, j1, zeros,
+):  # fmt: skip
+    """As :func:`transform_input`, of a tile of which only part lies in the image.
+
+    Lines ``i0`` to ``i1`` and pixels ``j0`` to ``j1`` of them are read; in place of the others,
+    ``count`` vectors at ``zeros``.
+    """
+    return types.void(*(types.int64,) * 15), _call("lep_wino_edge", [I64] * 13, _emit_border)
+
+
+@intrinsic
 def transform_output(
     typingctx, stride, m, src, step, dst, dst_y, dst_x, bias, res, res_y, res_x, low, high, count
 ):
@@ -283,3 +368,15 @@ def transform_output(
     sig = types.void(*numbers, types.float32, types.float32, types.int64)
     params = [*[I64] * 9, F32, F32, I64]
     return sig, _call("lep_wino_out", params, _emit_output)
+
+
+@intrinsic
+def transform_pooled(typingctx, stride, m, src, step, dst, dst_y, dst_x, bias, low, high, count):
+    """As :func:`transform_output` without a residual; the largest of each two by two is written.
+
+    ``dst_y``, ``dst_x``: the bytes from line to line and from pixel to pixel of what is written.
+    """
+    numbers = (types.int64,) * 8
+    sig = types.void(*numbers, types.float32, types.float32, types.int64)
+    params = [*[I64] * 6, F32, F32, I64]
+    return sig, _call("lep_wino_pooled", params, _emit_pooled)

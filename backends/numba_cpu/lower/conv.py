@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from leptonc.backends.numba_cpu.kernels import depthwise as dw
-from leptonc.backends.numba_cpu.kernels import igemm_plan, winograd_plan
+from leptonc.backends.numba_cpu.kernels import igemm_plan, winograd_plan, winograd_slots
 from leptonc.backends.numba_cpu.kernels import winograd as wino
 from leptonc.backends.numba_cpu.kernels.igemm_plan import ConvPlan
-from leptonc.backends.numba_cpu.kernels.pack import pack_conv, pack_conv_taps, pad_image
+from leptonc.backends.numba_cpu.kernels.pack import pack_conv, pack_conv_taps
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_points import Form
 from leptonc.backends.numba_cpu.legal import ClaimFn
-from leptonc.backends.numba_cpu.lower import questions
+from leptonc.backends.numba_cpu.lower import choices, lines, questions
+from leptonc.backends.numba_cpu.lower.choices import Question
 from leptonc.backends.numba_cpu.lower.conv_choice import FORMS, Algorithm, ConvShape
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import Epilogue, finish, target, zeros
@@ -29,9 +30,8 @@ from leptonc.backends.numba_cpu.schedule import Slot
 from leptonc.backends.numba_cpu.views import View
 from leptonc.errors import ClaimError
 from leptonc.ir.core import Kind, Op, Value
-from leptonc.ir.kinds.contract import Conv, ConvTranspose
+from leptonc.ir.kinds.contract import ConvTranspose
 from leptonc.ir.types import DType
-from leptonc.passes.fusing.policy import FEW_CHANNELS
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,9 @@ class _Job:
     shape: ConvShape
     x: View
     out: View
+    epilogue: Epilogue
     end: Finish
+    pool: int  # 2 if only the largest of each two by two outputs is written, else 1
 
     @property
     def weight(self) -> Value:
@@ -69,34 +71,65 @@ def _inner_channels(ctx: Lowering, x: View) -> View:
     return contiguous(ctx, x, channels_last(x.rank))
 
 
-def _shape(k: Conv, x: View, w: Sequence[int], out: View) -> ConvShape:
-    return ConvShape(
-        x.shape[0], x.shape[1], x.shape[2:], w[0], tuple(w[2:]), k.stride, k.padding, k.dilation,
-        k.groups, out.shape[2:], k.after,
-    )  # fmt: skip
-
-
 def lower_conv(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> None:
     """Lower a convolution by the algorithm that was measured or is estimated to be fastest."""
-    assert isinstance(op.kind, Conv)
+    if wins(ctx, op):
+        _sparse(ctx, op, result, epilogue)
+        return
+    shape, algorithm = questions.conv_shape(op), Algorithm.IGEMM
+    if ctx.constant(op.operands[1]) is not None:
+        algorithm = _algorithm(ctx, shape)
+    _lower(ctx, op, result, epilogue, shape, algorithm, 1)
+
+
+def lower_peaks(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> bool:
+    """Lower a convolution of which ``result`` holds the largest of each two by two outputs.
+
+    Returns:
+        False if the algorithm of this convolution cannot do that; nothing has been lowered then.
+    """
+    shape = questions.conv_shape(op)
+    if not lines.only_clamps(epilogue) or ctx.constant(op.operands[1]) is None or wins(ctx, op):
+        return False
+    algorithm = Algorithm(choices.answer(_question(ctx, shape), ctx.answers).chosen)
+    by_lines = algorithm is Algorithm.IGEMM and lines.fits(shape, epilogue)
+    if not by_lines and algorithm not in (Algorithm.WINOGRAD_2, Algorithm.WINOGRAD_4):
+        return False
+    even = replace(shape, out=tuple(n - n % 2 for n in shape.out))
+    _lower(ctx, op, result, epilogue, even, _algorithm(ctx, shape), 2)
+    return True
+
+
+def _question(ctx: Lowering, shape: ConvShape) -> Question:
+    return questions.conv(shape, ctx.precision, ctx.reuse)
+
+
+def _algorithm(ctx: Lowering, shape: ConvShape) -> Algorithm:
+    return Algorithm(ctx.decide(_question(ctx, shape)))
+
+
+def _lower(
+    ctx: Lowering, op: Op, result: Value, epilogue: Epilogue, shape: ConvShape,
+    algorithm: Algorithm, pool: int,
+) -> None:  # fmt: skip
+    """Append the steps of a convolution by ``algorithm``."""
     x = as_dtype(ctx, ctx.view(op.operands[0]), DType.F32)
     order = channels_last(x.rank)
     out, done = target(ctx, result, order)
     end = finish(ctx, op, epilogue, out, order)
-    shape = _shape(op.kind, x, [int(d) for d in op.operands[1].type.shape], out)
-    job = _Job(ctx, op, shape, x, out, end)
-    if wins(ctx, op):
-        last = channels_last(x.rank)
-        rows = replace(end, res=None if end.res is None else end.res.transpose(last))
-        sparse_product(ctx, op, x.transpose(last), out.transpose(last), rows)
-        done()
-        return
-    constant = ctx.constant(job.weight) is not None
-    algorithm = Algorithm.IGEMM
-    if constant:
-        algorithm = Algorithm(ctx.decide(questions.conv(shape, ctx.precision, ctx.reuse)))
     if out.numel:
-        _LOWER[algorithm](job)
+        _LOWER[algorithm](_Job(ctx, op, shape, x, out, epilogue, end, pool))
+    done()
+
+
+def _sparse(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> None:
+    """Append the product of the nonzero elements of the weight of a 1x1 convolution."""
+    x = as_dtype(ctx, ctx.view(op.operands[0]), DType.F32)
+    order = channels_last(x.rank)
+    out, done = target(ctx, result, order)
+    end = finish(ctx, op, epilogue, out, order)
+    rows = replace(end, res=None if end.res is None else end.res.transpose(order))
+    sparse_product(ctx, op, x.transpose(order), out.transpose(order), rows)
     done()
 
 
@@ -114,9 +147,12 @@ def _igemm(job: _Job) -> None:
         dilation=s.dilation, groups=s.groups,
     )  # fmt: skip
     b, reads = _panels(job)
-    few = s.channels <= FEW_CHANNELS and len(s.size) == 2 and s.dilation[-1] == 1
-    if few and s.groups == 1 and s.kernel[-1] > 1:
-        plan, x = _padded_lines(job, plan)
+    if lines.fits(s, job.epilogue):
+        lines.lower_lines(job.ctx, s, job.x, b, job.out, job.end, job.pool, reads)
+        return
+    if lines.few_channels(s):
+        x = lines.padded_lines(job.ctx, s, job.x)
+        plan = igemm_plan.merged_conv(plan, s.kernel[-1], x.shape[1], s.padding[-1])
     else:
         x = _inner_channels(job.ctx, job.x)
         a_z, a_y, a_x = spatial(x, 3)
@@ -196,20 +232,6 @@ def _panels(job: _Job) -> tuple[Slot, list[View]]:
     return packed.ref, [packed]
 
 
-def _padded_lines(job: _Job, plan: ConvPlan) -> tuple[ConvPlan, View]:
-    """Append the copy of an image to padded lines; return the plan that reads them."""
-    s, x = job.shape, job.x
-    (height, width), c, left = s.size, s.channels, s.padding[-1]
-    wide = width + left + (s.after or s.padding)[-1]
-    lines = job.ctx.temp(DType.F32, (s.batch * height, wide, c))
-    n, ch, h, w = x.strides
-    slots: list[Slot] = [
-        s.batch * height, width, c, x.ref, n, h, height, w, ch, lines.ref, left, wide,
-    ]  # fmt: skip
-    job.ctx.step(pad_image, slots, [x], [lines])
-    return igemm_plan.merged_conv(plan, s.kernel[-1], wide, left), lines
-
-
 # --- Winograd and depthwise ---------------------------------------------------------------------
 
 
@@ -251,10 +273,10 @@ def _winograd(form: Form) -> Callable[[_Job], None]:
             "pad_y": s.padding[0], "pad_x": s.padding[1], "out_h": s.out[0], "out_w": s.out[1],
             "out": out.ref, "out_b": out.strides[0], "out_y": out_y, "out_x": out_x,
             "weights": weights, "bias": job.end.bias,
-            "tile_block": blocks.tile_block, "panel_block": blocks.panel_block,
+            "pool": job.pool, "tile_block": blocks.tile_block, "panel_block": blocks.panel_block,
             "scratch": scratch, "scratch_bytes": stride, **_finish_values(job.end, 2),
         }  # fmt: skip
-        slots = [values[name] for name in wino.NAMES]
+        slots = [values[name] for name in winograd_slots.NAMES]
         ctx.step(wino.winograd, slots, [x, *_reads(job.end)], [out])
 
     return lower

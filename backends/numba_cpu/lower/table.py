@@ -18,6 +18,7 @@ from leptonc.backends.numba_cpu.lower import (
     data,
     elementwise,
     norm,
+    peaks,
     pool,
     quantized,
     recurrent,
@@ -43,6 +44,7 @@ LOWER: Mapping[type[Kind], tuple[ClaimFn, Callable[[Lowering, Op], None]]] = {
     **code_rows.LOWER,
 }
 UNITS: Mapping[str, Callable[[Lowering, Function], bool]] = {
+    "peaks": peaks.lower_peaks,
     "banded": banded.lower_banded,
     "int8": quantized.lower_int_unit,
     "codes": code_rows.lower_code_rows,

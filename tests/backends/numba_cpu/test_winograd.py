@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from leptonc.backends.numba_cpu.kernels import winograd as wino
 from leptonc.backends.numba_cpu.kernels import winograd_plan as plan
 from leptonc.backends.numba_cpu.kernels import winograd_points as points
+from leptonc.backends.numba_cpu.kernels import winograd_slots as slots
 from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.base import record
 from leptonc.backends.numba_cpu.kernels.igemm import Res
@@ -33,7 +34,6 @@ class Case:
     ) -> None:
         (b, c, h, wide), n, m = x.shape, w.shape[0], form.m
         size = [(s + 2 * p - 3) // form.stride + 1 for s, p in zip((h, wide), pad, strict=True)]
-        self.shape = (b, *size, n)
         tiles = b * -(-size[0] // m) * -(-size[1] // m)
         blocks = options.get("blocks") or plan.blocking(form, tiles, c, n)
         bias, res = options.get("bias"), options.get("res")
@@ -45,23 +45,27 @@ class Case:
         }
         line, image = size[1] * n, size[0] * size[1] * n
         act, p0, p1 = options.get("act", (Act.NONE, 0.0, 0.0))
+        pool = int(options.get("pool", 1))
+        size = [s // pool * pool for s in size]
+        self.written = (b, size[0] // pool, size[1] // pool, n)
         self.values = {
             "stride": form.stride, "m": m, **self.keep, "x_b": h * wide * c, "x_y": wide * c,
             "x_x": c, "batch": b, "in_h": h, "in_w": wide, "channels": c, "columns": n,
             "pad_y": pad[0], "pad_x": pad[1], "out_h": size[0], "out_w": size[1],
             "out_b": image, "out_y": line, "out_x": n, "res_b": image, "res_y": line, "res_x": n,
             "res_mode": int(options.get("mode", Res.BEFORE)), "act": int(act), "act_p0": p0,
-            "act_p1": p1, "tile_block": blocks.tile_block, "panel_block": blocks.panel_block,
+            "act_p1": p1, "pool": pool,
+            "tile_block": blocks.tile_block, "panel_block": blocks.panel_block,
             "scratch_bytes": blocks.scratch_bytes,
         }  # fmt: skip
 
     def run(self, nt: int = 1) -> np.ndarray:
-        out = np.full((*self.shape[:3], self.shape[3] + 1), 77, np.float32)  # a guard a pixel
-        guarded = {"out_x": self.shape[3] + 1, "out_y": self.shape[2] * (self.shape[3] + 1)}
-        guarded["out_b"] = self.shape[1] * guarded["out_y"]
+        b, h, w, n = self.written
+        out = np.full((b, h, w, n + 1), 77, np.float32)  # a guard a pixel
+        guarded = {"out_x": n + 1, "out_y": w * (n + 1), "out_b": h * w * (n + 1)}
         scratch = np.full(self.values["scratch_bytes"] * nt + 64, 0xFF, np.uint8)
         values = {**self.values, **guarded, "out": out, "scratch": scratch}
-        wino.winograd.run_all(record(*(values[name] for name in wino.NAMES)), nt)
+        wino.winograd.run_all(record(*(values[name] for name in slots.NAMES)), nt)
         assert (out[..., -1] == 77).all()
         return out[..., :-1].copy()
 
@@ -126,6 +130,30 @@ def test_epilogue(form: Form, mode: Res) -> None:
         Res.TIMES: lambda: F.leaky_relu(plain, 0.25) * res,
     }[mode]()
     assert error(case.run(2), want) < BOUND[form.m]
+
+
+@st.composite
+def pooled(draw) -> tuple[Any, ...]:
+    """A convolution to pool: sizes that tiles do not divide, channels that vectors do not."""
+    sizes = [st.integers(1, 2), st.integers(1, 40), st.integers(2, 13), st.integers(2, 13)]
+    pad = draw(st.tuples(*[st.integers(0, 2)] * 2))
+    b, c, h, w = (draw(s) for s in sizes)
+    h, w = (max(v, 4 - 2 * p) for v, p in zip((h, w), pad, strict=True))  # two outputs or more
+    odd = draw(st.lists(st.sampled_from([np.nan, np.inf, -np.inf, -0.0]), max_size=3))
+    acts = [(Act.NONE, 0.0, 0.0), (Act.RELU, 0.0, 0.0), (Act.CLAMP, -0.5, 0.5)]
+    return b, c, h, w, draw(st.integers(1, 70)), pad, odd, draw(st.sampled_from(acts))
+
+
+@pytest.mark.parametrize("form", [f for f in FORMS if f.stride == 1])
+@given(pooled(), st.integers(1, 3))
+def test_the_largest_of_four_outputs_has_the_bits_of_a_pool_behind(form, case, nt: int) -> None:
+    b, c, h, w, n, pad, odd, act = case
+    x, weight, bias = data(b, c, h, w), data(n, c, 3, 3), data(n)
+    x.view(-1)[: len(odd)] = torch.tensor(odd)
+    plain = torch.from_numpy(Case(form, x, weight, pad, bias=bias, act=act).run())
+    want = F.max_pool2d(plain.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1).numpy()
+    got = Case(form, x, weight, pad, bias=bias, act=act, pool=2).run(nt)
+    np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("form", FORMS)
