@@ -259,6 +259,7 @@ def test_a_compiled_net_keeps_its_choices_and_explains_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("LEPTONC_CACHE_DIR", str(tmp_path))
+    monkeypatch.setenv("LEPTONC_TUNE_MS", "1000000000")  # of the true clock, on a busy machine
     forced_open(monkeypatch)
     timer = Timer(SECONDS)
     monkeypatch.setattr(module, "_prepare", lambda _, sweep, *rest: timer.prepare(*rest))
