@@ -6,8 +6,9 @@ how units run. A rank maps the weights and reads the slices that it owns.
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from leptonc import meaning
+from leptonc.backends.numba_cpu.lower.questions import MOST_DENSE
 from leptonc.backends.torch_spmd.runtime import RankProgram, rank_program
 from leptonc.backends.torch_spmd.units import How
 from leptonc.backends.torch_spmd.weights import Stored
@@ -24,6 +26,7 @@ from leptonc.ir.core import Value
 from leptonc.ir.text import constants, dump, parse
 from leptonc.runtime.artifact import Artifact, open_artifact, write_artifact
 from leptonc.runtime.group.comm import Comm
+from leptonc.runtime.heap import trim
 from leptonc.shard.placement import Placement
 from leptonc.shard.program import Spmd
 
@@ -62,7 +65,17 @@ def save(
     }
     files = {_PROGRAM: dump(program.function), _SPMD: json.dumps(head, indent=1), **(texts or {})}
     store = constants(program.function)
+    head["shares"] = _sparse(store.values())
     return write_artifact(directory, {"kind": KIND, **(about or {})}, files, dict(store.items()))
+
+
+def _sparse(store: Iterable[Const]) -> dict[str, float]:
+    """Return which part of the elements of those constants is not zero that are mostly zeros.
+
+    Ranks choose kernels by it before they read a weight.
+    """
+    shares = {c.digest: meaning.nonzero_share(c, MOST_DENSE) for c in store}
+    return {digest: share for digest, share in shares.items() if share <= MOST_DENSE}
 
 
 def read_program(artifact: Artifact) -> tuple[Spmd, Mapping[str, Any]]:
@@ -75,7 +88,10 @@ def read_program(artifact: Artifact) -> tuple[Spmd, Mapping[str, Any]]:
     tables = head.get("tables") if isinstance(head, dict) else None
     if not isinstance(tables, dict) or "rank" not in tables:
         raise ArtifactError(f"{_SPMD}: holds no tables of ranks; save the program again")
-    function = parse(artifact.text(_PROGRAM), artifact.constants())
+    store, shares = artifact.constants(), head.get("shares", {})
+    for digest, const in store.items():
+        meaning.set_nonzero_share(const, float(shares.get(digest, 1.0)))
+    function = parse(artifact.text(_PROGRAM), store)
     known = {str(n): tuple(int(v) for v in values) for n, values in tables.items()}
     nowhere: Mapping[Value, Placement] = {}
     return Spmd(function, known, nowhere), head
@@ -83,12 +99,26 @@ def read_program(artifact: Artifact) -> tuple[Spmd, Mapping[str, Any]]:
 
 def load(directory: Path, rank: int, comm: Comm) -> RankProgram:
     """Return what ``rank`` runs of the program in ``directory``. Raises ArtifactError."""
+    made = stand(directory, rank, comm)
+    made.fill()
+    return made
+
+
+def stand(directory: Path, rank: int, comm: Comm) -> RankProgram:
+    """Return what ``rank`` runs, none of its weights read yet: ``fill`` does that.
+
+    Kernels are made or loaded here, not in the first call, unless they depend on that call's sizes.
+
+    Raises:
+        ArtifactError: it is no program for so many ranks, or damaged.
+    """
     artifact = open_artifact(directory, verify="off")  # the one who started the ranks has done it
-    made = _own(artifact, rank, comm)  # the program of all ranks goes before weights come
-    if not made.function.dims:  # kernels are made while loading, not in the first call
+    made = _own(artifact, rank, comm)
+    if not made.function.dims:
         shapes = [p.type.shape for p in made.function.params]
-        made.bind([tuple(n for n in shape if isinstance(n, int)) for shape in shapes])
-    artifact.let_go()
+        made.stand([tuple(n for n in shape if isinstance(n, int)) for shape in shapes])
+    gc.collect()  # what the passes leave would lie beside the weights
+    trim()
     return made
 
 
@@ -110,6 +140,6 @@ def _own(artifact: Artifact, rank: int, comm: Comm) -> RankProgram:
     def look(const: Const, index: tuple[slice, ...]) -> Tensor:
         return meaning.tensor_of(const)[index]
 
-    stored = Stored(read, look, artifact.let_go)
+    stored = Stored(read, look, artifact.let_go, artifact.fetch)
     how = How(head["engine"], torch.get_num_threads(), head["precision"], head["pipeline"])
     return rank_program(program, rank, comm, stored, how, device)

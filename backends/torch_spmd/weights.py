@@ -2,8 +2,9 @@
 
 Behind a constant that is cut stands the slice that a rank takes, maybe between two reshapes that
 open and close the blocks of the axis. ``parted`` makes of these one constant of the part, which
-lies where the whole constant does, a mapped file, when a unit that needs it is built (``filled``).
-What a unit makes of it is all that the rank holds, and of the other parts nothing.
+lies where the whole constant does, a mapped file. The units that need it are built knowing where
+(``placed``), and read it once all of them stand. What a unit makes of it is all that the rank
+holds, and of the other parts nothing.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from leptonc import meaning
+from leptonc.backends.numba_cpu.kernels.pack import PACE, Fetch, at_hand
 from leptonc.ir.constants import Const
 from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.dims import Dim
@@ -37,11 +40,13 @@ class Stored:
         read: gives elements as a tensor of its own.
         look: gives them where they lie; nobody may write to them.
         rest: gives back the memory that looking took; one may go on looking.
+        fetch: gives elements that ``look`` gave in memory that the next call reuses.
     """
 
     read: Read
     look: Read
     rest: Callable[[], None]
+    fetch: Fetch = at_hand
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,14 +87,21 @@ def parted(fn: Function) -> Function:
     return _replaced(fn, made)
 
 
-def filled(fn: Function, read: Read) -> Function:
-    """Return ``fn`` with the bytes of its parts."""
+def placed(fn: Function, stored: Stored) -> Function:
+    """Return ``fn`` whose parts are read where somebody looks at them, and none of them before."""
     made = dict[Value, Const]()
     for op in fn.ops:
         if isinstance(op.kind, Constant) and isinstance(op.kind.const.payload, Part):
-            part = op.kind.const.payload
-            made[op.result] = Const(op.kind.const.type, part.read(read), part.digest)
+            made[op.result] = _placed(op.kind.const, op.kind.const.payload, stored)
     return _replaced(fn, made)
+
+
+def _placed(const: Const, part: Part, stored: Stored) -> Const:
+    nbytes = int(const.type.numel) * const.type.dtype.nbytes
+    read = stored.read if nbytes <= PACE else stored.look
+    placed = Const(const.type, meaning.Later(partial(part.read, read)), part.digest)
+    meaning.set_nonzero_share(placed, meaning.nonzero_share(part.whole))
+    return placed
 
 
 def tensor_of(const: Const, read: Read) -> Tensor:

@@ -2,7 +2,9 @@
 
 from leptonc.meaning.constants import (
     IR_DTYPES,
+    SMALL,
     TORCH_DTYPES,
+    Later,
     all_finite,
     bytes_of,
     const_of,
@@ -11,6 +13,7 @@ from leptonc.meaning.constants import (
     set_nonzero_share,
     tensor_of,
     type_of,
+    worth_a_look,
 )
 from leptonc.meaning.interpreter import MEANING, apply, bind_dims, fold, run
 from leptonc.meaning.memory import (
@@ -28,7 +31,9 @@ from leptonc.meaning.memory import (
 __all__ = [
     "IR_DTYPES",
     "MEANING",
+    "SMALL",
     "TORCH_DTYPES",
+    "Later",
     "all_finite",
     "apply",
     "array_of",
@@ -50,4 +55,5 @@ __all__ = [
     "tensor_from_raw",
     "tensor_of",
     "type_of",
+    "worth_a_look",
 ]

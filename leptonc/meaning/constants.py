@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import cast
 
@@ -37,7 +38,19 @@ IR_DTYPES: Mapping[torch.dtype, DType] = MappingProxyType({t: d for d, t in TORC
 """torch dtype -> IR dtype; a dtype that is not a key is ``DType.OTHER``."""
 
 
+SMALL = 16 << 10  # bytes of constants whose elements a compile may always look at
 _BLOCK = 1 << 15  # elements worked on at a time: float64 copies of them stay in the cache
+
+
+@dataclass(frozen=True, eq=False)
+class Later:
+    """The payload of a constant that lies elsewhere: each look at its elements reads them anew.
+
+    Attributes:
+        read: returns the tensor.
+    """
+
+    read: Callable[[], Tensor]
 
 
 def type_of(tensor: Tensor) -> TensorType:
@@ -54,9 +67,17 @@ def const_of(tensor: Tensor) -> Const:
 def tensor_of(const: Const) -> Tensor:
     """Return the tensor that ``const`` holds (shared memory; do not write to it)."""
     payload = const.payload
+    if isinstance(payload, Later):
+        return payload.read()
     if not isinstance(payload, Tensor):
         raise TypeError(f"constant of {const.type} holds {type(payload).__name__}, not a tensor")
     return payload
+
+
+def worth_a_look(const: Const) -> bool:
+    """Return whether its elements are at hand, or so few that reading them costs nothing."""
+    nbytes = int(const.type.numel) * const.type.dtype.nbytes
+    return nbytes <= SMALL or not isinstance(const.payload, Later)
 
 
 def scaled_rows(const: Const, factor: Const, dtype: DType) -> Const:
