@@ -23,8 +23,8 @@ from leptonc.backends.torch_spmd.units import How, Weights, build, filling
 from leptonc.backends.torch_spmd.weights import Stored, parted, tensor_of
 from leptonc.ir.core import Function, Kind
 from leptonc.ir.specialize import specialize
+from leptonc.runtime.garbage import swept
 from leptonc.runtime.group.comm import Comm
-from leptonc.runtime.heap import trim
 from leptonc.shard.program import Spmd
 
 Forward = Callable[..., tuple[Tensor, ...]]
@@ -89,8 +89,9 @@ class RankProgram:
 
     def fill(self) -> None:
         """Read the weights of the programs that stand."""
-        for bound in self.bindings.values():
-            bound.fill()
+        with torch.inference_mode():
+            for bound in self.bindings.values():
+                bound.fill()
 
     def free(self) -> None:
         """Let go of what holds memory of a device, in order."""
@@ -142,7 +143,7 @@ class RankProgram:
         if work is not None:
             work()
         self.stored.rest()
-        trim()
+        swept()
 
     def _read(self, weights: SimpleNamespace, source: Source, unit: str) -> None:
         """Read the weights of a unit that runs as torch, once."""

@@ -6,7 +6,6 @@ how units run. A rank maps the weights and reads the slices that it owns.
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -25,8 +24,8 @@ from leptonc.ir.constants import Const
 from leptonc.ir.core import Value
 from leptonc.ir.text import constants, dump, parse
 from leptonc.runtime.artifact import Artifact, open_artifact, write_artifact
+from leptonc.runtime.garbage import paused, swept
 from leptonc.runtime.group.comm import Comm
-from leptonc.runtime.heap import trim
 from leptonc.shard.placement import Placement
 from leptonc.shard.program import Spmd
 
@@ -112,14 +111,23 @@ def stand(directory: Path, rank: int, comm: Comm) -> RankProgram:
     Raises:
         ArtifactError: it is no program for so many ranks, or damaged.
     """
-    artifact = open_artifact(directory, verify="off")  # the one who started the ranks has done it
-    made = _own(artifact, rank, comm)
-    if not made.function.dims:
-        shapes = [p.type.shape for p in made.function.params]
-        made.stand([tuple(n for n in shape if isinstance(n, int)) for shape in shapes])
-    gc.collect()  # what the passes leave would lie beside the weights
-    trim()
+    # What is new stays where ``swept`` looks; and nobody takes gradients of what is made here.
+    with paused(), torch.inference_mode():
+        artifact = open_artifact(directory, verify="off")  # who started the ranks has verified it
+        made = _own(artifact, rank, comm)
+        swept()
+        if not made.function.dims:
+            shapes = [p.type.shape for p in made.function.params]
+            made.stand([tuple(n for n in shape if isinstance(n, int)) for shape in shapes])
     return made
+
+
+def _look(const: Const, index: tuple[slice, ...]) -> Tensor:
+    tensor = meaning.tensor_of(const)
+    if tensor.dtype is torch.bfloat16:  # NumPy has no such type
+        return tensor[index]
+    # Torch's own slicing, used nowhere else, brings in more of its library than it is worth.
+    return torch.from_numpy(tensor.numpy()[index])
 
 
 def _own(artifact: Artifact, rank: int, comm: Comm) -> RankProgram:
@@ -137,9 +145,6 @@ def _own(artifact: Artifact, rank: int, comm: Comm) -> RankProgram:
     def read(const: Const, index: tuple[slice, ...]) -> Tensor:
         return artifact.slice(const.digest, index)
 
-    def look(const: Const, index: tuple[slice, ...]) -> Tensor:
-        return meaning.tensor_of(const)[index]
-
-    stored = Stored(read, look, artifact.let_go, artifact.fetch)
+    stored = Stored(read, _look, artifact.let_go, artifact.fetch)
     how = How(head["engine"], torch.get_num_threads(), head["precision"], head["pipeline"])
     return rank_program(program, rank, comm, stored, how, device)

@@ -98,10 +98,17 @@ def placed(fn: Function, stored: Stored) -> Function:
 
 def _placed(const: Const, part: Part, stored: Stored) -> Const:
     nbytes = int(const.type.numel) * const.type.dtype.nbytes
-    read = stored.read if nbytes <= PACE else stored.look
-    placed = Const(const.type, meaning.Later(partial(part.read, read)), part.digest)
+    read = partial(part.read, stored.read if nbytes <= PACE else stored.look)
+    if nbytes > PACE and len(part.pieces) == 1:
+        view = read()  # of the file, none of it read; several pieces would have to be joined
+        read = partial(_given, view)
+    placed = Const(const.type, meaning.Later(read), part.digest)
     meaning.set_nonzero_share(placed, meaning.nonzero_share(part.whole))
     return placed
+
+
+def _given(view: Tensor) -> Tensor:
+    return view
 
 
 def tensor_of(const: Const, read: Read) -> Tensor:

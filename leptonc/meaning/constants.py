@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import cast
@@ -89,6 +89,25 @@ def scaled_rows(const: Const, factor: Const, dtype: DType) -> Const:
     for i in range(0, len(rows), step):
         out[i : i + step] = rows[i : i + step].double() * column[i : i + step]
     return const_of(out.reshape(tensor.shape))
+
+
+def stacked(consts: Sequence[Const]) -> Const:
+    """Return constants of one dtype one below the other: ``[n, ...]``, of every ``[n_i, ...]``.
+
+    If one of them lies elsewhere and is large, the elements are put together when they are read.
+    """
+    first = consts[0].type
+    rows = sum(int(c.type.shape[0]) for c in consts)
+
+    def read() -> Tensor:
+        return torch.cat([tensor_of(c) for c in consts])
+
+    if all(map(worth_a_look, consts)):
+        return const_of(read())
+    name = hashlib.sha256(" ".join(c.digest for c in consts).encode()).hexdigest()
+    made = Const(TensorType(first.dtype, (rows, *first.shape[1:])), Later(read), lambda _: name)
+    set_nonzero_share(made, max(map(nonzero_share, consts)))
+    return made
 
 
 def all_finite(const: Const) -> bool:

@@ -169,14 +169,13 @@ def read_slice(place: Place, index: Sequence[slice]) -> Tensor:
     """
     spans = bounds(place.type, index)
     shape = tuple(stop - start for start, stop in spans)
-    part = torch.empty(shape, dtype=meaning.TORCH_DTYPES[place.type.dtype])
-    if not part.numel():
-        return part
+    if not math.prod(shape):
+        return torch.empty(shape, dtype=meaning.TORCH_DTYPES[place.type.dtype])
     item = place.type.dtype.nbytes
-    out = meaning.bytes_of(part)  # shares the memory of the new tensor
+    out = np.empty(item * math.prod(shape), np.uint8)
     with open(place.path, "rb", buffering=0) as file:
         _gather(_Reader(file.fileno(), place), spans, item, out)
-    return part
+    return _typed(out, TensorType(place.type.dtype, shape))
 
 
 def bounds(type_: TensorType, index: Sequence[slice]) -> list[tuple[int, int]]:
