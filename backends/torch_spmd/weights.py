@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,10 +73,18 @@ class Part:
     def read(self, read: Read) -> Tensor:
         """Return the part; ``read`` says whether it is a tensor of its own."""
         if not self.pieces:
-            dtype = meaning.TORCH_DTYPES[self.whole.type.dtype]
-            return torch.zeros(_ints(self.whole.type.shape), dtype=dtype)
+            return _zeros(self.whole.type)
         parts = [read(self.whole, index) for index in self.pieces]
         return parts[0] if len(parts) == 1 else torch.cat(parts, self.axis)
+
+
+def _zeros(type_: TensorType) -> Tensor:
+    """Return zeros without a kernel of torch's: its pages would lie beside the weights."""
+    dtype, shape = meaning.TORCH_DTYPES[type_.dtype], _ints(type_.shape)
+    if not int(type_.numel):
+        return torch.empty(shape, dtype=dtype)
+    raw = np.zeros(int(type_.numel) * type_.dtype.nbytes, np.uint8)
+    return torch.from_numpy(raw).view(dtype).view(shape)
 
 
 def parted(fn: Function) -> Function:

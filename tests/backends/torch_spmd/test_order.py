@@ -10,8 +10,11 @@ from strategies.ranks import comms, run
 from torch import Tensor, nn
 
 import leptonc
+from leptonc import meaning
 from leptonc.backends.numba_cpu import runtime
 from leptonc.backends.torch_spmd import store
+from leptonc.backends.torch_spmd.weights import Part
+from leptonc.ir.types import DType
 from leptonc.runtime import weights
 
 pytestmark = pytest.mark.numba
@@ -129,3 +132,11 @@ def test_a_rank_that_failed_while_it_read_can_go_on(saved, monkeypatch) -> None:
 def _only(table):
     (found,) = table.values()
     return found
+
+
+@pytest.mark.parametrize("dtype", [DType.F32, DType.BF16, DType.C64, DType.I64, DType.BOOL])
+@pytest.mark.parametrize("shape", [(), (3,), (0, 2), (2, 3)])
+def test_a_part_of_which_another_rank_has_all_is_zeros(dtype: DType, shape) -> None:
+    whole = meaning.const_of(torch.ones(shape, dtype=meaning.TORCH_DTYPES[dtype]))
+    zeros = Part(whole, ()).read(lambda *_: pytest.fail("nothing is to be read"))
+    assert meaning.type_of(zeros) == whole.type and not zeros.any()
