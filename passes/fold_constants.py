@@ -15,7 +15,7 @@ from leptonc.ir.kinds.quantize import Dequantize, FakeQuantize, UnpackInt4
 from leptonc.ir.kinds.region import Unit
 from leptonc.ir.kinds.shape import Expand, Relayout
 from leptonc.ir.types import DType, TensorType
-from leptonc.meaning import elements_of, fold
+from leptonc.meaning import elements_of, fold, worth_a_look
 from leptonc.passes.cse import IMPURE
 from leptonc.pipeline import Pass
 from leptonc.rewrite.driver import drop_dead
@@ -154,7 +154,7 @@ def _size(nbytes: int) -> str:
 
 def _splat(const: Const) -> bool | int | float | None:
     """Return the one value of all elements, compared by their bits, or None."""
-    if const.type.dtype in _COMPLEX or const.type.numel == 0:
+    if const.type.dtype in _COMPLEX or const.type.numel == 0 or not worth_a_look(const):
         return None
     array = elements_of(const)
     bits = array.view(f"u{array.itemsize}")

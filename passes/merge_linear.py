@@ -18,6 +18,7 @@ from leptonc.ir.kinds.contract import Conv, Linear, Matmul
 from leptonc.ir.kinds.data import Full
 from leptonc.ir.kinds.shape import Concat, Reshape, Slice
 from leptonc.ir.types import DType
+from leptonc.meaning import stacked
 from leptonc.passes.fusing.bias import const_in
 from leptonc.passes.fusing.contract import is_activation
 from leptonc.passes.fusing.rebuild import Arithmetic, Rebuild, sizes
@@ -118,17 +119,20 @@ def _emit_merged(ops: list[Op], new: Rebuild) -> None:
 
 def _joined(parts: list[tuple[Const, Const | None]], dtype: DType) -> tuple[Const, Const | None]:
     """Return the weights and biases one below the other; a missing bias is zero."""
-    b = Arithmetic("joined")
-    weight = b(Concat(0), *(b.load(w) for w, _ in parts))
+    weights, b = [w for w, _ in parts], Arithmetic("joined")
+    if all(w.type.dtype is dtype for w in weights):
+        weight = stacked(weights)  # nothing is rounded
+    else:
+        (weight,) = b.rounded(dtype, b(Concat(0), *map(b.load, weights)))
     if all(bias is None for _, bias in parts):
-        (made,) = b.rounded(dtype, weight)
-        return made, None
+        return weight, None
+    b = Arithmetic("joined")
     biases = (
         b(Full((sizes(w)[0],), 0.0, DType.F64)) if bias is None else b.load(bias)
         for w, bias in parts
     )
-    made, bias = b.rounded(dtype, weight, b(Concat(0), *biases))
-    return made, bias
+    (bias,) = b.rounded(dtype, b(Concat(0), *biases))
+    return weight, bias
 
 
 # ----- consecutive --------------------------------------------------------------------------------

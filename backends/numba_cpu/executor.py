@@ -86,6 +86,11 @@ class Program:
         limit = max_contexts or (1 if threads > 1 else cores)
         self._pool = ProgramPool(_weakly(self), limit)
 
+    def provide(self, name: str | int, array: np.ndarray) -> None:
+        """Put an array in the place of the constant ``name``, before the first call."""
+        assert name in self._constants and not self.contexts
+        self._constants[name] = aligned(array)
+
     def arena(self, offset: int) -> Slot:
         """Return the address of byte ``offset`` of the arena."""
         if not 0 <= offset <= self.arena_bytes:

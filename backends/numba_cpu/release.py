@@ -10,9 +10,7 @@ from leptonc.backends.numba_cpu.schedule import TorchStep
 from leptonc.ir.constants import Const
 from leptonc.ir.core import Function
 from leptonc.ir.text import constants
-
-# Lowering may look at the elements of constants up to this size (masks, divisors, index tables).
-SMALL = 16 << 10  # bytes
+from leptonc.meaning import SMALL
 
 
 def release(functions: Iterable[Function], steps: Sequence[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,13 +18,13 @@ from leptonc.backends.torch_spmd import legal
 from leptonc.backends.torch_spmd.emit import Source, emit
 from leptonc.backends.torch_spmd.graphs import Graphs
 from leptonc.backends.torch_spmd.schedule import Schedule, schedule
-from leptonc.backends.torch_spmd.tied import filled_apart, tied
-from leptonc.backends.torch_spmd.units import How, Weights, build, reads_weights
+from leptonc.backends.torch_spmd.tied import placed_apart, tied
+from leptonc.backends.torch_spmd.units import How, Weights, build, filling
 from leptonc.backends.torch_spmd.weights import Stored, parted, tensor_of
 from leptonc.ir.core import Function, Kind
 from leptonc.ir.specialize import specialize
+from leptonc.runtime.garbage import swept
 from leptonc.runtime.group.comm import Comm
-from leptonc.runtime.heap import trim
 from leptonc.shard.program import Spmd
 
 Forward = Callable[..., tuple[Tensor, ...]]
@@ -31,11 +32,18 @@ Forward = Callable[..., tuple[Tensor, ...]]
 
 @dataclass(frozen=True)
 class Bound:
-    """The program of a rank for one set of input sizes."""
+    """The program of a rank for one set of input sizes; ``waiting`` reads its weights."""
 
     forward: Forward
     weights: SimpleNamespace
     units: SimpleNamespace
+    waiting: deque[Callable[[], None]]
+
+    def fill(self) -> None:
+        """Read what weights are not there yet, unit by unit."""
+        while self.waiting:
+            self.waiting[0]()
+            self.waiting.popleft()
 
     def __call__(self, comm: Comm, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return the results, which every rank has whole."""
@@ -79,6 +87,12 @@ class RankProgram:
         """Run once, kernel by kernel, on tensors of the rank's device."""
         return self.bind([tuple(t.shape) for t in tensors])(self.comm, tensors)
 
+    def fill(self) -> None:
+        """Read the weights of the programs that stand."""
+        with torch.inference_mode():
+            for bound in self.bindings.values():
+                bound.fill()
+
     def free(self) -> None:
         """Let go of what holds memory of a device, in order."""
         if self.graphs is not None:
@@ -86,7 +100,17 @@ class RankProgram:
         self.bindings.clear()
 
     def bind(self, shapes: Sequence[Sequence[int]]) -> Bound:
-        """Return the program for inputs of these shapes. Raises InputError."""
+        """Return the program for inputs of these shapes, with its weights. Raises InputError."""
+        bound = self.stand(shapes)
+        bound.fill()
+        return bound
+
+    def stand(self, shapes: Sequence[Sequence[int]]) -> Bound:
+        """Return the program for inputs of these shapes, its kernels loaded. Raises InputError.
+
+        What depends on no weight comes first: a rank that cannot do that fails before it has read
+        gigabytes, and what it takes for a moment does not lie on top of them.
+        """
         if not self.function.dims:
             key: tuple[int, ...] = ()
         else:
@@ -95,26 +119,33 @@ class RankProgram:
         found = self.bindings.get(key)
         if found is None:
             sizes = meaning.bind_dims(self.function, shapes)
-            found = self.bindings[key] = self._bind(specialize(self.function, sizes))
+            found = self.bindings[key] = self._stand(specialize(self.function, sizes))
         return found
 
-    def _bind(self, fn: Function) -> Bound:
+    def _stand(self, fn: Function) -> Bound:
         plan = schedule(fn, self.comm.rank, self.comm.world)
         source = emit(plan)
         names = _executed(source, plan, self.device)
         weights, units = SimpleNamespace(), SimpleNamespace()
         keys = tied(step.body for step in plan.units)
-        fill = partial(filled_apart, read=self.stored.look, keys=keys)
+        how = Weights(partial(placed_apart, stored=self.stored, keys=keys), self.stored.fetch)
+        waiting = deque[Callable[[], None]]()
         for step in plan.units:
-            unit = build(step, names[step.name], self.how, Weights(fill, self.stored.rest))
+            unit = build(step, names[step.name], self.how, how)
             setattr(units, step.name, unit)
-            if reads_weights(unit):
-                self._fill(weights, source, step.name)
-            self.stored.rest()
-            trim()  # what one unit's passes made would lie beside all that is packed after it
-        return Bound(names["forward"], weights, units)
+            read = filling(unit) or partial(self._read, weights, source, step.name)
+            waiting.append(partial(self._rested, read))
+            self._rested()
+        return Bound(names["forward"], weights, units, waiting)
 
-    def _fill(self, weights: SimpleNamespace, source: Source, unit: str) -> None:
+    def _rested(self, work: Callable[[], None] | None = None) -> None:
+        """Do ``work`` and give back what it took: that would lie beside all that comes after."""
+        if work is not None:
+            work()
+        self.stored.rest()
+        swept()
+
+    def _read(self, weights: SimpleNamespace, source: Source, unit: str) -> None:
         """Read the weights of a unit that runs as torch, once."""
         for name in source.reads[unit]:
             if not hasattr(weights, name):

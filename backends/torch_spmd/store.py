@@ -7,7 +7,7 @@ how units run. A rank maps the weights and reads the slices that it owns.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from leptonc import meaning
+from leptonc.backends.numba_cpu.lower.questions import MOST_DENSE
 from leptonc.backends.torch_spmd.runtime import RankProgram, rank_program
 from leptonc.backends.torch_spmd.units import How
 from leptonc.backends.torch_spmd.weights import Stored
@@ -23,6 +24,7 @@ from leptonc.ir.constants import Const
 from leptonc.ir.core import Value
 from leptonc.ir.text import constants, dump, parse
 from leptonc.runtime.artifact import Artifact, open_artifact, write_artifact
+from leptonc.runtime.garbage import paused, swept
 from leptonc.runtime.group.comm import Comm
 from leptonc.shard.placement import Placement
 from leptonc.shard.program import Spmd
@@ -62,7 +64,17 @@ def save(
     }
     files = {_PROGRAM: dump(program.function), _SPMD: json.dumps(head, indent=1), **(texts or {})}
     store = constants(program.function)
+    head["shares"] = _sparse(store.values())
     return write_artifact(directory, {"kind": KIND, **(about or {})}, files, dict(store.items()))
+
+
+def _sparse(store: Iterable[Const]) -> dict[str, float]:
+    """Return which part of the elements of those constants is not zero that are mostly zeros.
+
+    Ranks choose kernels by it before they read a weight.
+    """
+    shares = {c.digest: meaning.nonzero_share(c, MOST_DENSE) for c in store}
+    return {digest: share for digest, share in shares.items() if share <= MOST_DENSE}
 
 
 def read_program(artifact: Artifact) -> tuple[Spmd, Mapping[str, Any]]:
@@ -75,7 +87,10 @@ def read_program(artifact: Artifact) -> tuple[Spmd, Mapping[str, Any]]:
     tables = head.get("tables") if isinstance(head, dict) else None
     if not isinstance(tables, dict) or "rank" not in tables:
         raise ArtifactError(f"{_SPMD}: holds no tables of ranks; save the program again")
-    function = parse(artifact.text(_PROGRAM), artifact.constants())
+    store, shares = artifact.constants(), head.get("shares", {})
+    for digest, const in store.items():
+        meaning.set_nonzero_share(const, float(shares.get(digest, 1.0)))
+    function = parse(artifact.text(_PROGRAM), store)
     known = {str(n): tuple(int(v) for v in values) for n, values in tables.items()}
     nowhere: Mapping[Value, Placement] = {}
     return Spmd(function, known, nowhere), head
@@ -83,13 +98,36 @@ def read_program(artifact: Artifact) -> tuple[Spmd, Mapping[str, Any]]:
 
 def load(directory: Path, rank: int, comm: Comm) -> RankProgram:
     """Return what ``rank`` runs of the program in ``directory``. Raises ArtifactError."""
-    artifact = open_artifact(directory, verify="off")  # the one who started the ranks has done it
-    made = _own(artifact, rank, comm)  # the program of all ranks goes before weights come
-    if not made.function.dims:  # kernels are made while loading, not in the first call
-        shapes = [p.type.shape for p in made.function.params]
-        made.bind([tuple(n for n in shape if isinstance(n, int)) for shape in shapes])
-    artifact.let_go()
+    made = stand(directory, rank, comm)
+    made.fill()
     return made
+
+
+def stand(directory: Path, rank: int, comm: Comm) -> RankProgram:
+    """Return what ``rank`` runs, none of its weights read yet: ``fill`` does that.
+
+    Kernels are made or loaded here, not in the first call, unless they depend on that call's sizes.
+
+    Raises:
+        ArtifactError: it is no program for so many ranks, or damaged.
+    """
+    # What is new stays where ``swept`` looks; and nobody takes gradients of what is made here.
+    with paused(), torch.inference_mode():
+        artifact = open_artifact(directory, verify="off")  # who started the ranks has verified it
+        made = _own(artifact, rank, comm)
+        swept()
+        if not made.function.dims:
+            shapes = [p.type.shape for p in made.function.params]
+            made.stand([tuple(n for n in shape if isinstance(n, int)) for shape in shapes])
+    return made
+
+
+def _look(const: Const, index: tuple[slice, ...]) -> Tensor:
+    tensor = meaning.tensor_of(const)
+    if tensor.dtype is torch.bfloat16:  # NumPy has no such type
+        return tensor[index]
+    # Torch's own slicing, used nowhere else, brings in more of its library than it is worth.
+    return torch.from_numpy(tensor.numpy()[index])
 
 
 def _own(artifact: Artifact, rank: int, comm: Comm) -> RankProgram:
@@ -107,9 +145,6 @@ def _own(artifact: Artifact, rank: int, comm: Comm) -> RankProgram:
     def read(const: Const, index: tuple[slice, ...]) -> Tensor:
         return artifact.slice(const.digest, index)
 
-    def look(const: Const, index: tuple[slice, ...]) -> Tensor:
-        return meaning.tensor_of(const)[index]
-
-    stored = Stored(read, look, artifact.let_go)
+    stored = Stored(read, _look, artifact.let_go, artifact.fetch)
     how = How(head["engine"], torch.get_num_threads(), head["precision"], head["pipeline"])
     return rank_program(program, rank, comm, stored, how, device)

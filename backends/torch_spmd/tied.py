@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from torch import Tensor
 
-from leptonc.backends.torch_spmd.weights import Index, Part, Read, filled
+from leptonc.backends.torch_spmd.weights import Index, Part, Stored, placed
 from leptonc.ir.core import Builder, Function, Op, Value
 from leptonc.ir.kinds.data import Constant, Embedding
 from leptonc.ir.kinds.shape import Slice
@@ -29,14 +29,14 @@ def tied(bodies: Iterable[Function]) -> frozenset[Key]:
     return frozenset(looked & read)
 
 
-def filled_apart(
-    body: Function, read: Read, keys: frozenset[Key]
+def placed_apart(
+    body: Function, stored: Stored, keys: frozenset[Key]
 ) -> tuple[Function, tuple[Tensor, ...]]:
-    """Return ``body`` with its constants, tables of ``keys`` as parameters behind its own.
+    """Return ``body`` with its constants placed, tables of ``keys`` as parameters behind its own.
 
     Args:
         body: of a unit.
-        read: gives elements where they lie.
+        stored: where constants are.
         keys: what ``tied`` gives.
 
     Returns:
@@ -49,15 +49,15 @@ def filled_apart(
         if part.key in keys and any(_looks_up(u, op.result) for u in body.users[op.result])
     }
     if not apart:
-        return filled(body, read), ()
+        return placed(body, stored), ()
     b = Builder(body.name, params=list(body.params), dims=body.dims)
     given = {v: b.param(part.whole.type, v.hint) for v, part in apart.items()}
     given = {v: _cut(b, given[v], part.pieces[0]) for v, part in apart.items()}
     for op in body.ops:
         b.append(_from(op, given))
     everything = (slice(None), slice(None))
-    wholes = tuple(read(part.whole, everything) for part in apart.values())
-    return filled(b.finish(*body.returns), read), wholes
+    wholes = tuple(stored.look(part.whole, everything) for part in apart.values())
+    return placed(b.finish(*body.returns), stored), wholes
 
 
 def _cut(b: Builder, table: Value, index: Index) -> Value:

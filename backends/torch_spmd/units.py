@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, TypeAlias
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from leptonc import meaning
-from leptonc.backends.numba_cpu.emit import emit
+from leptonc.backends.numba_cpu.kernels.pack import Fetch
 from leptonc.backends.numba_cpu.lower.core import ConstPool
 from leptonc.backends.numba_cpu.runtime import Executable, load
 from leptonc.backends.numba_cpu.schedule import TorchStep
@@ -25,7 +25,7 @@ from leptonc.passes import pipeline
 from leptonc.pipeline import PassManager
 
 Unit: TypeAlias = "Callable[..., tuple[Tensor, ...]]"
-Fill: TypeAlias = "Callable[[Function], tuple[Function, tuple[Tensor, ...]]]"
+Place: TypeAlias = "Callable[[Function], tuple[Function, tuple[Tensor, ...]]]"
 
 
 @dataclass(frozen=True)
@@ -33,12 +33,12 @@ class Weights:
     """How a unit gets at its constants.
 
     Attributes:
-        fill: reads those of a function; gives it and operands that it has besides its own.
-        rest: gives back memory that reading took.
+        place: tells a function where its own lie; gives it and operands that it has besides.
+        fetch: reads what lies in a file, piece by piece.
     """
 
-    fill: Fill
-    rest: Callable[[], None]
+    place: Place
+    fetch: Fetch
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class How:
 
 
 def build(step: UnitStep, text: Unit, how: How, weights: Weights) -> Unit:
-    """Return what runs ``step``.
+    """Return what runs ``step``, its kernels loaded; no weight has been read for it.
 
     Args:
         step: the unit.
@@ -76,9 +76,9 @@ def build(step: UnitStep, text: Unit, how: How, weights: Weights) -> Unit:
     return make(step, text, how, weights)
 
 
-def reads_weights(unit: Unit) -> bool:
-    """Return whether a unit reads ``w``; native ones hold packed weights of their own."""
-    return not isinstance(unit, _Native)
+def filling(unit: Unit) -> Callable[[], None] | None:
+    """Return what reads the weights that a unit packs; None for one that reads ``w``."""
+    return unit.fill if isinstance(unit, _Native) else None
 
 
 def _torch(step: UnitStep, text: Unit, how: How, weights: Weights) -> Unit:
@@ -94,45 +94,77 @@ def _native(step: UnitStep, text: Unit, how: How, weights: Weights) -> Unit:
     body = step.body
     if all(not op.operands for op in body.ops) or not body.returns:
         return text
-    body, tables = weights.fill(body)
+    body, tables = weights.place(body)
     fn = PassManager(pipeline(how.pipeline), ()).run(body)
-    plan = schedule(fn, ConstPool(rest=weights.rest), Options(how.threads, how.precision))
-    steps = tuple(_owning(s) if isinstance(s, TorchStep) else s for s in plan.steps)
-    plan = replace(plan, steps=steps, units=())  # nobody asks a rank for a report
-    return _Native(load(plan, emit(plan)), tables)
+    pool = ConstPool(fetch=weights.fetch, put_off=True)
+    plan = schedule(fn, pool, Options(how.threads, how.precision))
+    owned = list[_Owned]()
+    steps = tuple(_owning(s, owned) if isinstance(s, TorchStep) else s for s in plan.steps)
+    return _Native(load(replace(plan, steps=steps)), tables, pool, owned)
 
 
-def _owning(step: TorchStep) -> TorchStep:
-    """Return the step with constants of its own: those of a file may have gaps, and pages go."""
-    body = step.body
-    ops = tuple(
-        Op(Constant(_own(op.kind.const)), (), op.results, op.origin)
-        if isinstance(op.kind, Constant)
-        else op
-        for op in body.ops
-    )
-    return replace(step, body=Function(body.name, body.params, ops, body.returns, body.dims))
+def _owning(step: TorchStep, owned: list[_Owned]) -> TorchStep:
+    """Return the step with constants of its own: those of a file may have gaps, and pages go.
+
+    They are read when those in ``owned``, to which they are added, are called.
+    """
+    body, ops = step.body, list[Op]()
+    for op in body.ops:
+        if isinstance(op.kind, Constant):
+            const = op.kind.const
+            owned.append(_Owned(const))
+            own = Const(const.type, meaning.Later(owned[-1]), const.hasher)
+            op = Op(Constant(own), (), op.results, op.origin)
+        ops.append(op)
+    return replace(step, body=Function(body.name, body.params, tuple(ops), body.returns, body.dims))
 
 
-def _own(const: Const) -> Const:
-    tensor = meaning.tensor_of(const)
-    return meaning.const_of(tensor.clone(memory_format=torch.contiguous_format))
+class _Owned:
+    """The elements of a constant, copied when they are asked for first."""
+
+    def __init__(self, const: Const) -> None:
+        self._held: Const | Tensor = const
+
+    def __call__(self) -> Tensor:
+        if isinstance(self._held, Const):
+            tensor = meaning.tensor_of(self._held)
+            self._held = tensor.clone(memory_format=torch.contiguous_format)
+        return self._held
 
 
 class _Native:
     """A unit in CPU kernels; weights are packed inside, ``w`` is not read.
 
     Args:
-        program: its kernels.
+        made: its kernels.
         tables: operands behind those of a call.
+        pool: knows how to pack its weights, and forgets it when that is done.
+        owned: weights of what runs through torch.
     """
 
-    def __init__(self, program: Executable, tables: tuple[Tensor, ...]) -> None:
-        self.program = program
+    def __init__(
+        self,
+        made: Executable,
+        tables: tuple[Tensor, ...],
+        pool: ConstPool,
+        owned: Sequence[_Owned],
+    ) -> None:
+        # Of the schedule a call needs little, and nobody asks a rank for a report.
+        through_torch = tuple(s for s in made.schedule.steps if isinstance(s, TorchStep))
+        slim = replace(made.schedule, steps=through_torch, units=(), consts=(), offsets={})
+        self.program = replace(made, schedule=slim)
         self.tables = tables
         self.addresses = [t.data_ptr() for t in tables]
-        outputs = program.schedule.outputs
-        self.results = tuple((tuple(v.shape), meaning.TORCH_DTYPES[v.dtype]) for v in outputs)
+        self.results = tuple((tuple(v.shape), meaning.TORCH_DTYPES[v.dtype]) for v in slim.outputs)
+        self._pool, self._owned = pool, owned
+
+    def fill(self) -> None:
+        """Read the weights and pack them, one after the other."""
+        for index, array in self._pool.made():
+            self.program.program.provide(str(index), array)
+        for read in self._owned:
+            read()
+        self._pool, self._owned = ConstPool(), ()
 
     def __call__(self, w: Any, *inputs: Tensor) -> tuple[Tensor, ...]:
         held = [t if t.is_contiguous() else t.contiguous() for t in inputs]

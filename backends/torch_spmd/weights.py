@@ -2,8 +2,9 @@
 
 Behind a constant that is cut stands the slice that a rank takes, maybe between two reshapes that
 open and close the blocks of the axis. ``parted`` makes of these one constant of the part, which
-lies where the whole constant does, a mapped file, when a unit that needs it is built (``filled``).
-What a unit makes of it is all that the rank holds, and of the other parts nothing.
+lies where the whole constant does, a mapped file. The units that need it are built knowing where
+(``placed``), and read it once all of them stand. What a unit makes of it is all that the rank
+holds, and of the other parts nothing.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from leptonc import meaning
+from leptonc.backends.numba_cpu.kernels.pack import PACE, Fetch, at_hand
 from leptonc.ir.constants import Const
 from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.dims import Dim
@@ -37,11 +41,13 @@ class Stored:
         read: gives elements as a tensor of its own.
         look: gives them where they lie; nobody may write to them.
         rest: gives back the memory that looking took; one may go on looking.
+        fetch: gives elements that ``look`` gave in memory that the next call reuses.
     """
 
     read: Read
     look: Read
     rest: Callable[[], None]
+    fetch: Fetch = at_hand
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,10 +73,18 @@ class Part:
     def read(self, read: Read) -> Tensor:
         """Return the part; ``read`` says whether it is a tensor of its own."""
         if not self.pieces:
-            dtype = meaning.TORCH_DTYPES[self.whole.type.dtype]
-            return torch.zeros(_ints(self.whole.type.shape), dtype=dtype)
+            return _zeros(self.whole.type)
         parts = [read(self.whole, index) for index in self.pieces]
         return parts[0] if len(parts) == 1 else torch.cat(parts, self.axis)
+
+
+def _zeros(type_: TensorType) -> Tensor:
+    """Return zeros without a kernel of torch's: its pages would lie beside the weights."""
+    dtype, shape = meaning.TORCH_DTYPES[type_.dtype], _ints(type_.shape)
+    if not int(type_.numel):
+        return torch.empty(shape, dtype=dtype)
+    raw = np.zeros(int(type_.numel) * type_.dtype.nbytes, np.uint8)
+    return torch.from_numpy(raw).view(dtype).view(shape)
 
 
 def parted(fn: Function) -> Function:
@@ -82,14 +96,28 @@ def parted(fn: Function) -> Function:
     return _replaced(fn, made)
 
 
-def filled(fn: Function, read: Read) -> Function:
-    """Return ``fn`` with the bytes of its parts."""
+def placed(fn: Function, stored: Stored) -> Function:
+    """Return ``fn`` whose parts are read where somebody looks at them, and none of them before."""
     made = dict[Value, Const]()
     for op in fn.ops:
         if isinstance(op.kind, Constant) and isinstance(op.kind.const.payload, Part):
-            part = op.kind.const.payload
-            made[op.result] = Const(op.kind.const.type, part.read(read), part.digest)
+            made[op.result] = _placed(op.kind.const, op.kind.const.payload, stored)
     return _replaced(fn, made)
+
+
+def _placed(const: Const, part: Part, stored: Stored) -> Const:
+    nbytes = int(const.type.numel) * const.type.dtype.nbytes
+    read = partial(part.read, stored.read if nbytes <= PACE else stored.look)
+    if nbytes > PACE and len(part.pieces) == 1:
+        view = read()  # of the file, none of it read; several pieces would have to be joined
+        read = partial(_given, view)
+    placed = Const(const.type, meaning.Later(read), part.digest)
+    meaning.set_nonzero_share(placed, meaning.nonzero_share(part.whole))
+    return placed
+
+
+def _given(view: Tensor) -> Tensor:
+    return view
 
 
 def tensor_of(const: Const, read: Read) -> Tensor:

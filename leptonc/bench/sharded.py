@@ -2,12 +2,21 @@
 
 Every net runs on processes of this machine. "error" is the largest difference from eager's result
 over its largest element; "held" the largest share of the whole weights that a rank has, "shard"
-these weights. "peak" is the most memory that a rank took while it loaded, above what it held right
-before, in MiB and in units of the shard. Parts of it are "files", pages of libraries and files that
-stay mapped, which processes share, "code", the machine code of kernels, and "rest", what else stays
-beside the shard. Times are medians, "whole" that of the unsharded compile with as many threads as
-one rank. Run it twice: where kernels are not in the cache yet, ranks compile them while they load.
-``--rows PATTERN`` cuts the images that convolutions and pools of such modules read by rows.
+these weights. Memory is that of the rank that took most, in MiB and, behind a "/", in shards:
+
+- "reading": the most that was resident at once while the rank read its weights, above what it held
+  when its program stood without them: kernels loaded, all done that depends on no weight.
+- "kept": what stayed of that. Kernels may want more than the raw weights: whole panels, or
+  2.25 to 4 times as much for Winograd, which the objective latency takes for speed.
+- "strict": the most while it loaded, program and weights, above the bare worker, which has the
+  compiler imported and nothing else. Beside "kept" there are "files", pages of libraries and files
+  that stay mapped and that processes share, "code", the machine code of kernels, and "rest",
+  objects of the interpreter.
+
+The system counts peaks in batches: they are right to some 0.25 MiB. Times are medians, "whole" that
+of the unsharded compile with as many threads as one rank. Run it twice: where kernels are not in
+the cache yet, ranks compile them while they load. ``--rows PATTERN`` cuts the images that
+convolutions and pools of such modules read by rows.
 """
 
 from __future__ import annotations
@@ -112,7 +121,7 @@ class Row:
     @property
     def rest(self) -> float:
         """Bytes that stay beside weights and code: objects of the interpreter."""
-        return self.loading.private - self.loading.code - self.shard
+        return self.loading.private - self.loading.code - self.loading.kept
 
 
 def measure(
@@ -140,7 +149,7 @@ def measure(
         whole = leptonc.compile(model, x, threads=1)
         whole_ms = _median(functools.partial(whole, *x))
     error = float((want - got).abs().max() / want.abs().max())
-    worst = max(loading, key=lambda r: r.peak)
+    worst = max(loading, key=lambda r: r.strict)
     return Row(net.name, ranks, objective, error, own / plan.alone.weights, own, worst, ms,
                whole_ms, plan.planning_s * 1e3, plan.figures.collectives)  # fmt: skip
 
@@ -157,13 +166,14 @@ def _median(call: Callable[[], Any]) -> float:
 
 def table(rows: Sequence[Row]) -> Table:
     """Return the figures as a table."""
-    t = Table("net", "ranks", "objective", "error", "held", "shard MiB", "peak MiB", "of shard",
+    t = Table("net", "ranks", "objective", "error", "held", "shard", "reading", "kept", "strict",
               "files", "code", "rest", "ms", "whole ms", "plan ms", "collectives")  # fmt: skip
     for r in rows:
         t.add_row(
             r.net, str(r.ranks), r.objective, f"{r.error:.1e}", f"{r.held:.3f} (1/{r.ranks})",
-            *(f"{b / MIB:.2f}" for b in (r.shard, r.loading.peak)),
-            f"{r.loading.peak / r.shard:.2f}",
+            f"{r.shard / MIB:.2f}",
+            *(f"{b / MIB:.2f} / {b / r.shard:.2f}"
+              for b in (r.loading.reading, r.loading.kept, r.loading.strict)),
             *(f"{b / MIB:.2f}" for b in (r.loading.mapped, r.loading.code, r.rest)),
             f"{r.ms:.2f}", f"{r.whole_ms:.2f}", f"{r.plan_ms:.0f}", str(r.collectives),
         )  # fmt: skip
@@ -187,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 how = (ranks, objective, asked.engine, asked.timed, asked.rows)
                 rows.append(measure(NETS[name], *how))
                 print(rows[-1], flush=True)
-    Console(width=170).print(table(rows))
+    Console(width=190).print(table(rows))
 
 
 if __name__ == "__main__":

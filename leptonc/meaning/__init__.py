@@ -2,7 +2,9 @@
 
 from leptonc.meaning.constants import (
     IR_DTYPES,
+    SMALL,
     TORCH_DTYPES,
+    Later,
     all_finite,
     bytes_of,
     const_of,
@@ -11,8 +13,10 @@ from leptonc.meaning.constants import (
     scaled_rows,
     set_nonzero_share,
     set_row_reach,
+    stacked,
     tensor_of,
     type_of,
+    worth_a_look,
 )
 from leptonc.meaning.interpreter import MEANING, apply, bind_dims, fold, run
 from leptonc.meaning.memory import (
@@ -30,7 +34,9 @@ from leptonc.meaning.memory import (
 __all__ = [
     "IR_DTYPES",
     "MEANING",
+    "SMALL",
     "TORCH_DTYPES",
+    "Later",
     "all_finite",
     "apply",
     "array_of",
@@ -49,9 +55,11 @@ __all__ = [
     "scaled_rows",
     "set_nonzero_share",
     "set_row_reach",
+    "stacked",
     "stand_in",
     "tensor_at",
     "tensor_from_raw",
     "tensor_of",
     "type_of",
+    "worth_a_look",
 ]

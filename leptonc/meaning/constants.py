@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import cast
 
@@ -37,7 +38,19 @@ IR_DTYPES: Mapping[torch.dtype, DType] = MappingProxyType({t: d for d, t in TORC
 """torch dtype -> IR dtype; a dtype that is not a key is ``DType.OTHER``."""
 
 
+SMALL = 16 << 10  # bytes of constants whose elements a compile may always look at
 _BLOCK = 1 << 15  # elements worked on at a time: float64 copies of them stay in the cache
+
+
+@dataclass(frozen=True, eq=False)
+class Later:
+    """The payload of a constant that lies elsewhere: each look at its elements reads them anew.
+
+    Attributes:
+        read: returns the tensor.
+    """
+
+    read: Callable[[], Tensor]
 
 
 def type_of(tensor: Tensor) -> TensorType:
@@ -54,9 +67,17 @@ def const_of(tensor: Tensor) -> Const:
 def tensor_of(const: Const) -> Tensor:
     """Return the tensor that ``const`` holds (shared memory; do not write to it)."""
     payload = const.payload
+    if isinstance(payload, Later):
+        return payload.read()
     if not isinstance(payload, Tensor):
         raise TypeError(f"constant of {const.type} holds {type(payload).__name__}, not a tensor")
     return payload
+
+
+def worth_a_look(const: Const) -> bool:
+    """Return whether its elements are at hand, or so few that reading them costs nothing."""
+    nbytes = int(const.type.numel) * const.type.dtype.nbytes
+    return nbytes <= SMALL or not isinstance(const.payload, Later)
 
 
 def scaled_rows(const: Const, factor: Const, dtype: DType) -> Const:
@@ -68,6 +89,25 @@ def scaled_rows(const: Const, factor: Const, dtype: DType) -> Const:
     for i in range(0, len(rows), step):
         out[i : i + step] = rows[i : i + step].double() * column[i : i + step]
     return const_of(out.reshape(tensor.shape))
+
+
+def stacked(consts: Sequence[Const]) -> Const:
+    """Return constants of one dtype one below the other: ``[n, ...]``, of every ``[n_i, ...]``.
+
+    If one of them lies elsewhere and is large, the elements are put together when they are read.
+    """
+    first = consts[0].type
+    rows = sum(int(c.type.shape[0]) for c in consts)
+
+    def read() -> Tensor:
+        return torch.cat([tensor_of(c) for c in consts])
+
+    if all(map(worth_a_look, consts)):
+        return const_of(read())
+    name = hashlib.sha256(" ".join(c.digest for c in consts).encode()).hexdigest()
+    made = Const(TensorType(first.dtype, (rows, *first.shape[1:])), Later(read), lambda _: name)
+    set_nonzero_share(made, max(map(nonzero_share, consts)))
+    return made
 
 
 def all_finite(const: Const) -> bool:

@@ -25,6 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from leptonc.errors import ArtifactError, ParseError
@@ -251,6 +252,14 @@ class Artifact:
     def let_go(self) -> None:
         """Give the memory back that reading constants took; they can be used as before."""
         self._maps.let_go()
+
+    def fetch(self, array: np.ndarray) -> np.ndarray:
+        """Return the elements of an array in memory that is reused by the next call.
+
+        ``array`` is a view of a constant of ``constants()``; another one is returned as it is.
+        Raises ArtifactError: the file was truncated.
+        """
+        return self._maps.fetch(array)
 
     @cached_property
     def _places(self) -> dict[str, weights.Place]:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch.fx.experimental import proxy_tensor
 
+from leptonc.runtime.heap import trim
+
 
 class Pause:
     """Pauses the collector; compiles may nest and run in several threads, the last one resumes it.
@@ -45,6 +47,16 @@ class Pause:
 
 
 paused = Pause().__call__
+
+
+def swept() -> None:
+    """Collect what is young and give back what is free.
+
+    While the collector is paused, all that was made since the last call is young: passes leave
+    cycles, and looking at those alone costs little.
+    """
+    gc.collect(0)
+    trim()
 
 
 class Unread:

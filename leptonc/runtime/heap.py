@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
+import functools
+from collections.abc import Callable
 
 
 def trim() -> None:
     """Give back what is free, where the C library can (glibc's ``malloc_trim``)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    _trimmer()(0)
+
+
+@functools.cache
+def _trimmer() -> Callable[[int], object]:
+    try:
+        return ctypes.CDLL("libc.so.6").malloc_trim
+    except (OSError, AttributeError):
+        return lambda _: None

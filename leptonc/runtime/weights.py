@@ -12,6 +12,7 @@ import mmap
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -89,11 +90,21 @@ def places(paths: Sequence[Path], types: Mapping[str, TensorType]) -> dict[str, 
     return found
 
 
+@dataclass(frozen=True)
+class _Mapped:
+    """A file in memory, and open to be read from."""
+
+    memory: mmap.mmap
+    address: int
+    file: FileIO
+
+
 @dataclass
 class Maps:
     """Files mapped into memory, each once; pages come in as they are touched."""
 
-    known: dict[Path, mmap.mmap] = field(default_factory=dict[Path, mmap.mmap])
+    known: dict[Path, _Mapped] = field(default_factory=dict[Path, _Mapped])
+    buffer: np.ndarray = field(default_factory=lambda: np.empty(0, np.uint8))
 
     def tensor(self, place: Place) -> Tensor:
         """Return a constant as a tensor over the mapped file; do not write to it."""
@@ -102,15 +113,34 @@ class Maps:
             return torch.empty([int(d) for d in place.type.shape], dtype=dtype)
         if place.path not in self.known:
             # Private: torch wants memory that may be written to, the file it must never reach.
-            self.known[place.path] = map_file(place.path, mmap.ACCESS_COPY)
-        memory = np.frombuffer(self.known[place.path], np.uint8)
+            made = map_file(place.path, mmap.ACCESS_COPY)
+            address = np.frombuffer(made, np.uint8).ctypes.data
+            self.known[place.path] = _Mapped(made, address, FileIO(place.path))
+        memory = np.frombuffer(self.known[place.path].memory, np.uint8)
         return _typed(memory[place.extent.begin : place.extent.end], place.type)
 
     def let_go(self) -> None:
         """Give the pages back that were read; they come again when they are touched."""
-        for memory in self.known.values():
+        for mapped in self.known.values():
             if hasattr(mmap, "MADV_DONTNEED"):
-                memory.madvise(mmap.MADV_DONTNEED)
+                mapped.memory.madvise(mmap.MADV_DONTNEED)
+
+    def fetch(self, array: np.ndarray) -> np.ndarray:
+        """Return the elements of ``array`` in a buffer that the next call uses again.
+
+        They are read, not mapped: touching a page may bring in all the 2 MiB around it. An array
+        that lies in none of the files is returned as it is. Raises ArtifactError: a file's end.
+        """
+        low, high = np.lib.array_utils.byte_bounds(array)
+        for path, mapped in self.known.items():
+            begin = low - mapped.address
+            if begin >= 0 and high - mapped.address <= len(mapped.memory) and array.size:
+                if len(self.buffer) < high - low:
+                    self.buffer = np.empty(high - low, np.uint8)
+                _read_at(mapped.file.fileno(), path, self.buffer[: high - low], begin)
+                at = array.ctypes.data - low
+                return np.ndarray(array.shape, array.dtype, self.buffer.data, at, array.strides)
+        return array
 
 
 def _typed(raw: np.ndarray, type_: TensorType) -> Tensor:
@@ -139,14 +169,13 @@ def read_slice(place: Place, index: Sequence[slice]) -> Tensor:
     """
     spans = bounds(place.type, index)
     shape = tuple(stop - start for start, stop in spans)
-    part = torch.empty(shape, dtype=meaning.TORCH_DTYPES[place.type.dtype])
-    if not part.numel():
-        return part
+    if not math.prod(shape):
+        return torch.empty(shape, dtype=meaning.TORCH_DTYPES[place.type.dtype])
     item = place.type.dtype.nbytes
-    out = meaning.bytes_of(part)  # shares the memory of the new tensor
+    out = np.empty(item * math.prod(shape), np.uint8)
     with open(place.path, "rb", buffering=0) as file:
         _gather(_Reader(file.fileno(), place), spans, item, out)
-    return part
+    return _typed(out, TensorType(place.type.dtype, shape))
 
 
 def bounds(type_: TensorType, index: Sequence[slice]) -> list[tuple[int, int]]:
@@ -172,15 +201,20 @@ class _Reader:
 
     def into(self, out: Any, at: int) -> None:
         """Fill ``out`` with the constant's bytes from ``at`` on."""
-        view, begin = memoryview(out), self.place.extent.begin + at
-        while len(view):
-            got = os.preadv(self.handle, [view], begin)
-            if not got:
-                raise ArtifactError(
-                    f"{self.place.path}: ends at byte {begin}, {len(view)} more were expected; "
-                    "the file was truncated: save or copy it again"
-                )
-            view, begin = view[got:], begin + got
+        _read_at(self.handle, self.place.path, out, self.place.extent.begin + at)
+
+
+def _read_at(handle: int, path: Path, out: Any, begin: int) -> None:
+    """Fill ``out`` with the bytes of a file from ``begin`` on. Raises ArtifactError."""
+    view = memoryview(out)
+    while len(view):
+        got = os.preadv(handle, [view], begin)
+        if not got:
+            raise ArtifactError(
+                f"{path}: ends at byte {begin}, {len(view)} more were expected; "
+                "the file was truncated: save or copy it again"
+            )
+        view, begin = view[got:], begin + got
 
 
 def _gather(reader: _Reader, spans: Sequence[tuple[int, int]], item: int, out: np.ndarray) -> None:

@@ -39,7 +39,7 @@ FAULTS: tuple[Fault, ...] = (
            "parts = [v for v in (*values, shift) if v is not None]",
            "parts = [v for v in (shift,) if v is not None]", "contract", "linear_silu"),
     _lower("linear-untransposed", "lower/contract", "transposed weights",
-           "pack_linear(array, ctx.pool.rest)", "pack_linear(array.T, ctx.pool.rest)",
+           "pack_linear(elements_of(const), fetch)", "pack_linear(elements_of(const).T, fetch)",
            "contract", "square_linear"),
     _lower("computed-weight-untransposed", "lower/contract", "transposed weights",
            "packed = pack_at_run_time(ctx, weight.transpose((1, 0)))",

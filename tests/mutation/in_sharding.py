@@ -97,4 +97,17 @@ FAULTS: tuple[Fault, ...] = (
     _shard("consequence-for-cause", "leptonc/runtime/group/replies", "wrong arithmetic",
            "if failures and (not all(f.peer for f in failures.values()) or not events):",
            "if failures:", "tests/runtime/group/test_replies.py"),
+    # what a rank reads, and when
+    _shard("weights-read-while-it-stands", "backends/torch_spmd/units", "wrong order",
+           "ConstPool(fetch=weights.fetch, put_off=True)", "ConstPool(fetch=weights.fetch)",
+           "tests/backends/torch_spmd/test_order.py"),
+    _shard("first-weight-never-read", "backends/numba_cpu/lower/core", "stale buffer",
+           "for at in list(self.waiting):", "for at in list(self.waiting)[1:]:",
+           "tests/backends/torch_spmd/test_order.py"),
+    _shard("fetched-from-the-start", "leptonc/runtime/weights", "wrong offset",
+           "self.buffer[: high - low], begin)", "self.buffer[: high - low], 0)",
+           "tests/runtime/test_weights_fetch.py"),
+    _shard("fetched-all-at-once", "backends/numba_cpu/kernels/pack", "unbounded memory",
+           "if not steps or some >= source.shape[axis]:", "if not steps or some:",
+           "tests/backends/numba_cpu/test_pack_fetch.py"),
 )  # fmt: skip

@@ -31,13 +31,15 @@ from leptonc.backends.numba_cpu.kernels.vec import (
 from leptonc.backends.numba_cpu.kernels.vectype import i64, load_vec, pointer, shuffle, vf32
 
 CACHE_LINE = 64  # bytes; also the widest vector register
-PACE = 512 << 10  # bytes that are read from one call of ``rest`` to the next
+PACE = 128 << 10  # bytes of a weight that are read at once
 
-Rest = Callable[[], None]  # gives back what was mapped to be read
+# Gives the elements of an array that lies elsewhere, maybe in memory that the next call reuses.
+Fetch = Callable[[np.ndarray], np.ndarray]
 
 
-def no_rest() -> None:
-    """Do nothing."""
+def at_hand(array: np.ndarray) -> np.ndarray:
+    """Return ``array``: a :data:`Fetch` for what is in memory."""
+    return array
 
 
 def panel_count(columns: int) -> int:
@@ -59,45 +61,48 @@ def aligned_empty(shape: Sequence[int], dtype: type[np.generic] = np.float32) ->
     return raw[at : at + nbytes].view(dtype).reshape(shape)
 
 
-def pace(source: np.ndarray, nbytes: int) -> int:
-    """Return after how many steps to rest that read ``nbytes`` of ``source`` each.
+def copy_by_pieces(to: np.ndarray, source: np.ndarray, fetch: Fetch) -> None:
+    """Copy ``source``, of which no two elements fetched at once lie much over ``PACE`` apart.
 
-    Of an array with gaps the pages in between come in, too.
+    Pieces are cut where elements lie farthest apart, so that each is read from one stretch.
     """
-    low, high = np.lib.array_utils.byte_bounds(source)
-    return max(1, PACE * source.nbytes // max(1, nbytes * (high - low)))
+    steps = [abs(s) if n > 1 else 0 for s, n in zip(source.strides, source.shape, strict=True)]
+    axis = int(np.argmax(steps)) if steps else 0
+    some = max(1, PACE // max(1, steps[axis])) if steps else 1
+    if not steps or some >= source.shape[axis]:
+        to[...] = fetch(source)
+        return
+    for i in range(0, source.shape[axis], some):
+        piece = (*(slice(None),) * axis, slice(i, i + some))
+        to[piece] = fetch(source[piece])
 
 
-def pack_matrix(b: np.ndarray, depth_axes: int = 1, rest: Rest = no_rest) -> np.ndarray:
+def pack_matrix(b: np.ndarray, depth_axes: int = 1, fetch: Fetch = at_hand) -> np.ndarray:
     """Return ``b: [..., *k, n]`` as panels ``f32[..., ceil(n / PANEL), prod(k), PANEL]``.
 
     ``depth_axes`` is the number of axes ``k``. A panel at a time stays in the cache, whatever the
-    strides of ``b`` are. ``rest`` is called now and then: where ``b`` is a mapped file, its pages
-    need not be there all at once.
+    strides of ``b`` are. What lies in a file comes through ``fetch``, piece by piece.
     """
     n, split = b.shape[-1], b.ndim - 1 - depth_axes
     outer, depth, count = b.shape[:split], b.shape[split:-1], panel_count(n)
     panels = aligned_empty((*outer, count, *depth, PANEL))
-    steps = pace(b, panels.itemsize * PANEL * math.prod(depth))
-    for i, (*index, p) in enumerate(np.ndindex(*outer, count)):
+    for *index, p in np.ndindex(*outer, count):
         part = b[tuple(index)][..., p * PANEL : (p + 1) * PANEL]
         panel = panels[(*index, p)]
-        panel[..., : part.shape[-1]] = part
+        copy_by_pieces(panel[..., : part.shape[-1]], part, fetch)
         panel[..., part.shape[-1] :] = 0.0
-        if i % steps == steps - 1:
-            rest()
     return panels.reshape(*outer, count, math.prod(depth), PANEL)
 
 
-def pack_linear(weight: np.ndarray, rest: Rest = no_rest) -> np.ndarray:
-    """Return packed panels of a linear layer's ``weight: [out, in]``; ``rest``: see above."""
-    return pack_matrix(weight.T, rest=rest)
+def pack_linear(weight: np.ndarray, fetch: Fetch = at_hand) -> np.ndarray:
+    """Return packed panels of a linear layer's ``weight: [out, in]``; ``fetch``: see above."""
+    return pack_matrix(weight.T, fetch=fetch)
 
 
-def pack_conv(weight: np.ndarray, groups: int = 1, rest: Rest = no_rest) -> np.ndarray:
+def pack_conv(weight: np.ndarray, groups: int = 1, fetch: Fetch = at_hand) -> np.ndarray:
     """Return panels ``f32[groups, panels, taps * in, PANEL]`` of a conv's weight.
 
-    ``weight: [out, in / groups, *kernel]`` as in ``torch.nn.Conv*``; ``rest``: see ``pack_matrix``.
+    ``weight: [out, in / groups, *kernel]`` as in ``torch.nn.Conv*``; ``fetch``: as above.
 
     Taps are in row-major kernel order, so a run of taps along the last axis is also one long row of
     channels (what :func:`igemm_plan.merged_conv` relies on).
@@ -105,7 +110,7 @@ def pack_conv(weight: np.ndarray, groups: int = 1, rest: Rest = no_rest) -> np.n
     out, inner, *kernel_size = weight.shape
     taps = int(np.prod(kernel_size))
     w = weight.reshape(groups, out // groups, inner, taps)
-    return pack_matrix(w.transpose(0, 3, 2, 1), depth_axes=2, rest=rest)
+    return pack_matrix(w.transpose(0, 3, 2, 1), depth_axes=2, fetch=fetch)
 
 
 def pack_conv_taps(weight: np.ndarray, taps: list[tuple[int, ...]], groups: int = 1) -> np.ndarray:

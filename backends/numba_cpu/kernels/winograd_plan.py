@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
-from leptonc.backends.numba_cpu.kernels.pack import aligned_empty
+from leptonc.backends.numba_cpu.kernels.pack import Fetch, aligned_empty, at_hand
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_points import Form, matrices
+
+_BLOCK = 1 << 16  # float64 elements of transformed weights that are made at once
 
 
 @dataclass(frozen=True)
@@ -43,11 +45,11 @@ def blocking(form: Form, tiles: int, channels: int, columns: int) -> Blocking:
     return Blocking(groups * ROWS, panel_block, form.side**2 * vector + memory + tables)
 
 
-def transform_weights(weight: np.ndarray, form: Form) -> np.ndarray:
+def transform_weights(weight: np.ndarray, form: Form, fetch: Fetch = at_hand) -> np.ndarray:
     """Return ``G g GT`` of ``weight: [out, in, 3, 3]``, panels ``f32[panels, depth, PANEL]``.
 
     Plane by plane, within it phase by phase, within that ``in`` channels and zeros up to whole
-    vectors. Computed in float64 and rounded once.
+    vectors. Computed in float64 and rounded once, some outputs at a time, read by ``fetch``.
     """
     out, inner = weight.shape[:2]
     g, n, wide = matrices(form).g, form.n, _vectors(inner) * LANES
@@ -63,10 +65,14 @@ def transform_weights(weight: np.ndarray, form: Form) -> np.ndarray:
         for px in range(form.shares(j))
     ]
     both = np.stack(rows)
-    for p, panel in enumerate(panels):
-        some = weight[p * PANEL : (p + 1) * PANEL].reshape(-1, inner, 9)
+    step = min(PANEL, 1 << max(0, (_BLOCK // (len(rows) * max(1, inner))).bit_length() - 1))
+    for first in range(0, out, step):
+        # Columns of one panel: those of the next begin with a block of their own.
+        p, j = divmod(first, PANEL)
+        some = fetch(weight[first : first + step]).reshape(-1, inner, 9)
         taps = np.ascontiguousarray(some.transpose(2, 1, 0), dtype=np.float64)
-        panel[:, :inner, : len(some)] = (both @ taps.reshape(9, -1)).reshape(-1, inner, len(some))
+        made = (both @ taps.reshape(9, -1)).reshape(-1, inner, len(some))
+        panels[p, :, :inner, j : j + len(some)] = made
     return panels.reshape(len(panels), -1, PANEL)
 
 

@@ -29,10 +29,11 @@ from leptonc.backends.numba_cpu.lower.product import (
 from leptonc.backends.numba_cpu.lower.shape import as_dtype, contiguous, copy_view
 from leptonc.backends.numba_cpu.lower.sparse import sparse_product, wins
 from leptonc.backends.numba_cpu.schedule import Slot
-from leptonc.backends.numba_cpu.views import View, row_major
+from leptonc.backends.numba_cpu.views import View, row_major, static_shape
 from leptonc.ir.core import Function, Kind, Op, Value
 from leptonc.ir.kinds.contract import Conv, ConvTranspose, Linear, Matmul
 from leptonc.ir.types import DType
+from leptonc.meaning import elements_of
 
 FLOATS = (DType.F32, DType.BF16, DType.F16)
 Root = Callable[[Lowering, Op, Value, Epilogue], None]
@@ -50,12 +51,12 @@ def lower_linear(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> No
     order = tuple(range(x.rank))
     out, done = target(ctx, result, order)
     end = finish(ctx, op, epilogue, out, order)
-    array, const = ctx.elements(op.operands[1]), ctx.constant(op.operands[1])
-    if array is not None and const is not None and wins(ctx, op):
+    const, fetch = ctx.constant(op.operands[1]), ctx.pool.fetch
+    if const is not None and wins(ctx, op):
         sparse_product(ctx, op, x, out, end)
-    elif array is not None and const is not None:
+    elif const is not None:
         key = ("linear", id(const.payload))
-        b = ctx.packed(key, lambda: pack_linear(array, ctx.pool.rest), const)
+        b = ctx.packed(key, lambda: pack_linear(elements_of(const), fetch), const)
         rows_product(ctx, x, b, out, end)
     else:
         weight = as_dtype(ctx, ctx.view(op.operands[1]), DType.F32)
@@ -66,14 +67,14 @@ def lower_linear(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> No
 
 def _panels(ctx: Lowering, value: Value) -> tuple[Slot, View]:
     """Return the address of packed ``value: [..., k, n]`` and its panels as ``[..., floats]``."""
-    array, const = ctx.elements(value), ctx.constant(value)
-    if array is None or const is None:
+    const, fetch = ctx.constant(value), ctx.pool.fetch
+    if const is None:
         packed = pack_at_run_time(ctx, as_dtype(ctx, ctx.view(value), DType.F32))
         return packed.ref, packed
     key = ("matmul", id(const.payload))
-    ref = ctx.packed(key, lambda: pack_matrix(array, rest=ctx.pool.rest), const)
-    k, n = array.shape[-2:]
-    shape = (*array.shape[:-2], igemm_plan.packed_matmul_b(n, k))
+    ref = ctx.packed(key, lambda: pack_matrix(elements_of(const), fetch=fetch), const)
+    *batch, k, n = static_shape(const.type)
+    shape = (*batch, igemm_plan.packed_matmul_b(n, k))
     return ref, View(ref.buffer, DType.F32, shape, row_major(shape))
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,11 +27,13 @@ from leptonc.backends.numba_cpu.lower.product import Finish, emit, pack_at_run_t
 from leptonc.backends.numba_cpu.lower.shape import as_dtype, contiguous
 from leptonc.backends.numba_cpu.lower.sparse import sparse_product, wins
 from leptonc.backends.numba_cpu.schedule import Slot
-from leptonc.backends.numba_cpu.views import View
+from leptonc.backends.numba_cpu.views import View, static_shape
 from leptonc.errors import ClaimError
+from leptonc.ir.constants import Const
 from leptonc.ir.core import Kind, Op, Value
 from leptonc.ir.kinds.contract import ConvTranspose
 from leptonc.ir.types import DType
+from leptonc.meaning import elements_of
 
 
 @dataclass(frozen=True)
@@ -219,11 +221,14 @@ def _merged(weight: np.ndarray, channels: int, groups: int) -> np.ndarray:
 def _panels(job: _Job) -> tuple[Slot, list[View]]:
     """Return the address of the packed weight and the views to read for it."""
     ctx, groups = job.ctx, job.shape.groups
-    array, const = ctx.elements(job.weight), ctx.constant(job.weight)
-    if array is not None and const is not None:
+    const, fetch, channels = ctx.constant(job.weight), ctx.pool.fetch, job.shape.channels
+    if const is not None:
         key = ("conv", id(const.payload), groups)
-        wide = functools.partial(_merged, array, job.shape.channels, groups)
-        return ctx.packed(key, lambda: pack_conv(wide(), groups, ctx.pool.rest), const), []
+
+        def pack() -> np.ndarray:
+            return pack_conv(_merged(elements_of(const), channels, groups), groups, fetch)
+
+        return ctx.packed(key, pack, const), []
     view = as_dtype(ctx, ctx.view(job.weight), DType.F32)
     taps_first = contiguous(ctx, view, channels_last(view.rank))
     n, k = view.shape[0] // groups, math.prod(view.shape[1:])
@@ -255,11 +260,11 @@ def _winograd(form: Form) -> Callable[[_Job], None]:
     def lower(job: _Job) -> None:
         ctx, s, out = job.ctx, job.shape, job.out
         x = _inner_channels(ctx, job.x)
-        array, const = ctx.array(job.weight), ctx.constant(job.weight)
-        assert array is not None and const is not None
+        const, fetch = ctx.constant(job.weight), ctx.pool.fetch
+        assert const is not None
         weights = ctx.packed(
             ("winograd", form, id(const.payload)),
-            lambda: winograd_plan.transform_weights(array, form),
+            lambda: winograd_plan.transform_weights(elements_of(const), form, fetch),
             const,
         )
         tiles = s.batch * math.prod(-(-n // form.m) for n in s.out)
@@ -293,10 +298,10 @@ def _axes(prefix: str, values: Sequence[int]) -> dict[str, int]:
 def _depthwise(job: _Job) -> None:
     ctx, s, out = job.ctx, job.shape, job.out
     x = _inner_channels(ctx, job.x)
-    array, const = ctx.elements(job.weight), ctx.constant(job.weight)
-    assert array is not None and const is not None
+    const = ctx.constant(job.weight)
+    assert const is not None
     key = ("depthwise", id(const.payload))
-    weights = ctx.packed(key, lambda: dw.pack_weights(np.asarray(array, np.float32)), const)
+    weights = ctx.packed(key, lambda: dw.pack_weights(elements_of(const)), const)
     kernel, size, out_size = _three(s.kernel, 1), _three(s.size, 1), _three(s.out, 1)
     scratch, stride = ctx.scratch(dw.scratch_bytes(*kernel[:2]))
     bias = job.end.bias
@@ -327,8 +332,8 @@ def lower_transposed(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -
     """Lower a transposed convolution: one product per phase of the output. Raises ClaimError."""
     k = op.kind
     assert isinstance(k, ConvTranspose)
-    array, const = ctx.array(op.operands[1]), ctx.constant(op.operands[1])
-    if array is None or const is None:
+    const = ctx.constant(op.operands[1])
+    if const is None:
         raise ClaimError("a transposed convolution with computed weights has no kernel")
     x = as_dtype(ctx, ctx.view(op.operands[0]), DType.F32)
     order = channels_last(x.rank)
@@ -336,14 +341,14 @@ def lower_transposed(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -
     out, done = target(ctx, result, order)
     end = finish(ctx, op, epilogue, out, order)
     plans = igemm_plan.transposed_conv(
-        x.shape[0], x.shape[1], x.shape[2:], out.shape[1], array.shape[2:], stride=k.stride,
+        x.shape[0], x.shape[1], x.shape[2:], out.shape[1], _kernel(const), stride=k.stride,
         padding=k.padding, dilation=k.dilation, output_padding=k.output_padding, groups=k.groups,
     )  # fmt: skip
     phases = [_phase(p, out, k.stride) for p in plans]
     for plan, phase in zip(plans, phases, strict=True):
         key = ("transposed", id(const.payload), k.groups, plan.kernel_taps)
         taps = list(plan.kernel_taps)
-        b = ctx.packed(key, lambda taps=taps: pack_conv_taps(array, taps, k.groups), const)
+        b = ctx.packed(key, partial(_pack_taps, const, taps, k.groups), const)
         here, call = _part(out, phase, k.stride), plan.call
         a_z, a_y, a_x = spatial(x, 3)
         out_z, out_y, out_x = spatial(here, 3)
@@ -363,6 +368,14 @@ def lower_transposed(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -
             )  # fmt: skip
         emit(ctx, _tables(ctx, plan, call), x, b, here, local)
     done()
+
+
+def _kernel(weight: Const) -> tuple[int, ...]:
+    return static_shape(weight.type)[2:]
+
+
+def _pack_taps(weight: Const, taps: list[tuple[int, ...]], groups: int) -> np.ndarray:
+    return pack_conv_taps(elements_of(weight), taps, groups)
 
 
 def _phase(plan: ConvPlan, out: View, stride: Sequence[int]) -> tuple[int, ...]:

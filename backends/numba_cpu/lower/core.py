@@ -7,7 +7,7 @@ calls with ``ctx.step``. All sizes are plain ints here: symbolic functions are s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels.base import Kernel
 from leptonc.backends.numba_cpu.kernels.int8_pairs import Range
-from leptonc.backends.numba_cpu.kernels.pack import PACE, Rest, aligned_empty, no_rest, pace
+from leptonc.backends.numba_cpu.kernels.pack import Fetch, aligned_empty, at_hand, copy_by_pieces
 from leptonc.backends.numba_cpu.lower import choices
 from leptonc.backends.numba_cpu.lower.choices import Answer, Decision, Question
 from leptonc.backends.numba_cpu.lower.questions import FAR, Reuse
@@ -30,6 +30,8 @@ from leptonc.ir.types import DType
 
 ALIGN = 64  # bytes; a cache line, and the widest vector register
 STATUS_WORDS = 64
+Make = Callable[[], np.ndarray]
+_NOTHING = aligned_empty((0,))  # stands for an array that is made later
 
 
 @dataclass
@@ -43,22 +45,43 @@ class ConstPool:
     stored: list[np.ndarray] = field(default_factory=list[np.ndarray])  # from a cache, in order
     # Packed while candidates were timed; taken out when it is asked for.
     spare: dict[Hashable, np.ndarray] = field(default_factory=dict[Hashable, np.ndarray])
-    rest: Rest = no_rest  # after an array was made, and now and then while it is
+    fetch: Fetch = at_hand  # how large constants are read
+    put_off: bool = False  # what is made of weights is made by ``made``, not when it is asked for
+    waiting: dict[int, Make] = field(default_factory=dict[int, Make])  # what was put off
 
-    def get(self, key: Hashable, make: Callable[[], np.ndarray], owner: object = None) -> Buffer:
-        """Return the buffer of the array that ``make`` gives, made once per ``key``."""
+    def get(self, key: Hashable, make: Make, owner: object = None, *, now: bool = False) -> Buffer:
+        """Return the buffer of the array that ``make`` gives, made once per ``key``.
+
+        Args:
+            key: what tells it apart.
+            make: gives it; may be called later, so it should hold on to little.
+            owner: what its elements come from; None: from no constant of the model.
+            now: its size is asked for, it cannot be put off.
+        """
         at = self.known.get(key)
         if at is None:
-            # Lowering is deterministic: the n-th constant it asks for is the n-th that was stored.
             at = self.known[key] = len(self.arrays)
-            array = self.spare.pop(key, None)
-            if array is None:
-                array = self.stored[at] if at < len(self.stored) else aligned(make(), self.rest)
-                self.rest()
+            later = self.put_off and owner is not None and not now
+            array = _NOTHING if later else self._made(key, at, make)
+            if later:
+                self.waiting[at] = make
             self.arrays.append(array)
             self.buffers.append(Buffer("const", array.nbytes, at))
             self.owners.append(owner)
         return self.buffers[at]
+
+    def _made(self, key: Hashable, at: int, make: Make) -> np.ndarray:
+        array = self.spare.pop(key, None)
+        if array is None:
+            # Lowering is deterministic: the n-th constant it asks for is the n-th that was stored.
+            array = self.stored[at] if at < len(self.stored) else aligned(make(), self.fetch)
+        return array
+
+    def made(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Make what was put off, one after the other: the number of a constant, and its array."""
+        for at in list(self.waiting):
+            yield at, aligned(self.waiting[at](), self.fetch)
+            del self.waiting[at]
 
     def trim(self) -> None:
         """Forget the latest arrays that belong to no constant of the model but to one set of sizes.
@@ -71,21 +94,15 @@ class ConstPool:
                 column.pop()
 
 
-def aligned(array: np.ndarray, rest: Rest = no_rest) -> np.ndarray:
+def aligned(array: np.ndarray, fetch: Fetch = at_hand) -> np.ndarray:
     """Return ``array`` contiguous at a 64-byte boundary with a vector's slack behind it.
 
-    ``rest`` is called now and then while a large one is copied (see ``pack_matrix``).
+    What lies in a file comes through ``fetch``, piece by piece (see ``pack_matrix``).
     """
     if _has_room(array):
         return array
     out = aligned_empty(array.shape, array.dtype.type)
-    if array.nbytes <= PACE or not array.ndim:
-        out[...] = array
-        return out
-    step = pace(array, array.nbytes // len(array))
-    for i in range(0, len(array), step):
-        out[i : i + step] = array[i : i + step]
-        rest()
+    copy_by_pieces(out, array, fetch)
     return out
 
 
@@ -218,9 +235,9 @@ class Lowering:
         buffer = Buffer("arena", count * dtype.nbytes + ALIGN, note=note)
         return View(buffer, dtype, tuple(shape), tuple(strides or row_major(shape)))
 
-    def packed(self, key: Hashable, make: Callable[[], np.ndarray], owner: object = None) -> Ref:
+    def packed(self, key: Hashable, make: Make, owner: object = None, *, now: bool = False) -> Ref:
         """Return the address of a constant array made once per ``key`` (include ids in the key)."""
-        return Ref(self.pool.get(key, make, owner))
+        return Ref(self.pool.get(key, make, owner, now=now))
 
     def scratch(self, nbytes: int, at: int = 0) -> tuple[Scratch, Scratch]:
         """Reserve ``nbytes`` per thread from byte ``at``; return the slots (address, stride)."""

@@ -14,7 +14,7 @@ from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.product import Finish
 from leptonc.backends.numba_cpu.lower.shape import as_dtype, contiguous, copy_view
 from leptonc.backends.numba_cpu.schedule import Slot
-from leptonc.backends.numba_cpu.views import View, ordered
+from leptonc.backends.numba_cpu.views import View, ordered, static_shape
 from leptonc.ir.core import Function, Kind, Op, Value
 from leptonc.ir.kinds.binary import Add, Mul
 from leptonc.ir.kinds.contract import Conv, ConvTranspose, Linear, Matmul
@@ -22,6 +22,7 @@ from leptonc.ir.kinds.data import Constant, Full
 from leptonc.ir.kinds.pointwise import Clamp, Elu, Gelu, LeakyRelu, Softplus
 from leptonc.ir.kinds.unary import HardSigmoid, HardSwish, Mish, Relu, Sigmoid, Silu, Tanh
 from leptonc.ir.types import DType
+from leptonc.meaning import array_of
 
 Activation = tuple[Act, float, float]
 
@@ -122,12 +123,13 @@ def _grown(ctx: Lowering, root: Op, found: Epilogue, value: Value, op: Op) -> Ep
 
 def _is_vector(ctx: Lowering, root: Op, value: Value) -> bool:
     """Return whether ``value`` is a constant of the root's columns that its bias can take in."""
-    array, shape = ctx.array(value), root.result.type.shape
-    if array is None or any(ctx.array(bias) is None for bias in root.operands[2:]):
+    const, shape = ctx.constant(value), root.result.type.shape
+    if const is None or any(ctx.constant(bias) is None for bias in root.operands[2:]):
         return False
     axis = 1 if isinstance(root.kind, (Conv, ConvTranspose)) else len(shape) - 1
-    padded = (1,) * (len(shape) - array.ndim) + array.shape
-    return len(padded) == len(shape) and array.size == padded[axis] == shape[axis]
+    own = static_shape(const.type)
+    padded = (1,) * (len(shape) - len(own)) + own
+    return len(padded) == len(shape) and math.prod(own) == padded[axis] == shape[axis]
 
 
 def finish(ctx: Lowering, op: Op, epilogue: Epilogue, out: View, order: Sequence[int]) -> Finish:
@@ -140,16 +142,16 @@ def finish(ctx: Lowering, op: Op, epilogue: Epilogue, out: View, order: Sequence
 def _bias(ctx: Lowering, values: Sequence[Value], shift: Value | None) -> tuple[Slot, list[View]]:
     """Return the address of the bias (0 if there is none) and the views that it reads."""
     parts = [v for v in (*values, shift) if v is not None]
-    consts, arrays = [ctx.constant(v) for v in parts], [ctx.array(v) for v in parts]
+    consts = [c for v in parts if (c := ctx.constant(v)) is not None]
     if not parts:
         return 0, []
-    if any(a is None for a in arrays):  # a computed bias stands alone, see _is_vector
+    if len(consts) < len(parts):  # a computed bias stands alone, see _is_vector
         view = contiguous(ctx, as_dtype(ctx, ctx.view(parts[0]), DType.F32))
         return view.ref, [view]
-    key = ("bias", *(id(c.payload) for c in consts if c is not None))
+    key = ("bias", *(id(c.payload) for c in consts))
 
     def total() -> np.ndarray:
-        flat = [a.reshape(-1).astype(np.float64) for a in arrays if a is not None]
+        flat = [array_of(c).reshape(-1).astype(np.float64) for c in consts]
         return np.sum(flat, axis=0).astype(np.float32)
 
     return ctx.packed(key, total, consts), []

@@ -58,11 +58,13 @@ class Job:
         assert array is not None
         return array
 
-    def packed(self, what: str, make: Callable[[], np.ndarray], *more: Any) -> Ref:
+    def packed(
+        self, what: str, make: Callable[[], np.ndarray], *more: Any, now: bool = False
+    ) -> Ref:
         """Return the address of a constant made of the weight."""
         const = self.ctx.constant(self.op.operands[1])
         assert const is not None
-        return self.ctx.packed((what, id(const.payload), *more), make, const)
+        return self.ctx.packed((what, id(const.payload), *more), make, const, now=now)
 
 
 def make_job(
@@ -143,7 +145,7 @@ def pack_panels(job: Job, what: str, taps: np.ndarray, groups: int = 1) -> dict[
 
     key = (groups, job.codes)
     b = job.packed(what, lambda: apart().panels, *key)
-    extra = job.packed(f"{what} apart", lambda: apart().extra, *key)
+    extra = job.packed(f"{what} apart", lambda: apart().extra, *key, now=True)
     count = groups * -(-len(taps) // groups // PANEL)
     entries = entries_in(extra.buffer.nbytes, count)
     steps = count * taps.shape[1] * int8_plan.steps(taps.shape[2])

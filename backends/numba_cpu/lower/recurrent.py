@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from leptonc.backends.numba_cpu.kernels import recurrent as kernels
 from leptonc.backends.numba_cpu.kernels.pack import pack_linear
 from leptonc.backends.numba_cpu.legal import Claim, f32_only
@@ -17,6 +15,7 @@ from leptonc.errors import ClaimError
 from leptonc.ir.core import Op, Value
 from leptonc.ir.kinds.data import Recurrent
 from leptonc.ir.types import DType
+from leptonc.meaning import elements_of
 
 _CELLS = {"lstm": kernels.LSTM, "gru": kernels.GRU, "tanh": kernels.TANH, "relu": kernels.RELU}
 
@@ -90,17 +89,11 @@ class _Walk:
         )  # fmt: skip
 
     def _packed(self, weight: Value) -> Ref:
-        const, ctx = self.ctx.constant(weight), self.ctx
+        const = self.ctx.constant(weight)
         if const is None:
             raise ClaimError("recurrent: the hidden weights are computed, not constant")
-        key = ("linear", id(const.payload))
-
-        def make() -> np.ndarray:
-            array = ctx.array(weight)
-            assert array is not None
-            return pack_linear(array)
-
-        return ctx.packed(key, make, const)
+        key, fetch = ("linear", id(const.payload)), self.ctx.pool.fetch
+        return self.ctx.packed(key, lambda: pack_linear(elements_of(const), fetch), const)
 
 
 LOWER = {Recurrent: (claim, lower)}

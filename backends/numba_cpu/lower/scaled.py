@@ -16,11 +16,12 @@ from leptonc.backends.numba_cpu.lower.epilogue import Epilogue, finish, match, t
 from leptonc.backends.numba_cpu.lower.product import SERIAL_WORK, emit
 from leptonc.backends.numba_cpu.lower.shape import contiguous
 from leptonc.backends.numba_cpu.schedule import Slot
-from leptonc.backends.numba_cpu.views import View
+from leptonc.backends.numba_cpu.views import View, static_shape
 from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.binary import Mul
 from leptonc.ir.kinds.data import Constant, Full
 from leptonc.ir.types import DType
+from leptonc.meaning import elements_of
 from leptonc.passes.fusing.bands import is_pointwise
 from leptonc.passes.fusing.scaled import image_and_gate
 
@@ -77,13 +78,13 @@ def _product(
 
 def _gated_weight(ctx: Lowering, gate: View, weight: Value) -> View:
     """Append the step that makes ``f32[batch, floats]``: packed weights, a set for each image."""
-    array, const = ctx.elements(weight), ctx.constant(weight)
-    assert array is not None and const is not None
+    const, fetch = ctx.constant(weight), ctx.pool.fetch
+    assert const is not None
     key = ("conv", id(const.payload), 1)
-    packed = ctx.packed(key, lambda: pack_conv(array, 1, ctx.pool.rest), const)
+    packed = ctx.packed(key, lambda: pack_conv(elements_of(const), 1, fetch), const)
     if 1 not in (gate.strides[1], gate.shape[1]):
         gate = contiguous(ctx, gate)
-    columns, depth = array.shape[:2]
+    columns, depth = static_shape(const.type)[:2]
     out = ctx.temp(DType.F32, (gate.shape[0], packed_size(columns, depth)))
     values: dict[str, Slot] = {
         "batch": gate.shape[0], "panels": panel_count(columns), "depth": depth,

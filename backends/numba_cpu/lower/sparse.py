@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,11 @@ from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.product import SERIAL_WORK, Finish
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
 from leptonc.backends.numba_cpu.schedule import Slot
-from leptonc.backends.numba_cpu.views import View
+from leptonc.backends.numba_cpu.views import View, static_shape
+from leptonc.ir.constants import Const
 from leptonc.ir.core import Op
 from leptonc.ir.types import DType
+from leptonc.meaning import array_of, nonzero_share
 
 
 def wins(ctx: Lowering, op: Op) -> bool:
@@ -28,20 +32,17 @@ def wins(ctx: Lowering, op: Op) -> bool:
 
 def sparse_product(ctx: Lowering, op: Op, x: View, out: View, end: Finish) -> None:
     """Append ``out[..., n] = finish(x[..., k] @ w.T)``; the views' last axis is the row's."""
-    array, const = ctx.array(op.operands[1]), ctx.constant(op.operands[1])
-    assert array is not None and const is not None
-    weight = array.reshape(array.shape[0], -1)
+    const = ctx.constant(op.operands[1])
+    assert const is not None
     x = x if _rows(x) else contiguous(ctx, x)
     made = out if _rows(out) else ctx.temp(DType.F32, out.shape)
     res = end.res
     if res is not None and not _rows(res):
         res = contiguous(ctx, res)
     key = id(const.payload)
-    parts = [
-        ctx.packed((f"sparse {i}", key), lambda i=i: kernels.lists(weight)[i], const)
-        for i in range(3)
-    ]
-    n, k = weight.shape
+    parts = [ctx.packed((f"sparse {i}", key), partial(_list, const, i), const) for i in range(3)]
+    n, *inner = static_shape(const.type)
+    k = math.prod(inner)
     rows = out.numel // max(n, 1)
     scratch, stride = ctx.scratch(kernels.scratch_bytes(k))
     code, p0, p1 = end.act
@@ -55,10 +56,15 @@ def sparse_product(ctx: Lowering, op: Op, x: View, out: View, end: Finish) -> No
     reads = [x, *end.reads, *([] if res is None else [res])]
     slots: list[Slot] = list(values.values())
     if made.numel:
-        small = rows * int(np.count_nonzero(weight)) < SERIAL_WORK
-        ctx.step(kernels.sparse, slots, reads, [made], serial=small)
+        work = rows * n * k * nonzero_share(const, questions.MOST_DENSE)
+        ctx.step(kernels.sparse, slots, reads, [made], serial=work < SERIAL_WORK)
     if made is not out:
         copy_view(ctx, made, out)
+
+
+def _list(weight: Const, i: int) -> np.ndarray:
+    array = array_of(weight)
+    return kernels.lists(array.reshape(len(array), -1))[i]
 
 
 def _rows(view: View) -> bool:

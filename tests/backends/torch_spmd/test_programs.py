@@ -6,11 +6,12 @@ import pytest
 import torch
 from strategies.planned import HERE, block, convs, planned, read_payload, run_programs
 
+from leptonc import meaning
 from leptonc.backends.torch_spmd.preview import preview
 from leptonc.backends.torch_spmd.runtime import rank_program
 from leptonc.backends.torch_spmd.schedule import MeetStep, schedule
 from leptonc.backends.torch_spmd.units import How
-from leptonc.backends.torch_spmd.weights import Part, filled, parted
+from leptonc.backends.torch_spmd.weights import Part, Stored, parted, placed
 from leptonc.errors import ClaimError, TargetError
 from leptonc.ir.kinds.collective import Collective
 from leptonc.ir.kinds.data import Constant
@@ -100,12 +101,13 @@ def test_a_rank_reads_its_own_part_and_no_more(net: str) -> None:
             read.append(part.numel())
             return part
 
-        fn = filled(parted(p.program.local(rank)), counted)
+        fn = placed(parted(p.program.local(rank)), Stored(counted, counted, lambda: None))
         verify(fn)
-        assert not any(
-            isinstance(op.kind, Constant) and isinstance(op.kind.const.payload, Part)
-            for op in fn.ops
-        )
+        assert not read  # to know where they lie costs nothing
+        held = [op.kind.const for op in fn.ops if isinstance(op.kind, Constant)]
+        assert not any(isinstance(c.payload, Part) for c in held)
+        for const in held:
+            assert meaning.type_of(meaning.tensor_of(const)).shape == const.type.shape
         # biases that are added once are whole on rank 0
         assert sum(read) <= 0.62 * whole
 

@@ -8,7 +8,7 @@ from strategies.planned import HERE, planned, run_programs
 from torch import Tensor, nn
 
 from leptonc.backends.torch_spmd.schedule import UnitStep, schedule
-from leptonc.backends.torch_spmd.tied import filled_apart, tied
+from leptonc.backends.torch_spmd.tied import placed_apart, tied
 from leptonc.backends.torch_spmd.weights import parted
 from leptonc.ir.core import Function, Value
 from leptonc.ir.kinds.data import Constant, Embedding
@@ -59,7 +59,7 @@ def test_the_look_up_reads_the_constant_where_it_lies(ranks: int) -> None:
     bodies = [u.body for u in units(p, 0)]
     keys = tied(bodies)
     assert len(keys) == 1
-    apart = [filled_apart(body, HERE.look, keys) for body in bodies]
+    apart = [placed_apart(body, HERE, keys) for body in bodies]
     for body, (fn, tables) in zip(bodies, apart, strict=True):
         verify(fn)
         assert len(fn.params) == len(body.params) + len(tables)
@@ -79,4 +79,4 @@ def _is_constant(fn: Function, v: Value) -> bool:
 def test_a_table_that_is_only_looked_up_stays_a_constant() -> None:
     bodies: list[Function] = [u.body for u in units(made(2, tie=False)[2], 0)]
     assert not tied(bodies)
-    assert all(not filled_apart(b, HERE.look, tied(bodies))[1] for b in bodies)
+    assert all(not placed_apart(b, HERE, tied(bodies))[1] for b in bodies)
