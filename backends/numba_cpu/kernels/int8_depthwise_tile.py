@@ -44,7 +44,8 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
 )
 
 _CODES, _WORDS = ir.VectorType(I8, VECTOR), ir.VectorType(I16, VECTOR // 2)
-_STEPS = 3  # of the tiles that are written out: kernels of three columns, lines in one group
+# Of the tiles that are written out: those of kernels of 3x3 and of 5x5 in their cheapest windows.
+STEPS = (3, 10) if DEEP == 4 else (6, 15)
 _DOT = FORMS["vnni"] if DEEP == 4 else add_words
 
 
@@ -262,18 +263,22 @@ def _dispatch_codes(b: ir.IRBuilder, *args: ir.Value) -> None:
     """Call the tiles as wide as the line allows, written out where their steps are."""
     t, end = _Line(*args), b.append_basic_block("end")
     wide = b.icmp_signed(">=", t.count, b.mul(_pixels(b, t), i64(TILE)))
-    fixed = b.icmp_signed("==", t.steps, i64(_STEPS))
-    index = b.add(b.mul(b.zext(wide, I64), i64(2)), b.zext(fixed, I64))
-    forms = [(width, steps) for width in (1, TILE) for steps in (None, _STEPS)]
-    switch = b.switch(index, end)
-    for k, (width, steps) in enumerate(forms):
-        here = b.append_basic_block("tiles")
-        switch.add_case(i64(k), here)
-        b.position_at_end(here)
-        body = functools.partial(_emit_codes, width, steps)
-        name = f"lep_sum_codes_{width}x{steps or 'any'}"
-        b.call(shared_function(b.module, name, ir.VoidType(), _PARAMS, body), args)
-        b.branch(end)
+    widths = [(width, b.append_basic_block("width")) for width in (TILE, 1)]
+    b.cbranch(wide, *[block for _, block in widths])
+    for width, block in widths:
+        b.position_at_end(block)
+        others = b.append_basic_block("any_steps")
+        switch = b.switch(t.steps, others)
+        for steps in (None, *STEPS):
+            here = others
+            if steps is not None:
+                here = b.append_basic_block(f"steps{steps}")
+                switch.add_case(i64(steps), here)
+            b.position_at_end(here)
+            body = functools.partial(_emit_codes, width, steps)
+            name = f"lep_sum_codes_{width}x{steps or 'any'}"
+            b.call(shared_function(b.module, name, ir.VoidType(), _PARAMS, body), args)
+            b.branch(end)
     b.position_at_end(end)
 
 

@@ -217,6 +217,13 @@ def test_windows_share_lines_where_that_pays() -> None:
     assert plan.cheapest((3, 3), (2, 2), 1, 56).outputs == 1
 
 
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_usual_kernels_have_tiles_of_their_own(size: int, stride: int) -> None:
+    w = plan.cheapest((size, size), (stride, stride), 1, 28)
+    assert w.groups * size in tile.STEPS
+
+
 @given(
     channels=st.integers(1, 150), size=st.tuples(st.integers(1, 5), st.integers(1, 5)),
     outputs=st.integers(1, 3), stride=SMALL, dilation=SMALL, seed=st.integers(0, 999),
