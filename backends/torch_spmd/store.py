@@ -107,7 +107,7 @@ def load(directory: Path, rank: int, comm: Comm) -> RankProgram:
 def stand(directory: Path, rank: int, comm: Comm) -> RankProgram:
     """Return what ``rank`` runs, without its weights: ``fill`` reads these.
 
-    Passes may have looked at small constants (``meaning.worth_a_look``) and computed what they fold.
+    Passes may have looked at small constants (``meaning.worth_a_look``) and folded some of them.
     Kernels are made or loaded here, not in the first call, unless they depend on that call's sizes.
 
     Raises:
