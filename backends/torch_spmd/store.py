@@ -1,7 +1,8 @@
 """torch_spmd > store: a sharded program as an artifact, and how a rank loads its part of it.
 
 ``program.lir`` is the function of all ranks, ``spmd.json`` says what differs from rank to rank and
-how units run. A rank maps the weights and reads the slices that it owns.
+how units run. A rank first builds its program, kernels and all: who cannot do that fails before it
+has read anything. Then it reads the slices of the weights that it owns, a piece at a time.
 """
 
 from __future__ import annotations
@@ -104,8 +105,9 @@ def load(directory: Path, rank: int, comm: Comm) -> RankProgram:
 
 
 def stand(directory: Path, rank: int, comm: Comm) -> RankProgram:
-    """Return what ``rank`` runs, none of its weights read yet: ``fill`` does that.
+    """Return what ``rank`` runs, without its weights: ``fill`` reads these.
 
+    Passes may have looked at small constants (``meaning.worth_a_look``) and folded some of them.
     Kernels are made or loaded here, not in the first call, unless they depend on that call's sizes.
 
     Raises:

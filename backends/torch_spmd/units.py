@@ -59,7 +59,7 @@ class How:
 
 
 def build(step: UnitStep, text: Unit, how: How, weights: Weights) -> Unit:
-    """Return what runs ``step``, its kernels loaded; no weight has been read for it.
+    """Return what runs ``step``, its kernels loaded; its weights are read by ``filling``.
 
     Args:
         step: the unit.
