@@ -56,9 +56,9 @@ def test_a_conjugate_view_is_its_values() -> None:
 def test_the_hash_is_lazy_and_fast() -> None:
     c = const_of(torch.randn(1 << 20).requires_grad_())
     assert "digest" not in vars(c)
-    start = time.perf_counter()
+    start = time.thread_time()
     assert c.digest
-    assert time.perf_counter() - start < 0.2  # 4 MiB; sha256 makes 0.3 GB/s where it is slowest
+    assert time.thread_time() - start < 0.2  # 4 MiB; sha256 makes 0.3 GB/s where it is slowest
     assert not tensor_of(c).requires_grad
 
 

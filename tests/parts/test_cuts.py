@@ -59,9 +59,9 @@ def test_a_thousand_blocks_are_near_the_ideal_in_time() -> None:
     work = rng.gamma(1, 1, 1000)
     arrive = rng.gamma(2, 1e-4, 1000)
     best_cuts(work[:10], arrive[:10], [1.0] * 4)
-    start = time.perf_counter()
+    start = time.thread_time()
     cuts = best_cuts(work, arrive, [1.0] * 4)
-    took = time.perf_counter() - start
+    took = time.thread_time() - start
     slowest = max(work[a:b].sum() for a, b in itertools.pairwise(cuts))
     assert slowest <= 1.01 * work.sum() / 4
     assert took < 1.0, "the budget is 0.2 s; a busy machine is given five times that"
