@@ -34,9 +34,12 @@ def lower_banded(ctx: Lowering, body: Function) -> bool:
     if any(f is None or isinstance(claim(f[0]), No) for f in found):
         return False
     mark, scratch = len(ctx.steps), ctx.scratch_bytes
-    ctx.scratch_bytes = 0
-    for part in parts:
-        lower_contract(ctx, part)
+    ctx.scratch_bytes, ctx.in_bands = 0, True
+    try:
+        for part in parts:
+            lower_contract(ctx, part)
+    finally:
+        ctx.in_bands = False
     first = ctx.steps[mark]
     if isinstance(first, Step) and first.kernel is pad_image:
         mark += 1  # the image that the first convolution of a network reads: small, made at once

@@ -149,7 +149,7 @@ def _igemm(job: _Job) -> None:
         dilation=s.dilation, groups=s.groups,
     )  # fmt: skip
     b, reads = _panels(job)
-    if lines.fits(s, job.epilogue):
+    if not job.ctx.in_bands and lines.fits(s, job.epilogue):
         lines.lower_lines(job.ctx, s, job.x, b, job.out, job.end, job.pool, reads)
         return
     if lines.few_channels(s):

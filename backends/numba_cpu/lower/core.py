@@ -130,6 +130,7 @@ class Lowering:
     outputs: dict[Value, View] = field(default_factory=dict[Value, View])
     errors: list[str] = field(default_factory=list[str])
     scratch_bytes: int = 0
+    in_bands: bool = False  # convolutions become parts of a banded step: as products, or depthwise
     makers: dict[Value, Op] = field(default_factory=dict[Value, Op])
     data: dict[Value, Op] = field(default_factory=dict[Value, Op])  # constants outside units
     answers: Mapping[str, Answer] = field(default_factory=dict[str, Answer])  # by question
