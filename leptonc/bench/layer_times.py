@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 import leptonc
 
+AND = " + "  # between the names of layers of one row
 BETWEEN = "between layers"  # values that change their layout or their format on the way
 
 
@@ -37,7 +39,7 @@ def by_layer(units: Iterable[Any], layers: Mapping[str, str]) -> dict[str, float
     """Return the microseconds of each layer, and of what belongs to none.
 
     A pool that works on codes is said to be of the layer that reads them: it is counted with the
-    pool before that.
+    pool before that. One that is done by the convolution before it has no time of its own.
     """
     names = list(layers)
     found = dict.fromkeys((*names, BETWEEN), 0.0)
@@ -46,6 +48,24 @@ def by_layer(units: Iterable[Any], layers: Mapping[str, str]) -> dict[str, float
         if "pool" in unit.algorithm and at in layers and "Pool" not in layers[at]:
             at = names[names.index(at) - 1]
         found[at] += unit.us
+    return found
+
+
+def together(
+    times: Sequence[Mapping[str, float]], layers: Mapping[str, str]
+) -> list[dict[str, float]]:
+    """Return the times of steps, a pool that some step does with the layer before it as one row."""
+    names, made = list(layers), [dict(t) for t in times]
+    for before, name in itertools.pairwise(names):
+        if "Pool" in layers[name] and not all(t[name] for t in times):
+            made = [_joined(t, before, name) for t in made]
+    return made
+
+
+def _joined(times: Mapping[str, float], before: str, name: str) -> dict[str, float]:
+    both = {before: f"{before}{AND}{name}"}
+    found = {both.get(n, n): us for n, us in times.items() if n != name}
+    found[both[before]] += times[name]
     return found
 
 
@@ -65,9 +85,10 @@ def layer_table(
     for _, module in steps:
         profiles = part_profiles(module, x, count, threads)
         times.append(by_layer((u for p in profiles for u in p.units), layers))
+    times = together(times, layers)
     heads = [f"{name}, us" for name, _ in steps] + [f"{name}: faster" for name, _ in steps[1:]]
     made = Table("layer", *heads, title=f"each layer in {count} parts, {threads} threads")
-    for name in (*layers, BETWEEN, "all"):
+    for name in (*times[0], "all"):
         us = [sum(t.values()) if name == "all" else t[name] for t in times]
         label = f"{name} {layers[name]}" if name in layers else name
         faster = [f"{us[0] / u:.2f}x" if u and us[0] else "" for u in us[1:]]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
-from leptonc.compress.quantize import attention, pools, ranges, transposed, units
+from leptonc.compress.quantize import attention, ranges, readers, transposed, units
 from leptonc.compress.quantize.forms import FORMS
 from leptonc.compress.quantize.planner import Planner
 from leptonc.compress.recipe import CompressError, Context, Edit
@@ -47,7 +47,7 @@ class Quantize:
         symmetric: activations around zero (i8) or between their extremes (u8). None: the latter.
         residuals: whether sums and means of windows that read a quantized convolution's input read
             its codes, too, so that it need not be kept in float; and whether a mean of what only
-            it reads of a quantized product reads codes.
+            it reads of a quantized product reads codes, and a sum of two convolutions one of them.
         correct: whether biases make up for what the rounding of a weight takes off the mean of an
             output on calibration data (Nagel et al., ICCV 2019); where there are data.
         attention: whether products of attention read codes, too (8 bits, around zero); the softmax
@@ -152,7 +152,7 @@ class Quantize:
         return [*transposed.needed(phases, found), *found]
 
     def _others(self, fn: Function, made: Sequence[Edit], context: Context) -> Sequence[Edit]:
-        """Return the edits of what has no weight: means of windows, and attention."""
+        """Return the edits of what has no weight: means, sums of products, and attention."""
         chosen = self.keep == "faster" or bool(self.forms)
         static = "int8" in self.forms or (
             not self.forms and self.plan_of_activations == "static" and self.activations == 8
@@ -160,7 +160,7 @@ class Quantize:
         found: list[Edit] = []
         if self.residuals and static:
             codes = ranges.CODES[8, bool(self.symmetric)]
-            found += pools.plan(fn, made, context, codes, self.method, self.qat, chosen)
+            found += readers.plan(fn, made, context, codes, self.method, self.qat, chosen)
         if self.attention:
             found += attention.plan(fn, context, self.method, chosen)
         return found

@@ -1,4 +1,4 @@
-"""Means of images in quantized networks: they read codes where that is for nothing."""
+"""Means and sums in quantized networks: they read codes where that is for nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from leptonc import meaning
 from leptonc.capture.frontend import capture
 from leptonc.compress import Quantize, freeze
 from leptonc.compress.choice import Timing
-from leptonc.compress.quantize import edits, measured, pools, ranges
+from leptonc.compress.quantize import edits, measured, ranges, readers
+from leptonc.compress.quantize.places import Place
 from leptonc.compress.timing import alone, timings
 from leptonc.ir.core import Function
 from leptonc.ir.kinds.region import Unit
@@ -54,6 +55,54 @@ class Gated(nn.Module):
         x = torch.relu(self.conv(x))
         gate = torch.sigmoid(self.gate(x.mean((2, 3))))
         return x * gate[:, :, None, None]
+
+
+class Block(nn.Module):
+    """Sums of two convolutions, as a ResNet's stages begin; the second is read elsewhere, too."""
+
+    def __init__(self, later: bool = False) -> None:
+        super().__init__()
+        self.main, self.side = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(3, 16, 1)
+        self.left, self.right = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1)
+        self.head, self.later = nn.Conv2d(16, 4, 1), later
+
+    def forward(self, x: Tensor) -> Tensor:
+        side = self.side(x) if self.later else None
+        main = self.main(x)
+        x = torch.relu(main + (self.side(x) if side is None else side))
+        left = self.left(x)
+        x = torch.relu(left + self.right(x))
+        return self.head(x) + left.amax()
+
+
+@pytest.mark.numba
+@pytest.mark.parametrize("later", [False, True])
+def test_a_sum_of_two_convolutions_reads_the_first_as_codes(later: bool) -> None:
+    torch.manual_seed(0)
+    model = Block(later).eval()
+    small = leptonc.compress(model, X, Quantize(), data=DATA)
+    assert [e.what for e in small.ledger if "sums" in e.what] == ["sums of u8"]
+    assert "sum0_input_scale" in small.state_dict()
+    fn = FoldQuant()(small.function)
+    (product,) = [op for op in fn.ops if op.origin.module == ("side" if later else "main")
+                  and op.kind.NAME == "int_conv"]  # fmt: skip
+    assert {op.kind.NAME for op in fn.users[product.result]} == {"quantize"}
+    want = model(X).detach()
+    assert float((small(X).detach() - want).norm() / want.norm()) < 0.03  # as in test_quantize
+    compiled = leptonc.compile(small, X, cache=False)
+    assert torch.equal(compiled(X), meaning.run(fn, X)[0])
+    names = [u.name for u in compiled.schedule.units]
+    assert sum(n.endswith("dequantize+add+quantize") for n in names) == 1, names
+
+
+def test_a_sum_on_codes_can_be_undone_and_left_out() -> None:
+    model = Block().eval()
+    small = leptonc.compress(model, X, Quantize(), data=DATA)
+    (step,) = [e.index for e in small.ledger if "sums" in e.what]
+    less = small.ledger.undo(step)
+    assert not [n for n in less.state_dict() if n.startswith("sum")]
+    off = leptonc.compress(model, X, Quantize(residuals=False), data=DATA)
+    assert not [n for n in off.state_dict() if n.startswith("sum")]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +179,7 @@ def test_a_mean_is_really_timed(net: nn.Module) -> None:
     fn = capture(net, X).function
     op = next(op for op in fn.ops if op.kind.NAME == "avg_pool")
     x = edits.Input(ranges.CODES[8, False], 0.1, 3)
-    made = pools.on_codes(op, x)
+    made = readers.on_codes(readers.Reader("mean", Place("", 0), op), x)
     assert "int_avg_pool" in kinds(FoldQuant()(made))
     assert all(0 < t.ms < 1000 for t in timings([alone(fn, op), made]))
 
