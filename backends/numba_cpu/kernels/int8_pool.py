@@ -82,32 +82,42 @@ def _vectors(signed: bool, width: int):
 
 
 @inline_njit
-def _existing(args, axis, start):
-    """Return the taps ``first .. last`` of a window from ``start`` that exist; axis z is 0."""
-    size, kernel = arg(args, floats.IN_D + axis), arg(args, floats.KERNEL_Z + axis)
-    dilation = arg(args, floats.DILATION_Z + axis)
+def _existing(size, kernel, dilation, start):
+    """Return the taps ``first .. last`` of a window from ``start`` that exist."""
+    if start >= 0 and start + (kernel - 1) * dilation < size:
+        return 0, kernel  # by far the most, without a division
     first = 0 if start >= 0 else (-start + dilation - 1) // dilation
     last = min(kernel, (size - 1 - start) // dilation + 1) if start < size else 0
     return first, max(first, last)
 
 
+@inline_njit
+def _of_axis(args, axis, start):
+    """Return :func:`_existing` of an axis of the record; axis z is 0."""
+    size, kernel = arg(args, floats.IN_D + axis), arg(args, floats.KERNEL_Z + axis)
+    return _existing(size, kernel, arg(args, floats.DILATION_Z + axis), start)
+
+
 def _pixel(signed: bool, width: int):
-    """Return the function that pools ``width`` channels of one output pixel."""
+    """Return the function that pools ``width`` channels of one output pixel.
+
+    Of it: the address of its first tap, how many taps there are along each axis, and the bytes from
+    tap to tap.
+    """
     first, larger, store = _vectors(signed, width)
 
     @inline_njit
-    def pixel(args, image, z0, y0, x0, zs, ys, xs, to, left):
-        d_z, d_y = arg(args, floats.DILATION_Z), arg(args, floats.DILATION_Y)
-        step = arg(args, floats.DILATION_X) * arg(args, floats.X_X)
+    def pixel(at, counts, steps, to, left):
         best = first()
-        for i in range(zs[0], zs[1]):
-            plane = image + (z0 + i * d_z) * arg(args, floats.X_Z)
-            for j in range(ys[0], ys[1]):
-                at = plane + (y0 + j * d_y) * arg(args, floats.X_Y)
-                at += x0 * arg(args, floats.X_X) + xs[0] * step
-                for _ in range(xs[0], xs[1]):
-                    best = larger(best, at, left)
-                    at += step
+        for _ in range(counts[0]):
+            line = at
+            for _ in range(counts[1]):
+                code = line
+                for _ in range(counts[2]):
+                    best = larger(best, code, left)
+                    code += steps[2]
+                line += steps[1]
+            at += steps[0]
         store(to, best, left)
 
     return pixel
@@ -119,7 +129,15 @@ def _make(signed: bool) -> Kernel:
     def body(args, tid, nt):
         depth, height = arg(args, floats.OUT_D), arg(args, floats.OUT_H)
         lines = arg(args, floats.BATCH) * depth * height
-        channels = arg(args, floats.CHANNELS)
+        # Read once: for all the compiler knows, a store to the result changes the record.
+        channels, out_w = arg(args, floats.CHANNELS), arg(args, floats.OUT_W)
+        out_x, x_x = arg(args, floats.OUT_X), arg(args, floats.X_X)
+        size, kernel = arg(args, floats.IN_W), arg(args, floats.KERNEL_X)
+        dilation, stride = arg(args, floats.DILATION_X), arg(args, floats.STRIDE_X)
+        pad = arg(args, floats.PAD_X)
+        z_step = arg(args, floats.DILATION_Z) * arg(args, floats.X_Z)
+        y_step = arg(args, floats.DILATION_Y) * arg(args, floats.X_Y)
+        steps = (z_step, y_step, dilation * x_x)
         for line in range(lines * tid // nt, lines * (tid + 1) // nt):
             plane, y = line // height, line % height
             b, z = plane // depth, plane % depth
@@ -128,17 +146,20 @@ def _make(signed: bool) -> Kernel:
             out += z * arg(args, floats.OUT_Z) + y * arg(args, floats.OUT_Y)
             z0 = z * arg(args, floats.STRIDE_Z) - arg(args, floats.PAD_Z)
             y0 = y * arg(args, floats.STRIDE_Y) - arg(args, floats.PAD_Y)
-            zs = _existing(args, 0, z0)
-            ys = _existing(args, 1, y0)
-            for x in range(arg(args, floats.OUT_W)):
-                x0 = x * arg(args, floats.STRIDE_X) - arg(args, floats.PAD_X)
-                xs = _existing(args, 2, x0)
-                to, c = out + x * arg(args, floats.OUT_X), 0
+            z_tap, z_end = _of_axis(args, 0, z0)
+            y_tap, y_end = _of_axis(args, 1, y0)
+            image += z0 * arg(args, floats.X_Z) + z_tap * z_step
+            image += y0 * arg(args, floats.X_Y) + y_tap * y_step
+            for x in range(out_w):
+                x0 = x * stride - pad
+                first, last = _existing(size, kernel, dilation, x0)
+                counts = (z_end - z_tap, y_end - y_tap, last - first)
+                at, to, c = image + x0 * x_x + first * steps[2], out + x * out_x, 0
                 while c + WIDE <= channels:
-                    whole(args, image + c, z0, y0, x0, zs, ys, xs, to + c, WIDE)
+                    whole(at + c, counts, steps, to + c, WIDE)
                     c += WIDE
                 while c < channels:
-                    part(args, image + c, z0, y0, x0, zs, ys, xs, to + c, channels - c)
+                    part(at + c, counts, steps, to + c, channels - c)
                     c += LANES
 
     return make_kernel(body, "int8_pool", ("i8" if signed else "u8",))
