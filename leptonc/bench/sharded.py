@@ -74,9 +74,11 @@ def smollm() -> nn.Module:
     return Logits(transformers.LlamaForCausalLM(config))
 
 
-def prime_mlp() -> nn.Module:
+NARROW, WIDE = (61, 211, 151, 101, 7), (1009, 4093, 2039, 1021, 7)  # 0.2 and 55 MiB of weights
+
+
+def prime_mlp(sizes: Sequence[int]) -> nn.Module:
     """Return an MLP none of whose sizes can be divided."""
-    sizes = (61, 211, 151, 101, 7)
     layers: list[nn.Module] = []
     for a, b in itertools.pairwise(sizes):
         layers += [nn.Linear(a, b), nn.GELU()]
@@ -88,17 +90,23 @@ def _tokens(batch: int) -> tuple[Tensor, ...]:
     return (torch.randint(1000, 30000, (batch, _LENGTH), generator=generator),)
 
 
-def _rows(batch: int) -> tuple[Tensor, ...]:
-    return (torch.randn(batch, 61, generator=torch.Generator().manual_seed(0)),)
+def _rows(width: int, batch: int) -> tuple[Tensor, ...]:
+    return (torch.randn(batch, width, generator=torch.Generator().manual_seed(0)),)
 
 
 NETS: Mapping[str, suites.Net] = {
     **{n.name: n for s in ("tiny", "cnn", "encoder") for n in suites.SUITES[s]},
     "smollm2": suites.Net("smollm2", smollm, _tokens, needs="transformers"),
-    "prime_mlp": suites.Net("prime_mlp", prime_mlp, _rows),
+    **{
+        name: suites.Net(
+            name, functools.partial(prime_mlp, sizes), functools.partial(_rows, sizes[0])
+        )
+        for name, sizes in (("prime_mlp", NARROW), ("prime_mlp_wide", WIDE))
+    },
 }
 DEFAULT = (
     "resnet18", "mobilenet_v2", "minilm_128", "bert_base_128", "vit_b_16", "smollm2", "prime_mlp",
+    "prime_mlp_wide",
 )  # fmt: skip
 
 
