@@ -24,6 +24,7 @@ from numba.extending import intrinsic
 from leptonc.backends.numba_cpu.kernels.activation import vact
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.int8_dot import DOT, FORMS, MOST_DEPTH, PROVEN
+from leptonc.backends.numba_cpu.kernels.ir_loops import counted
 from leptonc.backends.numba_cpu.kernels.pack import aligned_empty
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
@@ -161,27 +162,11 @@ class _Tile:
          self.sum_row, self.out, self.out_row, self.left) = args  # fmt: skip
         self.starts = [b.add(self.x, b.mul(self.x_row, i64(i))) for i in range(rows)]
 
-    def loop(self, count: ir.Value, values: list[ir.Value], body) -> list[ir.Value]:
-        """Write ``for i in range(count): values = body(i, values)``, count >= 1."""
-        b, before = self.b, self.b.block
-        loop, end = (b.function.append_basic_block(n) for n in ("loop", "end"))
-        b.branch(loop)
-        b.position_at_end(loop)
-        i, phis = b.phi(I64), [b.phi(v.type) for v in values]
-        new = body(i, phis)
-        after = b.add(i, i64(1))
-        for phi, first, later in zip([i, *phis], [i64(0), *values], [after, *new], strict=True):
-            phi.add_incoming(first, before)
-            phi.add_incoming(later, b.block)
-        b.cbranch(b.icmp_signed("<", after, count), loop, end)
-        b.position_at_end(end)
-        return new
-
     def write(self) -> None:
         """Write the loops over groups and steps, and the stores."""
         b = self.b
         start = [b.inttoptr(self.w, PTR), i64(0), *[fconst(0.0)] * self.rows]
-        results = self.loop(self.groups, start, self.group)
+        results = counted(self.b, self.groups, start, self.group)
         mask = first_lanes(b, self.left)
         for i, value in enumerate(results[2:]):
             to = b.add(self.out, b.mul(self.out_row, i64(4 * i)))
@@ -192,7 +177,7 @@ class _Tile:
         b = self.b
         panel, at, *results = values
         zeros = [iconst(0)] * self.rows
-        panel, at, *sums = self.loop(self.steps, [panel, at, *zeros], self.step)
+        panel, at, *sums = counted(self.b, self.steps, [panel, at, *zeros], self.step)
         place = b.mul(g, i64(LANES))
         scale = b.load(pointer(b, self.scale, place), align=4, typ=VF)
         more = None

@@ -18,6 +18,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels import vecmath as vm
+from leptonc.backends.numba_cpu.kernels.ir_loops import counted
 from leptonc.backends.numba_cpu.kernels.vectype import (
     F32,
     I64,
@@ -89,22 +90,6 @@ class Tiles:
         self.at = {name: self.t.slot(b, name) for name in FRAME}
         self.low, self.high = (splat(b, self.at[name]) for name in _FLOATS)
 
-    def loop(self, count: ir.Value, values: list[ir.Value], body: Callable) -> list[ir.Value]:
-        """Write ``for i in range(count): values = body(i, values)``, count >= 1; return values."""
-        b, before = self.b, self.b.block
-        loop, end = (b.function.append_basic_block(n) for n in ("loop", "end"))
-        b.branch(loop)
-        b.position_at_end(loop)
-        i, phis = b.phi(I64), [b.phi(v.type) for v in values]
-        new = body(i, phis)
-        after = b.add(i, i64(1))
-        for phi, first, later in zip([i, *phis], [i64(0), *values], [after, *new], strict=True):
-            phi.add_incoming(first, before)
-            phi.add_incoming(later, b.block)
-        b.cbranch(b.icmp_signed("<", after, count), loop, end)
-        b.position_at_end(end)
-        return new
-
     def vectors(self, masked: bool, body: Callable[[ir.Value, ir.Value | None], None]) -> None:
         """Write the loop over vectors: ``body(bytes to the vector, mask or None)``."""
         b, channels = self.b, self.t.channels
@@ -115,7 +100,7 @@ class Tiles:
             return []
 
         rounded = b.add(channels, i64(LANES - 1)) if masked else channels
-        self.loop(b.sdiv(rounded, i64(LANES)), [], vector)
+        counted(self.b, b.sdiv(rounded, i64(LANES)), [], vector)
 
     def load(self, address: ir.Value, mask: ir.Value | None) -> ir.Value:
         """Load a vector of channels."""
@@ -151,7 +136,7 @@ class Tiles:
             return line(b.add(x, here), self.weights(w, here), sums)
 
         start = self.load(b.add(self.at["bias"], here), mask)
-        return self.loop(t.lines, [start] * COLUMNS, one)
+        return counted(self.b, t.lines, [start] * COLUMNS, one)
 
     def entry(self, i: ir.Value) -> list[ir.Value]:
         """Return the addresses of line ``i`` of the window: its pixel 0, its first tap."""
@@ -218,7 +203,7 @@ def _line(width: int, stride: int, b: ir.IRBuilder, *args: ir.Value) -> None:
         s.vectors(not _WHOLE_ONLY, vector)
         return []
 
-    s.loop(s.t.count, [], tile)
+    counted(s.b, s.t.count, [], tile)
 
 
 def _over_ends(width: int, stride: int, b: ir.IRBuilder, *args: ir.Value) -> None:
@@ -236,7 +221,7 @@ def _over_ends(width: int, stride: int, b: ir.IRBuilder, *args: ir.Value) -> Non
             b.store(address, pointer(b, s.at["places"], b.add(at, i64(p)), 8), align=8)
         return []
 
-    s.loop(s.t.lines, [], choose)
+    counted(s.b, s.t.lines, [], choose)
 
     def vector(at, mask):
         here = b.add(s.t.at, at)
@@ -253,7 +238,7 @@ def _over_ends(width: int, stride: int, b: ir.IRBuilder, *args: ir.Value) -> Non
             return s.products(width, stride, s.weights(w, here), sums, column)
 
         start = s.load(b.add(s.at["bias"], here), mask)
-        s.some(s.loop(s.t.lines, [start] * COLUMNS, line), at, mask)
+        s.some(counted(s.b, s.t.lines, [start] * COLUMNS, line), at, mask)
 
     s.vectors(not _WHOLE_ONLY, vector)
 
@@ -274,7 +259,7 @@ def _any(b: ir.IRBuilder, *args: ir.Value) -> None:
                     position = b.add(position, s.at["stride"])
                 return new
 
-            return s.loop(s.at["taps"], sums, tap)
+            return counted(s.b, s.at["taps"], sums, tap)
 
         return one
 
@@ -332,7 +317,7 @@ def _rest(b: ir.IRBuilder, t: TileCall, inside: ir.Value, first: ir.Value) -> No
         _call(b, "any", _any, args)
         return []
 
-    s.loop(tiles, [], tile)
+    counted(s.b, tiles, [], tile)
 
 
 @intrinsic

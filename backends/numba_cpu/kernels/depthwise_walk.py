@@ -14,6 +14,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels.depthwise_tile import TILE_PARAMS, Tiles
+from leptonc.backends.numba_cpu.kernels.ir_loops import counted
 from leptonc.backends.numba_cpu.kernels.vectype import (
     I64,
     LANES,
@@ -85,7 +86,7 @@ def _line(stride: int, height: int, b: ir.IRBuilder, *args: ir.Value) -> None:
         if stride == 1:
             kept += walk.column(pixel)
         values = [*kept, b.mul(pixel, i64(WIDTH - stride)), b.add(t.out, at)]
-        values = s.loop(b.sub(t.count, i64(1)), values, lambda _, v: walk.step(v))
+        values = counted(s.b, b.sub(t.count, i64(1)), values, lambda _, v: walk.step(v))
         walk.step(values, ends)
 
     s.vectors(True, vector)

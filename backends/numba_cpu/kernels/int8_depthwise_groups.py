@@ -7,7 +7,6 @@ crosses the pieces of a register.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
 
 from llvmlite import ir
 from numba.core import types
@@ -20,6 +19,7 @@ from leptonc.backends.numba_cpu.kernels.int8_depthwise_plan import (
     PIECE,
     VECTOR,
 )
+from leptonc.backends.numba_cpu.kernels.ir_loops import counted
 from leptonc.backends.numba_cpu.kernels.vectype import (
     I8,
     I16,
@@ -33,23 +33,6 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     shuffle,
     splat,
 )
-
-
-def loop(b: ir.IRBuilder, count: ir.Value, values: Sequence[ir.Value], body: Callable) -> list:
-    """Write ``for i in range(count): values = body(i, values)``, count >= 1; return values."""
-    before = b.block
-    again, end = (b.function.append_basic_block(n) for n in ("loop", "end"))
-    b.branch(again)
-    b.position_at_end(again)
-    i, phis = b.phi(I64), [b.phi(v.type) for v in values]
-    new = body(i, phis)
-    after = b.add(i, i64(1))
-    for phi, first, later in zip([i, *phis], [i64(0), *values], [after, *new], strict=True):
-        phi.add_incoming(first, before)
-        phi.add_incoming(later, b.block)
-    b.cbranch(b.icmp_signed("<", after, count), again, end)
-    b.position_at_end(end)
-    return new
 
 
 def _interleaved(b: ir.IRBuilder, x: ir.Value, y: ir.Value) -> list[ir.Value]:
@@ -110,7 +93,7 @@ def _emit_group(
         following = [b.add(place, step) for place, step in zip(places, steps, strict=True)]
         return [*following, b.add(to, i64(size))]
 
-    loop(b, count, [*starts, target], column)
+    counted(b, count, [*starts, target], column)
 
 
 def _dispatch_group(b: ir.IRBuilder, size: ir.Value, *args: ir.Value) -> None:
@@ -169,7 +152,7 @@ def lay_beside(typingctx, target, plane, size, code):
                 b.store(groups, pointer(b, at), align=PIECE)
             return []
 
-        loop(b, b.udiv(b.add(size, i64(VECTOR - 1)), i64(VECTOR)), [], register)
+        counted(b, b.udiv(b.add(size, i64(VECTOR - 1)), i64(VECTOR)), [], register)
 
     def build(context, builder, sig, args):
         fn = shared_function(

@@ -14,7 +14,6 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from leptonc.backends.numba_cpu.kernels.int8_depthwise_groups import loop
 from leptonc.backends.numba_cpu.kernels.int8_depthwise_plan import (
     BLOCKS,
     DEEP,
@@ -26,6 +25,7 @@ from leptonc.backends.numba_cpu.kernels.int8_depthwise_plan import (
 )
 from leptonc.backends.numba_cpu.kernels.int8_dot import FORMS, add_words, target_triple
 from leptonc.backends.numba_cpu.kernels.int8_tile import nearest
+from leptonc.backends.numba_cpu.kernels.ir_loops import counted
 from leptonc.backends.numba_cpu.kernels.vectype import (
     F32,
     I1,
@@ -125,7 +125,7 @@ class _Tile:
             return [_DOT(b, c, g, factor) for c, g in zip(cells, groups, strict=True)]
 
         if self.steps is None:
-            cells = loop(b, t.steps, first, step)
+            cells = counted(b, t.steps, first, step)
         else:
             cells = first
             for k in range(self.steps):

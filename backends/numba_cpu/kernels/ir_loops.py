@@ -7,6 +7,8 @@ from typing import Any
 
 from llvmlite import ir
 
+from leptonc.backends.numba_cpu.kernels.vectype import i64
+
 Writing = Generator[None, None, Any]  # yields between instructions, so that others come between
 
 
@@ -30,6 +32,18 @@ class Loop:
         self._enter(values, self.b.block)
         self.b.cbranch(more, self.block, self.end)
         self.b.position_at_end(self.end)
+
+
+def counted(
+    b: ir.IRBuilder, count: ir.Value, values: Iterable[ir.Value], body: Callable
+) -> list[ir.Value]:
+    """Write ``for i in range(count): values = body(i, values)``, count >= 1; return values."""
+    loop = Loop(b, "loop", [i64(0), *values])
+    i, *inner = loop.values
+    new = list(body(i, inner))
+    after = b.add(i, i64(1))
+    loop.close(b.icmp_signed("<", after, count), [after, *new])
+    return new
 
 
 def when(
