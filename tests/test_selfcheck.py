@@ -293,7 +293,7 @@ def stored_net(tmp_path: Any, monkeypatch: Any) -> tuple[Any, Any, Any]:
 @pytest.mark.parametrize(
     ("file", "old", "new", "why"),
     [
-        ("program.lir", "tanh", "sin", "on the stored probe, output 0 is not what it was"),
+        ("program.lir", "tanh", "sin", "its steps are not those that were stored"),
         ("program.lir", "tanh", "tunh", "does not load"),
         ("head.json", '"packs": ', '"packs": 1', "does not load"),
     ],
@@ -314,6 +314,17 @@ def test_a_wrong_stored_program_is_dropped_and_compiled_anew(
     torch.testing.assert_close(net(example()), Net()(example()), rtol=1e-5, atol=1e-6)
     last = again()
     assert last.stats["cached"] and not remarks(last, "cache")
+
+
+def test_a_stored_program_of_other_constants_is_dropped(tmp_path, monkeypatch) -> None:
+    again, cache, key = stored_net(tmp_path, monkeypatch)
+    entry = cache.get(key)
+    arrays = dict(entry.arrays)
+    cache.put(key, entry.texts, {**arrays, "pack0": 2 * arrays["pack0"]})
+    net = again()
+    (remark,) = remarks(net, "cache")
+    assert not net.stats["cached"]
+    assert "on the stored probe, output 0 is not what it was" in str(remark)
 
 
 def test_damaged_files_are_told_too(tmp_path, monkeypatch) -> None:
