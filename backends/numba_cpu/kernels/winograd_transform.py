@@ -239,7 +239,7 @@ def _emit_output(
     count,
 ) -> None:  # fmt: skip
     (m_y, m_x), n = (axis.m for axis in form), form.x.n
-    parts = [_output_parts(axis) for axis in form]
+    parts = _output_parts(form.y), _output_parts(form.x)
     least, most = splat(b, low), splat(b, high)
     down, across = _times(b, dst_y, m_y), _times(b, dst_x, m_x)
     res_down, res_across = _times(b, res_y, m_y), _times(b, res_x, m_x)
@@ -270,7 +270,7 @@ def _emit_pooled(
     form: Form, b: ir.IRBuilder, src, step, dst, dst_y, dst_x, bias, low, high, count
 ) -> None:
     (m_y, m_x), n = (axis.m for axis in form), form.x.n
-    parts = [_output_parts(axis) for axis in form]
+    parts = _output_parts(form.y), _output_parts(form.x)
     least, most = splat(b, low), splat(b, high)
     down, across = _times(b, dst_y, m_y // 2), _times(b, dst_x, m_x // 2)
 
