@@ -1,4 +1,4 @@
-"""numba_cpu > kernels > winograd: 3x3 convolution with stride 1 or 2; 1x3, 1x7 and upright ones.
+"""numba_cpu > kernels > winograd: convolution, 3x3 with stride 1 or 2, 5x5, 1x3, 1x7 and upright.
 
 Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), the matrices of
 :mod:`winograd_points`: with stride 1, ``P = (m + 2)**2`` matrix products replace nine times
@@ -9,7 +9,9 @@ four in a plane of finite points, two or one at infinity: 1.44 times less multip
 (m = 4 multiplies 1.78 times less, but its weights are 9 times as many instead of 2.8: 6 % faster on
 64 channels of 56x56, slower than m = 2 from 128 channels on.) A kernel of one line or one column is
 transformed along its taps: of ``m = 4`` outputs F(4, 3) takes 6 planes for 12 products, 2 times
-less, F(4, 7) 10 for 28, 2.8 times less, and its weights are but 10 / 7 as many.
+less, F(4, 7) 10 for 28, 2.8 times less, and its weights are but 10 / 7 as many. A kernel of 5x5
+takes m = 3: 49 planes for 225 products, 4.6 times less. (m = 4 multiplies 6.3 times less, but its
+error bound is above that of F(4x4, 3x3).)
 
 The image is channels-last (channel stride 1) and is not padded: tiles at a border read zeros
 (:mod:`winograd_tiles`). A thread transforms a block of tiles into its scratch (V), multiplies each
@@ -22,8 +24,8 @@ share cache sets; M ``[group][vector of columns][P][ROWS][LANES]``; tables of ad
 
 Error: every output is within :func:`winograd_points.error_bound`. Measured, ``max |y - exact| / max
 |exact|``, largest of 5 draws of unit normal data at 16 / 512 channels: 4e-6 / 1.5e-5 (m = 4), 3e-7
-/ 1e-6 (m = 2), 9e-7 / 4e-6 (F(4, 3) along one axis), 2e-6 / 1.1e-5 (F(4, 7)), 5e-7 / 2.4e-6
-(3x3 by :mod:`igemm`). A NaN or inf spreads over the tiles that read it;
+/ 1e-6 (m = 2), 4e-6 / 1.4e-5 (F(3x3, 5x5)), 9e-7 / 4e-6 (F(4, 3) along one axis), 2e-6 / 1.1e-5
+(F(4, 7)), 5e-7 / 2.4e-6 (3x3 by :mod:`igemm`). A NaN or inf spreads over the tiles that read it;
 ``precision="strict"`` uses :mod:`igemm`.
 """
 

@@ -105,13 +105,14 @@ class Points(NamedTuple):
 
 
 #: For few roundings small and simple (Barabasz, Anderson, Soodhalter and Gregg, "Error Analysis and
-#: Improving the Accuracy of Winograd Convolution", 2020). Those of F(4, 7) are, of eighths up to 4,
-#: of least error but few: all entries of ``BT`` and ``AT`` are exact.
+#: Improving the Accuracy of Winograd Convolution", 2020). Those of F(3, 5) and F(4, 7) are, of
+#: eighths up to 4, of least error but few: all entries of ``BT`` and ``AT`` are exact.
 POINTS = {
     ONE: Points(()),
     Axis(3, 2): Points((1.0,)),
     Axis(3, 4): Points((1.0, 2.0)),
     Axis(3, 2, 2): Points((), (1.0,)),
+    Axis(5, 3): Points((0.875, 2.0), (0.375,)),
     Axis(7, 4): Points((0.375, 0.875, 1.25, 2.5)),
 }
 #: The convolutions that kernels are made for; they know them by their places here.
@@ -123,6 +124,7 @@ FORMS = (
     Form(Axis(3, 4), ONE),
     Form(ONE, Axis(7, 4)),
     Form(Axis(7, 4), ONE),
+    Form.square(5, 3),
 )
 
 
@@ -168,7 +170,7 @@ def amplification(form: Form) -> float:
     For data of at most 1 and weights of at most 1 the bound of :func:`error_bound` is ``gamma``
     times the channels times, for each axis, ``max |AT| (|G| 1 * |BT| 1)``, the product summed over
     the phases; a plain sum has the taps there. 64 / 9 for F(2x2, 3x3), 256 for F(4x4, 3x3), 5.4
-    with stride 2; along one axis 16 for F(4, 3) and 48.2 for F(4, 7).
+    with stride 2, 146 for F(3x3, 5x5); along one axis 16 for F(4, 3) and 48.2 for F(4, 7).
     """
     return math.prod(_amplification(axis) / axis.taps for axis in form)
 
@@ -196,12 +198,17 @@ def _reach(bt: np.ndarray, axis: Axis, phase: int) -> np.ndarray:
 def roundings(form: Form, channels: int) -> int:
     """Return the roundings that an output has gone through at most, with or without fused fma.
 
-    A pass of the input transform rounds twice per pair and single, one of the output transform also
-    for the sums of the pairs and the last point; the weights are rounded once.
+    A pass of the input transform rounds twice per pair, where there are singles twice per point
+    but one, one of the output transform twice per pair and single and for the sums of the pairs
+    and the last point; the weights are rounded once.
     """
-    passes = [2 * sum(map(len, POINTS[axis])) for axis in form if axis.n > 1]
     phases = form.y.stride * form.x.stride
-    return 2 * phases * channels + sum(2 * points + 2 for points in passes) + 1
+    return 2 * phases * channels + sum(_roundings(axis) for axis in form if axis.n > 1) + 1
+
+
+def _roundings(axis: Axis) -> int:
+    pairs, singles = map(len, POINTS[axis])
+    return 2 * (2 * pairs + singles if singles else pairs) + 2 * (pairs + singles) + 2
 
 
 def error_bound(x: np.ndarray, weight: np.ndarray, form: Form) -> np.ndarray:

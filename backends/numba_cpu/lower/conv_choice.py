@@ -21,6 +21,7 @@ class Algorithm(enum.Enum):
 
     IGEMM = "igemm"
     WINOGRAD_2 = "winograd2"
+    WINOGRAD_3 = "winograd3"
     WINOGRAD_4 = "winograd4"
     PHASES_2 = "phases2"
     LINE_4 = "line4"
@@ -32,6 +33,7 @@ class Algorithm(enum.Enum):
 #: other.
 WINOGRAD = {
     (1, 2, 2): Algorithm.WINOGRAD_2,
+    (1, 3, 3): Algorithm.WINOGRAD_3,
     (1, 4, 4): Algorithm.WINOGRAD_4,
     (2, 2, 2): Algorithm.PHASES_2,
     (1, 1, 4): Algorithm.LINE_4,
@@ -125,6 +127,7 @@ TRANSFORM = {
     Form(Axis(3, 4), ONE): (20.0, 20.0),
     Form(ONE, Axis(7, 4)): (30.0, 30.0),
     Form(Axis(7, 4), ONE): (30.0, 30.0),
+    Form.square(5, 3): (220.0, 150.0),
 }
 FEWEST_ROWS = 4  # a product of fewer rows takes as long
 IGEMM_RATE = 24.0  # bytes of weights per cycle, in addition to the product

@@ -21,6 +21,7 @@ from leptonc.backends.numba_cpu.lower.conv_choice import (
 pytestmark = pytest.mark.numba
 
 F4, F2, DIRECT = Algorithm.WINOGRAD_4, Algorithm.WINOGRAD_2, Algorithm.IGEMM
+F3 = Algorithm.WINOGRAD_3
 P2, LINE = Algorithm.PHASES_2, Algorithm.LINE_4
 SIZES, WIDTHS = st.integers(1, 64), st.integers(1, 600)
 
@@ -100,6 +101,16 @@ def test_larger_tiles_hold_more_bytes(size: int, channels: int, out: int) -> Non
 def test_what_winograd_cannot_do_runs_directly(changes: dict) -> None:
     assert choose(square(64, 28, 64), "fp32") in (F2, F4)
     assert choose(replace(square(64, 28, 64), **changes), "fp32") is DIRECT
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "out"), [(48, 35, 64), (64, 56, 64), (16, 14, 32), (128, 7, 128)]
+)
+def test_five_by_five_taps_run_by_winograd(channels: int, size: int, out: int) -> None:
+    shape = replace(square(channels, size, out), kernel=(5, 5), padding=(2, 2))
+    assert choose(shape, "fp32") is F3
+    assert choose(shape, "strict") is DIRECT
+    assert choose(replace(shape, stride=(2, 2)), "fp32") is DIRECT
 
 
 @pytest.mark.parametrize("taps", [3, 7])
