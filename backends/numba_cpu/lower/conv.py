@@ -258,7 +258,7 @@ def _reads(end: Finish) -> list[View]:
 
 def _winograd(algorithm: Algorithm) -> Callable[[_Job], None]:
     def lower(job: _Job) -> None:
-        ctx, s, out, form = job.ctx, job.shape, job.out, forms(job.shape)[algorithm]
+        ctx, s, out, form = job.ctx, job.shape.plane, job.out, forms(job.shape)[algorithm]
         x = _inner_channels(ctx, job.x)
         const, fetch = ctx.constant(job.weight), ctx.pool.fetch
         assert const is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from leptonc.backends.numba_cpu.kernels import int8_winograd_forms, int8_winograd_plan
 from leptonc.backends.numba_cpu.kernels.int8_dot import DOT
@@ -62,6 +62,17 @@ class ConvShape:
     out: tuple[int, ...]
     after: tuple[int, ...] = ()  # zeros behind each axis; as ``padding`` if empty
 
+    @property
+    def plane(self) -> ConvShape:
+        """The same convolution with two spatial axes, where there is one: a line of an image."""
+        if len(self.kernel) != 1:
+            return self
+        one = {name: (1, *getattr(self, name)) for name in ("size", "kernel", "stride", "out")}
+        return replace(
+            self, **one, dilation=(1, *self.dilation), padding=(0, *self.padding),
+            after=(0, *self.after) if self.after else (),
+        )  # fmt: skip
+
 
 def choose(shape: ConvShape, precision: str, near: bool = False) -> Algorithm:
     """Return the algorithm that :func:`costs` thinks fastest."""
@@ -78,6 +89,7 @@ def costs(shape: ConvShape, precision: str, near: bool = False) -> dict[Algorith
     if shape.groups == shape.channels == shape.out_channels and shape.channels > 1:
         return {Algorithm.DEPTHWISE: 0.0}  # nothing to compare it with
     found = {Algorithm.IGEMM: igemm_cost(shape)}
+    shape = shape.plane
     if precision != "strict" and _winograd_fits(shape):
         least = held_bytes(shape, Algorithm.IGEMM)
         for a, form in forms(shape).items():
@@ -88,6 +100,7 @@ def costs(shape: ConvShape, precision: str, near: bool = False) -> dict[Algorith
 
 def forms(s: ConvShape) -> dict[Algorithm, Form]:
     """Return the Winograd convolutions for the kernel and stride of ``s``."""
+    s = s.plane
     return {
         WINOGRAD[f.stride, f.y.m, f.x.m]: f
         for f in FORMS

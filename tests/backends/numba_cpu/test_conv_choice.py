@@ -123,12 +123,25 @@ def test_one_line_of_taps_runs_by_winograd(taps: int, axis: int, channels: int, 
     assert held_bytes(shape, LINE) == held_bytes(shape, DIRECT) * (taps + 3) // taps
 
 
-@pytest.mark.parametrize("kernel", [(3,), (7,), (3, 3, 3), (1, 1, 7)])
-def test_other_ranks_run_directly(kernel: tuple[int, ...]) -> None:
+def ranked(*kernel: int, stride: int = 1) -> ConvShape:
+    """Return a convolution of any rank that keeps the size with stride 1."""
     ones, size = (1,) * len(kernel), (16,) * len(kernel)
-    pad = tuple(taps // 2 for taps in kernel)
-    shape = ConvShape(1, 64, size, 64, kernel, ones, pad, ones, 1, size)
-    assert set(costs(shape, "fp32")) == {DIRECT}
+    pad, steps = tuple(taps // 2 for taps in kernel), (stride,) * len(kernel)
+    return ConvShape(1, 64, size, 64, kernel, steps, pad, ones, 1, tuple(s // stride for s in size))
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 1, 7), (5,)])
+def test_other_ranks_run_directly(kernel: tuple[int, ...]) -> None:
+    assert set(costs(ranked(*kernel), "fp32")) == {DIRECT}
+
+
+@pytest.mark.parametrize("taps", [3, 7])
+def test_one_axis_is_a_line_of_an_image(taps: int) -> None:
+    one = ranked(taps)
+    assert costs(one, "fp32") == costs(replace(ranked(1, taps), size=(1, 16), out=(1, 16)), "fp32")
+    assert set(costs(one, "fp32")) == {DIRECT, LINE}
+    assert set(costs(ranked(taps, stride=2), "fp32")) == {DIRECT}
+    assert set(costs(replace(one, after=(taps,)), "fp32")) == {DIRECT}
 
 
 @pytest.mark.parametrize("channels", [64, 128, 256])
