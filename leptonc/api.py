@@ -96,10 +96,11 @@ def compile(
         pipeline: passes, ``"O0"`` to ``"O3"`` or a pipeline string.
         precision: which algorithms may run. ``"strict"``: plain sums, no Winograd.
             ``"fp32"``: also Winograd convolution F(2x2, 3x3) and F(4x4, 3x3), whose error bounds
-            are 64/9 and 256 times that of the sum for equally large weights and data (2x2
-            tiles with stride 2: 5.4 times); the
-            errors measured are at most 8 times as large. ``"fast"``: the same at present. With
-            ``verify`` the result may be 8, 32 or 64 times as far from float64 as eager.
+            are 64/9 and 256 times that of the sum for equally large weights and data (2x2 tiles
+            with stride 2: 5.4 times), F(3x3, 5x5) (147 times), and along one axis F(4, 3) (1x3,
+            3x1: 16 times) and F(4, 7) (1x7, 7x1: 49 times); the errors measured are at most 8
+            times as large. ``"fast"``: the same at present. With ``verify`` the result may be 8,
+            32 or 64 times as far from float64 as eager.
         verify: ``"final"`` checks the whole net once, on the example; ``"unit"`` also every unit,
             on its own operands and probes drawn from them, at the smallest and at odd sizes, too,
             where sizes are dynamic; ``"pass"`` also what each pass made; ``"off"`` nothing. A unit

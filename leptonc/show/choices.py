@@ -12,8 +12,10 @@ PLAIN = "igemm"  # the way without a transform: a unit that runs so keeps it
 WORDS: Mapping[str, str] = {
     "igemm": "direct convolution",
     "winograd2": "Winograd F(2x2)",
+    "winograd3": "Winograd F(3x3)",
     "winograd4": "Winograd F(4x4)",
     "phases2": "Winograd F(2x2) on the phases of its stride",
+    "line4": "Winograd F(4) along one axis",
     "depthwise": "depthwise convolution",
 }
 

@@ -119,4 +119,12 @@ FAULTS: tuple[Fault, ...] = (
             "conv_pool"),
     _kernel("winograd-pool-of-three", "winograd_tiles", "dropped tail",
             "vmax(vmax(a, b), vmax(c, d))", "vmax(vmax(a, b), c)", "winograd", "conv_pool"),
+    _kernel("winograd-first-point-is-one", "winograd_transform", "wrong arithmetic",
+            "total = values[0] if first == 1.0 else b.fmul(fconst(first), values[0])",
+            "total = values[0]", "winograd", "line_conv"),
+    _kernel("winograd-places-of-squares", "winograd_tiles", "wrong stride",
+            "rest // across * m_y, rest", "rest // across * m_x, rest", "winograd", "line_conv"),
+    _kernel("winograd-edge-of-other-side", "winograd_tiles", "off-by-one band",
+            "min(w, arg(args, IN_W) - x0)", "min(h, arg(args, IN_W) - x0)", "winograd",
+            "line_conv"),
 )  # fmt: skip

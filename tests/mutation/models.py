@@ -314,6 +314,7 @@ MODELS: dict[str, Model] = {
     "dilated_wide_conv": _net(
         lambda: nn.Conv2d(64, 64, 3, padding=2, dilation=2), (1, 64, 28, 28)
     ),
+    "line_conv": _net(lambda: nn.Conv2d(32, 40, (1, 7), padding=(0, 3)), (1, 32, 9, 11)),
     "grouped_conv": _net(lambda: nn.Conv2d(32, 32, 3, padding=1, groups=8), (1, 32, 9, 11)),
     "two_wide_groups": _net(lambda: nn.Conv2d(64, 64, 3, padding=1, groups=2), (1, 64, 9, 11)),
     "depthwise_conv": _net(

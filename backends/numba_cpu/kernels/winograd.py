@@ -1,4 +1,4 @@
-"""numba_cpu > kernels > winograd: 3x3 convolution with stride 1 (m = 2, 4) or 2 (m = 2).
+"""numba_cpu > kernels > winograd: convolution, 3x3 with stride 1 or 2, 5x5, 1x3, 1x7 and upright.
 
 Lavin & Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), the matrices of
 :mod:`winograd_points`: with stride 1, ``P = (m + 2)**2`` matrix products replace nine times
@@ -7,7 +7,11 @@ faster than m = 4 on images from 56x56 up: not worth its errors.) With stride 2 
 four phases of the image (even and odd rows and columns) are those of ``P = (m + 1)**2`` planes, all
 four in a plane of finite points, two or one at infinity: 1.44 times less multiplication for m = 2.
 (m = 4 multiplies 1.78 times less, but its weights are 9 times as many instead of 2.8: 6 % faster on
-64 channels of 56x56, slower than m = 2 from 128 channels on.)
+64 channels of 56x56, slower than m = 2 from 128 channels on.) A kernel of one line or one column is
+transformed along its taps: of ``m = 4`` outputs F(4, 3) takes 6 planes for 12 products, 2 times
+less, F(4, 7) 10 for 28, 2.8 times less, and its weights are but 10 / 7 as many. A kernel of 5x5
+takes m = 3: 49 planes for 225 products, 4.6 times less. (m = 4 multiplies 6.3 times less, but its
+error bound is above that of F(4x4, 3x3).)
 
 The image is channels-last (channel stride 1) and is not padded: tiles at a border read zeros
 (:mod:`winograd_tiles`). A thread transforms a block of tiles into its scratch (V), multiplies each
@@ -20,7 +24,8 @@ share cache sets; M ``[group][vector of columns][P][ROWS][LANES]``; tables of ad
 
 Error: every output is within :func:`winograd_points.error_bound`. Measured, ``max |y - exact| / max
 |exact|``, largest of 5 draws of unit normal data at 16 / 512 channels: 4e-6 / 1.5e-5 (m = 4), 3e-7
-/ 1e-6 (m = 2), 5e-7 / 2.4e-6 (:mod:`igemm`). A NaN or inf spreads over the tiles that read it;
+/ 1e-6 (m = 2), 4e-6 / 1.4e-5 (F(3x3, 5x5)), 9e-7 / 4e-6 (F(4, 3) along one axis), 2e-6 / 1.1e-5
+(F(4, 7)), 5e-7 / 2.4e-6 (3x3 by :mod:`igemm`). A NaN or inf spreads over the tiles that read it;
 ``precision="strict"`` uses :mod:`igemm`.
 """
 
@@ -40,6 +45,10 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     BATCH,
     CHANNELS,
     COLUMNS,
+    M_X,
+    M_Y,
+    N_X,
+    N_Y,
     OUT,
     OUT_B,
     OUT_H,
@@ -52,13 +61,14 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     POOL,
     SCRATCH,
     SCRATCH_BYTES,
+    SIDE_X,
+    SIDE_Y,
     STRIDE,
     TILE_BLOCK,
     WEIGHTS,
     X_B,
     X_X,
     X_Y,
-    M,
     X,
 )
 from leptonc.backends.numba_cpu.kernels.winograd_tiles import place, read_tile, write_tile
@@ -106,22 +116,24 @@ def _rows_of_groups(count):
 def _depth(args):
     """Return the rows of a panel of weights: see :func:`winograd_plan.depth`."""
     stride = arg(args, STRIDE)
-    along = stride * (arg(args, M) + 2 - stride) + 1
-    return along * along * ((arg(args, CHANNELS) + LANES - 1) // LANES) * LANES
+    planes = (stride * (arg(args, N_Y) - 1) + 1) * (stride * (arg(args, N_X) - 1) + 1)
+    return planes * ((arg(args, CHANNELS) + LANES - 1) // LANES) * LANES
 
 
 @inline_njit
 def _tables(args, table, t0, count, size):
     """Write the addresses of the inputs of ``count`` tiles of the next block, of these' outputs."""
     following, stride, pool = t0 + arg(args, TILE_BLOCK), arg(args, STRIDE), arg(args, POOL)
-    halo = 3 - stride  # lines that tiles above have read
+    # Lines and pixels that the tiles above and to the left have read.
+    halo_y = arg(args, SIDE_Y) - stride * arg(args, M_Y)
+    halo_x = arg(args, SIDE_X) - stride * arg(args, M_X)
     for t in range(count):
         image, y, x = place(args, t0 + t)
         at = y // pool * arg(args, OUT_Y) + x // pool * arg(args, OUT_X)
         at += image * arg(args, OUT_B)
         sti64(table, size + t, arg(args, OUT) + 4 * at)
         image, y, x = place(args, following + t)
-        y, x = stride * y - arg(args, PAD_Y) + halo, stride * x - arg(args, PAD_X) + halo
+        y, x = stride * y - arg(args, PAD_Y) + halo_y, stride * x - arg(args, PAD_X) + halo_x
         at = image * arg(args, X_B) + y * arg(args, X_Y) + x * arg(args, X_X)
         sti64(table, t, arg(args, X) + 4 * at)
 
@@ -140,7 +152,7 @@ def _fetch(place, length, pixels, step, write):
 @inline_njit
 def _fetch_line(args, table, tile, line, panel0, panels):
     """Ask for a line of a tile's input in the next block, and for where this one's result goes."""
-    stride, m, pool = arg(args, STRIDE), arg(args, M), arg(args, POOL)
+    stride, m, pool = arg(args, STRIDE), arg(args, M_X), arg(args, POOL)
     in_x, in_y = 4 * arg(args, X_X), 4 * arg(args, X_Y)
     _fetch(ldi64(table, tile) + line * stride * in_y, m * stride * in_x, stride, in_y, False)
     if line % pool == 0:
@@ -157,19 +169,18 @@ def _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_g
     (``following``: the address of those after the last), and with ``fetch``, line of tiles by line
     of tiles, for the input of the next block and for where this one's results will go.
     """
-    stride, m = arg(args, STRIDE), arg(args, M)
+    stride, m, n_y, n_x = arg(args, STRIDE), arg(args, M_Y), arg(args, N_Y), arg(args, N_X)
     channels = (arg(args, CHANNELS) + LANES - 1) // LANES  # vectors of them
-    side = m + 3 - stride
-    planes, all_size = side * side, 4 * PANEL * _depth(args)
+    planes, all_size = n_y * n_x, 4 * PANEL * _depth(args)
     at_plane = arg(args, WEIGHTS) + panel0 * all_size  # the weights of the first panel
     column = planes * ROWS * _BYTES  # of M: bytes from vector to vector
     wide = 2 if groups == 1 and count <= PAIR_ROWS else 1
     done, tile, line, products = 0, 0, 0, planes * panels
     for plane in range(planes):
         vectors = channels
-        if plane % side < side - 1:
+        if plane % n_x < n_x - 1:
             vectors *= stride
-        if plane // side < side - 1:
+        if plane // n_x < n_y - 1:
             vectors *= stride
         size = 4 * vectors * LANES * PANEL
         for p in range(0, panels, wide):
@@ -207,14 +218,14 @@ def _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_g
 def _run_block(args, base, t0, count, panel0, panel1):
     """Compute tiles ``t0 .. t0 + count`` of panels ``panel0 .. panel1``; scratch at ``base``."""
     vectors, panel_block = (arg(args, CHANNELS) + LANES - 1) // LANES, arg(args, PANEL_BLOCK)
-    stride, m = arg(args, STRIDE), arg(args, M)
-    planes, side = (m + 3 - stride) * (m + 3 - stride), stride * (m - 1) + 3
+    stride, planes = arg(args, STRIDE), arg(args, N_Y) * arg(args, N_X)
     rows = _rows_of_groups(count)
     groups = (count + rows - 1) // rows
     v_plane = (stride * stride * vectors * ROWS + 1) * _BYTES
     v_group, column = planes * v_plane, planes * ROWS * _BYTES
     m_group = panel_block * VECTORS * column
-    v = base + side * side * _BYTES  # the first bytes hold the patch of one tile
+    patch = arg(args, SIDE_Y) * arg(args, SIDE_X) * _BYTES  # the first bytes: of one tile
+    v = base + patch
     m_base = v + groups * v_group
     table = m_base + groups * m_group
     for t in range(count):
@@ -242,8 +253,8 @@ def winograd(args, tid, nt):
 
     Every output is the same sum in the same order for any blocks and thread count.
     """
-    m = arg(args, M)
-    tiles = ((arg(args, OUT_H) + m - 1) // m) * ((arg(args, OUT_W) + m - 1) // m)
+    m_y, m_x = arg(args, M_Y), arg(args, M_X)
+    tiles = ((arg(args, OUT_H) + m_y - 1) // m_y) * ((arg(args, OUT_W) + m_x - 1) // m_x)
     tiles *= arg(args, BATCH)
     panels = (arg(args, COLUMNS) + PANEL - 1) // PANEL
     if tiles <= 0 or panels <= 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.pack import Fetch, aligned_empty, at_hand
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
-from leptonc.backends.numba_cpu.kernels.winograd_points import Form, matrices
+from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, Form, matrices
 
 _BLOCK = 1 << 16  # float64 elements of transformed weights that are made at once
 
@@ -29,56 +30,67 @@ def _vectors(channels: int) -> int:
 
 def depth(form: Form, channels: int) -> int:
     """Return the rows of a packed panel: of all planes, the whole vectors of channels of phases."""
-    return sum(form.shares(k) for k in range(form.n)) ** 2 * _vectors(channels) * LANES
+    shares = math.prod(sum(axis.shares(k) for k in range(axis.n)) for axis in form)
+    return shares * _vectors(channels) * LANES
+
+
+def slots(form: Form) -> dict[str, int]:
+    """Return what the record says of a form."""
+    y, x = form
+    return {
+        "form": FORMS.index(form), "stride": form.stride, "m_y": y.m, "m_x": x.m,
+        "n_y": y.n, "n_x": x.n, "side_y": y.side, "side_x": x.side,
+    }  # fmt: skip
 
 
 def blocking(form: Form, tiles: int, channels: int, columns: int) -> Blocking:
-    """Return the blocks of a conv with ``tiles`` tiles (over the batch) of ``m x m`` outputs."""
-    planes, panels, vector = form.n**2, -(-columns // PANEL), 4 * LANES
+    """Return the blocks of a conv with ``tiles`` tiles over the batch."""
+    planes, panels, vector = form.planes, -(-columns // PANEL), 4 * LANES
     v = planes * (form.stride**2 * _vectors(channels) * ROWS + 1) * vector  # of a group of ROWS
     product = planes * VECTORS * ROWS * vector  # M of one group and panel
     groups = min(2 if channels <= 4 * LANES else 4, -(-tiles // ROWS))
     panel_block = min(panels, 2)
     # Where tiles do not fill groups, they are spread over more of them.
     memory = 2 * groups * (v + panel_block * product)
-    tables = 2 * 8 * groups * ROWS
-    return Blocking(groups * ROWS, panel_block, form.side**2 * vector + memory + tables)
+    tables, patch = 2 * 8 * groups * ROWS, form.y.side * form.x.side * vector
+    return Blocking(groups * ROWS, panel_block, patch + memory + tables)
 
 
 def transform_weights(weight: np.ndarray, form: Form, fetch: Fetch = at_hand) -> np.ndarray:
-    """Return ``G g GT`` of ``weight: [out, in, 3, 3]``, panels ``f32[panels, depth, PANEL]``.
+    """Return ``G g GT`` of ``weight: [out, in, *kernel]``, panels ``f32[panels, depth, PANEL]``.
 
     Plane by plane, within it phase by phase, within that ``in`` channels and zeros up to whole
     vectors. Computed in float64 and rounded once, some outputs at a time, read by ``fetch``.
     """
     out, inner = weight.shape[:2]
-    g, n, wide = matrices(form).g, form.n, _vectors(inner) * LANES
+    wide, taps = _vectors(inner) * LANES, math.prod(form.kernel)
     panels = aligned_empty((-(-out // PANEL), depth(form, inner) // wide, wide, PANEL))
     panels[:, :, inner:] = 0.0
     panels[-1] = 0.0
-    # The rows of the transform of all nine taps, in the order of the panels.
+    # The rows of the transform of all taps, in the order of the panels.
     rows = [
-        _nine(form, g, i, j, py, px)
-        for i in range(n)
-        for j in range(n)
-        for py in range(form.shares(i))
-        for px in range(form.shares(j))
+        _row(form, i, j, py, px)
+        for i in range(form.y.n)
+        for j in range(form.x.n)
+        for py in range(form.y.shares(i))
+        for px in range(form.x.shares(j))
     ]
     both = np.stack(rows)
     step = min(PANEL, 1 << max(0, (_BLOCK // (len(rows) * max(1, inner))).bit_length() - 1))
     for first in range(0, out, step):
         # Columns of one panel: those of the next begin with a block of their own.
         p, j = divmod(first, PANEL)
-        some = fetch(weight[first : first + step]).reshape(-1, inner, 9)
-        taps = np.ascontiguousarray(some.transpose(2, 1, 0), dtype=np.float64)
-        made = (both @ taps.reshape(9, -1)).reshape(-1, inner, len(some))
+        some = fetch(weight[first : first + step]).reshape(-1, inner, taps)
+        by_tap = np.ascontiguousarray(some.transpose(2, 1, 0), dtype=np.float64)
+        made = (both @ by_tap.reshape(taps, -1)).reshape(-1, inner, len(some))
         panels[p, :, :inner, j : j + len(some)] = made
     return panels.reshape(len(panels), -1, PANEL)
 
 
-def _nine(form: Form, g: np.ndarray, i: int, j: int, py: int, px: int) -> np.ndarray:
-    """Return what plane ``(i, j)`` of phase ``(py, px)`` is made of: f64[9] for the nine taps."""
-    made = np.zeros((3, 3))
-    down, across = form.taps[py], form.taps[px]
-    made[np.ix_(down, across)] = np.outer(g[i, : len(down)], g[j, : len(across)])
-    return made.reshape(9)
+def _row(form: Form, i: int, j: int, py: int, px: int) -> np.ndarray:
+    """Return what plane ``(i, j)`` of phase ``(py, px)`` is made of: f64[taps] for all taps."""
+    made = np.zeros(form.kernel)
+    down, across = form.y.phases[py], form.x.phases[px]
+    g_y, g_x = matrices(form.y).g[i], matrices(form.x).g[j]
+    made[np.ix_(down, across)] = np.outer(g_y[: len(down)], g_x[: len(across)])
+    return made.reshape(-1)

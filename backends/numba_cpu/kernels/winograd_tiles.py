@@ -31,8 +31,11 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     ACT_P1,
     BIAS,
     CHANNELS,
+    FORM,
     IN_H,
     IN_W,
+    M_X,
+    M_Y,
     OUT,
     OUT_B,
     OUT_H,
@@ -47,11 +50,12 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     RES_MODE,
     RES_X,
     RES_Y,
+    SIDE_X,
+    SIDE_Y,
     STRIDE,
     X_B,
     X_X,
     X_Y,
-    M,
     X,
 )
 from leptonc.backends.numba_cpu.kernels.winograd_transform import (
@@ -70,10 +74,10 @@ _BYTES = 4 * LANES
 @inline_njit
 def place(args, tile):
     """Return the image and the first output pixel ``(y, x)`` of a tile."""
-    m = arg(args, M)
-    down, across = (arg(args, OUT_H) + m - 1) // m, (arg(args, OUT_W) + m - 1) // m
+    m_y, m_x = arg(args, M_Y), arg(args, M_X)
+    down, across = (arg(args, OUT_H) + m_y - 1) // m_y, (arg(args, OUT_W) + m_x - 1) // m_x
     image, rest = tile // (down * across), tile % (down * across)
-    return image, rest // across * m, rest % across * m
+    return image, rest // across * m_y, rest % across * m_x
 
 
 @inline_njit
@@ -83,44 +87,45 @@ def read_tile(args, patch, tile, dst, plane):
     Of a tile at a border, whole vectors of what the image lacks are read from zeros in ``patch``;
     a vector that is cut off is copied there.
     """
-    stride, m, channels = arg(args, STRIDE), arg(args, M), arg(args, CHANNELS)
-    n, whole, step = stride * (m - 1) + 3, channels // LANES, ROWS * _BYTES
+    form, stride, channels = arg(args, FORM), arg(args, STRIDE), arg(args, CHANNELS)
+    h, w = arg(args, SIDE_Y), arg(args, SIDE_X)
+    whole, step = channels // LANES, ROWS * _BYTES
     phase = (channels + LANES - 1) // LANES * step
     image, y0, x0 = place(args, tile)
     y0, x0 = stride * y0 - arg(args, PAD_Y), stride * x0 - arg(args, PAD_X)
-    i0, i1 = max(0, -y0), min(n, arg(args, IN_H) - y0)
-    j0, j1 = max(0, -x0), min(n, arg(args, IN_W) - x0)
+    i0, i1 = max(0, -y0), min(h, arg(args, IN_H) - y0)
+    j0, j1 = max(0, -x0), min(w, arg(args, IN_W) - x0)
     line, pixel = 4 * arg(args, X_Y), 4 * arg(args, X_X)
     src = arg(args, X) + 4 * image * arg(args, X_B) + y0 * line + x0 * pixel
-    if whole > 0 and i0 == 0 and i1 == n and j0 == 0 and j1 == n:
-        transform_input(stride, m, src, line, pixel, dst, plane, whole, step, phase)
+    if whole > 0 and i0 == 0 and i1 == h and j0 == 0 and j1 == w:
+        transform_input(form, src, line, pixel, dst, plane, whole, step, phase)
     elif whole > 0:
-        zeros = min(whole, n * n)  # vectors that the patch holds
+        zeros = min(whole, h * w)  # vectors that the patch holds
         for k in range(zeros):
             vstore(patch, k * LANES, vzero())
         for v in range(0, whole, zeros):
             transform_border(
-                stride, m, src + v * _BYTES, line, pixel, dst + v * step, plane,
+                form, src + v * _BYTES, line, pixel, dst + v * step, plane,
                 min(zeros, whole - v), step, phase, i0, i1, j0, j1, patch,
             )  # fmt: skip
     if whole * LANES == channels:
         return
-    for k in range(n * n):
+    for k in range(h * w):
         vstore(patch, k * LANES, vzero())
     at = src + whole * _BYTES
     for i in range(i0, i1):
         for j in range(j0, j1):
             pixel_at = at + i * line + j * pixel
-            vstore(patch, (i * n + j) * LANES, vload_n(pixel_at, 0, channels - whole * LANES))
+            vstore(patch, (i * w + j) * LANES, vload_n(pixel_at, 0, channels - whole * LANES))
     to = dst + whole * step
-    transform_input(stride, m, patch, n * _BYTES, _BYTES, to, plane, 1, step, phase)
+    transform_input(form, patch, w * _BYTES, _BYTES, to, plane, 1, step, phase)
 
 
 @inline_njit
 def _finish(args, patch, image, y, x, n0, width):
     """Write one vector of channels of one tile: bias, residual, activation, what exists."""
-    m = arg(args, M)
-    rows, columns = min(m, arg(args, OUT_H) - y), min(m, arg(args, OUT_W) - x)
+    m = arg(args, M_X)
+    rows, columns = min(arg(args, M_Y), arg(args, OUT_H) - y), min(m, arg(args, OUT_W) - x)
     bias, res, mode = arg(args, BIAS), arg(args, RES), arg(args, RES_MODE)
     code, p0, p1 = arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1)
     shift = vload_n(bias, n0, width) if bias != 0 else vzero()
@@ -147,8 +152,8 @@ def _finish(args, patch, image, y, x, n0, width):
 @inline_njit
 def _finish_pooled(args, patch, image, y, x, n0, width):
     """Write the largest of each two by two pixels of one vector of channels of one tile."""
-    m = arg(args, M)
-    rows, columns = min(m, arg(args, OUT_H) - y), min(m, arg(args, OUT_W) - x)
+    m = arg(args, M_X)
+    rows, columns = min(arg(args, M_Y), arg(args, OUT_H) - y), min(m, arg(args, OUT_W) - x)
     code, p0, p1 = arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1)
     shift = vload_n(arg(args, BIAS), n0, width) if arg(args, BIAS) != 0 else vzero()
     out = arg(args, OUT) + 4 * image * arg(args, OUT_B)
@@ -181,12 +186,13 @@ def _bounds(args):
 @inline_njit
 def write_tile(args, patch, tile, src, step, n0, n1):
     """Transform columns ``n0 .. n1`` of one tile of M back and finish them."""
-    stride, m, inf = arg(args, STRIDE), arg(args, M), _INF
+    form, m_y, m_x, inf = arg(args, FORM), arg(args, M_Y), arg(args, M_X), _INF
     image, y, x = place(args, tile)
     low, high, simple = _bounds(args)
     bias, res = arg(args, BIAS), arg(args, RES)
     first = n0
-    if simple and y + m <= arg(args, OUT_H) and x + m <= arg(args, OUT_W) and n1 - n0 >= LANES:
+    inside = y + m_y <= arg(args, OUT_H) and x + m_x <= arg(args, OUT_W)
+    if simple and inside and n1 - n0 >= LANES:
         out_y, out_x = 4 * arg(args, OUT_Y), 4 * arg(args, OUT_X)
         res_y, res_x = 4 * arg(args, RES_Y), 4 * arg(args, RES_X)
         pool = arg(args, POOL)
@@ -198,16 +204,14 @@ def write_tile(args, patch, tile, src, step, n0, n1):
             bias += 4 * n0
         whole = (n1 - n0) // LANES
         if pool == 2:
-            transform_pooled(
-                stride, m, src, step, out, out_y, out_x, bias, low, high, whole
-            )  # fmt: skip
+            transform_pooled(form, src, step, out, out_y, out_x, bias, low, high, whole)
         else:
-            transform_output(stride, m, src, step, out, out_y, out_x, bias, res, res_y, res_x,
+            transform_output(form, src, step, out, out_y, out_x, bias, res, res_y, res_x,
                              low, high, whole)  # fmt: skip
         first += whole * LANES
         src += whole * step
     for c in range(first, n1, LANES):
-        transform_output(stride, m, src, step, patch, m * _BYTES, _BYTES, 0, 0, 0, 0, -inf, inf, 1)
+        transform_output(form, src, step, patch, m_x * _BYTES, _BYTES, 0, 0, 0, 0, -inf, inf, 1)
         if arg(args, POOL) == 2:
             _finish_pooled(args, patch, image, y, x, c, n1 - c)
         else:

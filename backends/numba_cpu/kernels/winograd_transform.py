@@ -29,7 +29,14 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     shared_function,
     splat,
 )
-from leptonc.backends.numba_cpu.kernels.winograd_points import POINTS, Form, even_part, matrices
+from leptonc.backends.numba_cpu.kernels.winograd_points import (
+    FORMS,
+    POINTS,
+    Axis,
+    Form,
+    even_part,
+    matrices,
+)
 
 BYTES = 4 * LANES
 Read = Callable[[int], ir.Value]
@@ -52,11 +59,11 @@ def _chain(b: ir.IRBuilder, scales: Sequence[float], values: Sequence[ir.Value])
     return total
 
 
-def _input_parts(form: Form) -> Parts:
+def _input_parts(axis: Axis) -> Parts:
     """Return the rows of ``BT`` that are made together, and what makes them of ``d``."""
-    if POINTS[form].singles:
-        return [((k,), functools.partial(_input_row, form, k)) for k in range(form.n)]
-    pairs, n = POINTS[form].pairs, form.n
+    (pairs, singles), n = POINTS[axis], axis.n
+    if singles or n == 1:
+        return [((k,), functools.partial(_input_row, axis, k)) for k in range(n)]
 
     def end(first: int, b: ir.IRBuilder, d: Read) -> list[ir.Value]:
         return [_chain(b, even_part(pairs), [d(k) for k in range(first, n, 2)])]
@@ -71,16 +78,18 @@ def _input_parts(form: Form) -> Parts:
     return [ends[0], *middle, ends[1]]
 
 
-def _input_row(form: Form, k: int, b: ir.IRBuilder, d: Read) -> list[ir.Value]:
+def _input_row(axis: Axis, k: int, b: ir.IRBuilder, d: Read) -> list[ir.Value]:
     """Make row ``k`` of ``BT``, whose last coefficient is 1, of few values: nothing to share."""
-    row = matrices(form).bt[k]
+    row = matrices(axis).bt[k]
     places = [int(j) for j in row.nonzero()[0]]
     return [_chain(b, [float(row[j]) for j in places], [d(j) for j in places])]
 
 
-def _output_parts(form: Form) -> Parts:
+def _output_parts(axis: Axis) -> Parts:
     """Return the rows of ``AT`` that are made together, and what makes them of ``d``."""
-    (pairs, singles), n, m = POINTS[form], form.n, form.m
+    (pairs, singles), n, m = POINTS[axis], axis.n, axis.m
+    if n == 1:
+        return [((0,), lambda b, d: [d(0)])]
 
     def rows(odd: int, b: ir.IRBuilder, d: Read) -> list[ir.Value]:
         join = b.fsub if odd else b.fadd
@@ -88,8 +97,8 @@ def _output_parts(form: Form) -> Parts:
         values += [d(2 * len(pairs) + 1 + k) for k in range(len(singles))]
         made = []
         for i in range(odd, m, 2):
-            # From the first point, which is 1, on.
-            total = values[0]
+            first = (*pairs, *singles)[0] ** i
+            total = values[0] if first == 1.0 else b.fmul(fconst(first), values[0])
             if i == 0:
                 total = b.fadd(d(0), total)
             for p, value in zip((*pairs, *singles)[1:], values[1:], strict=True):
@@ -101,7 +110,7 @@ def _output_parts(form: Form) -> Parts:
 
 
 def _two_passes(b: ir.IRBuilder, down: Parts, across: Parts, size: int, load, store) -> None:
-    """Transform ``size`` columns ``down``, then ``across``.
+    """Transform ``size`` columns ``down``, then ``across``; along one tap a pass does nothing.
 
     ``load(i, j)``; ``store(i, [values of row i])``.
     """
@@ -148,8 +157,9 @@ def _emit_tile(
     form: Form, b: ir.IRBuilder, place: Place, dst, step, count, dst_step, phase_step
 ) -> None:
     """Write the input transform; ``place(bytes)(y, x)`` is a pixel's pointer for a vector."""
-    n, stride, parts = form.n, form.stride, _input_parts(form)
-    places = _times(b, step, n * n)
+    stride, width = form.stride, form.x.n
+    down_parts, across_parts = _input_parts(form.y), _input_parts(form.x)
+    places = _times(b, step, form.planes)
     parts_of_plane = _times(b, phase_step, stride * stride)
 
     def one(v: ir.Value) -> None:
@@ -160,22 +170,23 @@ def _emit_tile(
 
         def store(py: int, px: int, i: int, values: list[ir.Value]) -> None:
             for j, value in enumerate(values):
-                part = parts_of_plane[py * form.shares(j) + px]
-                b.store(value, pointer(b, b.add(to, b.add(places[i * n + j], part))), align=4)
+                part = parts_of_plane[py * form.x.shares(j) + px]
+                b.store(value, pointer(b, b.add(to, b.add(places[i * width + j], part))), align=4)
 
         for py in range(stride):
             for px in range(stride):
                 # The odd phase has one pixel less and no row at infinity.
-                down, along = parts[: len(parts) - py], parts[: len(parts) - px]
+                down = down_parts[: len(down_parts) - py]
+                along = across_parts[: len(across_parts) - px]
                 here = [functools.partial(f, py, px) for f in (load, store)]
-                _two_passes(b, down, along, n - px, *here)
+                _two_passes(b, down, along, width - px, *here)
 
     _loop(b, count, one)
 
 
 def _emit_input(form: Form, b: ir.IRBuilder, src, y_step, x_step, *rest) -> None:
-    lines = [b.add(src, y) for y in _times(b, y_step, form.side)]
-    across = _times(b, x_step, form.side)
+    lines = [b.add(src, y) for y in _times(b, y_step, form.y.side)]
+    across = _times(b, x_step, form.x.side)
 
     def place(at: ir.Value) -> Callable[[int, int], ir.Value]:
         bases = [b.add(line, at) for line in lines]
@@ -191,15 +202,13 @@ def _emit_border(
     def within(k: int, low: ir.Value, high: ir.Value) -> ir.Value:
         return b.and_(b.icmp_signed("<=", low, i64(k)), b.icmp_signed(">", high, i64(k)))
 
-    side = range(form.side)
-    lines, across = (
-        [b.add(src, y) for y in _times(b, y_step, form.side)],
-        _times(b, x_step, form.side),
-    )
-    rows, columns = [within(k, i0, i1) for k in side], [within(k, j0, j1) for k in side]
+    down, along = range(form.y.side), range(form.x.side)
+    lines = [b.add(src, y) for y in _times(b, y_step, form.y.side)]
+    across = _times(b, x_step, form.x.side)
+    rows, columns = [within(k, i0, i1) for k in down], [within(k, j0, j1) for k in along]
     pixels = [
-        [b.select(b.and_(rows[y], columns[x]), b.add(lines[y], across[x]), zeros) for x in side]
-        for y in side
+        [b.select(b.and_(rows[y], columns[x]), b.add(lines[y], across[x]), zeros) for x in along]
+        for y in down
     ]
 
     def place(at: ir.Value) -> Callable[[int, int], ir.Value]:
@@ -229,10 +238,11 @@ def _emit_output(
     form: Form, b: ir.IRBuilder, src, step, dst, dst_y, dst_x, bias, res, res_y, res_x, low, high,
     count,
 ) -> None:  # fmt: skip
-    n, m, parts = form.n, form.m, _output_parts(form)
+    (m_y, m_x), n = (axis.m for axis in form), form.x.n
+    parts = _output_parts(form.y), _output_parts(form.x)
     least, most = splat(b, low), splat(b, high)
-    down, across = _times(b, dst_y, m), _times(b, dst_x, m)
-    res_down, res_across = _times(b, res_y, m), _times(b, res_x, m)
+    down, across = _times(b, dst_y, m_y), _times(b, dst_x, m_x)
+    res_down, res_across = _times(b, res_y, m_y), _times(b, res_x, m_x)
     has_res = b.icmp_signed("!=", res, i64(0))
 
     def one(v: ir.Value) -> None:
@@ -251,7 +261,7 @@ def _emit_output(
                 bounded = vm.clamp_high(b, vm.clamp_low(b, value, least), most)
                 b.store(bounded, pointer(b, b.add(to, across[j])), align=4)
 
-        _two_passes(b, parts, parts, n, load, store)
+        _two_passes(b, *parts, n, load, store)
 
     _loop(b, count, one)
 
@@ -259,9 +269,10 @@ def _emit_output(
 def _emit_pooled(
     form: Form, b: ir.IRBuilder, src, step, dst, dst_y, dst_x, bias, low, high, count
 ) -> None:
-    n, m, parts = form.n, form.m, _output_parts(form)
+    (m_y, m_x), n = (axis.m for axis in form), form.x.n
+    parts = _output_parts(form.y), _output_parts(form.x)
     least, most = splat(b, low), splat(b, high)
-    down, across = _times(b, dst_y, m // 2), _times(b, dst_x, m // 2)
+    down, across = _times(b, dst_y, m_y // 2), _times(b, dst_x, m_x // 2)
 
     def one(v: ir.Value) -> None:
         start, at = b.add(src, b.mul(v, step)), b.mul(v, i64(BYTES))
@@ -276,13 +287,13 @@ def _emit_pooled(
                 partners[i // 2] = values
                 return
             to = b.add(b.add(dst, at), down[i // 2])
-            for j in range(m // 2):
+            for j in range(m_x // 2):
                 four = (*values[2 * j : 2 * j + 2], *partner[2 * j : 2 * j + 2])
                 value = b.fadd(vm.largest(b, four), shift)
                 bounded = vm.clamp_high(b, vm.clamp_low(b, value, least), most)
                 b.store(bounded, pointer(b, b.add(to, across[j])), align=4)
 
-        _two_passes(b, parts, parts, n, load, store)
+        _two_passes(b, *parts, n, load, store)
 
     _loop(b, count, one)
 
@@ -295,31 +306,30 @@ def _shift(b: ir.IRBuilder, bias, at, readable) -> ir.Value:
     return b.select(splat(b, some, VM), shift, fconst(0.0))
 
 
-_STRIDE = 16  # what a stride counts in the number of a form; m is below that
-
-
-def _switch(name: str, params: list[ir.Type], emit, b: ir.IRBuilder, *args: ir.Value) -> None:
-    """Write the choice between the forms by stride and m, the first arguments."""
+def _switch(
+    name: str, forms: Sequence[Form], params: list[ir.Type], emit, b: ir.IRBuilder, *args: ir.Value
+) -> None:
+    """Write the choice among ``forms`` by place in ``FORMS``, which is the first argument."""
     end = b.append_basic_block("end")
-    stride, m, *rest = args
-    switch = b.switch(b.add(b.mul(stride, i64(_STRIDE)), m), end)
-    for form in POINTS:
-        text = f"{form.stride}_{form.m}"
-        block = b.append_basic_block(f"form_{text}")
-        switch.add_case(i64(_STRIDE * form.stride + form.m), block)
+    place, *rest = args
+    switch = b.switch(place, end)
+    for form in forms:
+        at = FORMS.index(form)
+        block = b.append_basic_block(f"form_{at}")
+        switch.add_case(i64(at), block)
         b.position_at_end(block)
         body = functools.partial(emit, form)
-        b.call(shared_function(b.module, f"{name}_{text}", ir.VoidType(), params, body), rest)
+        b.call(shared_function(b.module, f"{name}_{at}", ir.VoidType(), params, body), rest)
         b.branch(end)
     b.position_at_end(end)
 
 
-def _call(name: str, params: list[ir.Type], emit):
-    """Return the code of an intrinsic ``(stride, m, *args)``, args of types ``params``."""
-    body = functools.partial(_switch, name, params, emit)
+def _call(name: str, params: list[ir.Type], emit, forms: Sequence[Form] = FORMS):
+    """Return the code of an intrinsic ``(form, *args)``, args of types ``params``."""
+    body = functools.partial(_switch, name, forms, params, emit)
 
     def code(context, builder, sig, args):
-        fn = shared_function(builder.module, name, ir.VoidType(), [I64, I64, *params], body)
+        fn = shared_function(builder.module, name, ir.VoidType(), [I64, *params], body)
         builder.call(fn, args)
         return context.get_dummy_value()
 
@@ -327,22 +337,20 @@ def _call(name: str, params: list[ir.Type], emit):
 
 
 @intrinsic
-def transform_input(
-    typingctx, stride, m, src, y_step, x_step, dst, step, count, dst_step, phase_step
-):
+def transform_input(typingctx, form, src, y_step, x_step, dst, step, count, dst_step, phase_step):
     """Write ``BT d B`` of one tile, ``count`` (at least 1) vectors of channels.
 
-    ``stride``, ``m``: one of the forms. ``src``: the address of pixel (0, 0), ``y_step`` and
+    ``form``: the place of one in ``FORMS``. ``src``: the address of pixel (0, 0), ``y_step`` and
     ``x_step`` the bytes from line to line and from pixel to pixel. ``dst``: where plane 0 goes,
     ``step`` the bytes from plane to plane, ``dst_step`` from vector to vector, ``phase_step`` from
     phase to phase within a plane.
     """
-    return types.void(*(types.int64,) * 10), _call("lep_wino_in", [I64] * 8, _emit_input)
+    return types.void(*(types.int64,) * 9), _call("lep_wino_in", [I64] * 8, _emit_input)
 
 
 @intrinsic
 def transform_border(
-    typingctx, stride, m, src, y_step, x_step, dst, step, count, dst_step, phase_step,
+    typingctx, form, src, y_step, x_step, dst, step, count, dst_step, phase_step,
     i0, i1, j0, j1, zeros,
 ):  # fmt: skip
     """As :func:`transform_input`, of a tile of which only part lies in the image.
@@ -350,33 +358,34 @@ def transform_border(
     Lines ``i0`` to ``i1`` and pixels ``j0`` to ``j1`` of them are read; in place of the others,
     ``count`` vectors at ``zeros``.
     """
-    return types.void(*(types.int64,) * 15), _call("lep_wino_edge", [I64] * 13, _emit_border)
+    return types.void(*(types.int64,) * 14), _call("lep_wino_edge", [I64] * 13, _emit_border)
 
 
 @intrinsic
 def transform_output(
-    typingctx, stride, m, src, step, dst, dst_y, dst_x, bias, res, res_y, res_x, low, high, count
+    typingctx, form, src, step, dst, dst_y, dst_x, bias, res, res_y, res_x, low, high, count
 ):
     """Write ``AT M A`` plus bias and residual, within bounds: ``count`` vectors of one tile.
 
-    ``stride``, ``m``: one of the forms. ``src``: the address of plane 0, the planes ROWS vectors
-    apart; ``step``: the bytes from vector to vector. ``dst``, ``res``: addresses of the first
-    pixel, their ``_y`` and ``_x`` the bytes from line to line and pixel to pixel; ``bias``:
+    ``form``: the place of one in ``FORMS``. ``src``: the address of plane 0, the planes ROWS
+    vectors apart; ``step``: the bytes from vector to vector. ``dst``, ``res``: addresses of the
+    first pixel, their ``_y`` and ``_x`` the bytes from line to line and pixel to pixel; ``bias``:
     address; ``res`` and ``bias`` may be 0. ``low``, ``high``: float32 bounds of the result.
     """
-    numbers = (types.int64,) * 11
+    numbers = (types.int64,) * 10
     sig = types.void(*numbers, types.float32, types.float32, types.int64)
     params = [*[I64] * 9, F32, F32, I64]
     return sig, _call("lep_wino_out", params, _emit_output)
 
 
 @intrinsic
-def transform_pooled(typingctx, stride, m, src, step, dst, dst_y, dst_x, bias, low, high, count):
+def transform_pooled(typingctx, form, src, step, dst, dst_y, dst_x, bias, low, high, count):
     """As :func:`transform_output` without a residual; the largest of each two by two is written.
 
     ``dst_y``, ``dst_x``: the bytes from line to line and from pixel to pixel of what is written.
     """
-    numbers = (types.int64,) * 8
+    numbers = (types.int64,) * 7
     sig = types.void(*numbers, types.float32, types.float32, types.int64)
     params = [*[I64] * 6, F32, F32, I64]
-    return sig, _call("lep_wino_pooled", params, _emit_pooled)
+    forms = [form for form in FORMS if form.pools]
+    return sig, _call("lep_wino_pooled", params, _emit_pooled, forms)

@@ -16,11 +16,10 @@ from leptonc.backends.numba_cpu.kernels import winograd as wino
 from leptonc.backends.numba_cpu.kernels.igemm_plan import ConvPlan
 from leptonc.backends.numba_cpu.kernels.pack import pack_conv, pack_conv_taps
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
-from leptonc.backends.numba_cpu.kernels.winograd_points import Form
 from leptonc.backends.numba_cpu.legal import ClaimFn
 from leptonc.backends.numba_cpu.lower import choices, lines, questions
 from leptonc.backends.numba_cpu.lower.choices import Question
-from leptonc.backends.numba_cpu.lower.conv_choice import FORMS, Algorithm, ConvShape
+from leptonc.backends.numba_cpu.lower.conv_choice import WINOGRAD, Algorithm, ConvShape, forms
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import Epilogue, finish, target, zeros
 from leptonc.backends.numba_cpu.lower.product import Finish, emit, pack_at_run_time
@@ -94,8 +93,9 @@ def lower_peaks(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> boo
     if not lines.only_clamps(epilogue) or ctx.constant(op.operands[1]) is None or wins(ctx, op):
         return False
     algorithm = Algorithm(choices.answer(_question(ctx, shape), ctx.answers).chosen)
+    form = forms(shape).get(algorithm)
     by_lines = algorithm is Algorithm.IGEMM and lines.fits(shape, epilogue)
-    if not by_lines and algorithm not in (Algorithm.WINOGRAD_2, Algorithm.WINOGRAD_4):
+    if not by_lines and (form is None or not form.pools):
         return False
     even = replace(shape, out=tuple(n - n % 2 for n in shape.out))
     _lower(ctx, op, result, epilogue, even, _algorithm(ctx, shape), 2)
@@ -256,9 +256,9 @@ def _reads(end: Finish) -> list[View]:
     return [*end.reads, *([] if end.res is None else [end.res])]
 
 
-def _winograd(form: Form) -> Callable[[_Job], None]:
+def _winograd(algorithm: Algorithm) -> Callable[[_Job], None]:
     def lower(job: _Job) -> None:
-        ctx, s, out = job.ctx, job.shape, job.out
+        ctx, s, out, form = job.ctx, job.shape.plane, job.out, forms(job.shape)[algorithm]
         x = _inner_channels(ctx, job.x)
         const, fetch = ctx.constant(job.weight), ctx.pool.fetch
         assert const is not None
@@ -267,14 +267,14 @@ def _winograd(form: Form) -> Callable[[_Job], None]:
             lambda: winograd_plan.transform_weights(elements_of(const), form, fetch),
             const,
         )
-        tiles = s.batch * math.prod(-(-n // form.m) for n in s.out)
+        tiles = s.batch * math.prod(-(-n // axis.m) for n, axis in zip(s.out, form, strict=True))
         blocks = winograd_plan.blocking(form, tiles, s.channels, s.out_channels)
         scratch, stride = ctx.scratch(blocks.scratch_bytes)
         (x_y, x_x), (out_y, out_x) = spatial(x, 2), spatial(out, 2)
         values: dict[str, Any] = {
-            "stride": form.stride, "m": form.m,
-            "x": x.ref, "x_b": x.strides[0], "x_y": x_y, "x_x": x_x, "batch": s.batch,
-            "in_h": s.size[0], "in_w": s.size[1], "channels": s.channels, "columns": s.out_channels,
+            **winograd_plan.slots(form), "x": x.ref, "x_b": x.strides[0], "x_y": x_y, "x_x": x_x,
+            "batch": s.batch, "in_h": s.size[0], "in_w": s.size[1],
+            "channels": s.channels, "columns": s.out_channels,
             "pad_y": s.padding[0], "pad_x": s.padding[1], "out_h": s.out[0], "out_w": s.out[1],
             "out": out.ref, "out_b": out.strides[0], "out_y": out_y, "out_x": out_x,
             "weights": weights, "bias": job.end.bias,
@@ -320,7 +320,7 @@ def _depthwise(job: _Job) -> None:
 
 _LOWER: dict[Algorithm, Callable[[_Job], None]] = {
     Algorithm.IGEMM: _igemm,
-    **{algorithm: _winograd(form) for algorithm, form in FORMS.items()},
+    **{algorithm: _winograd(algorithm) for algorithm in WINOGRAD.values()},
     Algorithm.DEPTHWISE: _depthwise,
 }
 

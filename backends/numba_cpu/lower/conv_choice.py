@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from leptonc.backends.numba_cpu.kernels import int8_winograd_forms, int8_winograd_plan
 from leptonc.backends.numba_cpu.kernels.int8_dot import DOT
@@ -12,7 +12,7 @@ from leptonc.backends.numba_cpu.kernels.int8_winograd_forms import LARGEST_CODE
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_plan import depth
-from leptonc.backends.numba_cpu.kernels.winograd_points import Form
+from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, ONE, Axis, Form
 from leptonc.passes.fusing.policy import FEW_CHANNELS
 
 
@@ -21,16 +21,23 @@ class Algorithm(enum.Enum):
 
     IGEMM = "igemm"
     WINOGRAD_2 = "winograd2"
+    WINOGRAD_3 = "winograd3"
     WINOGRAD_4 = "winograd4"
     PHASES_2 = "phases2"
+    LINE_4 = "line4"
     DEPTHWISE = "depthwise"
 
 
-#: The Winograd convolutions; with stride 2 the phases of the image are convolved with stride 1.
-FORMS = {
-    Algorithm.WINOGRAD_2: Form(1, 2),
-    Algorithm.WINOGRAD_4: Form(1, 4),
-    Algorithm.PHASES_2: Form(2, 2),
+#: The Winograd convolutions by stride and sides of an output tile; with stride 2 the phases of the
+#: image are convolved with stride 1, a kernel of one tap along an axis is transformed along the
+#: other.
+WINOGRAD = {
+    (1, 2, 2): Algorithm.WINOGRAD_2,
+    (1, 3, 3): Algorithm.WINOGRAD_3,
+    (1, 4, 4): Algorithm.WINOGRAD_4,
+    (2, 2, 2): Algorithm.PHASES_2,
+    (1, 1, 4): Algorithm.LINE_4,
+    (1, 4, 1): Algorithm.LINE_4,
 }
 #: Those of codes.
 CODE_FORMS = {
@@ -55,6 +62,17 @@ class ConvShape:
     out: tuple[int, ...]
     after: tuple[int, ...] = ()  # zeros behind each axis; as ``padding`` if empty
 
+    @property
+    def plane(self) -> ConvShape:
+        """The same convolution with two spatial axes, where there is one: a line of an image."""
+        if len(self.kernel) != 1:
+            return self
+        one = {name: (1, *getattr(self, name)) for name in ("size", "kernel", "stride", "out")}
+        return replace(
+            self, **one, dilation=(1, *self.dilation), padding=(0, *self.padding),
+            after=(0, *self.after) if self.after else (),
+        )  # fmt: skip
+
 
 def choose(shape: ConvShape, precision: str, near: bool = False) -> Algorithm:
     """Return the algorithm that :func:`costs` thinks fastest."""
@@ -71,28 +89,38 @@ def costs(shape: ConvShape, precision: str, near: bool = False) -> dict[Algorith
     if shape.groups == shape.channels == shape.out_channels and shape.channels > 1:
         return {Algorithm.DEPTHWISE: 0.0}  # nothing to compare it with
     found = {Algorithm.IGEMM: igemm_cost(shape)}
+    shape = shape.plane
     if precision != "strict" and _winograd_fits(shape):
-        forms = {a: f for a, f in FORMS.items() if shape.stride == (f.stride, f.stride)}
         least = held_bytes(shape, Algorithm.IGEMM)
-        for a, form in forms.items():
+        for a, form in forms(shape).items():
             doublings = math.log2(held_bytes(shape, a) / least)
             found[a] = winograd_cost(shape, form, near) * (1 + HELD * doublings)
     return found
 
 
+def forms(s: ConvShape) -> dict[Algorithm, Form]:
+    """Return the Winograd convolutions for the kernel and stride of ``s``."""
+    s = s.plane
+    return {
+        WINOGRAD[f.stride, f.y.m, f.x.m]: f
+        for f in FORMS
+        if s.kernel == f.kernel and s.stride == (f.stride, f.stride)
+    }
+
+
 def held_bytes(s: ConvShape, algorithm: Algorithm) -> int:
     """Return the bytes of the packed weights of an algorithm, not of a depthwise one."""
-    form = FORMS.get(algorithm)
+    form = forms(s).get(algorithm)
     rows = s.channels * math.prod(s.kernel) if form is None else depth(form, s.channels)
     return 4 * rows * -(-s.out_channels // PANEL) * PANEL
 
 
 def _winograd_fits(s: ConvShape) -> bool:
     return (
-        s.kernel == (3, 3)
+        s.groups == 1
         and s.dilation == (1, 1)
-        and s.groups == 1
-        and max(*s.padding, *s.after) <= 2
+        and all(p < taps for p, taps in zip(s.padding, s.kernel, strict=True))
+        and all(p < taps for p, taps in zip(s.after, s.kernel, strict=False))  # may be empty
         and min(s.channels, s.out_channels) >= LANES
     )
 
@@ -105,9 +133,14 @@ def _winograd_fits(s: ConvShape) -> bool:
 PRODUCT, WINOGRAD_PRODUCT = 1.1, 1.15
 # Cycles for a vector of channels of one tile: in, out.
 TRANSFORM = {
-    Form(1, 2): (60.0, 60.0),
-    Form(1, 4): (150.0, 150.0),
-    Form(2, 2): (110.0, 80.0),
+    Form.square(3, 2): (60.0, 60.0),
+    Form.square(3, 4): (150.0, 150.0),
+    Form.square(3, 2, 2): (110.0, 80.0),
+    Form(ONE, Axis(3, 4)): (20.0, 20.0),
+    Form(Axis(3, 4), ONE): (20.0, 20.0),
+    Form(ONE, Axis(7, 4)): (30.0, 30.0),
+    Form(Axis(7, 4), ONE): (30.0, 30.0),
+    Form.square(5, 3): (220.0, 150.0),
 }
 FEWEST_ROWS = 4  # a product of fewer rows takes as long
 IGEMM_RATE = 24.0  # bytes of weights per cycle, in addition to the product
@@ -126,7 +159,7 @@ def igemm_cost(s: ConvShape) -> float:
 
 def winograd_cost(s: ConvShape, form: Form, near: bool) -> float:
     """Return the estimated cycles of a Winograd convolution, its weights ``near`` or not."""
-    tiles = s.batch * math.prod(-(-n // form.m) for n in s.out)
+    tiles = s.batch * math.prod(-(-n // axis.m) for n, axis in zip(s.out, form, strict=True))
     panels, rows = -(-s.out_channels // PANEL), depth(form, s.channels)
     product = WINOGRAD_PRODUCT * max(tiles + tiles % 2, FEWEST_ROWS) * panels * rows
     weights = 4.0 * rows * panels * PANEL
@@ -165,7 +198,8 @@ def int_costs(s: ConvShape, reach: int, precision: str) -> dict[Algorithm, float
     rows = max(s.batch * math.prod(s.out), FEWEST_ROWS)
     direct = CODES_STEP[DOT] * rows * panels * steps + 4.0 * PANEL * panels * steps / IGEMM_RATE
     found = {Algorithm.IGEMM: direct}
-    plain = _winograd_fits(s) and s.stride == (1, 1) and s.channels > FEW_CHANNELS
+    plain = _winograd_fits(s) and s.kernel == (3, 3) and s.stride == (1, 1)
+    plain = plain and s.channels > FEW_CHANNELS
     for algorithm, form in CODE_FORMS.items():
         small = precision != "strict" or _held(s, form) < STRICT_HELD
         if plain and small and form.fits(LARGEST_CODE * reach):

@@ -164,7 +164,8 @@ def test_choice() -> None:
     assert choose(square(128, 128, 28), "fp32") is Algorithm.WINOGRAD_4
     assert choose(square(64, 64, 56), "strict") is Algorithm.IGEMM
     assert choose(square(3, 64, 56), "fp32") is Algorithm.IGEMM
-    assert choose(square(64, 64, 56, 5), "fp32") is Algorithm.IGEMM
+    assert choose(square(64, 64, 56, 5), "fp32") is Algorithm.WINOGRAD_3
+    assert choose(square(64, 64, 56, 6), "fp32") is Algorithm.IGEMM
     assert choose(square(64, 64, 56, 3, 64), "strict") is Algorithm.DEPTHWISE
 
 
@@ -179,6 +180,10 @@ ROOTS = {
     "linear": (Linear(), (2, 5, 19), (33, 19), (33,)),
     "conv1x1": (Conv((1, 1), (0, 0), (1, 1)), (2, 24, 7, 5), (40, 24, 1, 1), (40,)),
     "winograd": (Conv((1, 1), (1, 1), (1, 1)), (2, 17, 9, 11), (37, 17, 3, 3), (37,)),
+    "line": (Conv((1, 1), (0, 3), (1, 1)), (2, 35, 9, 11), (41, 35, 1, 7), (41,)),
+    "upright": (Conv((1, 1), (2, 0), (1, 1)), (2, 35, 9, 11), (41, 35, 7, 1), (41,)),
+    "single": (Conv((1,), (1,), (1,)), (2, 67, 61), (71, 67, 3), (71,)),
+    "wide": (Conv((1, 1), (2, 1), (1, 1)), (2, 17, 9, 11), (37, 17, 5, 5), (37,)),
     "depthwise": (Conv((1, 1), (1, 1), (1, 1), 19), (2, 19, 9, 11), (19, 1, 3, 3), (19,)),
     "transposed": (ConvTranspose((2, 2), (1, 1), (1, 1), (1, 1)), (2, 6, 5, 7), (6, 9, 3, 3), (9,)),
 }

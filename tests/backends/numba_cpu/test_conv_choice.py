@@ -10,18 +10,19 @@ from hypothesis import strategies as st
 
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower.conv_choice import (
-    FORMS,
     Algorithm,
     ConvShape,
     choose,
     costs,
+    forms,
     held_bytes,
 )
 
 pytestmark = pytest.mark.numba
 
 F4, F2, DIRECT = Algorithm.WINOGRAD_4, Algorithm.WINOGRAD_2, Algorithm.IGEMM
-P2 = Algorithm.PHASES_2
+F3 = Algorithm.WINOGRAD_3
+P2, LINE = Algorithm.PHASES_2, Algorithm.LINE_4
 SIZES, WIDTHS = st.integers(1, 64), st.integers(1, 600)
 
 
@@ -29,6 +30,13 @@ def square(channels: int, size: int, out: int, stride: int = 1, batch: int = 1) 
     """Return a 3x3 convolution with padding 1."""
     ones, steps, area = (1, 1), (stride, stride), (-(-size // stride),) * 2
     return ConvShape(batch, channels, (size, size), out, (3, 3), steps, ones, ones, 1, area)
+
+
+def line(channels: int, size: int, out: int, taps: int, axis: int) -> ConvShape:
+    """Return a convolution with ``taps`` along an axis that keeps the size."""
+    kernel, pad = [1, 1], [0, 0]
+    kernel[axis], pad[axis] = taps, taps // 2
+    return replace(square(channels, size, out), kernel=tuple(kernel), padding=tuple(pad))
 
 
 @pytest.mark.parametrize("size", [7, 14, 56, 224])
@@ -43,10 +51,11 @@ def test_strict_never_runs_winograd(size: int, channels: int) -> None:
 def test_candidates_fit_the_stride(size: int, channels: int, out: int, stride: int) -> None:
     shape = square(channels, size, out, stride)
     found = costs(shape, "fp32")
-    forms = {a for a, form in FORMS.items() if form.stride == stride}
+    ways = {1: {F2, F4}, 2: {P2}}.get(stride, set())
     small = min(channels, out) < LANES
+    assert set(forms(shape)) == ways
     if Algorithm.DEPTHWISE not in found:
-        assert set(found) == {DIRECT} | (set() if small else forms)
+        assert set(found) == {DIRECT} | (set() if small else ways)
     assert all(cost > 0 for a, cost in found.items() if a is not Algorithm.DEPTHWISE)
 
 
@@ -81,7 +90,10 @@ def test_larger_tiles_hold_more_bytes(size: int, channels: int, out: int) -> Non
         {"stride": (3, 3), "out": (10, 10)},
         {"dilation": (2, 2), "padding": (2, 2)},
         {"groups": 2},
-        {"kernel": (3, 1), "padding": (1, 0)},
+        {"kernel": (4, 4), "out": (27, 27)},
+        {"kernel": (2, 3), "padding": (0, 1), "out": (27, 28)},
+        {"kernel": (3, 1), "padding": (1, 1)},
+        {"kernel": (3, 1), "padding": (1, 0), "stride": (2, 1), "out": (14, 28)},
         {"channels": LANES - 1},
         {"after": (3, 1)},
     ],
@@ -89,6 +101,47 @@ def test_larger_tiles_hold_more_bytes(size: int, channels: int, out: int) -> Non
 def test_what_winograd_cannot_do_runs_directly(changes: dict) -> None:
     assert choose(square(64, 28, 64), "fp32") in (F2, F4)
     assert choose(replace(square(64, 28, 64), **changes), "fp32") is DIRECT
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "out"), [(48, 35, 64), (64, 56, 64), (16, 14, 32), (128, 7, 128)]
+)
+def test_five_by_five_taps_run_by_winograd(channels: int, size: int, out: int) -> None:
+    shape = replace(square(channels, size, out), kernel=(5, 5), padding=(2, 2))
+    assert choose(shape, "fp32") is F3
+    assert choose(shape, "strict") is DIRECT
+    assert choose(replace(shape, stride=(2, 2)), "fp32") is DIRECT
+
+
+@pytest.mark.parametrize("taps", [3, 7])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(("channels", "size"), [(64, 56), (128, 17), (192, 17), (384, 8)])
+def test_one_line_of_taps_runs_by_winograd(taps: int, axis: int, channels: int, size: int) -> None:
+    shape = line(channels, size, channels, taps, axis)
+    assert choose(shape, "fp32") is LINE
+    assert choose(shape, "strict") is DIRECT
+    assert held_bytes(shape, LINE) == held_bytes(shape, DIRECT) * (taps + 3) // taps
+
+
+def ranked(*kernel: int, stride: int = 1) -> ConvShape:
+    """Return a convolution of any rank that keeps the size with stride 1."""
+    ones, size = (1,) * len(kernel), (16,) * len(kernel)
+    pad, steps = tuple(taps // 2 for taps in kernel), (stride,) * len(kernel)
+    return ConvShape(1, 64, size, 64, kernel, steps, pad, ones, 1, tuple(s // stride for s in size))
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 3), (1, 1, 7), (5,)])
+def test_other_ranks_run_directly(kernel: tuple[int, ...]) -> None:
+    assert set(costs(ranked(*kernel), "fp32")) == {DIRECT}
+
+
+@pytest.mark.parametrize("taps", [3, 7])
+def test_one_axis_is_a_line_of_an_image(taps: int) -> None:
+    one = ranked(taps)
+    assert costs(one, "fp32") == costs(replace(ranked(1, taps), size=(1, 16), out=(1, 16)), "fp32")
+    assert set(costs(one, "fp32")) == {DIRECT, LINE}
+    assert set(costs(ranked(taps, stride=2), "fp32")) == {DIRECT}
+    assert set(costs(replace(one, after=(taps,)), "fp32")) == {DIRECT}
 
 
 @pytest.mark.parametrize("channels", [64, 128, 256])

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels import pack
 from leptonc.backends.numba_cpu.kernels.winograd_plan import transform_weights
-from leptonc.backends.numba_cpu.kernels.winograd_points import Form
-from leptonc.backends.numba_cpu.lower.conv_choice import FORMS
+from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, Form
 from leptonc.backends.numba_cpu.lower.core import ConstPool, aligned
 
 SLICES = st.tuples(st.integers(0, 3), st.integers(0, 40), st.integers(0, 3), st.integers(0, 40))
@@ -72,10 +71,10 @@ def test_weights_of_a_convolution_are_read_little_by_little() -> None:
     assert max(spy.spans) <= pack.PACE
 
 
-@pytest.mark.parametrize("form", FORMS.values(), ids=str)
+@pytest.mark.parametrize("form", FORMS, ids=str)
 @pytest.mark.parametrize("inner", [3, 96])
 def test_winograd_s_weights_are_made_of_pieces(form: Form, inner: int) -> None:
-    weight = np.random.default_rng(0).normal(size=(70, inner, 3, 3)).astype(np.float32)
+    weight = np.random.default_rng(0).normal(size=(70, inner, *form.kernel)).astype(np.float32)
     spy = Spy()
     assert np.array_equal(transform_weights(weight, form, spy), transform_weights(weight, form))
     assert max(spy.spans) < weight.nbytes or inner == 3
