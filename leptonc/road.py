@@ -15,12 +15,7 @@ the signature already decides. For ``model(x, (h, c))`` that returns ``(y, [h])`
         r1 = empty((2, 5), (5, 1), dtype1)
         try: context = take()
         except IndexError: context = acquire()
-        try:
-            words, call, segment = context.whole
-            words[0] = t0.data_ptr()
-            ...
-            words[4] = r1.data_ptr()
-            call(segment)
+        try: context.enter(t0, t1, t2, r0, r1)
         finally:
             give(context)
             if pool.waiting or len(idle) > 1: settle()
@@ -30,7 +25,9 @@ the signature already decides. For ``model(x, (h, c))`` that returns ``(y, [h])`
 good, in another mode of autograd or with other strides along an axis of one. ``empty`` is what
 torch's own generated code makes its tensors with: it takes half the time of ``torch.empty_like``.
 
-Programs with Python steps or with indices to check are called instead: ``run(t0.data_ptr(), ...)``.
+Where a context has no ``enter``, the addresses of tensors are written one by one: ``words[0] =
+t0.data_ptr()``, and so on. Programs with Python steps or with indices to check are called instead:
+``run(t0.data_ptr(), ...)``.
 """
 
 from __future__ import annotations
@@ -113,7 +110,7 @@ class _Writer:
         for i, (shape, dtype) in enumerate(shapes):
             self._result_tensor(i, torch.empty(shape, dtype=dtype))
         places = [*inputs, *(f"r{i}" for i in range(len(shapes)))]
-        self._run([f"{p}.data_ptr()" for p in places])
+        self._run(places)
         flat = iter([self._result(i) for i in range(len(results))])
         self.lines.append(f"return {self._build(self.captured.out_spec, flat)}")
         return "def road(args):\n" + "".join(f"    {line}\n" for line in self.lines)
@@ -187,22 +184,27 @@ class _Writer:
 
     # -- running ----------------------------------------------------------------------------------
 
-    def _run(self, addresses: Sequence[str]) -> None:
-        """Write the run of the program."""
+    def _run(self, tensors: Sequence[str]) -> None:
+        """Write the run of the program on the tensors of these names."""
         pool = self.program.lane
+        addresses = [f"{t}.data_ptr()" for t in tensors]
         if pool is None:
             self.lines.append(f"run({', '.join(addresses)})")
             return
         idle = pool.idle
         self.names |= {"pool": pool, "idle": idle, "take": idle.pop, "give": idle.append}
         self.names |= {"acquire": pool.acquire, "settle": pool.settle}
+        enter = [f"context.enter({', '.join(tensors)})"]
+        write = [
+            "words, call, segment = context.whole",
+            *(f"words[{i}] = {address}" for i, address in enumerate(addresses)),
+            "call(segment)",
+        ]
         self.lines += [
             "try: context = take()",
             "except IndexError: context = acquire()",
             "try:",
-            "    words, call, segment = context.whole",
-            *(f"    words[{i}] = {address}" for i, address in enumerate(addresses)),
-            "    call(segment)",
+            *(f"    {line}" for line in (enter if self.program.doors else write)),
             "finally:",
             "    give(context)",
             "    if pool.waiting or len(idle) > 1: settle()",

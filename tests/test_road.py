@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 import leptonc
 import leptonc.road
+from leptonc.backends.numba_cpu import door, runtime
 from leptonc.errors import InputError
 
 pytestmark = pytest.mark.numba
@@ -142,6 +143,13 @@ def test_a_slice_of_one_row_takes_the_road(monkeypatch: pytest.MonkeyPatch) -> N
 def test_the_road_needs_no_private_test_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(leptonc.road, "_GUARDS", None)
     test_what_the_road_refuses_is_refused_as_before(monkeypatch)
+
+
+@pytest.mark.parametrize("name", ["tuple", "nested"])
+def test_the_road_needs_no_door(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "data_function", lambda: 0)
+    monkeypatch.setattr(runtime, "data_function", lambda: 0)
+    test_every_structure_of_results_has_a_road(name, monkeypatch)
 
 
 def test_what_the_road_refuses_is_refused_as_before(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from leptonc import meaning
 from leptonc.backends.numba_cpu import huge_pages, native
 from leptonc.backends.numba_cpu.assemble import assemble
+from leptonc.backends.numba_cpu.door import data_function
 from leptonc.backends.numba_cpu.emit import Source, emit
 from leptonc.backends.numba_cpu.executor import Program, ProgramPool
 from leptonc.backends.numba_cpu.kernels.ahead import HELPERS, compile_all
@@ -25,7 +26,7 @@ from leptonc.backends.numba_cpu.views import Ref, View
 from leptonc.runtime.governor import library_threads
 
 ARENA_SLACK = 256  # bytes behind the last buffer that vector loads may touch
-ALONE = (native.RUN_ALONE, native.PAUSES)  # what runs every program
+ALONE = (native.RUN_ALONE, native.PAUSES, native.ENTER)  # what runs every program
 TEAM = (native.RUN_TEAM, native.WORK)
 
 
@@ -71,6 +72,11 @@ class Executable:
         None if it needs them.
         """
         return None if self.schedule.errors else self.program.lane
+
+    @property
+    def doors(self) -> bool:
+        """Whether every context of the lane has an ``enter``."""
+        return self.lane is not None and self.schedule.threads == 1 and data_function() != 0
 
     def _checked(self, run: Callable[..., Any], addresses: Sequence[int]) -> Any:
         """Return what ``run`` returns; raise what its kernels reported."""
