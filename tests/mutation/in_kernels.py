@@ -119,4 +119,10 @@ FAULTS: tuple[Fault, ...] = (
             "conv_pool"),
     _kernel("winograd-pool-of-three", "winograd_tiles", "dropped tail",
             "vmax(vmax(a, b), vmax(c, d))", "vmax(vmax(a, b), c)", "winograd", "conv_pool"),
+    _kernel("row-panels-lose-residual", "row_panels", "dropped tail",
+            "tables + 16 if res != 0 else 0, panel + PREFETCH", "0, panel + PREFETCH",
+            "row_panels igemm"),
+    _kernel("row-panels-share", "row_panels", "wrong thread share",
+            "begin, end = panels * tid // nt, panels * (tid + 1) // nt",
+            "begin, end = panels // nt * tid, panels // nt * (tid + 1)", "row_panels igemm"),
 )  # fmt: skip
