@@ -11,25 +11,23 @@ the signature already decides. For ``model(x, (h, c))`` that returns ``(y, [h])`
         if not same(t0, t1, t2):
             if type(t0) is not Tensor or not is0(t0) or t0.shape != shape0 ...: return None
             ...
-        r0 = empty_like(like0)
-        r1 = empty_like(like1)
+        r0 = empty((2, 3), (3, 1), dtype0)
+        r1 = empty((2, 5), (5, 1), dtype1)
         try: context = take()
         except IndexError: context = acquire()
-        try:
-            words, call, segment = context.whole
-            words[0] = t0.data_ptr()
-            ...
-            words[4] = r1.data_ptr()
-            call(segment)
+        try: context.enter(t0, t1, t2, r0, r1)
         finally:
             give(context)
             if pool.waiting or len(idle) > 1: settle()
         return (r0, [r1,],)
 
 ``same`` is torch's own test that tensors are like those it was made of. What fails it may be as
-good, in another mode of autograd or with other strides along an axis of one.
+good, in another mode of autograd or with other strides along an axis of one. ``empty`` is what
+torch's own generated code makes its tensors with: it takes half the time of ``torch.empty_like``.
 
-Programs with Python steps or with indices to check are called instead: ``run(t0.data_ptr(), ...)``.
+Where a context has no ``enter``, the addresses of tensors are written one by one: ``words[0] =
+t0.data_ptr()``, and so on. Programs with Python steps or with indices to check are called instead:
+``run(t0.data_ptr(), ...)``.
 """
 
 from __future__ import annotations
@@ -47,9 +45,10 @@ from leptonc.backends.numba_cpu.runtime import Executable
 from leptonc.capture import Captured
 
 Road = Callable[[tuple[Any, ...]], Any]
-# Private to torch: where it is gone, the checks in Python remain.
-_GUARDS = getattr(getattr(torch._C, "_dynamo", None), "guards", None)
-_GUARDS = getattr(_GUARDS, "TensorGuards", None)
+# Private to torch: where they are gone, the checks in Python and the public function remain.
+_PRIVATE = getattr(getattr(torch._C, "_dynamo", None), "guards", None)
+_GUARDS = getattr(_PRIVATE, "TensorGuards", None)
+_EMPTY = getattr(_PRIVATE, "_empty_strided_cpu", None)
 _OPENS = {tuple: "({},)", list: "[{},]"}
 
 
@@ -109,14 +108,23 @@ class _Writer:
         self._check()
         inputs = [self.params[i] for i in range(len(self.captured.function.params))]
         for i, (shape, dtype) in enumerate(shapes):
-            # An empty tensor from a template takes half as long as one from a shape and a dtype.
-            self.names[f"like{i}"] = torch.empty(shape, dtype=dtype)
-            self.lines.append(f"r{i} = empty_like(like{i})")
+            self._result_tensor(i, torch.empty(shape, dtype=dtype))
         places = [*inputs, *(f"r{i}" for i in range(len(shapes)))]
-        self._run([f"{p}.data_ptr()" for p in places])
+        self._run(places)
         flat = iter([self._result(i) for i in range(len(results))])
         self.lines.append(f"return {self._build(self.captured.out_spec, flat)}")
         return "def road(args):\n" + "".join(f"    {line}\n" for line in self.lines)
+
+    def _result_tensor(self, i: int, like: Tensor) -> None:
+        """Write the making of result ``i``, a new tensor of the shape and dtype of ``like``."""
+        if _EMPTY is not None:
+            self.names |= {"empty": _EMPTY, f"dtype{i}": like.dtype}
+            sizes = f"{tuple(like.shape)}, {like.stride()}"
+            self.lines.append(f"r{i} = empty({sizes}, dtype{i})")
+            return
+        # From a template: that takes half as long as from a shape and a dtype.
+        self.names[f"like{i}"] = like
+        self.lines.append(f"r{i} = empty_like(like{i})")
 
     # -- arguments --------------------------------------------------------------------------------
 
@@ -176,22 +184,27 @@ class _Writer:
 
     # -- running ----------------------------------------------------------------------------------
 
-    def _run(self, addresses: Sequence[str]) -> None:
-        """Write the run of the program."""
+    def _run(self, tensors: Sequence[str]) -> None:
+        """Write the run of the program on the tensors of these names."""
         pool = self.program.lane
+        addresses = [f"{t}.data_ptr()" for t in tensors]
         if pool is None:
             self.lines.append(f"run({', '.join(addresses)})")
             return
         idle = pool.idle
         self.names |= {"pool": pool, "idle": idle, "take": idle.pop, "give": idle.append}
         self.names |= {"acquire": pool.acquire, "settle": pool.settle}
+        enter = [f"context.enter({', '.join(tensors)})"]
+        write = [
+            "words, call, segment = context.whole",
+            *(f"words[{i}] = {address}" for i, address in enumerate(addresses)),
+            "call(segment)",
+        ]
         self.lines += [
             "try: context = take()",
             "except IndexError: context = acquire()",
             "try:",
-            "    words, call, segment = context.whole",
-            *(f"    words[{i}] = {address}" for i, address in enumerate(addresses)),
-            "    call(segment)",
+            *(f"    {line}" for line in (enter if self.program.doors else write)),
             "finally:",
             "    give(context)",
             "    if pool.waiting or len(idle) > 1: settle()",

@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 import leptonc
 import leptonc.road
+from leptonc.backends.numba_cpu import door, runtime
 from leptonc.errors import InputError
 
 pytestmark = pytest.mark.numba
@@ -144,6 +145,13 @@ def test_the_road_needs_no_private_test_of_torch(monkeypatch: pytest.MonkeyPatch
     test_what_the_road_refuses_is_refused_as_before(monkeypatch)
 
 
+@pytest.mark.parametrize("name", ["tuple", "nested"])
+def test_the_road_needs_no_door(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "data_function", lambda: 0)
+    monkeypatch.setattr(runtime, "data_function", lambda: 0)
+    test_every_structure_of_results_has_a_road(name, monkeypatch)
+
+
 def test_what_the_road_refuses_is_refused_as_before(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = Returns(STRUCTURES["tensor"]).eval(), torch.randn(3, 6)
     compiled = leptonc.compile(model, (x,))
@@ -165,3 +173,40 @@ def test_sizes_in_turn_keep_their_roads() -> None:
             same(compiled(x), model(x))
     (spec,) = compiled.specializations
     assert len(spec.roads) == len(spec.bindings) == 3
+
+
+class Kinds(nn.Module):
+    """Results of many ranks and dtypes, one of them empty."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        flat = x.reshape(-1)
+        return x.sum(), x[:0], x > 0, x.double(), flat.long(), x.transpose(0, 2) + 1.0
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("private", [True, False])
+def test_results_are_tensors_like_any_other(
+    mode: Callable[[], Any], private: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not private:
+        monkeypatch.setattr(leptonc.road, "_EMPTY", None)
+    x = torch.randn(2, 1, 3)
+    compiled = leptonc.compile(Kinds().eval(), (x,))
+    with mode():
+        want = compiled._general((x,), {})
+        monkeypatch.setattr(compiled, "_general", no_general)
+        got, again = compiled(x), compiled(x)
+        same(got, want)
+        pointers = {t.data_ptr() for r in (got, again) for t in r if t.numel()}
+        assert len(pointers) == 2 * (len(got) - 1)
+        for g, w in zip(got, want, strict=True):
+            assert (g.dtype, g.shape, g.stride(), g.device) == (
+                w.dtype,
+                w.shape,
+                w.stride(),
+                w.device,
+            )
+            assert (g.is_inference(), g.requires_grad) == (w.is_inference(), w.requires_grad)
+            assert g.untyped_storage().nbytes() == w.untyped_storage().nbytes()
+            assert g.data_ptr() % 64 == 0 and (g.is_inference() or g._version == 0)
+            assert g.resize_(100).numel() == 100

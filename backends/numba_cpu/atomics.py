@@ -114,6 +114,11 @@ def _call(b: ir.IRBuilder, fn: ir.Value, *args: ir.Value) -> None:
     b.call(b.inttoptr(fn, kind.as_pointer()), args)
 
 
+def _call_one(b: ir.IRBuilder, fn: ir.Value, x: ir.Value) -> ir.Value:
+    kind = ir.FunctionType(_I64, [_I64])
+    return b.call(b.inttoptr(fn, kind.as_pointer()), [x])
+
+
 def _pause(b: ir.IRBuilder) -> None:
     name, operands = _PAUSE.get(platform.machine(), ("llvm.donothing", ()))
     i32 = ir.IntType(32)
@@ -217,6 +222,8 @@ atomic_cas = _ternary(_i64, _compare_and_swap)
 load = _unary(_i64, lambda b, a: b.load(_pointer(b, a)))
 store = _binary(_void, lambda b, a, x: b.store(x, _pointer(b, a)) and None)
 invoke = _invoke()
+# Calls a C function of one word by address; its result means nothing where it returns none.
+call_one = _binary(_i64, _call_one)
 # Returns the number of the core that runs this, or the operand where nobody can tell.
 core_number = _unary(_i64, _core_number)
 # Read into, or set from, the mask at the second operand on which cores the thread may run whose

@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from leptonc.backends.numba_cpu import native
+from leptonc.backends.numba_cpu.door import door
 from leptonc.backends.numba_cpu.kernels.base import Kernel, slot_bits
 from leptonc.backends.numba_cpu.pool import ALIGN, TEAMS, aligned_zeros, native_call
 from leptonc.errors import TargetError
@@ -86,9 +87,12 @@ class Context:
         whole: how to run a program that is one native segment without :meth:`run`'s checks:
             ``words, call, segment`` for ``words[i] = address`` of every address, then
             ``call(segment)``. None if there are Python steps.
+        enter: the same as one call that takes the tensors (see :mod:`door`), on one thread; None
+            where there is no such way.
     """
 
     whole: tuple[memoryview, Callable[[int], None], int] | None = None
+    enter: Callable[..., None] | None = None
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -108,6 +112,7 @@ class Context:
         parts = self._parts
         if len(parts) == 1 and isinstance(parts[0], int):
             self.whole = self._io.data, self._native, parts[0]
+            self.enter = door(parts[0]) if self._team is None else None
 
     def run(self, *addresses: int) -> None:
         """Run the program with these input and output addresses.

@@ -31,6 +31,7 @@ from leptonc.backends.numba_cpu.atomics import (
     atomic_cas,
     atomic_load,
     atomic_store,
+    call_one,
     core_number,
     invoke,
     load,
@@ -42,12 +43,13 @@ from leptonc.backends.numba_cpu.atomics import (
     wake_all,
     write_cores,
 )
-from leptonc.backends.numba_cpu.kernels.base import inline_njit, make_kernel
+from leptonc.backends.numba_cpu.kernels.base import KERNELS, Kernel, inline_njit, make_kernel
 
 SEGMENT_WORDS = 10
 CLOCK = 7  # word of a segment
 PHASE_WORDS, TASK_WORDS, STEP_WORDS, PATCH_WORDS = 2, 4, 2, 3
 CLOCK_WORDS = 4  # of one thread and one step
+BYTES = bytes.__basicsize__ - 1  # where a bytes object of Python's holds its bytes, and a zero
 SERIAL, NO_BARRIER = 1, 2  # flags of a step, see Program.step
 TASKS = 48  # bits of NOW below the number of tasks
 NUMBER = (1 << TASKS) - 1
@@ -109,6 +111,25 @@ def _run_alone(segment, tid, nt):
             _perform(task, steps, clock)
             task += 32
         phase += 16
+
+
+def _enter(known, args, count):
+    """Run a segment alone on the tensors at ``args``, a function of CPython's METH_FASTCALL.
+
+    ``known`` is a bytes object of words: ``0`` segment, ``1`` RUN_ALONE, ``2`` torch's function
+    from a tensor to its data, ``3`` and ``4`` CPython's that release its lock and take it again,
+    ``5`` its function that counts a reference, ``6`` None.
+    """
+    words = known + BYTES
+    segment, data, none = load(words), load(words + 16), load(words + 48)
+    io = load(segment + 40)
+    for i in range(count):
+        store(io + 8 * i, call_one(data, load(args + 8 * i)))
+    state = call_one(load(words + 24), 0)
+    invoke(load(words + 8), segment, 0, 1)
+    call_one(load(words + 32), state)
+    call_one(load(words + 40), none)
+    return none
 
 
 @inline_njit
@@ -311,6 +332,7 @@ def _nothing(args, tid, nt):
 
 
 RUN_ALONE = make_kernel(_run_alone, "run_alone")
+ENTER = KERNELS.add(Kernel(_enter, "enter", signature="int64(int64,int64,int64)"))
 RUN_TEAM = make_kernel(_run_team, "run_team")
 WORK = make_kernel(_work, "work")
 STOP_TEAM = make_kernel(_stop, "stop")

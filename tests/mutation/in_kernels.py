@@ -127,4 +127,11 @@ FAULTS: tuple[Fault, ...] = (
     _kernel("winograd-edge-of-other-side", "winograd_tiles", "off-by-one band",
             "min(w, arg(args, IN_W) - x0)", "min(h, arg(args, IN_W) - x0)", "winograd",
             "line_conv"),
+    _kernel("row-panels-lose-residual", "row_panels", "dropped tail",
+            "tables + 16 if res != 0 else 0, panel + PREFETCH", "0, panel + PREFETCH",
+            "row_panels igemm", "row_and_residual"),
+    _kernel("row-panels-share", "row_panels", "wrong thread share",
+            "begin, end = panels * tid // nt, panels * (tid + 1) // nt",
+            "begin, end = panels // nt * tid, panels // nt * (tid + 1)", "row_panels igemm",
+            "wide_row", threads=2),
 )  # fmt: skip

@@ -105,4 +105,8 @@ FAULTS: tuple[Fault, ...] = (
     _lower("backward-walk-state", "lower/recurrent", "stale buffer",
            "[s.slice(0, i, i + 1) for s in first],", "[s.slice(0, 0, 1) for s in first],",
            "recurrent", "lstm"),
+    _lower("gates-cut-at-the-start", "lower/elementwise", "wrong offset",
+           "return view.slice(kind.axis, int(kind.start), int(kind.stop), kind.step)",
+           "return view.slice(kind.axis, 0, int(kind.stop) - int(kind.start), kind.step)",
+           "elementwise", "two_slices"),
 )  # fmt: skip

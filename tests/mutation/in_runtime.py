@@ -103,4 +103,17 @@ FAULTS: tuple[Fault, ...] = (
     _runtime("quota-rounds-up", "leptonc/runtime/governor.py", "wrong thread share",
              "whole = max(1, math.floor(quota.cores + _ROUNDING))",
              "whole = max(1, math.ceil(quota.cores))", ("tests/runtime/test_governor.py",)),
+    _runtime("road-results-turned", "leptonc/road.py", "wrong stride",
+             "{tuple(like.shape)}, {like.stride()}", "{tuple(like.shape)}, {like.stride()[::-1]}",
+             ("tests/test_road.py",)),
+    _runtime("door-keeps-the-lock", "backends/numba_cpu/native.py", "lock held too long",
+             "    state = call_one(load(words + 24), 0)\n"
+             "    invoke(load(words + 8), segment, 0, 1)\n"
+             "    call_one(load(words + 32), state)\n",
+             "    invoke(load(words + 8), segment, 0, 1)\n", (f"{_TESTS}/test_door.py",)),
+    _runtime("door-loses-none", "backends/numba_cpu/native.py", "reference lost",
+             "    call_one(load(words + 40), none)\n", "", (f"{_TESTS}/test_door.py",)),
+    _runtime("huge-pages-of-files", "backends/numba_cpu/huge_pages.py", "dead guard",
+             "if (permissions, inode) == _PRIVATE:", "if permissions == _PRIVATE[0]:",
+             (f"{_TESTS}/test_huge_pages.py",)),
 )  # fmt: skip

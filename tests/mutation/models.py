@@ -308,6 +308,11 @@ MODELS: dict[str, Model] = {
     "linear_hardtanh": _net(
         lambda: nn.Sequential(nn.Linear(20, 24), nn.Hardtanh(-0.5, 0.5)), (5, 20)
     ),
+    "row_and_residual": _with(
+        lambda self, x, y: self.linear(x) + y, lambda: {"linear": nn.Linear(24, 70)},
+        (1, 24), (1, 70),
+    ),
+    "wide_row": _net(lambda: nn.Linear(512, 2080), (1, 512)),  # an odd number of panels
     "square_linear": _net(lambda: nn.Linear(24, 24), (5, 24)),
     "linear_of_inputs": _of(lambda x, w: F.linear(x, w), (5, 24), (24, 24)),
     "dilated_conv": _net(lambda: nn.Conv2d(20, 20, 3, padding=2, dilation=2), (1, 20, 9, 11)),

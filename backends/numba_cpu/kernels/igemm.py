@@ -33,6 +33,7 @@ from leptonc.backends.numba_cpu.kernels.microkernel import (
     run_tiles,
     tile_rows,
 )
+from leptonc.backends.numba_cpu.kernels.row_panels import row_product
 from leptonc.backends.numba_cpu.kernels.row_tables import affine_rows, ask_rows, copy_rows, fill
 from leptonc.backends.numba_cpu.kernels.tile_finish import (
     ADD_RES,
@@ -347,6 +348,13 @@ def _block(args, tables, m0, count, panel0, panel1, a, b, bias, out, res):
                 break
 
 
+@inline_njit
+def _is_plain_row(args):
+    """Return whether a product of one row is one sum that its tile finishes."""
+    one_sum = arg(args, TAPS) == 1 and arg(args, DEPTH_BLOCK) >= arg(args, DEPTH)
+    return one_sum and arg(args, TAP_TABLE) == 0 and not _bounds(args, True)[2]
+
+
 @kernel
 def igemm(args, tid, nt):
     """Compute this thread's share of the product that an :class:`IGemm` record describes."""
@@ -355,6 +363,12 @@ def igemm(args, tid, nt):
     m = arg(args, ROWS_Z) * arg(args, ROWS_Y) * arg(args, ROWS_X)
     n = arg(args, COLUMNS)
     if outer <= 0 or m <= 0 or n <= 0:
+        return
+    if outer * m == 1 and _is_plain_row(args):
+        low, high, _ = _bounds(args, True)
+        tables = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
+        row_product(n, arg(args, DEPTH), arg(args, A), arg(args, B), arg(args, BIAS),
+                    arg(args, RES), arg(args, OUT), tables, low, high, tid, nt)  # fmt: skip
         return
     panels = -(-n // PANEL)
     by_outer, by_rows, by_columns = grid(nt, outer, m, panels)

@@ -60,7 +60,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class _Tile:
+class Tile:
     """The arguments of a microkernel as LLVM values; see :func:`run_tiles` for their meaning."""
 
     tiles: ir.Value
@@ -85,8 +85,13 @@ _PARAMS = [I64] * 14 + [F32, F32]
 _ONE = i64(1)
 
 
-class _FloatTile(TileWriter):
-    """Tiles of float32: bias and residual are the initial values, a clamp ends each."""
+class FloatTile(TileWriter):
+    """Tiles of float32: bias and residual are the initial values, a clamp ends each.
+
+    ``bias``: its vectors, from :meth:`first_values`.
+    """
+
+    bias: list[ir.Value]
 
     zero = fconst(0.0)
 
@@ -200,7 +205,7 @@ class _FloatTile(TileWriter):
                 self.b.store(value, self.at(starts[i], j), align=4)
 
 
-_FLOATS = TileForm("lep_tile", _FloatTile, _Tile, _PARAMS)
+_FLOATS = TileForm("lep_tile", FloatTile, Tile, _PARAMS)
 
 
 def _runner(name: str, choose: Callable[..., None], count: int):

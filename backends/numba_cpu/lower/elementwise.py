@@ -9,11 +9,12 @@ from leptonc.backends.numba_cpu.kernels.elementwise_ops import INTS, compute_typ
 from leptonc.backends.numba_cpu.legal import YES, Claim, ClaimFn, No, stored
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.machine import Machine, Node
+from leptonc.backends.numba_cpu.views import View
 from leptonc.errors import ClaimError
 from leptonc.ir.core import Function, Kind, Op, Trait, Value
 from leptonc.ir.kinds import binary, pointwise, unary
 from leptonc.ir.kinds.data import Constant, Full
-from leptonc.ir.kinds.shape import Transpose
+from leptonc.ir.kinds.shape import Slice, Transpose
 from leptonc.ir.types import DType
 
 Params = tuple[int | float, ...]
@@ -173,25 +174,32 @@ def _core(op: Op) -> tuple[int, ...]:
     return shape
 
 
+def _moved(kind: Kind, view: View) -> View:
+    """Return what a transpose or a slice makes of a view."""
+    if isinstance(kind, Transpose):
+        return view.transpose(kind.perm)
+    assert isinstance(kind, Slice)
+    return view.slice(kind.axis, int(kind.start), int(kind.stop), kind.step)
+
+
 def lower_chain(ctx: Lowering, body: Function) -> bool:
     """Lower a whole body of elementwise ops: one step for each shape of results.
 
-    What they read may be transposed first: that moves nothing.
+    What they read may be transposed or cut out first: that moves nothing.
 
     Returns:
         False if the body holds something else; nothing has been lowered then.
     """
     ops = [op for op in body.ops if not isinstance(op.kind, (Constant, Full))]
-    moves = [op for op in ops if isinstance(op.kind, Transpose)]
-    ops = [op for op in ops if not isinstance(op.kind, Transpose)]
+    moves = [op for op in ops if isinstance(op.kind, (Slice, Transpose))]
+    ops = [op for op in ops if not isinstance(op.kind, (Slice, Transpose))]
     if not ops or any(Trait.ELEMENTWISE not in op.kind.traits for op in ops):
         return False
     made = {op.result for op in ops}
     if any(op.operands[0] in made or op.result in body.returns for op in moves):
         return False
     for op in moves:
-        assert isinstance(op.kind, Transpose)
-        ctx.views[op.result] = ctx.view(op.operands[0]).transpose(op.kind.perm)
+        ctx.views[op.result] = _moved(op.kind, ctx.view(op.operands[0]))
     groups: dict[tuple[int, ...], list[Op]] = {}
     for op in ops:
         groups.setdefault(_core(op), []).append(op)

@@ -6,6 +6,8 @@ import itertools
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
@@ -18,7 +20,7 @@ from leptonc.errors import ClaimError, InferError
 from leptonc.ir.core import Builder, Kind
 from leptonc.ir.kinds import binary, pointwise, unary
 from leptonc.ir.kinds.data import Full
-from leptonc.ir.kinds.shape import Reshape, Transpose
+from leptonc.ir.kinds.shape import Reshape, Slice, Transpose
 from leptonc.ir.types import DType, TensorType
 from tests.backends.numba_cpu.harness import Run, check_op, make, physical, run_op
 
@@ -314,6 +316,35 @@ def test_chain_of_what_is_transposed(last: bool) -> None:
         run = Run(fn, nt, lower_chain)
         assert (len(run.steps) == 1) is not last
         assert torch.equal(run(p, q, r)[0], meaning.run(fn, p, q, r)[0])
+
+
+@given(
+    rows=st.integers(1, 5), size=st.integers(1, 70), step=st.integers(1, 3),
+    turned=st.booleans(), nt=st.integers(1, 3),
+)  # fmt: skip
+def test_a_chain_of_slices_is_one_step(rows: int, size: int, step: int, turned: bool, nt: int):
+    """Gates that are cut out of one product, as in an LSTM cell: nothing is copied."""
+    b, shape = Builder("gates"), (3 * step * size, rows) if turned else (rows, 3 * step * size)
+    x, c = b.param(TensorType(DType.F32, shape)), b.param(TensorType(DType.F32, (rows, size)))
+    whole = b(Transpose((1, 0)), x) if turned else x
+    i, f, g = (b(Slice(1, k * step * size, (k + 1) * step * size, step), whole) for k in range(3))
+    new = b(binary.Add(), b(binary.Mul(), b(unary.Neg(), f), c), b(binary.Mul(), i, g))
+    fn = b.finish(new, b(unary.Relu(), new))
+    p, q = torch.randn(shape), torch.randn(rows, size)
+    run = Run(fn, nt, lower_chain)
+    assert len(run.steps) == 1
+    for got, want in zip(run(p, q), meaning.run(fn, p, q), strict=True):
+        assert torch.equal(got, want)
+
+
+def test_a_slice_of_what_a_chain_computes_is_no_chain() -> None:
+    b = Builder("late")
+    x = b.param(TensorType(DType.F32, (3, 40)))
+    fn = b.finish(b(unary.Relu(), b(Slice(1, 5, 20, 1), b(unary.Neg(), x))))
+    p = torch.randn(3, 40)
+    run = Run(fn, 2, lower_chain)
+    assert len(run.steps) == 2
+    assert torch.equal(run(p)[0], meaning.run(fn, p)[0])
 
 
 def test_chain_refuses_other_ops() -> None:
