@@ -17,10 +17,9 @@ from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels import vecmath as vm
 from leptonc.backends.numba_cpu.kernels.int8_dot import FORMS, PROVEN, target_triple
-from leptonc.backends.numba_cpu.kernels.int8_pairs import ENTRY, PLACE
+from leptonc.backends.numba_cpu.kernels.int8_pair_steps import BYTE_HEIGHTS, PairSteps
 from leptonc.backends.numba_cpu.kernels.tile_writer import (
     TileForm,
-    TileWriter,
     emit_choice,
     emit_row,
 )
@@ -85,7 +84,7 @@ class Tile:
 PARAMS = [I64] * 20 + [F32] * 6
 
 
-class ByteTile(TileWriter):
+class ByteTile(PairSteps):
     """A tile of int32 sums of products of bytes."""
 
     zero = iconst(0)
@@ -124,35 +123,6 @@ class ByteTile(TileWriter):
             self.b.load(self.place(self.t.sums, j, 4), align=4, typ=VI) for j in range(self.nv)
         ]
         return [columns[j] for _, j in self.cells]
-
-    def with_extra(self, cells: list[ir.Value]) -> list[ir.Value]:
-        """Return the cells plus the products that were taken out of the panel (int8_pairs)."""
-        b, t, before = self.b, self.t, self.b.block
-        first, count = (b.load(pointer(b, t.extra, i64(k), 8), align=8, typ=I64) for k in range(2))
-        first = b.add(t.extra, first)
-        loop, end = self.block("extra"), self.block("no_extra")
-        b.cbranch(b.icmp_signed(">", count, i64(0)), loop, end)
-        b.position_at_end(loop)
-        index, entry = b.phi(I64), b.phi(I64)
-        sums = [b.phi(VI) for _ in cells]
-        tap, byte = (b.load(pointer(b, entry, i64(k), 8), align=8, typ=I64) for k in range(2))
-        table, at = b.add(t.rows, b.mul(tap, t.tap_step)), b.add(byte, t.offset)
-        panel = b.add(entry, i64(PLACE))
-        columns = [self.column(pointer(b, panel, i64(j * LANES))) for j in range(self.nv)]
-        rows = [self.broadcast(pointer(b, b.add(self.row(table, i), at))) for i in range(self.mr)]
-        new = [
-            self.multiply_add(rows[i], columns[j], cell)
-            for (i, j), cell in zip(self.cells, sums, strict=True)
-        ]
-        following = b.add(index, i64(1))
-        starts = [i64(0), first, *cells]
-        laters = [following, b.add(entry, i64(ENTRY)), *new]
-        for phi, start, later in zip([index, entry, *sums], starts, laters, strict=True):
-            phi.add_incoming(start, before)
-            phi.add_incoming(later, loop)
-        b.cbranch(b.icmp_signed("<", following, count), loop, end)
-        b.position_at_end(end)
-        return self.merge([(cells, before), (new, loop)])
 
     # ----- what follows -----
 
@@ -350,7 +320,7 @@ def store_bytes(b: ir.IRBuilder, value: ir.Value, ptr: ir.Value, mask: ir.Value)
     call(b, f"llvm.masked.store.v{LANES}i8.p0", ir.VoidType(), args)
 
 
-_BYTES = TileForm("lep_byte_tile", ByteTile, Tile, PARAMS)
+_BYTES = TileForm("lep_byte_tile", ByteTile, Tile, PARAMS, *BYTE_HEIGHTS)
 
 
 @intrinsic
