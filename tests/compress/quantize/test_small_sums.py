@@ -14,7 +14,7 @@ from leptonc.backends.numba_cpu.kernels.int8_pairs import GROUP, HEADER, Range
 from leptonc.backends.numba_cpu.lower import int8_job
 from leptonc.compress.quantize import recipe
 from leptonc.compress.quantize.gptq import gptq, hessian
-from leptonc.compress.quantize.small_sums import MOST, sums_of
+from leptonc.compress.quantize.small_sums import MOST, Room, sums_of
 from leptonc.compress.quantize.weights import largest_scale, round_to_nearest
 from leptonc.ir.kinds.contract import Conv, Linear
 
@@ -119,6 +119,26 @@ def test_less_is_lost_than_by_halving_all_weights(tails: float) -> None:
     codes, scale = made("minmax", w)
     errors = [(v - w).norm() for v in (codes * scale, (w / half).round() * half)]
     assert errors[0] < errors[1]
+
+
+@given(seed=st.integers(0, 2**16), shape=SHAPES, sets=st.integers(1, 2))
+def test_codes_in_any_order_take_what_room_is_left(seed, shape, sets) -> None:
+    """A code is cut off only where its group is full, and no further than to fill it."""
+    sums, g = sums_of(kind_of(shape), shape), torch.Generator().manual_seed(seed)
+    assert sums is not None
+    rows, k = shape[0], len(sums.group)
+    drawn = torch.randint(-127, 128, (sets, rows, k), generator=g).double()
+    order = torch.stack([torch.randperm(k, generator=g) for _ in range(sets)])
+    room, kept = Room(sums, order, rows), torch.empty_like(drawn)
+    for place in range(k):
+        columns = order[:, place, None, None].expand(sets, rows, 1)
+        kept.scatter_(2, columns, room.taken(drawn.gather(2, columns)[..., 0], place)[..., None])
+    assert bool(((kept == drawn) | (kept.sign() * drawn.sign() >= 0)).all())
+    for sign in (1.0, -1.0):
+        wanted, took = (
+            sums.laid((sign * c).clamp_min(0).reshape(-1, k)).sum(-1) for c in (drawn, kept)
+        )
+        assert torch.equal(took, wanted.clamp(max=MOST))
 
 
 @given(shape=SHAPES)
