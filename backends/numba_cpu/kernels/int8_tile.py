@@ -16,7 +16,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels import vecmath as vm
-from leptonc.backends.numba_cpu.kernels.int8_dot import FORMS, PROVEN, target_triple
+from leptonc.backends.numba_cpu.kernels.int8_dot import DOT, FORMS, PROVEN, target_triple
 from leptonc.backends.numba_cpu.kernels.int8_pair_steps import BYTE_HEIGHTS, PairSteps
 from leptonc.backends.numba_cpu.kernels.tile_writer import (
     TileForm,
@@ -26,6 +26,7 @@ from leptonc.backends.numba_cpu.kernels.tile_writer import (
 from leptonc.backends.numba_cpu.kernels.vectype import (
     F32,
     I8,
+    I16,
     I32,
     I64,
     LANES,
@@ -47,6 +48,11 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
 V8 = ir.VectorType(I8, LANES)
 NO_RES, FLOAT_RES, U8_RES, I8_RES = 0, 1, 2, 3
 FLOATS, CODES, PACKED = 0, 1, 2  # what is stored; PACKED: u8 of the whole range
+# Of int32 to int16 and to bytes, both saturating, where a register holds whole quarters to mix.
+_PACKS = {} if DOT == "plain" else {
+    16: ("llvm.x86.avx512.packssdw.512", "llvm.x86.avx512.packuswb.512"),
+    8: ("llvm.x86.avx2.packssdw", "llvm.x86.avx2.packuswb"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -147,7 +153,7 @@ class ByteTile(PairSteps):
     def store_any(self, values: list[ir.Value]) -> None:
         """Store values as codes, the short way where there is one."""
         b, t = self.b, self.t
-        if LANES != 16 or self.nv != 2:
+        if LANES not in _PACKS or self.nv != 2:
             self.store_codes([self.coded(x) for x in values])
             return
         short, long, end = self.block("packed"), self.block("unpacked"), self.block("done")
@@ -167,12 +173,16 @@ class ByteTile(PairSteps):
         Of too large a number the processor makes the smallest int32, hence one clamp.
         """
         b, t = self.b, self.t
-        starts = [self.row(t.out_rows, i) for i in range(self.mr)]
         high, zero = splat(b, t.code_high), splat(b, b.trunc(t.zero, I32), VI)
         inverse = splat(b, t.inverse)
-        whole = [
+        self.store_rows([
             b.add(nearest(b, vm.clamp_high(b, b.fmul(x, inverse), high)), zero) for x in values
-        ]
+        ])  # fmt: skip
+
+    def store_rows(self, whole: list[ir.Value]) -> None:
+        """Store vectors of int32, two a row, clamped to 0..255."""
+        b = self.b
+        starts = [self.row(self.t.out_rows, i) for i in range(self.mr)]
         for i in range(0, self.mr, 2):
             rows = [whole[2 * k : 2 * k + 2] for k in (i, min(i + 1, self.mr - 1))]
             first, second = packed_rows(b, rows)
@@ -254,8 +264,11 @@ class ByteTile(PairSteps):
         whole, narrow, end = self.block("whole"), self.block("narrow"), self.block("stored")
         b.cbranch(b.icmp_signed(">=", t.width, i64(self.nv * LANES)), whole, narrow)
         b.position_at_end(whole)
-        for place, code in zip(places, codes, strict=True):
-            b.store(b.trunc(code, V8), place, align=1)
+        if LANES == 8 and LANES in _PACKS and self.nv == 2:  # only AVX-512 narrows at once
+            self.store_rows([b.and_(code, iconst(255)) for code in codes])
+        else:
+            for place, code in zip(places, codes, strict=True):
+                b.store(b.trunc(code, V8), place, align=1)
         b.branch(end)
         b.position_at_end(narrow)
         for (_, j), place, code in zip(self.cells, places, codes, strict=True):
@@ -284,14 +297,16 @@ def codes_of(
 
 
 def packed_rows(b: ir.IRBuilder, rows: list[list[ir.Value]]) -> tuple[ir.Value, ir.Value]:
-    """Return two rows of two vectors of int32 as 32 bytes each, clamped to 0..255 (AVX-512)."""
-    words, bytes_ = ir.VectorType(ir.IntType(16), 32), ir.VectorType(I8, 64)
-    pairs = [call(b, "llvm.x86.avx512.packssdw.512", words, row) for row in rows]
-    mixed = b.bitcast(call(b, "llvm.x86.avx512.packuswb.512", bytes_, pairs), VI)
-    # of each quarter of a register the four vectors have one dword
-    halves = ([0, 4, 8, 12, 1, 5, 9, 13], [2, 6, 10, 14, 3, 7, 11, 15])
+    """Return two rows of two vectors of int32 as bytes, clamped to 0..255 (AVX-512, AVX2)."""
+    words, bytes_ = ir.VectorType(I16, 2 * LANES), ir.VectorType(I8, 4 * LANES)
+    narrow, narrower = _PACKS[LANES]
+    pairs = [call(b, narrow, words, row) for row in rows]
+    mixed = b.bitcast(call(b, narrower, bytes_, pairs), VI)
+    # of each quarter of a register (of 16 bytes) the four vectors have one dword
+    halves = [[4 * q + v for v in pair for q in range(LANES // 4)] for pair in ((0, 1), (2, 3))]
     both = shuffle(b, mixed, mixed, [*halves[0], *halves[1]])
-    first, second = (shuffle(b, both, both, list(range(k, k + 8))) for k in (0, 8))
+    half = LANES // 2
+    first, second = (shuffle(b, both, both, list(range(k, k + half))) for k in (0, half))
     return first, second
 
 

@@ -33,7 +33,7 @@ from leptonc.ir.types import DType, TensorType
 from tests.backends.numba_cpu.harness import Run
 
 pytestmark = pytest.mark.numba
-DIRECT = ("int8_gemm", "int8_depthwise")
+PRODUCTS = ("int8_gemm", "int8_depthwise", "int8_winograd")
 CODES = {DType.U8: (0, 255), DType.I8: (-128, 127)}
 
 
@@ -170,7 +170,7 @@ class Case:
         return self.b(Quantize(low, high, dtype), value, scale, number(self.b, zero, torch.int32))
 
 
-def check(case: Case, threads: int, kernels: Collection[str] = DIRECT) -> None:
+def check(case: Case, threads: int, kernels: Collection[str] = PRODUCTS) -> None:
     (want,) = meaning.run(case.fn, *case.args)
 
     def lower(ctx: Lowering, body: Function) -> bool:
