@@ -173,16 +173,17 @@ class ByteTile(PairSteps):
         Of too large a number the processor makes the smallest int32, hence one clamp.
         """
         b, t = self.b, self.t
+        starts = [self.row(t.out_rows, i) for i in range(self.mr)]
         high, zero = splat(b, t.code_high), splat(b, b.trunc(t.zero, I32), VI)
         inverse = splat(b, t.inverse)
-        self.store_rows([
+        whole = [
             b.add(nearest(b, vm.clamp_high(b, b.fmul(x, inverse), high)), zero) for x in values
-        ])  # fmt: skip
+        ]
+        self.store_rows(starts, whole)
 
-    def store_rows(self, whole: list[ir.Value]) -> None:
+    def store_rows(self, starts: list[ir.Value], whole: list[ir.Value]) -> None:
         """Store vectors of int32, two a row, clamped to 0..255."""
         b = self.b
-        starts = [self.row(self.t.out_rows, i) for i in range(self.mr)]
         for i in range(0, self.mr, 2):
             rows = [whole[2 * k : 2 * k + 2] for k in (i, min(i + 1, self.mr - 1))]
             first, second = packed_rows(b, rows)
@@ -265,7 +266,7 @@ class ByteTile(PairSteps):
         b.cbranch(b.icmp_signed(">=", t.width, i64(self.nv * LANES)), whole, narrow)
         b.position_at_end(whole)
         if LANES == 8 and LANES in _PACKS and self.nv == 2:  # only AVX-512 narrows at once
-            self.store_rows([b.and_(code, iconst(255)) for code in codes])
+            self.store_rows(starts, [b.and_(code, iconst(255)) for code in codes])
         else:
             for place, code in zip(places, codes, strict=True):
                 b.store(b.trunc(code, V8), place, align=1)
