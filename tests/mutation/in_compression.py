@@ -29,6 +29,7 @@ _WINOGRAD = "tests/backends/numba_cpu/test_int8_winograd.py"
 _KERNELS = "backends/numba_cpu/kernels"
 _INT8 = "tests/backends/numba_cpu/test_int8.py"
 _STRIP = "tests/backends/numba_cpu/test_int8_strip.py"
+_PAIRS, _SUMS = "tests/backends/numba_cpu/test_int8_pairs.py", "quantize/test_small_sums.py"
 _DEPTHWISE = "tests/backends/numba_cpu/test_int8_depthwise.py"
 
 FAULTS: tuple[Fault, ...] = (
@@ -102,6 +103,25 @@ FAULTS: tuple[Fault, ...] = (
     _compress("gptq-blocks-apart", "quantize/gptq", "missing residual",
               "w[..., stop:] -= errors @ upper[:, start:stop, stop:]",
               "w[..., stop:] -= 0 * errors @ upper[:, start:stop, stop:]", _WEIGHTS),
+    # sums in int16
+    _codes("group-as-its-least-step", f"{_KERNELS}/int8_pairs.py", "dead guard",
+           "return _leaves(*(at.sum(-3) for at", "return _leaves(*(at.min(-3) for at", _PAIRS,
+           "-k", "none_saturates or in_groups"),
+    _codes("kept-panels-taken-apart", f"{_KERNELS}/int8_pairs.py", "swapped operands",
+           "more[~grouped] = 0", "more[grouped] = 0", _PAIRS, "-k", "none_saturates or in_groups"),
+    _codes("rows-of-codes-swapped", f"{_KERNELS}/int8_tile.py", "swapped operands",
+           "for pair in ((0, 1), (2, 3))]", "for pair in ((2, 3), (0, 1))]", _PAIRS, "-k",
+           "without_vnni"),
+    _codes("steps-of-a-group-subtracted", f"{_KERNELS}/int8_pair_steps.py", "wrong sign",
+           "first = self.b.add(first, other)", "first = self.b.sub(first, other)", _PAIRS, "-k",
+           "without_vnni"),
+    _compress("lines-by-channel", "quantize/small_sums", "wrong axis",
+              "place, depth = tap % kernel[-1] * channels + channel,",
+              "place, depth = tap % kernel[-1] + channel * kernel[-1],", _SUMS),
+    _compress("shrunk-codes-round", "quantize/small_sums", "wrong rounding",
+              "torch.floor(part * (MOST", "torch.round(part * (MOST", _SUMS),
+    _compress("gptq-negative-codes-unbounded", "quantize/small_sums", "dead guard",
+              "codes.minimum(up).maximum(-down)", "codes.minimum(up)", _SUMS),
     _codes("gradient-outside-range", "leptonc/meaning/quantized.py", "dead guard",
            "return grad * inside, None, None", "return grad, None, None",
            "tests/meaning/test_quantized.py"),

@@ -68,6 +68,7 @@ from leptonc.backends.numba_cpu.kernels.igemm import (
 )
 from leptonc.backends.numba_cpu.kernels.int8_finish import store_codes
 from leptonc.backends.numba_cpu.kernels.int8_gather import gather_line
+from leptonc.backends.numba_cpu.kernels.int8_pair_steps import byte_rows
 from leptonc.backends.numba_cpu.kernels.int8_pairs import HEADER
 from leptonc.backends.numba_cpu.kernels.int8_strip import (
     NARROW,
@@ -85,7 +86,7 @@ from leptonc.backends.numba_cpu.kernels.int8_tile import (
     run_byte_row,
     run_byte_tile,
 )
-from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, PREFETCH, ROWS, tile_rows
+from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, PREFETCH, ROWS
 from leptonc.backends.numba_cpu.kernels.row_tables import affine_rows, fill
 from leptonc.backends.numba_cpu.kernels.tile_finish import FINISH_ROWS, finish_tile
 from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, argf, ldi64
@@ -217,7 +218,7 @@ def _panel(args, tables, step, begin, count, b, column, sums, scale, bias, extra
         fill(stage, 0, _STAGED, stage + 8 * _STAGED - 4 * column, 4 * PANEL)
     i, finished = begin, begin
     while i < count:
-        some = tile_rows(count - i, width)
+        some = byte_rows(count - i, width)
         rows, res_rows = tables + 2 * step + 8 * i, tables + step + 8 * i
         out_rows = stage + 8 * (i - finished) if staged else tables + 8 * i
         if alone:

@@ -16,17 +16,17 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels import vecmath as vm
-from leptonc.backends.numba_cpu.kernels.int8_dot import FORMS, PROVEN, target_triple
-from leptonc.backends.numba_cpu.kernels.int8_pairs import ENTRY, PLACE
+from leptonc.backends.numba_cpu.kernels.int8_dot import DOT, FORMS, PROVEN, target_triple
+from leptonc.backends.numba_cpu.kernels.int8_pair_steps import BYTE_HEIGHTS, PairSteps
 from leptonc.backends.numba_cpu.kernels.tile_writer import (
     TileForm,
-    TileWriter,
     emit_choice,
     emit_row,
 )
 from leptonc.backends.numba_cpu.kernels.vectype import (
     F32,
     I8,
+    I16,
     I32,
     I64,
     LANES,
@@ -48,6 +48,11 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
 V8 = ir.VectorType(I8, LANES)
 NO_RES, FLOAT_RES, U8_RES, I8_RES = 0, 1, 2, 3
 FLOATS, CODES, PACKED = 0, 1, 2  # what is stored; PACKED: u8 of the whole range
+# Of int32 to int16 and to bytes, both saturating, where a register holds whole quarters to mix.
+_PACKS = {} if DOT == "plain" else {
+    16: ("llvm.x86.avx512.packssdw.512", "llvm.x86.avx512.packuswb.512"),
+    8: ("llvm.x86.avx2.packssdw", "llvm.x86.avx2.packuswb"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ class Tile:
 PARAMS = [I64] * 20 + [F32] * 6
 
 
-class ByteTile(TileWriter):
+class ByteTile(PairSteps):
     """A tile of int32 sums of products of bytes."""
 
     zero = iconst(0)
@@ -125,35 +130,6 @@ class ByteTile(TileWriter):
         ]
         return [columns[j] for _, j in self.cells]
 
-    def with_extra(self, cells: list[ir.Value]) -> list[ir.Value]:
-        """Return the cells plus the products that were taken out of the panel (int8_pairs)."""
-        b, t, before = self.b, self.t, self.b.block
-        first, count = (b.load(pointer(b, t.extra, i64(k), 8), align=8, typ=I64) for k in range(2))
-        first = b.add(t.extra, first)
-        loop, end = self.block("extra"), self.block("no_extra")
-        b.cbranch(b.icmp_signed(">", count, i64(0)), loop, end)
-        b.position_at_end(loop)
-        index, entry = b.phi(I64), b.phi(I64)
-        sums = [b.phi(VI) for _ in cells]
-        tap, byte = (b.load(pointer(b, entry, i64(k), 8), align=8, typ=I64) for k in range(2))
-        table, at = b.add(t.rows, b.mul(tap, t.tap_step)), b.add(byte, t.offset)
-        panel = b.add(entry, i64(PLACE))
-        columns = [self.column(pointer(b, panel, i64(j * LANES))) for j in range(self.nv)]
-        rows = [self.broadcast(pointer(b, b.add(self.row(table, i), at))) for i in range(self.mr)]
-        new = [
-            self.multiply_add(rows[i], columns[j], cell)
-            for (i, j), cell in zip(self.cells, sums, strict=True)
-        ]
-        following = b.add(index, i64(1))
-        starts = [i64(0), first, *cells]
-        laters = [following, b.add(entry, i64(ENTRY)), *new]
-        for phi, start, later in zip([index, entry, *sums], starts, laters, strict=True):
-            phi.add_incoming(start, before)
-            phi.add_incoming(later, loop)
-        b.cbranch(b.icmp_signed("<", following, count), loop, end)
-        b.position_at_end(end)
-        return self.merge([(cells, before), (new, loop)])
-
     # ----- what follows -----
 
     def finish(self, acc: list[ir.Value]) -> None:
@@ -177,7 +153,7 @@ class ByteTile(TileWriter):
     def store_any(self, values: list[ir.Value]) -> None:
         """Store values as codes, the short way where there is one."""
         b, t = self.b, self.t
-        if LANES != 16 or self.nv != 2:
+        if LANES not in _PACKS or self.nv != 2:
             self.store_codes([self.coded(x) for x in values])
             return
         short, long, end = self.block("packed"), self.block("unpacked"), self.block("done")
@@ -203,6 +179,11 @@ class ByteTile(TileWriter):
         whole = [
             b.add(nearest(b, vm.clamp_high(b, b.fmul(x, inverse), high)), zero) for x in values
         ]
+        self.store_rows(starts, whole)
+
+    def store_rows(self, starts: list[ir.Value], whole: list[ir.Value]) -> None:
+        """Store vectors of int32, two a row, clamped to 0..255."""
+        b = self.b
         for i in range(0, self.mr, 2):
             rows = [whole[2 * k : 2 * k + 2] for k in (i, min(i + 1, self.mr - 1))]
             first, second = packed_rows(b, rows)
@@ -284,8 +265,11 @@ class ByteTile(TileWriter):
         whole, narrow, end = self.block("whole"), self.block("narrow"), self.block("stored")
         b.cbranch(b.icmp_signed(">=", t.width, i64(self.nv * LANES)), whole, narrow)
         b.position_at_end(whole)
-        for place, code in zip(places, codes, strict=True):
-            b.store(b.trunc(code, V8), place, align=1)
+        if LANES == 8 and LANES in _PACKS and self.nv == 2:  # only AVX-512 narrows at once
+            self.store_rows(starts, [b.and_(code, iconst(255)) for code in codes])
+        else:
+            for place, code in zip(places, codes, strict=True):
+                b.store(b.trunc(code, V8), place, align=1)
         b.branch(end)
         b.position_at_end(narrow)
         for (_, j), place, code in zip(self.cells, places, codes, strict=True):
@@ -314,14 +298,16 @@ def codes_of(
 
 
 def packed_rows(b: ir.IRBuilder, rows: list[list[ir.Value]]) -> tuple[ir.Value, ir.Value]:
-    """Return two rows of two vectors of int32 as 32 bytes each, clamped to 0..255 (AVX-512)."""
-    words, bytes_ = ir.VectorType(ir.IntType(16), 32), ir.VectorType(I8, 64)
-    pairs = [call(b, "llvm.x86.avx512.packssdw.512", words, row) for row in rows]
-    mixed = b.bitcast(call(b, "llvm.x86.avx512.packuswb.512", bytes_, pairs), VI)
-    # of each quarter of a register the four vectors have one dword
-    halves = ([0, 4, 8, 12, 1, 5, 9, 13], [2, 6, 10, 14, 3, 7, 11, 15])
+    """Return two rows of two vectors of int32 as bytes, clamped to 0..255 (AVX-512, AVX2)."""
+    words, bytes_ = ir.VectorType(I16, 2 * LANES), ir.VectorType(I8, 4 * LANES)
+    narrow, narrower = _PACKS[LANES]
+    pairs = [call(b, narrow, words, row) for row in rows]
+    mixed = b.bitcast(call(b, narrower, bytes_, pairs), VI)
+    # of each quarter of a register (of 16 bytes) the four vectors have one dword
+    halves = [[4 * q + v for v in pair for q in range(LANES // 4)] for pair in ((0, 1), (2, 3))]
     both = shuffle(b, mixed, mixed, [*halves[0], *halves[1]])
-    first, second = (shuffle(b, both, both, list(range(k, k + 8))) for k in (0, 8))
+    half = LANES // 2
+    first, second = (shuffle(b, both, both, list(range(k, k + half))) for k in (0, half))
     return first, second
 
 
@@ -350,7 +336,7 @@ def store_bytes(b: ir.IRBuilder, value: ir.Value, ptr: ir.Value, mask: ir.Value)
     call(b, f"llvm.masked.store.v{LANES}i8.p0", ir.VoidType(), args)
 
 
-_BYTES = TileForm("lep_byte_tile", ByteTile, Tile, PARAMS)
+_BYTES = TileForm("lep_byte_tile", ByteTile, Tile, PARAMS, *BYTE_HEIGHTS)
 
 
 @intrinsic

@@ -82,6 +82,11 @@ class TileWriter:
         """Return ``x * y + z`` for four bytes of A, a vector of B and a cell."""
         raise NotImplementedError
 
+    def multiply_add_many(self, xs: list[ir.Value], ys: list[ir.Value], z: ir.Value) -> ir.Value:
+        """Return ``z`` plus the products of some steps of depth; of one step here."""
+        (x,), (y,) = xs, ys
+        return self.multiply_add(x, y, z)
+
     def plus(self, x: ir.Value, y: ir.Value) -> ir.Value:
         """Return the sum of two cells."""
         raise NotImplementedError
@@ -148,10 +153,17 @@ class TileWriter:
         if self.parts == 1:
             _, ptr, ahead, sums = self.steps(rows, i64(0), panel, ahead, sums, 1)
             return sums, ptr, ahead
-        cells = len(sums)
-        first = [*sums, *[self.zero] * (cells * (self.parts - 1))]
+        first = self.split(sums)
         k, ptr, ahead, many = self.while_left(rows, i64(0), panel, ahead, first, self.parts)
-        half = self.parts
+        return self.last_steps(rows, k, ptr, ahead, many)
+
+    def split(self, sums):
+        """Return partial sums: the cells, and zeros for the other parts."""
+        return [*sums, *[self.zero] * (len(sums) * (self.parts - 1))]
+
+    def last_steps(self, rows, k, ptr, ahead, many):
+        """Add up the parts; write the steps from ``k`` on; return as :meth:`depth_loop` does."""
+        half, cells = self.parts, self.mr * self.nv
         while half > 1:  # in pairs: the parts differ least in size
             half //= 2
             pairs = zip(many[: half * cells], many[half * cells :], strict=True)
@@ -159,14 +171,14 @@ class TileWriter:
         _, ptr, ahead, sums = self.while_left(rows, k, ptr, ahead, many, 1)
         return sums, ptr, ahead
 
-    def while_left(self, rows, k, ptr, ahead, sums, unroll):
-        """Write :meth:`steps`, passed by if less than ``unroll`` of the depth is left."""
-        b, before = self.b, self.b.block
+    def while_left(self, rows, k, ptr, ahead, sums, unroll, span=1, depth=None):
+        """Write :meth:`steps`, passed by if less than it takes at a time is left of ``depth``."""
+        b, before, depth = self.b, self.b.block, self.t.depth if depth is None else depth
         some, end = self.block("some"), self.block("no_more")
-        b.cbranch(b.icmp_signed(">=", b.sub(self.t.depth, k), i64(unroll)), some, end)
+        b.cbranch(b.icmp_signed(">=", b.sub(depth, k), i64(unroll * span)), some, end)
         b.position_at_end(some)
         old = [k, ptr, ahead, *sums]
-        *new, many = self.steps(rows, k, ptr, ahead, sums, unroll)
+        *new, many = self.steps(rows, k, ptr, ahead, sums, unroll, span)
         after = b.block
         b.branch(end)
         b.position_at_end(end)
@@ -178,13 +190,13 @@ class TileWriter:
             phis.append(phi)
         return *phis[:3], phis[3:]
 
-    def steps(self, rows, k0, panel, ahead0, sums, unroll):
-        """Write the loop over ``unroll`` of depth at a time, one or more times.
+    def steps(self, rows, k0, panel, ahead0, sums, unroll, span=1):
+        """Write the loop over ``unroll * span`` of depth at a time, one or more times.
 
-        ``sums`` are the accumulators of the first of ``unroll``, then those of the second, and so
+        ``sums`` are the accumulators of the first ``span`` steps, then those of the second, and so
         on. Returns k and the pointers after it, and its accumulators.
         """
-        b, before = self.b, self.b.block
+        b, before, stride = self.b, self.b.block, unroll * span
         loop, end = self.block("depth"), self.block("depth_end")
         b.branch(loop)
         b.position_at_end(loop)
@@ -192,29 +204,37 @@ class TileWriter:
         acc = [b.phi(self.zero.type) for _ in sums]
         new, cells, asking = [], self.mr * self.nv, ahead
         for u in range(unroll):
-            places = [u * PANEL + j * LANES for j in range(self.nv)]
-            columns = [self.column(b.gep(ptr, [i64(at)], source_etype=F32)) for at in places]
+            here = range(u * span, (u + 1) * span)
+            columns, asking = self.columns_of(here, ptr, asking)
+            for i in range(self.mr):
+                places = [b.gep(rows[i], [b.add(k, i64(s))], source_etype=F32) for s in here]
+                a = [self.broadcast(at) for at in places]
+                for j in range(self.nv):
+                    cell = acc[u * cells + i * self.nv + j]
+                    new.append(self.multiply_add_many(a, [c[j] for c in columns], cell))
+        next_k = b.add(k, i64(stride))
+        next_ptr = b.gep(ptr, [i64(stride * PANEL)], source_etype=F32)
+        starts, laters = [k0, panel, ahead0, *sums], [next_k, next_ptr, asking, *new]
+        for phi, first, later in zip([k, ptr, ahead, *acc], starts, laters, strict=True):
+            phi.add_incoming(first, before)
+            phi.add_incoming(later, loop)
+        last = b.sub(self.t.depth, i64(stride))
+        b.cbranch(b.icmp_signed("<=", next_k, last), loop, end)
+        b.position_at_end(end)
+        return next_k, next_ptr, asking, new
+
+    def columns_of(self, steps, ptr, asking):
+        """Return the vectors of B of each of ``steps``, and ``asking`` after what it asks for."""
+        b, columns = self.b, []
+        for s in steps:
+            places = [s * PANEL + j * LANES for j in range(self.nv)]
+            columns.append([self.column(b.gep(ptr, [i64(at)], source_etype=F32)) for at in places])
             # A narrow tile of many rows reads little of B, and has no loads to spare.
             asked = 4 * self.nv * LANES if self.nv == VECTORS or self.mr == 1 else 0
             for line in range(0, asked, 64):
                 prefetch(b, b.gep(asking, [i64(line)], source_etype=I8))
             asking = b.gep(asking, [self.t.advance], source_etype=I8)
-            for i in range(self.mr):
-                at = b.gep(rows[i], [b.add(k, i64(u))], source_etype=F32)
-                a = self.broadcast(at)
-                for j in range(self.nv):
-                    cell = acc[u * cells + i * self.nv + j]
-                    new.append(self.multiply_add(a, columns[j], cell))
-        next_k = b.add(k, i64(unroll))
-        next_ptr = b.gep(ptr, [i64(unroll * PANEL)], source_etype=F32)
-        starts, laters = [k0, panel, ahead0, *sums], [next_k, next_ptr, asking, *new]
-        for phi, first, later in zip([k, ptr, ahead, *acc], starts, laters, strict=True):
-            phi.add_incoming(first, before)
-            phi.add_incoming(later, loop)
-        last = b.sub(self.t.depth, i64(unroll))
-        b.cbranch(b.icmp_signed("<=", next_k, last), loop, end)
-        b.position_at_end(end)
-        return next_k, next_ptr, asking, new
+        return columns, asking
 
 
 @dataclass(frozen=True)
@@ -225,6 +245,8 @@ class TileForm:
     writer: type[TileWriter]
     arguments: type[Any]
     params: Sequence[ir.Type]
+    heights: tuple[int, ...] = HEIGHTS
+    half_heights: tuple[int, ...] = HALF_HEIGHTS
 
 
 def _body(form: TileForm, mr: int, nv: int, parts: int, b: ir.IRBuilder, *args: ir.Value) -> None:
@@ -267,7 +289,7 @@ def emit_choice(form: TileForm, b: ir.IRBuilder, count: ir.Value, *args: ir.Valu
         here, other = (b.function.append_basic_block(n) for n in ("fits", "wider"))
         b.cbranch(fits, here, other)
         b.position_at_end(here)
-        heights = sorted(HEIGHTS if nv == VECTORS else HALF_HEIGHTS)
+        heights = sorted(form.heights if nv == VECTORS else form.half_heights)
         for height in heights:
             last = height == heights[-1]
             fits = ir.Constant(I1, 1) if last else b.icmp_signed("<=", count, i64(height))

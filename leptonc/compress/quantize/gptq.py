@@ -14,7 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from leptonc.compress.quantize.weights import clipped_scale, rounded
+from leptonc.compress.quantize.small_sums import Room, Sums
+from leptonc.compress.quantize.weights import clipped_scale, round_to_nearest, rounded
 from leptonc.ir.kinds.contract import Conv
 
 BLOCK = 128  # columns between updates of all the rest
@@ -48,7 +49,9 @@ def hessian(rows: Tensor) -> Tensor:
     return rows.transpose(1, 2) @ rows
 
 
-def gptq(matrix: Tensor, hessians: Tensor, bits: int, groups: int) -> tuple[Tensor, Tensor]:
+def gptq(
+    matrix: Tensor, hessians: Tensor, bits: int, groups: int, sums: Sums | None = None
+) -> tuple[Tensor, Tensor]:
     """Return codes ``i8[n,k]`` and scales ``f32[n,groups]`` of a weight ``f32[n,k]``.
 
     Args:
@@ -56,28 +59,35 @@ def gptq(matrix: Tensor, hessians: Tensor, bits: int, groups: int) -> tuple[Tens
         hessians: ``f32[m,k,k]``, one for each group of a convolution.
         bits: 8 or 4.
         groups: of columns with a scale of their own.
+        sums: those that int16 shall hold, of one group of 8 bits.
     """
     n, k = matrix.shape
     w = matrix.double().reshape(len(hessians), -1, k)
-    scale = clipped_scale(matrix.reshape(n, groups, -1), bits)
+    if sums is None:
+        scale = clipped_scale(matrix.reshape(n, groups, -1), bits)
+    else:
+        scale = round_to_nearest(matrix, bits, groups, True, sums)[1]
     steps = scale.repeat_interleave(k // groups, 1).double().reshape(w.shape)
     h = hessians.double()
     order = torch.diagonal(h, dim1=-2, dim2=-1).argsort(dim=-1, descending=True, stable=True)
     along = order[:, None].expand_as(w)
     h = h.take_along_dim(order[:, None], 2).take_along_dim(order[:, :, None], 1)
-    codes = _rounded(w.take_along_dim(along, 2), steps.take_along_dim(along, 2), _factor(h), bits)
+    room = None if sums is None else Room(sums, order, w.shape[1])
+    w, steps = (t.take_along_dim(along, 2) for t in (w, steps))
+    codes = _rounded(w, steps, _factor(h), bits, room)
     back = codes.take_along_dim(along.argsort(-1), 2)
     return back.reshape(n, k).to(torch.int8), scale
 
 
-def _rounded(w: Tensor, steps: Tensor, upper: Tensor, bits: int) -> Tensor:
+def _rounded(w: Tensor, steps: Tensor, upper: Tensor, bits: int, room: Room | None) -> Tensor:
     """Return codes of ``w``, columns in turn; ``steps`` holds the scale of every weight."""
     codes, w = torch.empty_like(w), w.clone()
     for start in range(0, w.shape[2], BLOCK):
         stop = min(start + BLOCK, w.shape[2])
         errors = torch.zeros(*w.shape[:2], stop - start, dtype=w.dtype)
         for i in range(start, stop):
-            codes[..., i] = rounded(w[..., i : i + 1], steps[..., i], bits)[..., 0]
+            made = rounded(w[..., i : i + 1], steps[..., i], bits)[..., 0]
+            codes[..., i] = made if room is None else room.taken(made, i)
             error = (w[..., i] - codes[..., i] * steps[..., i]) / upper[:, None, i, i]
             w[..., i:stop] -= error[..., None] * upper[:, None, i, i:stop]
             errors[..., i - start] = error

@@ -14,12 +14,13 @@ from leptonc.compress.quantize import edits, forms, ranges, units
 from leptonc.compress.quantize.gptq import gptq
 from leptonc.compress.quantize.measured import fastest
 from leptonc.compress.quantize.observe import Observed, Wants, at_once, in_order, product_key
+from leptonc.compress.quantize.small_sums import sums_of
 from leptonc.compress.quantize.units import Unit
 from leptonc.compress.quantize.weights import round_to_nearest
 from leptonc.compress.recipe import CompressError, Context, Edit
 from leptonc.compress.timing import alone
 from leptonc.ir.core import Function, Value
-from leptonc.ir.kinds.contract import Linear
+from leptonc.ir.kinds.contract import Conv, Linear
 from leptonc.meaning import tensor_of
 from leptonc.rewrite.trace import describe
 
@@ -61,7 +62,7 @@ class Planner:
 
     def decide(self, unit: Unit, seen: Observed | None) -> Edit | None:
         """Return the edit of one unit, and keep it; None where it stays float."""
-        weights: dict[int, edits.Weight] = {}
+        weights: dict[tuple[int, bool], edits.Weight] = {}
         found = {
             name: None if form is None else self._edit(unit, form, seen, weights)
             for name, form in self.forms.items()
@@ -107,31 +108,38 @@ class Planner:
     # ----- edits -----
 
     def _edit(
-        self, unit: Unit, form: Quantize, seen: Observed | None, weights: dict[int, edits.Weight]
-    ) -> Edit:
-        """Return the edit of one unit in one form; forms of as many bits share a weight."""
+        self, unit: Unit, form: Quantize, seen: Observed | None,
+        weights: dict[tuple[int, bool], edits.Weight],
+    ) -> Edit:  # fmt: skip
+        """Return the edit of one unit in one form; forms of equal weights share one."""
         self._progress(f"quantizing {unit.where}")
         x = _input(unit, form, seen)
         # Nothing makes up for the rounding of a table, whose rows are held as bytes anyway.
         bits = 8 if unit.shared else form.weights
-        if bits not in weights:
-            weights[bits] = self._weight(unit, form, bits, seen)
-        weight = weights[bits]
+        small = bits == 8 and form.activations == 8 and form.sums_in_int16 and not unit.shared
+        key = (bits, small)
+        if key not in weights:
+            weights[key] = self._weight(unit, form, bits, seen, small)
+        weight = weights[key]
         what = f"weight to {_weight_text(weight)}, {_input_text(x)}"
         make = partial(_made, name=unit.name, weight=weight, x=x, train=form.qat)
         return Edit(unit.where, what + (", in training" if form.qat else ""), make)
 
-    def _weight(self, unit: Unit, form: Quantize, bits: int, seen: Observed | None) -> edits.Weight:
+    def _weight(
+        self, unit: Unit, form: Quantize, bits: int, seen: Observed | None, small: bool
+    ) -> edits.Weight:
         w, groups = _tensor(self.fn, unit.weight), self._groups(unit)
         if form.qat:
             return edits.Weight(bits, groups)
         if not torch.isfinite(w).all():
             raise CompressError(f"{unit.where}: its weight holds NaN or infinities")
-        matrix = w.reshape(len(w), -1)
+        matrix, kind = w.reshape(len(w), -1), unit.op.kind
+        assert isinstance(kind, (Conv, Linear))
+        sums = sums_of(kind, tuple(w.shape)) if small and groups == 1 else None
         if form.method == "gptq" and seen is not None and not unit.shared:
-            made = gptq(matrix, seen.hessians[product_key(unit)], bits, groups)
+            made = gptq(matrix, seen.hessians[product_key(unit)], bits, groups, sums)
         else:
-            made = round_to_nearest(matrix, bits, groups, clip=form.method == "mse")
+            made = round_to_nearest(matrix, bits, groups, form.method == "mse", sums)
         shift = None if seen is None or not form.correct else _shift(seen, unit, matrix, *made)
         return edits.Weight(bits, groups, *made, shift)
 

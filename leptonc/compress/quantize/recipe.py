@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from leptonc.backends.numba_cpu.kernels.int8_dot import PROVEN
 from leptonc.compress.quantize import attention, ranges, readers, transposed, units
 from leptonc.compress.quantize.forms import FORMS
 from leptonc.compress.quantize.planner import Planner
@@ -20,6 +21,7 @@ _CHOICES = {
     "scheme": (None, "static", "dynamic", "weight-only"),
     "method": tuple(ranges.METHODS),
     "keep": ("all", "faster"),
+    "reduce_range": (None, True, False),
 }
 
 
@@ -62,6 +64,11 @@ class Quantize:
             the fastest; of those within the noise of the measurement, the most exact one
             (``float``, ``w8``, ``dynamic``, ``int8``, ``w4``, ``w4a8``). ``print(small.ledger)``
             shows the time of every form of every unit.
+        reduce_range: whether weights of 8 bits that meet codes of activations are only so large
+            that int16 holds the sums a processor without VNNI makes, for which its kernels are up
+            to three times as fast; a channel's step grows as far as its own largest sum asks, at
+            most twice (:mod:`small_sums`). None: if this machine is one of these. Results are exact
+            either way, on any machine. Not in training.
         sequential: whether ``"gptq"`` looks at what a unit reads once the units before it are
             quantized (the paper's way), so that it makes up for their errors, too; else at what it
             reads in the float model.
@@ -85,6 +92,7 @@ class Quantize:
     forms: tuple[str, ...] = ()
     sequential: bool = True
     attention: bool = False
+    reduce_range: bool | None = None
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
@@ -129,6 +137,11 @@ class Quantize:
         if self.scheme is not None:
             return self.scheme
         return "weight-only" if self.activations is None else "static"
+
+    @property
+    def sums_in_int16(self) -> bool:
+        """``reduce_range``, also where it is left open."""
+        return PROVEN == "pairs" if self.reduce_range is None else self.reduce_range
 
     def plan(self, fn: Function, context: Context) -> Sequence[Edit]:
         """Return an edit for each unit.

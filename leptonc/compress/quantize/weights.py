@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from leptonc.compress.quantize.small_sums import Sums, rounded_in_sums
+
 RANGES = {8: (-127, 127), 4: (-8, 7)}
 # The square root of the least normal f32: products of two such scales are normal, and so are their
 # inverses.
@@ -41,9 +43,17 @@ def rounded(blocks: Tensor, scale: Tensor, bits: int) -> Tensor:
     return torch.round(blocks * (1.0 / scale)[..., None]).clamp(low, high)
 
 
-def round_to_nearest(matrix: Tensor, bits: int, groups: int, clip: bool) -> tuple[Tensor, Tensor]:
-    """Return codes ``i8[n,k]`` and scales ``f32[n,g]``; ``clip`` minimizes the squared error."""
+def round_to_nearest(
+    matrix: Tensor, bits: int, groups: int, clip: bool, sums: Sums | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return codes ``i8[n,k]`` and scales ``f32[n,g]``; ``clip`` minimizes the squared error.
+
+    ``sums``: those that int16 shall hold, of one group of 8 bits.
+    """
     blocks = matrix.reshape(len(matrix), groups, -1)
+    if sums is not None:
+        codes, scale = rounded_in_sums(matrix, largest_scale(matrix, bits), sums, clip)
+        return codes, scale.clamp_min(LEAST_SCALE)[:, None]
     scale = (clipped_scale if clip else largest_scale)(blocks, bits)
     return rounded(blocks, scale, bits).reshape(matrix.shape).to(torch.int8), scale
 

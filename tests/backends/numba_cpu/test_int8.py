@@ -33,7 +33,7 @@ from leptonc.ir.types import DType, TensorType
 from tests.backends.numba_cpu.harness import Run
 
 pytestmark = pytest.mark.numba
-DIRECT = ("int8_gemm", "int8_depthwise")
+PRODUCTS = ("int8_gemm", "int8_depthwise", "int8_winograd")
 CODES = {DType.U8: (0, 255), DType.I8: (-128, 127)}
 
 
@@ -101,6 +101,11 @@ class Case:
             self.known[value] = Range(low, high)
         return value, self.pick(st.integers(low, high))
 
+    def weight(self, *shape: int) -> Value:
+        """Return codes of all of their type, or around what int16 holds sums of four of."""
+        most = self.pick(st.sampled_from([128, 33, 32]))
+        return const(self.b, codes(self.g, DType.I8, *shape).clamp(-most, min(most, 127)))
+
     def scale(self, n: int) -> tuple[Value, ...]:
         some = torch.rand(n, generator=self.g) * 1e-3 + 1e-4
         bias = torch.randn(n, generator=self.g)
@@ -111,7 +116,7 @@ class Case:
         k, n = self.pick(st.integers(1, 70)), self.pick(st.integers(1, 70))
         dtype = self.pick(st.sampled_from(list(CODES)))
         x, zero = self.image(dtype, (*lead, k))
-        w = const(self.b, codes(self.g, DType.I8, n, k))
+        w = self.weight(n, k)
         return self.b(IntLinear(zero), x, w, *self.scale(n))
 
     def conv(self) -> Value:
@@ -130,7 +135,7 @@ class Case:
             tuple(self.pick(st.sampled_from([1, 1, 2])) if n > 1 else 1 for n in kernel), groups,
             tuple(pads[2:]), zero,
         )  # fmt: skip
-        w = const(self.b, codes(self.g, DType.I8, n, c // groups, *kernel))
+        w = self.weight(n, c // groups, *kernel)
         if any(s + p < 5 for s, p in zip(size, pads, strict=False)):
             kind = IntConv(kind.stride, (2, 2), kind.dilation, groups, (2, 2), kind.x_zero)
         return self.b(kind, x, w, *self.scale(n))
@@ -165,7 +170,7 @@ class Case:
         return self.b(Quantize(low, high, dtype), value, scale, number(self.b, zero, torch.int32))
 
 
-def check(case: Case, threads: int, kernels: Collection[str] = DIRECT) -> None:
+def check(case: Case, threads: int, kernels: Collection[str] = PRODUCTS) -> None:
     (want,) = meaning.run(case.fn, *case.args)
 
     def lower(ctx: Lowering, body: Function) -> bool:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels import int8_pairs, int8_plan
 from leptonc.backends.numba_cpu.kernels.int8_dot import DOT
-from leptonc.backends.numba_cpu.kernels.int8_pairs import ENTRY, HEADER, PLACE, Range
+from leptonc.backends.numba_cpu.kernels.int8_pairs import ENTRY, GROUP, HEADER, PLACE, Range
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower import int8_job
@@ -82,21 +82,42 @@ def test_the_form_is_exact_where_that_is_proven_and_only_there(seed: int, codes:
 # ----- what is taken apart ------------------------------------------------------------------------
 
 
+def weights_of(rng: np.random.Generator, shape: tuple[int, ...], most: int) -> np.ndarray:
+    """Return weights of which half are at most ``most``, the others at the ends of their type."""
+    small = rng.integers(-most, most + 1, shape)
+    large = rng.choice([-128, -127, 127], shape)
+    return np.where(rng.random(shape) < 0.5 / most, large, small).astype(np.int8)
+
+
+def group_sums(panel: np.ndarray, codes: Range) -> tuple[np.ndarray, np.ndarray]:
+    """Return the least and largest sums of each half of two steps: ``i64[taps,groups,PANEL,2]``."""
+    taps, steps = panel.shape[:2]
+    products = panel.astype(np.int64)[..., None] * np.array([codes.low, codes.high])
+    ends = [products.min(-1), products.max(-1)]
+    cut = [e[:, : steps // 2 * 2].reshape(taps, -1, 2, PANEL, 2, 2).sum((2, 5)) for e in ends]
+    return cut[0], cut[1]
+
+
 @given(
-    seed=st.integers(0, 1 << 16), codes=CODES, groups=st.integers(1, 3), columns=st.integers(1, 40),
-    taps=st.integers(1, 4), depth=st.integers(1, 13),
+    seed=st.integers(0, 1 << 16), codes=CODES | st.just(Range()), groups=st.integers(1, 3),
+    columns=st.integers(1, 40), taps=st.integers(1, 4), depth=st.integers(1, 21),
+    most=st.sampled_from([1, 20, 32, 64, 127]),
 )  # fmt: skip
 def test_panels_and_entries_are_the_weights_and_none_saturates(
-    seed: int, codes: Range, groups: int, columns: int, taps: int, depth: int
+    seed: int, codes: Range, groups: int, columns: int, taps: int, depth: int, most: int
 ) -> None:
-    rng = np.random.default_rng(seed)
-    weight = rng.integers(-128, 128, (groups * columns, taps, depth)).astype(np.int8)
+    weight = weights_of(np.random.default_rng(seed), (groups * columns, taps, depth), most)
     panels = int8_plan.pack_bytes(weight, groups)
     found = int8_pairs.taken_apart(panels, codes)
     assert not int8_pairs.saturating(found.panels, codes).any()
     total, entries = found.panels.copy().reshape(-1, *panels.shape[2:]), 0
     for p, panel in enumerate(total):
-        start, count = (int(v) for v in found.extra[HEADER * p :][:HEADER].view(np.int64))
+        header = found.extra[HEADER * p :][:HEADER].view(np.int64)
+        start, count, together = (int(v) for v in header)
+        assert together in (1, GROUP)
+        least, largest = group_sums(panel, codes)
+        fits = (least >= -(1 << 15)).all() and (largest < 1 << 15).all()
+        assert fits or together == 1
         for i in range(count):
             entry = found.extra[HEADER * p + start + ENTRY * i :][:ENTRY]
             tap, byte = (int(v) for v in entry[:PLACE].view(np.int64))
@@ -106,8 +127,22 @@ def test_panels_and_entries_are_the_weights_and_none_saturates(
         entries += count
     assert (total == panels.reshape(total.shape)).all()
     assert entries == int8_pairs.entries_in(found.extra.nbytes, len(total))
-    steps = int8_pairs.saturating(panels, codes).any((-1, -2))
-    assert entries == steps.sum()
+
+
+def entries_of(weight: int, high: int) -> tuple[int, int]:
+    """Return the steps added in int16 and the entries of a panel of equal weights, 10 steps."""
+    panels = np.full((1, 1, 1, 10, PANEL, 4), weight, np.int8)
+    extra = int8_pairs.taken_apart(panels, Range(0, high)).extra
+    _, count, together = (int(v) for v in extra[:HEADER].view(np.int64))
+    return together, count
+
+
+def test_a_panel_is_multiplied_in_groups_where_that_takes_nothing_more_apart() -> None:
+    assert entries_of(32, 255) == (GROUP, 0)  # 4 * 32 * 255 = 32640
+    assert entries_of(33, 255) == (1, 0)  # a group too large, no pair
+    assert entries_of(65, 255) == (1, 10)
+    assert entries_of(65, 126) == (GROUP, 0)
+    assert entries_of(-32, 256) == (GROUP, 0) and entries_of(32, 256) == (1, 0)
 
 
 # ----- codes known from their makers --------------------------------------------------------------
