@@ -116,4 +116,6 @@ FAULTS: tuple[Fault, ...] = (
     _runtime("huge-pages-of-files", "backends/numba_cpu/huge_pages.py", "dead guard",
              "if (permissions, inode) == _PRIVATE:", "if permissions == _PRIVATE[0]:",
              (f"{_TESTS}/test_huge_pages.py",)),
+    _runtime("tuner-counts-the-first-run", "backends/numba_cpu/tune.py", "cold cache timed",
+             "runs = max(1, SETTLING // distance)", "runs = 1", (f"{_TESTS}/test_tune.py",)),
 )  # fmt: skip

@@ -234,6 +234,22 @@ def test_a_busy_machine_changes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert not (tmp_path / "choices").exists()
 
 
+@given(
+    st.sampled_from([NEAREST << i for i in range(8)]),
+    st.lists(st.floats(1e-6, 1.0), min_size=64, max_size=64),
+)
+def test_a_turn_lets_near_caches_settle_and_counts_the_fastest_run(
+    distance: int, times: list[float]
+) -> None:
+    clock = iter(times)
+    turn = module._turn(lambda: next(clock), distance)
+    first, second = turn(), turn()
+    used = len(times) - len(list(clock))
+    runs = used // 2
+    assert used == 2 * runs and (first, second) == (min(times[:runs]), min(times[runs:used]))
+    assert runs * distance == module.SETTLING or (runs == 1 and distance > module.SETTLING)
+
+
 @pytest.mark.numba
 @pytest.mark.parametrize("candidate", ["igemm", "winograd2", "winograd4"])
 def test_a_candidate_runs_alone_with_the_layout_it_has_in_the_network(candidate: str) -> None:
