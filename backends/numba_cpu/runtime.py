@@ -11,18 +11,17 @@ from typing import Any
 import numpy as np
 
 from leptonc import meaning
-from leptonc.backends.numba_cpu import huge_pages, native
+from leptonc.backends.numba_cpu import native
 from leptonc.backends.numba_cpu.assemble import assemble
 from leptonc.backends.numba_cpu.door import data_function
 from leptonc.backends.numba_cpu.emit import Source, emit
 from leptonc.backends.numba_cpu.executor import Program, ProgramPool
 from leptonc.backends.numba_cpu.kernels.ahead import HELPERS, compile_all
 from leptonc.backends.numba_cpu.kernels.base import Kernel
-from leptonc.backends.numba_cpu.kernels.code_rows import code_rows
 from leptonc.backends.numba_cpu.kernels.igemm import igemm
 from leptonc.backends.numba_cpu.lower.core import STATUS_WORDS
 from leptonc.backends.numba_cpu.schedule import Schedule, Step, TorchStep
-from leptonc.backends.numba_cpu.views import Ref, View
+from leptonc.backends.numba_cpu.views import View
 from leptonc.runtime.governor import library_threads
 
 ARENA_SLACK = 256  # bytes behind the last buffer that vector loads may touch
@@ -109,7 +108,6 @@ def load(schedule: Schedule, source: Source | None = None) -> Executable:
         inputs=len(schedule.inputs),
         outputs=len(schedule.outputs) + bool(schedule.errors),
     )
-    huge_pages.gather(_streamed(schedule))
     compile_all(_kernels(schedule))
     if source is None:
         assemble(schedule, program, torch_call)
@@ -131,14 +129,6 @@ def _kernels(schedule: Schedule) -> list[Kernel]:
     steps = [s for s in schedule.steps if isinstance(s, Step)]
     used = [k for s in steps for k in (s.kernel, *s.slots) if isinstance(k, Kernel)]
     return list(dict.fromkeys((*used, *ALONE, *(TEAM if schedule.threads > 1 else ()))))
-
-
-def _streamed(schedule: Schedule) -> list[np.ndarray]:
-    """Return the constants of steps whose time is that of reading them."""
-    steps = [s for s in schedule.steps if isinstance(s, Step) and s.kernel is code_rows]
-    refs = [slot for s in steps for slot in s.slots if isinstance(slot, Ref)]
-    used = {r.buffer.index for r in refs if r.buffer.space == "const"}
-    return [schedule.consts[i] for i in sorted(used)]
 
 
 def torch_call(step: TorchStep) -> Callable[[Sequence[int], Sequence[int]], None]:

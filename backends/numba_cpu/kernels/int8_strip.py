@@ -8,6 +8,10 @@ lines of the result are written one after the other, while the weights stay in t
 
 A strip serves results that are proven to stay inside int32 (``int8_job``): then clamping takes one
 instruction for a register full of codes. It needs AVX-512 with VNNI.
+
+What ends a tile costs the products their slots: shuffles and saturating sums go, a part of them, to
+the two pipes that multiply. Behind a ReLU zero points are 0, and codes have no bounds but those of
+a byte: such strips, which are ``bare``, leave out what is nothing then.
 """
 
 from __future__ import annotations
@@ -95,10 +99,14 @@ class Place(NamedTuple):
 
 
 class StripWriter:
-    """Writes the function of tiles of ``nv`` vectors a row, with a residual of u8 or without."""
+    """Writes the function of tiles of ``nv`` vectors a row, with a residual of u8 or without.
 
-    def __init__(self, nv: int, res: bool, b: ir.IRBuilder, *args: ir.Value) -> None:
+    ``bare``: zero points are 0, and the codes' bounds 0 and 255.
+    """
+
+    def __init__(self, nv: int, res: bool, bare: bool, b: ir.IRBuilder, *args: ir.Value) -> None:
         self.mr, self.nv, self.res, self.b, self.t = tile_rows_of(nv, res), nv, res, b, Strip(*args)
+        self.bare = bare
         self.cells = [(i, j) for i in range(self.mr) for j in range(nv)]
         self.panel_step = b.mul(b.mul(self.t.taps, self.t.depth), i64(4 * PANEL))
         lane = ir.Constant(ir.VectorType(I16, nv * LANES), list(range(nv * LANES)))
@@ -251,9 +259,10 @@ class StripWriter:
     def residual(self, places: list[tuple[int, int]], at: Place) -> Writing:
         """Return the vectors of the residual as floats."""
         b, t = self.b, self.t
-        zero = splat(b, b.trunc(t.res_zero, I32), VI)
         r = yield from each(places, lambda p: b.zext(self.residual_codes(*p, at), VI))
-        r = yield from each(r, lambda v: b.sub(v, zero))
+        if not self.bare:
+            zero = splat(b, b.trunc(t.res_zero, I32), VI)
+            r = yield from each(r, lambda v: b.sub(v, zero))
         r = yield from each(r, lambda v: b.sitofp(v, VF))
         return (yield from each(r, lambda v: b.fmul(v, splat(b, t.res_scale))))
 
@@ -269,17 +278,18 @@ class StripWriter:
     def packed(self, whole: list[ir.Value]) -> Writing:
         """Return four vectors of int32 as codes, in their order; narrowing clamps to 0..255."""
         b, t = self.b, self.t
-        zero = splat(b, b.trunc(t.zero, I16), _WORDS)
         name = "llvm.x86.avx512.packssdw.512"
         pairs = yield from each((whole[:2], whole[2:]), lambda v: call(b, name, _WORDS, v))
-        name = "llvm.sadd.sat.v32i16"
-        pairs = yield from each(pairs, lambda v, name=name: call(b, name, _WORDS, [v, zero]))
+        if not self.bare:
+            zero, name = splat(b, b.trunc(t.zero, I16), _WORDS), "llvm.sadd.sat.v32i16"
+            pairs = yield from each(pairs, lambda v, name=name: call(b, name, _WORDS, [v, zero]))
         mixed = b.bitcast(call(b, "llvm.x86.avx512.packuswb.512", _BYTES, pairs), VI)
         yield
         # of each quarter of a register the four vectors have one dword
         order = [4 * quarter + v for v in range(QUAD) for quarter in range(4)]
         codes = b.bitcast(shuffle(b, mixed, mixed, order), _BYTES)
-        for name, line in (("llvm.umax.v64i8", _LEAST), ("llvm.umin.v64i8", _MOST)):
+        bounds = (("llvm.umax.v64i8", _LEAST), ("llvm.umin.v64i8", _MOST))
+        for name, line in () if self.bare else bounds:
             yield
             bound = b.load(self.line(line), align=_LINE, typ=_BYTES)
             codes = call(b, name, _BYTES, [codes, bound])
@@ -301,22 +311,39 @@ class StripWriter:
 PACE = {False: 2, True: 4}  # instructions of the codes beside one of the products
 
 
+# Vectors of a row, whether there is a residual, whether bare; the first that fits runs.
+_STRIPS = (
+    (WIDE, False, True), (WIDE, True, True), (WIDE, False, False), (WIDE, True, False),
+    (NARROW, False, False), (NARROW, True, False),
+)  # fmt: skip
+
+
+def _is_bare(b: ir.IRBuilder, t: Strip) -> ir.Value:
+    """Return whether all zero points are 0, and codes have no bounds but 0 and 255."""
+    no_zero = b.icmp_signed("==", b.or_(t.zero, t.res_zero), i64(0))
+    low = b.fcmp_ordered("<=", t.code_low, ir.Constant(F32, 0.0))
+    high = b.fcmp_ordered(">=", t.code_high, ir.Constant(F32, 255.0))
+    return b.and_(no_zero, b.and_(low, high))
+
+
 def _choose(b: ir.IRBuilder, vectors: ir.Value, res_kind: ir.Value, *args: ir.Value) -> None:
-    end = b.append_basic_block("done")
-    for nv in (WIDE, NARROW):
-        for res in (False, True):
-            here, other = (b.append_basic_block(n) for n in ("here", "other"))
-            has = b.icmp_signed("!=" if res else "==", res_kind, i64(0))
-            b.cbranch(b.and_(has, b.icmp_signed("==", vectors, i64(nv))), here, other)
-            b.position_at_end(here)
+    end, is_bare = b.append_basic_block("done"), _is_bare(b, Strip(*args))
+    for nv, res, bare in _STRIPS:
+        here, other = (b.append_basic_block(n) for n in ("here", "other"))
+        has = b.icmp_signed("!=" if res else "==", res_kind, i64(0))
+        fits = b.and_(has, b.icmp_signed("==", vectors, i64(nv)))
+        b.cbranch(b.and_(fits, is_bare) if bare else fits, here, other)
+        b.position_at_end(here)
 
-            def body(b: ir.IRBuilder, *args: ir.Value, nv: int = nv, res: bool = res) -> None:
-                StripWriter(nv, res, b, *args).write()
+        def body(
+            b: ir.IRBuilder, *args: ir.Value, nv: int = nv, res: bool = res, bare: bool = bare
+        ) -> None:
+            StripWriter(nv, res, bare, b, *args).write()
 
-            name = f"lep_strip_{nv}{'_res' * res}"
-            b.call(shared_function(b.module, name, ir.VoidType(), PARAMS, body), args)
-            b.branch(end)
-            b.position_at_end(other)
+        name = f"lep_strip_{nv}{'_res' * res}{'_bare' * bare}"
+        b.call(shared_function(b.module, name, ir.VoidType(), PARAMS, body), args)
+        b.branch(end)
+        b.position_at_end(other)
     b.branch(end)
     b.position_at_end(end)
 

@@ -27,6 +27,7 @@ from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.dims import Dim
 from leptonc.ir.kinds.data import Constant, Full
 from leptonc.ir.types import DType
+from leptonc.runtime.slabs import Slabs
 
 ALIGN = 64  # bytes; a cache line, and the widest vector register
 STATUS_WORDS = 64
@@ -48,6 +49,7 @@ class ConstPool:
     fetch: Fetch = at_hand  # how large constants are read
     put_off: bool = False  # what is made of weights is made by ``made``, not when it is asked for
     waiting: dict[int, Make] = field(default_factory=dict[int, Make])  # what was put off
+    slabs: Slabs = field(default_factory=Slabs)  # where weights lie
 
     def get(self, key: Hashable, make: Make, owner: object = None, *, now: bool = False) -> Buffer:
         """Return the buffer of the array that ``make`` gives, made once per ``key``.
@@ -62,7 +64,7 @@ class ConstPool:
         if at is None:
             at = self.known[key] = len(self.arrays)
             later = self.put_off and owner is not None and not now
-            array = _NOTHING if later else self._made(key, at, make)
+            array = _NOTHING if later else self._made(key, at, make, owner)
             if later:
                 self.waiting[at] = make
             self.arrays.append(array)
@@ -70,12 +72,14 @@ class ConstPool:
             self.owners.append(owner)
         return self.buffers[at]
 
-    def _made(self, key: Hashable, at: int, make: Make) -> np.ndarray:
+    def _made(self, key: Hashable, at: int, make: Make, owner: object) -> np.ndarray:
         array = self.spare.pop(key, None)
-        if array is None:
+        if array is None and at < len(self.stored):
             # Lowering is deterministic: the n-th constant it asks for is the n-th that was stored.
-            array = self.stored[at] if at < len(self.stored) else aligned(make(), self.fetch)
-        return array
+            return self.stored[at]
+        if array is None:
+            array = aligned(make(), self.fetch)
+        return array if owner is None else self.slabs.placed(array)
 
     def made(self) -> Iterator[tuple[int, np.ndarray]]:
         """Make what was put off, one after the other: the number of a constant, and its array."""
