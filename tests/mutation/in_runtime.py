@@ -115,4 +115,6 @@ FAULTS: tuple[Fault, ...] = (
              (f"{_TESTS}/test_huge_pages.py",)),
     _runtime("tuner-counts-the-first-run", "backends/numba_cpu/tune.py", "cold cache timed",
              "runs = max(1, SETTLING // distance)", "runs = 1", (f"{_TESTS}/test_tune.py",)),
+    _runtime("door-for-any-tensor", "leptonc/road.py", "dead guard",
+             "if plain: context.enter(", "if True: context.enter(", ("tests/test_road.py",)),
 )  # fmt: skip
