@@ -23,7 +23,7 @@ from leptonc.check import UnitError
 from leptonc.errors import InputError
 from leptonc.ir.core import Function
 from leptonc.pipeline import Step
-from leptonc.road import Road
+from leptonc.road import Road, holds_data
 from leptonc.saving import save
 from leptonc.show import card
 from leptonc.show.explain import explain
@@ -295,6 +295,11 @@ def _fit(
             raise InputError(f"{name}: expected a CPU tensor, got one on {t.device}; use .cpu()")
         if t.layout is not torch.strided:
             raise InputError(f"{name}: expected a dense tensor, got {t.layout}; use .to_dense()")
+        if not holds_data(t):
+            raise InputError(
+                f"{name}: expected a tensor with memory of its own, got a fake one or one of a "
+                "transform of torch.func; call the compiled model outside of it"
+            )
         if t.requires_grad and torch.is_grad_enabled():
             raise InputError(
                 f"{name} requires grad, but a compiled model computes no gradients: "

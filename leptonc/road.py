@@ -8,14 +8,22 @@ the signature already decides. For ``model(x, (h, c))`` that returns ``(y, [h])`
         t0, a1 = args
         if type(a1) is not tuple or len(a1) != 2: return None
         t1, t2 = a1
-        if not same(t0, t1, t2):
+        plain = same(t0, t1, t2)
+        if not plain:
             if type(t0) is not Tensor or not is0(t0) or t0.shape != shape0 ...: return None
             ...
         r0 = empty((2, 3), (3, 1), dtype0)
         r1 = empty((2, 5), (5, 1), dtype1)
         try: context = take()
         except IndexError: context = acquire()
-        try: context.enter(t0, t1, t2, r0, r1)
+        try:
+            if plain: context.enter(t0, t1, t2, r0, r1)
+            else:
+                words, call, segment = context.whole
+                words[0] = t0.data_ptr()
+                ...
+                words[4] = r1.data_ptr()
+                call(segment)
         finally:
             give(context)
             if pool.waiting or len(idle) > 1: settle()
@@ -25,9 +33,10 @@ the signature already decides. For ``model(x, (h, c))`` that returns ``(y, [h])`
 good, in another mode of autograd or with other strides along an axis of one. ``empty`` is what
 torch's own generated code makes its tensors with: it takes half the time of ``torch.empty_like``.
 
-Where a context has no ``enter``, the addresses of tensors are written one by one: ``words[0] =
-t0.data_ptr()``, and so on. Programs with Python steps or with indices to check are called instead:
-``run(t0.data_ptr(), ...)``.
+``enter`` would end the process on a tensor without memory of its own, such as one that a transform
+of ``torch.func`` hands in, of which ``data_ptr`` only complains. Where a context has no ``enter``,
+addresses are always written one by one. Programs with Python steps or with indices to check are
+called instead: ``run(t0.data_ptr(), ...)``.
 """
 
 from __future__ import annotations
@@ -50,6 +59,17 @@ _PRIVATE = getattr(getattr(torch._C, "_dynamo", None), "guards", None)
 _GUARDS = getattr(_PRIVATE, "TensorGuards", None)
 _EMPTY = getattr(_PRIVATE, "_empty_strided_cpu", None)
 _OPENS = {tuple: "({},)", list: "[{},]"}
+
+
+def holds_data(t: Tensor) -> bool:
+    """Return whether a tensor has memory of its own.
+
+    Fake ones have none, nor those that transforms of ``torch.func`` hand in.
+    """
+    try:
+        return t.numel() == 0 or t.data_ptr() != 0
+    except RuntimeError:
+        return False
 
 
 class _NoRoadError(Exception):
@@ -80,6 +100,7 @@ def make_road(
     except _NoRoadError:
         return None
     names = writer.names | {"run": program, "Tensor": Tensor, "empty_like": torch.empty_like}
+    names["holds_data"] = holds_data
     exec(compile(text, "<straight road>", "exec"), names)  # our own text, built of our own names
     # A function among its own globals would only be freed when Python looks for cycles.
     return names.pop("road")
@@ -97,6 +118,7 @@ class _Writer:
     params: dict[int, str] = field(default_factory=dict[int, str])
     tensors: list[Tensor] = field(default_factory=list[Tensor])
     wrong: list[str] = field(default_factory=list[str])  # of each tensor: what makes it unfit
+    tested: bool = False  # ``plain`` tells whether torch's own test found all tensors fit
 
     def text(self, args: tuple[Any, ...], shapes: Sequence[tuple[tuple[int, ...], Any]]) -> str:
         """Return the function's text. Raises _NoRoadError."""
@@ -165,6 +187,7 @@ class _Writer:
         self.wrong.append(
             f"type({name}) is not Tensor or not is{i}({name}) or {name}.shape != shape{i}"
             f" or {name}.requires_grad or not {name}.is_contiguous()"
+            f" or not holds_data({name})"
         )
 
     def _check(self) -> None:
@@ -175,8 +198,8 @@ class _Writer:
             guards = _GUARDS(*fit, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides)
             self.names["same"] = guards.check
             names = [self.params[i] for i in self.params]
-            self.lines.append(f"if not same({', '.join(names)}):")
-            indent = "    "
+            self.lines += [f"plain = same({', '.join(names)})", "if not plain:"]
+            self.tested, indent = True, "    "
         self.lines += [f"{indent}if {wrong}: return None" for wrong in self.wrong]
 
     def _refuse(self, condition: str) -> None:
@@ -194,17 +217,19 @@ class _Writer:
         idle = pool.idle
         self.names |= {"pool": pool, "idle": idle, "take": idle.pop, "give": idle.append}
         self.names |= {"acquire": pool.acquire, "settle": pool.settle}
-        enter = [f"context.enter({', '.join(tensors)})"]
         write = [
             "words, call, segment = context.whole",
             *(f"words[{i}] = {address}" for i, address in enumerate(addresses)),
             "call(segment)",
         ]
+        if self.tested and self.program.doors:
+            enter = f"if plain: context.enter({', '.join(tensors)})"
+            write = [enter, "else:", *(f"    {line}" for line in write)]
         self.lines += [
             "try: context = take()",
             "except IndexError: context = acquire()",
             "try:",
-            *(f"    {line}" for line in (enter if self.program.doors else write)),
+            *(f"    {line}" for line in write),
             "finally:",
             "    give(context)",
             "    if pool.waiting or len(idle) > 1: settle()",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils import _pytree as pytree
 
 import leptonc
@@ -123,6 +124,26 @@ def test_strange_tensors_take_the_general_road(kind: str) -> None:
         compiled(x)
         same(compiled(strange(x)[kind]), model(x))
         same(compiled(x), model(x))
+
+
+TRANSFORMS: dict[str, Callable[[Any, Tensor], Any]] = {
+    "vmap": lambda f, x: torch.vmap(f)(torch.stack([x, x])),
+    "jvp": lambda f, x: torch.func.jvp(f, (x,), (x,)),
+    "functionalize": lambda f, x: torch.func.functionalize(f)(x),
+    "fake": lambda f, x: f(FakeTensorMode().from_tensor(x)),
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_a_tensor_without_memory_is_refused(name: str) -> None:
+    """Who asks machine code for its address ends the process, on the road and off it."""
+    model, x = Returns(STRUCTURES["tensor"]).eval(), torch.randn(3, 6)
+    compiled = leptonc.compile(model, (x,))
+    with torch.no_grad():
+        for _ in range(2):
+            with pytest.raises(InputError, match="memory of its own"):
+                TRANSFORMS[name](compiled, x)
+            same(compiled(x), model(x))
 
 
 def test_a_slice_of_one_row_takes_the_road(monkeypatch: pytest.MonkeyPatch) -> None:
