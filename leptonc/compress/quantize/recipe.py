@@ -65,10 +65,11 @@ class Quantize:
             (``float``, ``w8``, ``dynamic``, ``int8``, ``w4``, ``w4a8``). ``print(small.ledger)``
             shows the time of every form of every unit.
         reduce_range: whether weights of 8 bits that meet codes of activations are only so large
-            that int16 holds the sums a processor without VNNI makes, for which its kernels are up
-            to three times as fast; a channel's step grows as far as its own largest sum asks, at
-            most twice (:mod:`small_sums`). None: if this machine is one of these. Results are exact
-            either way, on any machine. Not in training.
+            that int16 holds the sums which a processor without VNNI makes; its kernels are then
+            about twice as fast. Each channel's step grows as far as its own weights ask
+            (:mod:`small_sums`), which costs up to a bit or two of them: ``False`` keeps them all.
+            None: if this machine is such a one. Not in training. Products are exact either way, on
+            any machine.
         sequential: whether ``"gptq"`` looks at what a unit reads once the units before it are
             quantized (the paper's way), so that it makes up for their errors, too; else at what it
             reads in the float model.

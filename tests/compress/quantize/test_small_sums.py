@@ -160,7 +160,7 @@ def net() -> torch.nn.Module:
     torch.manual_seed(0)
     made = torch.nn.Sequential(
         torch.nn.Conv2d(3, 16, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(16, 24, 1),
-        torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(24 * 64, 10),
+        torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(24 * 16, 10),
     ).eval()  # fmt: skip
     for p in made.parameters():  # most of trained weights are far from the largest, too
         torch.nn.init.normal_(p, std=0.1)
@@ -180,9 +180,9 @@ def test_kernels_find_all_sums_of_such_a_network_proven(monkeypatch, method, red
         return apart[-1]
 
     monkeypatch.setattr(int8_job, "taken_apart", spied)
-    model, x = net(), torch.randn(2, 3, 8, 8)
+    model, x = net(), torch.randn(2, 3, 4, 4)
     recipe_ = leptonc.Quantize(method=method, reduce_range=reduce)
-    small = leptonc.compress(model, x, recipe_, data=[torch.randn(2, 3, 8, 8)])
+    small = leptonc.compress(model, x, recipe_, data=[torch.randn(2, 3, 4, 4)])
     leptonc.compile(small, x, verify="off", cache=False, tune=False)
     headers = [a.extra[:HEADER].view(np.int64) for a in apart]
     assert len(headers) == 3
@@ -191,8 +191,8 @@ def test_kernels_find_all_sums_of_such_a_network_proven(monkeypatch, method, red
 
 def test_results_stay_near(monkeypatch) -> None:
     """The reduced weights cost less than twice the error; the step grows less than that."""
-    model, x = net(), torch.randn(2, 3, 8, 8)
-    data = [torch.randn(2, 3, 8, 8) for _ in range(8)]
+    model, x = net(), torch.randn(2, 3, 4, 4)
+    data = [torch.randn(2, 3, 4, 4) for _ in range(8)]
     with torch.no_grad():
         want = model(x)
         off = [
