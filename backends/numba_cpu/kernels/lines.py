@@ -15,6 +15,7 @@ from __future__ import annotations
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.lines_tile import PIXELS, POOLED_PIXELS, line_tile
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
+from leptonc.backends.numba_cpu.kernels.prefetch import ask_to_write
 from leptonc.backends.numba_cpu.kernels.vec import arg, argf, sti64
 
 NAMES = (
@@ -33,6 +34,8 @@ pool, multiples of ``pool``, which is 1 or 2; strides in elements. ``bias``: add
     OUT_H, OUT_W, COLUMNS, OUT, OUT_B, OUT_Y, OUT_X, WEIGHTS, BIAS,
     LOW, HIGH, POOL, SCRATCH, SCRATCH_BYTES,
 ) = range(len(NAMES))  # fmt: skip
+
+FAR = 1 << 22  # bytes of a result whose lines come from memory before they can be written
 
 
 def scratch_bytes(taps: int) -> int:
@@ -72,8 +75,16 @@ def _addresses(args, table, image, y):
 
 
 @inline_njit
-def _line(args, table, out):
-    """Compute one written line of all columns at ``out``."""
+def _ask_next(place, pixels, step):
+    """Ask for where as many pixels of a panel go, ``step`` bytes apart; any address is allowed."""
+    for j in range(pixels):
+        for line in range(0, 4 * PANEL, 64):
+            ask_to_write(place + j * step + line)
+
+
+@inline_njit
+def _line(args, table, out, far):
+    """Compute one written line of all columns at ``out``, asking ahead for it if it is ``far``."""
     pool, wide, columns = arg(args, POOL), arg(args, OUT_W), arg(args, COLUMNS)
     taps, depth = arg(args, TAPS), arg(args, DEPTH)
     step, out_step = 4 * arg(args, STEP), 4 * arg(args, OUT_X)
@@ -88,6 +99,8 @@ def _line(args, table, out):
                 count = pixels_of(wide - x, wide, POOLED_PIXELS)
             x = min(x, wide - count)
             to = out + x // pool * out_step + 4 * n
+            if far:  # while this tile is summed: its stores would wait for the lines otherwise
+                _ask_next(to + count // pool * out_step, count // pool, out_step)
             line_tile(pool, count, table, x * step, step, taps, depth, panel, to, out_step,
                       columns - n, bias, low, high)  # fmt: skip
             x += count
@@ -100,8 +113,9 @@ def lines(args, tid, nt):
     height = arg(args, OUT_H) // pool
     count = arg(args, BATCH) * height
     table = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
+    far = 4 * count * arg(args, OUT_Y) > FAR
     for line in range(count * tid // nt, count * (tid + 1) // nt):
         image, y = line // height, line % height
         _addresses(args, table, image, y * pool)
         at = image * arg(args, OUT_B) + y * arg(args, OUT_Y)
-        _line(args, table, arg(args, OUT) + 4 * at)
+        _line(args, table, arg(args, OUT) + 4 * at, far)

@@ -114,6 +114,21 @@ def test_a_pool_in_registers_has_the_bits_of_one_behind(
     torch.testing.assert_close(run(x)[0], F.max_pool2d(large, 2), rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("nt", [1, 2])
+def test_a_result_whose_lines_are_asked_for_has_the_bits_of_its_parts(nt: int) -> None:
+    x, w, bias = values(1, 3, 131, 150), values(70, 3, 3, 3), values(70)
+    conv = Conv((1, 1), (0, 0), (1, 1), 1)
+    (whole,) = Run(function(x, w, bias, conv, Relu()), nt, lower_contract)(x)
+    part = x[:, :, :40]
+    (near,) = Run(function(part, w, bias, conv, Relu()), nt, lower_contract)(part)
+    assert 4 * near.numel() <= lines.FAR < 4 * whole.numel()
+    assert torch.equal(whole[:, :, :38], near)
+    exact = F.conv2d(x.double(), w.double(), bias.double()).relu()
+    size = F.conv2d(x.double().abs(), w.double().abs(), bias.double().abs())
+    terms = w[0].numel() + 2
+    assert bool(((whole.double() - exact).abs() <= terms * EPS / (1 - terms * EPS) * size).all())
+
+
 @pytest.mark.parametrize(
     ("channels", "size", "act", "last"),
     [
