@@ -128,5 +128,5 @@ FAULTS: tuple[Fault, ...] = (
              "return array if owner is None else self.slabs.placed(array)",
              "return self.slabs.placed(array)", ("tests/runtime/test_slabs.py",)),
     _runtime("door-for-any-tensor", "leptonc/road.py", "dead guard",
-             "if plain: context.enter(", "if True: context.enter(", ("tests/test_road.py",)),
+             '            f" or not holds_data({name})"\n', "", ("tests/test_road.py",)),
 )  # fmt: skip
