@@ -24,7 +24,6 @@ import types
 from collections.abc import Callable, Iterator
 from typing import overload
 
-import numba
 import numpy as np
 
 from leptonc.backends.numba_cpu.kernels.machine_code import (
@@ -36,9 +35,9 @@ from leptonc.backends.numba_cpu.kernels.machine_code import (
     native_code,
 )
 from leptonc.backends.numba_cpu.kernels.toolchain import (
-    KernelPipeline,
     ObjectCode,
     compile_object,
+    device_function,
 )
 from leptonc.errors import TargetError
 
@@ -265,16 +264,8 @@ def inline_njit(fn: types.FunctionType | None = None, **options):
     """
     if fn is None:
         return lambda f: inline_njit(f, **options)
-    chosen = {
-        "nogil": True,
-        "error_model": "numpy",
-        "no_cpython_wrapper": True,
-        "no_cfunc_wrapper": True,
-        "pipeline_class": KernelPipeline,
-        **options,
-    }
     named = _renamed(fn, f"{fn.__qualname__}_{code_digest(fn)[:8]}") if fn.__closure__ else fn
-    return numba.njit(**chosen)(named)
+    return device_function(nogil=True, **options)(named)
 
 
 def record(*slots: int | float | np.ndarray | np.generic) -> np.ndarray:
