@@ -69,14 +69,14 @@ class Helpers:
                 if self._sessions <= 0:
                     self._end()
 
-    def ask(self, kernels: Iterable[Kernel]) -> None:
+    def ask(self, kernels: Iterable[Kernel], enough: int = MIN_KERNELS) -> None:
         """Let helpers compile those of ``kernels`` that are missing; returns at once.
 
-        Call it inside a session. Starts helpers if that many are missing that it pays.
+        Call it inside a session. Starts helpers if so many are missing that it pays: ``enough``.
         """
         with self._lock:
             missing = [k for k in kernels if (k.module, k.name) not in self._asked and not k.ready]
-            if not missing or (not self._running and len(missing) < MIN_KERNELS):
+            if not missing or (not self._running and len(missing) < enough):
                 return
             if not self._running:
                 self._running = [p for _ in range(_count()) if (p := _start()) is not None]
