@@ -27,7 +27,7 @@ class _TypingContext(typing.BaseContext):
     """Knows the types of what kernels may call."""
 
     def _load_builtins(self) -> None:
-        from numba.core.typing import builtins  # noqa: F401, PLC0415  declares on import
+        from numba.core.typing import builtins, collections  # noqa: F401, PLC0415
 
         self.install_registry(templates.builtin_registry)
 

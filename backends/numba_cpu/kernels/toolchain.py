@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import llvmlite.binding as llvm
+import llvmlite.ir
 import numba
 from llvmlite.binding import Linkage
 from numba import _dynfunc
@@ -163,8 +164,13 @@ def _machine(codegen: CPUCodegen) -> llvm.TargetMachine:
 
 
 @global_compiler_lock
-def compile_object(fn: types.FunctionType, signature: str, fastmath: set[str]) -> ObjectCode:
-    """Return ``fn`` compiled as a C function of ``signature``, e.g. ``"void(int64)"``."""
+def compile_object(
+    fn: types.FunctionType, signature: str, fastmath: set[str], level: int = config.OPT
+) -> ObjectCode:
+    """Return ``fn`` compiled as a C function of ``signature``, e.g. ``"void(int64)"``.
+
+    ``level``: 3, or 2 for code whose loops are elsewhere: they are not copied for each condition.
+    """
     args, result = sigutils.normalize_signature(signature)
     target = TARGET
     flags = compiler.Flags()
@@ -181,15 +187,34 @@ def compile_object(fn: types.FunctionType, signature: str, fastmath: set[str]) -
         )  # fmt: skip
     library, symbol = compiled.library, compiled.fndesc.llvm_cfunc_wrapper_name
     library.finalize()
-    module, machine = library._final_module, _machine(library._codegen)
+    module = library._final_module
     for f in module.functions:
         if not f.is_declaration and f.name != symbol:
             f.linkage = Linkage.internal
-    vectorize = {"loop_vectorize": config.LOOP_VECTORIZE, "slp_vectorize": config.SLP_VECTORIZE}
-    builder = create_pass_builder(machine, opt=config.OPT, **vectorize)
-    builder.getModulePassManager().run(module, builder)
+    machine = _optimized(module, library._codegen, level)
     library._verify_declare_only_symbols()
     library._finalize_dynamic_globals()  # those that are still there
     code = machine.emit_object(module)
     fixed = library._dynamic_globals or library._reload_init or b"NRT_" in code
     return ObjectCode(symbol, code, not fixed)
+
+
+@global_compiler_lock
+def assemble_object(symbol: str, write: Callable[[llvmlite.ir.Module], None]) -> ObjectCode:
+    """Return what ``write`` puts into an empty module, compiled; ``symbol`` is its entry."""
+    codegen = TARGET.target_context.codegen()
+    written = codegen._create_empty_module(symbol)
+    write(written)
+    module = llvm.parse_assembly(str(written))
+    return ObjectCode(symbol, _optimized(module, codegen).emit_object(module), True)
+
+
+def _optimized(
+    module: llvm.ModuleRef, codegen: CPUCodegen, level: int = config.OPT
+) -> llvm.TargetMachine:
+    """Optimize a module; return what it can be assembled with."""
+    machine = _machine(codegen)
+    vectorize = {"loop_vectorize": config.LOOP_VECTORIZE, "slp_vectorize": config.SLP_VECTORIZE}
+    builder = create_pass_builder(machine, opt=min(level, config.OPT), **vectorize)
+    builder.getModulePassManager().run(module, builder)
+    return machine

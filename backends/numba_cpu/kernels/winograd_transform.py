@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels import vecmath as vm
 from leptonc.backends.numba_cpu.kernels.microkernel import ROWS
+from leptonc.backends.numba_cpu.kernels.part import part
 from leptonc.backends.numba_cpu.kernels.vectype import (
     F32,
     I64,
@@ -314,16 +315,35 @@ def _switch(name: str, params: list[ir.Type], emit, b: ir.IRBuilder, *args: ir.V
     b.position_at_end(end)
 
 
-def _call(name: str, params: list[ir.Type], emit):
-    """Return the code of an intrinsic ``(stride, m, *args)``, args of types ``params``."""
-    body = functools.partial(_switch, name, params, emit)
+_INPUT, _BORDER = [I64] * 8, [I64] * 13
+_OUTPUT, _POOLED = [*[I64] * 9, F32, F32, I64], [*[I64] * 6, F32, F32, I64]
 
-    def code(context, builder, sig, args):
-        fn = shared_function(builder.module, name, ir.VoidType(), [I64, I64, *params], body)
-        builder.call(fn, args)
-        return context.get_dummy_value()
 
-    return code
+@part("wino_in", [I64, I64, *_INPUT])
+def INPUT(b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Write :func:`transform_input` of all forms."""
+    _switch("lep_wino_in", _INPUT, _emit_input, b, *args)
+
+
+@part("wino_edge", [I64, I64, *_BORDER])
+def BORDER(b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Write :func:`transform_border` of all forms."""
+    _switch("lep_wino_edge", _BORDER, _emit_border, b, *args)
+
+
+@part("wino_out", [I64, I64, *_OUTPUT])
+def OUTPUT(b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Write :func:`transform_output` of all forms."""
+    _switch("lep_wino_out", _OUTPUT, _emit_output, b, *args)
+
+
+@part("wino_pooled", [I64, I64, *_POOLED])
+def POOLED(b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Write :func:`transform_pooled` of all forms."""
+    _switch("lep_wino_pooled", _POOLED, _emit_pooled, b, *args)
+
+
+PARTS = (BORDER, INPUT, OUTPUT, POOLED)
 
 
 @intrinsic
@@ -337,7 +357,7 @@ def transform_input(
     ``step`` the bytes from plane to plane, ``dst_step`` from vector to vector, ``phase_step`` from
     phase to phase within a plane.
     """
-    return types.void(*(types.int64,) * 10), _call("lep_wino_in", [I64] * 8, _emit_input)
+    return types.void(*(types.int64,) * 10), INPUT.code
 
 
 @intrinsic
@@ -350,7 +370,7 @@ def transform_border(
     Lines ``i0`` to ``i1`` and pixels ``j0`` to ``j1`` of them are read; in place of the others,
     ``count`` vectors at ``zeros``.
     """
-    return types.void(*(types.int64,) * 15), _call("lep_wino_edge", [I64] * 13, _emit_border)
+    return types.void(*(types.int64,) * 15), BORDER.code
 
 
 @intrinsic
@@ -366,8 +386,7 @@ def transform_output(
     """
     numbers = (types.int64,) * 11
     sig = types.void(*numbers, types.float32, types.float32, types.int64)
-    params = [*[I64] * 9, F32, F32, I64]
-    return sig, _call("lep_wino_out", params, _emit_output)
+    return sig, OUTPUT.code
 
 
 @intrinsic
@@ -378,5 +397,4 @@ def transform_pooled(typingctx, stride, m, src, step, dst, dst_y, dst_x, bias, l
     """
     numbers = (types.int64,) * 8
     sig = types.void(*numbers, types.float32, types.float32, types.int64)
-    params = [*[I64] * 6, F32, F32, I64]
-    return sig, _call("lep_wino_pooled", params, _emit_pooled)
+    return sig, POOLED.code
