@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from leptonc.backends.numba_cpu import forecast as module
 from leptonc.backends.numba_cpu.forecast import SIGNS, forecast
 from leptonc.backends.numba_cpu.kernels import ahead
 from leptonc.backends.numba_cpu.kernels.ahead import HELPERS
@@ -78,5 +77,5 @@ def test_helpers_are_asked_before_the_block_begins(tmp_path, monkeypatch) -> Non
     with begin(residual()):
         first, *_ = told
     assert [line.split()[1] for line in first.splitlines()] == [
-        k.name for k in module.forecast(residual())
+        k.name for k in ahead.with_parts(forecast(residual()))
     ]
