@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, overload
 
 import torch
@@ -136,7 +137,7 @@ def compile(
     held = weakref.ref(model)
 
     def make(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Specialization:
-        with Progress(f"compiling {name}") as progress, torch.no_grad(), paused(), ahead():
+        with ahead(held(), precision), _compiling(name) as progress:
             start = time.perf_counter()
             progress("capturing")
             with torch_unread():
@@ -166,6 +167,13 @@ def compile(
     return net
 
 
+@contextmanager
+def _compiling(name: str) -> Iterator[Progress]:
+    """Show progress, record no gradients and collect no garbage until the end of the block."""
+    with Progress(f"compiling {name}") as progress, torch.no_grad(), paused():
+        yield progress
+
+
 def _sharded(
     model: Any,
     example_inputs: Any,
@@ -182,7 +190,7 @@ def _sharded(
     _check_on_cpu(model)
     name, stats = _name(model), dict[str, Any]()
     args, kwargs = arguments(example_inputs)
-    with Progress(f"compiling {name}") as progress, torch.no_grad(), paused():
+    with _compiling(name) as progress:
         start = time.perf_counter()
         progress("capturing")
         captured = capture_model(model, args, kwargs, dynamic=dynamic)

@@ -16,6 +16,7 @@ from leptonc.backends.numba_cpu.assemble import assemble
 from leptonc.backends.numba_cpu.door import data_function
 from leptonc.backends.numba_cpu.emit import Source, emit
 from leptonc.backends.numba_cpu.executor import Program, ProgramPool
+from leptonc.backends.numba_cpu.forecast import forecast
 from leptonc.backends.numba_cpu.kernels.ahead import HELPERS, compile_all
 from leptonc.backends.numba_cpu.kernels.base import Kernel
 from leptonc.backends.numba_cpu.kernels.igemm import igemm
@@ -89,9 +90,10 @@ class Executable:
 
 
 @contextmanager
-def ahead() -> Iterator[None]:
-    """Let helpers begin with the kernels that nearly every net needs while it is captured."""
+def ahead(model: Any = None, precision: str = "fp32") -> Iterator[None]:
+    """Let helpers begin with the kernels that ``model`` probably needs while it is captured."""
     with HELPERS.session():
+        HELPERS.ask(forecast(model, precision), enough=1)
         HELPERS.ask((igemm, *TEAM, *ALONE))
         yield
 

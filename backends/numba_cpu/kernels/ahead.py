@@ -19,7 +19,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from leptonc.backends.numba_cpu.kernels.base import KERNELS, Kernel
+from leptonc.backends.numba_cpu.kernels.base import KERNELS, Native
 from leptonc.backends.numba_cpu.kernels.machine_code import code_size
 from leptonc.runtime.governor import Governor
 from leptonc.settings import read_settings
@@ -69,14 +69,15 @@ class Helpers:
                 if self._sessions <= 0:
                     self._end()
 
-    def ask(self, kernels: Iterable[Kernel]) -> None:
+    def ask(self, kernels: Iterable[Native], enough: int = MIN_KERNELS) -> None:
         """Let helpers compile those of ``kernels`` that are missing; returns at once.
 
-        Call it inside a session. Starts helpers if that many are missing that it pays.
+        Call it inside a session. Starts helpers if so many are missing that it pays: ``enough``.
         """
         with self._lock:
-            missing = [k for k in kernels if (k.module, k.name) not in self._asked and not k.ready]
-            if not missing or (not self._running and len(missing) < MIN_KERNELS):
+            wanted = dict.fromkeys(with_parts(kernels))
+            missing = [k for k in wanted if (k.module, k.name) not in self._asked and not k.ready]
+            if not missing or (not self._running and len(missing) < enough):
                 return
             if not self._running:
                 self._running = [p for _ in range(_count()) if (p := _start()) is not None]
@@ -97,10 +98,17 @@ class Helpers:
 HELPERS = Helpers()
 
 
-def compile_all(kernels: Iterable[Kernel]) -> None:
+def with_parts(kernels: Iterable[Native]) -> Iterator[Native]:
+    """Yield each kernel and what it calls: helpers compile that at the same time."""
+    for kernel in kernels:
+        yield from (kernel, *kernel.parts)
+
+
+def compile_all(kernels: Iterable[Native]) -> None:
     """Compile or load every kernel, the longest ones first, together with helpers."""
+    kernels = tuple(kernels)
     with HELPERS.session():
-        missing = [k for k in kernels if not k.try_load()]
+        missing = [k for k in dict.fromkeys(with_parts(kernels)) if not k.try_load()]
         missing.sort(key=lambda k: code_size(k.fn), reverse=True)
         HELPERS.ask(missing)
         for kernel in [k for k in missing if not k.try_compile()]:

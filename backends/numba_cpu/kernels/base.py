@@ -22,9 +22,8 @@ import threading
 import time
 import types
 from collections.abc import Callable, Iterator
-from typing import overload
+from typing import Any, TypeVar, overload
 
-import numba
 import numpy as np
 
 from leptonc.backends.numba_cpu.kernels.machine_code import (
@@ -36,9 +35,9 @@ from leptonc.backends.numba_cpu.kernels.machine_code import (
     native_code,
 )
 from leptonc.backends.numba_cpu.kernels.toolchain import (
-    KernelPipeline,
     ObjectCode,
     compile_object,
+    device_function,
 )
 from leptonc.errors import TargetError
 
@@ -49,39 +48,35 @@ PATIENCE_S = 60.0  # that another process may take to compile a kernel that we w
 _PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
 
 
+N = TypeVar("N", bound="Native")
+
+
 class KernelError(TargetError):
     """A kernel was declared or called in a way that cannot work."""
 
 
-class Kernel:
-    """A native function ``void(args, tid, nt)``, compiled or loaded on first use.
+class Native:
+    """A native function, compiled or loaded on first use.
 
     Attributes:
         name: unique name, parameters included, e.g. ``"gemm[6,16]"``.
         module: qualified name of the module that defines it.
-        fn: the Python function it is compiled from.
+        fn: the Python function it is compiled from, or that writes its LLVM IR.
+        kind: what else its machine code depends on, as text.
+        parts: native functions that it calls and that are compiled by themselves.
         compile_seconds: time spent compiling or loading; 0.0 before the first use.
         from_cache: whether the machine code came from disk (None before the first use).
     """
 
     def __init__(
-        self,
-        fn: types.FunctionType,
-        name: str,
-        params: tuple = (),
-        contract: bool = False,
-        signature: str = SIGNATURE,
+        self, fn: types.FunctionType, name: str, kind: str, parts: tuple[Native, ...] = ()
     ) -> None:
-        self.name = f"{name}[{','.join(map(str, params))}]" if params else name
-        self.module = fn.__module__
-        self.fn = fn
+        self.name, self.module, self.fn, self.kind = name, fn.__module__, fn, kind
+        self.parts = parts
         self.compile_seconds = 0.0
         self.from_cache: bool | None = None
-        self._contract = contract
-        self._signature = signature
         self._lock = threading.Lock()
         self._native: NativeCode | None = None
-        self._call: Callable | None = None
 
     @property
     def address(self) -> int:
@@ -89,17 +84,23 @@ class Kernel:
         return (self._native or self.compile()).address
 
     def compile(self) -> NativeCode:
-        """Compile or load the kernel unless that is done; safe to call from several threads."""
+        """Compile or load it unless that is done; safe to call from several threads.
+
+        While another process is at it, what it calls is compiled here.
+        """
+        if self.parts and not self.try_compile():
+            for part in self.parts:
+                part.try_compile()
         found = self._compiled(patience_s=PATIENCE_S)
         assert found is not None
         return found
 
     def try_compile(self) -> bool:
-        """Compile or load the kernel unless another process compiles it now; return success."""
+        """Compile or load it unless another process compiles it now; return success."""
         return self._compiled(patience_s=0.0) is not None
 
     def try_load(self) -> bool:
-        """Load the kernel if its machine code is on disk; return whether it is loaded now."""
+        """Load it if its machine code is on disk; return whether it is loaded now."""
         if self._native is not None:
             return True
         return self._file() is not None and self.ready and self.try_compile()
@@ -115,17 +116,21 @@ class Kernel:
 
     @property
     def ready(self) -> bool:
-        """Whether it is compiled, here or on disk; True where nothing is kept on disk."""
+        """Whether it and its parts are compiled, here or on disk; True where no disk is used."""
         file = None if self._native is not None else self._file()
-        return file is None or file.path.exists()
+        return file is None or (file.path.exists() and all(part.ready for part in self.parts))
 
     def _compiled(self, patience_s: float) -> NativeCode | None:
         with self._lock:
             if self._native is None:
-                begin = time.perf_counter()
+                begin, others = time.perf_counter(), self._seconds_of_parts()
                 self._native = self._build(patience_s)
-                self.compile_seconds += time.perf_counter() - begin
+                others = self._seconds_of_parts() - others
+                self.compile_seconds += time.perf_counter() - begin - others
             return self._native
+
+    def _seconds_of_parts(self) -> float:
+        return sum(part.compile_seconds for part in self.parts)
 
     def _build(self, patience_s: float) -> NativeCode | None:
         """Return the machine code, from disk when it is there; None if another process is at it."""
@@ -152,12 +157,11 @@ class Kernel:
         directory = kernel_dir()
         if directory is None:
             return None
-        key = f"{self.module}.{self.name}{'+contract' * self._contract}{self._signature}"
-        return CodeFile(directory, key, self._stamp)
+        return CodeFile(directory, f"{self.module}.{self.name}{self.kind}", self._stamp)
 
     @functools.cached_property
     def _stamp(self) -> str:
-        return code_digest(self.fn)
+        return "+".join((code_digest(self.fn), *(part._stamp for part in self.parts)))
 
     def _save(self, file: CodeFile) -> ObjectCode:
         made = self._object()
@@ -168,8 +172,34 @@ class Kernel:
 
     def _object(self) -> ObjectCode:
         """Return the function compiled."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.module}.{self.name})"
+
+
+class Kernel(Native):
+    """A native function ``void(args, tid, nt)``."""
+
+    def __init__(
+        self,
+        fn: types.FunctionType,
+        name: str,
+        params: tuple = (),
+        contract: bool = False,
+        signature: str = SIGNATURE,
+        parts: tuple[Native, ...] = (),
+    ) -> None:
+        named = f"{name}[{','.join(map(str, params))}]" if params else name
+        super().__init__(fn, named, f"{'+contract' * contract}{signature}", parts)
+        self._contract = contract
+        self._signature = signature
+        self._call: Callable | None = None
+
+    def _object(self) -> ObjectCode:
         fastmath = {"contract"} if self._contract else set[str]()
-        return compile_object(_renamed(self.fn, self.name), self._signature, fastmath)
+        level = 2 if self.parts else 3  # parts have the loops that matter
+        return compile_object(_renamed(self.fn, self.name), self._signature, fastmath, level)
 
     def __call__(self, args: np.ndarray | int, tid: int = 0, nt: int = 1) -> None:
         """Run thread ``tid`` of ``nt`` natively (tests, tuning); programs use the address."""
@@ -182,18 +212,18 @@ class Kernel:
         for tid in range(nt):
             self(args, tid, nt)
 
-    def __repr__(self) -> str:
-        return f"Kernel({self.module}.{self.name})"
-
 
 class _Registry:
-    """All kernels of the process by qualified name; asking twice for one name gives one object."""
+    """All kernels of the process by qualified name; asking twice for one name gives one object.
+
+    The parts of kernels are among them: helper processes are told what to compile by name.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kernels: dict[tuple, Kernel] = {}
+        self._kernels: dict[tuple, Any] = {}
 
-    def add(self, new: Kernel) -> Kernel:
+    def add(self, new: N) -> N:
         """Return the kernel already known under this name if its code is the same, else ``new``."""
         key = (new.module, new.name)
         with self._lock:
@@ -206,12 +236,12 @@ class _Registry:
             self._kernels[key] = new
             return new
 
-    def find(self, module: str, name: str) -> Kernel | None:
+    def find(self, module: str, name: str) -> Native | None:
         """Return the kernel of this module and name if there is one."""
         with self._lock:
             return self._kernels.get((module, name))
 
-    def __iter__(self) -> Iterator[Kernel]:
+    def __iter__(self) -> Iterator[Native]:
         with self._lock:
             return iter(tuple(self._kernels.values()))
 
@@ -220,30 +250,38 @@ KERNELS = _Registry()
 
 
 @overload
-def kernel(fn: Callable[..., None], *, contract: bool = False) -> Kernel: ...
+def kernel(
+    fn: Callable[..., None], *, contract: bool = False, parts: tuple[Native, ...] = ()
+) -> Kernel: ...
 
 
 @overload
 def kernel(
-    fn: None = None, *, contract: bool = False
+    fn: None = None, *, contract: bool = False, parts: tuple[Native, ...] = ()
 ) -> Callable[[Callable[..., None]], Kernel]: ...
 
 
-def kernel(fn: Callable[..., None] | None = None, *, contract: bool = False):
+def kernel(
+    fn: Callable[..., None] | None = None,
+    *,
+    contract: bool = False,
+    parts: tuple[Native, ...] = (),
+):
     """Declare a module-level function as a kernel (decorator, with or without options).
 
     Args:
         fn: ``def f(args, tid, nt)`` without a closure.
         contract: let LLVM fuse ``a * b + c`` in scalar code; vector code uses explicit ``fma``.
+        parts: what it calls of :mod:`part`, all of it: helpers compile that at the same time.
 
     Raises:
         KernelError: ``fn`` is a closure: only :func:`make_kernel` can give that a stable name.
     """
     if fn is None:
-        return lambda f: kernel(f, contract=contract)
+        return lambda f: kernel(f, contract=contract, parts=parts)
     if fn.__closure__:
         raise KernelError(f"{fn.__qualname__} is a closure: use make_kernel(fn, name=, params=)")
-    return KERNELS.add(Kernel(fn, fn.__name__, (), contract))
+    return KERNELS.add(Kernel(fn, fn.__name__, (), contract, parts=parts))
 
 
 def make_kernel(
@@ -265,16 +303,8 @@ def inline_njit(fn: types.FunctionType | None = None, **options):
     """
     if fn is None:
         return lambda f: inline_njit(f, **options)
-    chosen = {
-        "nogil": True,
-        "error_model": "numpy",
-        "no_cpython_wrapper": True,
-        "no_cfunc_wrapper": True,
-        "pipeline_class": KernelPipeline,
-        **options,
-    }
     named = _renamed(fn, f"{fn.__qualname__}_{code_digest(fn)[:8]}") if fn.__closure__ else fn
-    return numba.njit(**chosen)(named)
+    return device_function(nogil=True, **options)(named)
 
 
 def record(*slots: int | float | np.ndarray | np.generic) -> np.ndarray:

@@ -177,6 +177,10 @@ def _reached(fn: types.FunctionType) -> list[object]:
     return cells + list(fn.__defaults__ or ()) + found + inside
 
 
+#: What machine code may call by symbol besides numba's helpers and the C library.
+LINKED: dict[str, NativeCode] = {}
+
+
 class NativeCode(Protocol):
     """Machine code in memory, which lives as long as this object; where its entry function lies."""
 
@@ -196,6 +200,9 @@ class _EngineCode:
         machine = target.create_target_machine(codemodel="jitdefault", jit=True)
         self._engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
         self._engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+        for name, linked in LINKED.items():
+            if name != symbol and name.encode() in code:
+                llvm.add_symbol(name, linked.address)
         self._engine.finalize_object()
         self.address = self._engine.get_function_address(symbol)
 
@@ -209,7 +216,9 @@ def native_code(symbol: str, code: bytes) -> NativeCode:
 
 
 def _address_of(symbol: str) -> int:
-    """Return the address of one of numba's helpers or of a C library's function; 0 without one."""
+    """Return the address of what code calls: ours, numba's or the C library's; 0 without one."""
+    if symbol in LINKED:
+        return LINKED[symbol].address
     helper = c_helpers.get(symbol.removeprefix("numba_"), 0) if symbol.startswith("numba_") else 0
     return helper or elf_object.symbol_of_process(symbol)
 

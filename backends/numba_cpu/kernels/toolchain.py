@@ -11,19 +11,31 @@ from __future__ import annotations
 import ctypes
 import functools
 import types
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import llvmlite.binding as llvm
+import llvmlite.ir
+import numba
 from llvmlite.binding import Linkage
 from numba import _dynfunc
-from numba.core import compiler, config, registry, sigutils, typed_passes, untyped_passes
+from numba.core import (
+    compiler,
+    config,
+    ir,
+    sigutils,
+    target_extension,
+    typed_passes,
+    untyped_passes,
+)
 from numba.core.codegen import CPUCodegen, CPUCodeLibrary
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import register_pass
 from numba.core.llvm_bindings import create_pass_builder
 from numba.core.typed_passes import NativeLowering
 
+from leptonc.backends.numba_cpu.kernels.language import NAME, TARGET, Language
 from leptonc.backends.numba_cpu.kernels.machine_code import target_features
 
 
@@ -69,6 +81,20 @@ class _Lowering(NativeLowering):
         return True
 
 
+@register_pass(mutates_CFG=True, analysis_only=False)
+class _Inlining(untyped_passes.InlineInlinables):
+    """Inlines what asks for it, and imports numba's inliner (arrays with it) only then."""
+
+    _name = "leptonc_inlining"
+
+    def run_pass(self, state: Any) -> bool:
+        """Inline calls of functions declared with ``inline``."""
+        named = [s.value for b in state.func_ir.blocks.values() for s in b.find_insts(ir.Assign)]
+        values = [v.value for v in named if isinstance(v, ir.Global | ir.FreeVar)]
+        wanted = any(getattr(v, "targetoptions", {}).get("inline") for v in values)
+        return wanted and super().run_pass(state)
+
+
 @ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 def _refuse(_self: object, _args: object, _kwargs: object) -> object:
     raise NotImplementedError("a device function exists inside kernels only")
@@ -93,6 +119,9 @@ _IDLE = (
 )
 
 
+_OURS = {NativeLowering: _Lowering, untyped_passes.InlineInlinables: _Inlining}
+
+
 class KernelPipeline(compiler.Compiler):
     """numba's pipeline for kernels and their helpers."""
 
@@ -100,12 +129,20 @@ class KernelPipeline(compiler.Compiler):
         """Return numba's passes without those that kernels give nothing to do."""
         (pipeline,) = super().define_pipelines()
         pipeline.passes = [
-            (_Lowering if step is NativeLowering else step, why)
-            for step, why in pipeline.passes
-            if step not in _IDLE
+            (_OURS.get(step, step), why) for step, why in pipeline.passes if step not in _IDLE
         ]
         pipeline.finalize()
         return [pipeline]
+
+
+def device_function(**options: Any) -> Callable[[Callable], Any]:
+    """Return the decorator of helpers: numba's ``jit`` for functions that only kernels call."""
+    ours = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "error_model": "numpy"}
+    return numba.jit(**{**ours, "pipeline_class": KernelPipeline, "_target": NAME, **options})
+
+
+# What numba writes in Python itself: ``min``, ``max``, ``bool``.
+target_extension.jit_registry[Language] = device_function
 
 
 @dataclass(frozen=True)
@@ -127,10 +164,15 @@ def _machine(codegen: CPUCodegen) -> llvm.TargetMachine:
 
 
 @global_compiler_lock
-def compile_object(fn: types.FunctionType, signature: str, fastmath: set[str]) -> ObjectCode:
-    """Return ``fn`` compiled as a C function of ``signature``, e.g. ``"void(int64)"``."""
+def compile_object(
+    fn: types.FunctionType, signature: str, fastmath: set[str], level: int = config.OPT
+) -> ObjectCode:
+    """Return ``fn`` compiled as a C function of ``signature``, e.g. ``"void(int64)"``.
+
+    ``level``: 3, or 2 for code whose loops are elsewhere: they are not copied for each condition.
+    """
     args, result = sigutils.normalize_signature(signature)
-    target = registry.cpu_target
+    target = TARGET
     flags = compiler.Flags()
     options = {
         "nopython": True, "error_model": "numpy", "boundscheck": False, "_nrt": False,
@@ -138,21 +180,41 @@ def compile_object(fn: types.FunctionType, signature: str, fastmath: set[str]) -
     }  # fmt: skip
     target.options.parse_as_flags(flags, options)
     flags.no_compile = True
-    compiled = compiler.compile_extra(
-        target.typing_context, target.target_context, fn, args, result, flags, {},
-        pipeline_class=KernelPipeline,
-    )  # fmt: skip
+    with target_extension.target_override(NAME):
+        compiled = compiler.compile_extra(
+            target.typing_context, target.target_context, fn, args, result, flags, {},
+            pipeline_class=KernelPipeline,
+        )  # fmt: skip
     library, symbol = compiled.library, compiled.fndesc.llvm_cfunc_wrapper_name
     library.finalize()
-    module, machine = library._final_module, _machine(library._codegen)
+    module = library._final_module
     for f in module.functions:
         if not f.is_declaration and f.name != symbol:
             f.linkage = Linkage.internal
-    vectorize = {"loop_vectorize": config.LOOP_VECTORIZE, "slp_vectorize": config.SLP_VECTORIZE}
-    builder = create_pass_builder(machine, opt=config.OPT, **vectorize)
-    builder.getModulePassManager().run(module, builder)
+    machine = _optimized(module, library._codegen, level)
     library._verify_declare_only_symbols()
     library._finalize_dynamic_globals()  # those that are still there
     code = machine.emit_object(module)
     fixed = library._dynamic_globals or library._reload_init or b"NRT_" in code
     return ObjectCode(symbol, code, not fixed)
+
+
+@global_compiler_lock
+def assemble_object(symbol: str, write: Callable[[llvmlite.ir.Module], None]) -> ObjectCode:
+    """Return what ``write`` puts into an empty module, compiled; ``symbol`` is its entry."""
+    codegen = TARGET.target_context.codegen()
+    written = codegen._create_empty_module(symbol)
+    write(written)
+    module = llvm.parse_assembly(str(written))
+    return ObjectCode(symbol, _optimized(module, codegen).emit_object(module), True)
+
+
+def _optimized(
+    module: llvm.ModuleRef, codegen: CPUCodegen, level: int = config.OPT
+) -> llvm.TargetMachine:
+    """Optimize a module; return what it can be assembled with."""
+    machine = _machine(codegen)
+    vectorize = {"loop_vectorize": config.LOOP_VECTORIZE, "slp_vectorize": config.SLP_VECTORIZE}
+    builder = create_pass_builder(machine, opt=min(level, config.OPT), **vectorize)
+    builder.getModulePassManager().run(module, builder)
+    return machine

@@ -37,6 +37,7 @@ from leptonc.backends.numba_cpu.kernels.prefetch import ask_later, ask_to_write
 from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, ldi64, sti64
 from leptonc.backends.numba_cpu.kernels.winograd_product import (
     HEIGHTS,
+    MULTIPLY,
     PAIR_ROWS,
     UNROLL,
     multiply_tile,
@@ -72,6 +73,7 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     X,
 )
 from leptonc.backends.numba_cpu.kernels.winograd_tiles import place, read_tile, write_tile
+from leptonc.backends.numba_cpu.kernels.winograd_transform import PARTS
 
 _BYTES = 4 * LANES
 _AHEAD = 16384  # bytes of weights to prefetch before they are read
@@ -247,7 +249,7 @@ def _run_block(args, base, t0, count, panel0, panel1):
             write_tile(args, base, t0 + t, src, column, p0 * PANEL, n1)
 
 
-@kernel
+@kernel(parts=(MULTIPLY, *PARTS))
 def winograd(args, tid, nt):
     """Compute this thread's tiles and output channels of the conv that the record describes.
 

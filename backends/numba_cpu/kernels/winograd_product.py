@@ -14,6 +14,7 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
+from leptonc.backends.numba_cpu.kernels.part import part
 from leptonc.backends.numba_cpu.kernels.vectype import (
     F32,
     I8,
@@ -116,7 +117,8 @@ def _tile(
 _PARAMS = [I64] * 8
 
 
-def _choice(b: ir.IRBuilder, count: ir.Value, *args: ir.Value) -> None:
+@part("wino_multiply", [I64, *_PARAMS])
+def MULTIPLY(b: ir.IRBuilder, count: ir.Value, *args: ir.Value) -> None:
     """Call the smallest tile that holds ``count`` rows, of two panels if they lie ``apart``."""
     pair, one = b.append_basic_block("pair"), b.append_basic_block("one")
     b.cbranch(b.icmp_signed("!=", args[-1], i64(0)), pair, one)
@@ -146,11 +148,4 @@ def multiply_tile(typingctx, count, a, panel, out, out_step, vectors, ahead, adv
     bytes every UNROLL channels, at most those of UNROLL rows of the panel. ``apart``: bytes to a
     second panel, and to what is asked for with it, or 0.
     """
-
-    def build(context, builder, sig, args):
-        params = [I64, *_PARAMS]
-        fn = shared_function(builder.module, "lep_wino_multiply", ir.VoidType(), params, _choice)
-        builder.call(fn, args)
-        return context.get_dummy_value()
-
-    return types.void(*(types.int64,) * 9), build
+    return types.void(*(types.int64,) * 9), MULTIPLY.code

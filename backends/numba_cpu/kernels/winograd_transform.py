@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels import vecmath as vm
 from leptonc.backends.numba_cpu.kernels.microkernel import ROWS
+from leptonc.backends.numba_cpu.kernels.part import part
 from leptonc.backends.numba_cpu.kernels.vectype import (
     F32,
     I64,
@@ -324,16 +325,36 @@ def _switch(
     b.position_at_end(end)
 
 
-def _call(name: str, params: list[ir.Type], emit, forms: Sequence[Form] = FORMS):
-    """Return the code of an intrinsic ``(form, *args)``, args of types ``params``."""
-    body = functools.partial(_switch, name, forms, params, emit)
+_INPUT, _BORDER = [I64] * 8, [I64] * 13
+_OUTPUT, _POOLED = [*[I64] * 9, F32, F32, I64], [*[I64] * 6, F32, F32, I64]
 
-    def code(context, builder, sig, args):
-        fn = shared_function(builder.module, name, ir.VoidType(), [I64, *params], body)
-        builder.call(fn, args)
-        return context.get_dummy_value()
 
-    return code
+@part("wino_in", [I64, *_INPUT])
+def INPUT(b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Write :func:`transform_input` of all forms."""
+    _switch("lep_wino_in", FORMS, _INPUT, _emit_input, b, *args)
+
+
+@part("wino_edge", [I64, *_BORDER])
+def BORDER(b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Write :func:`transform_border` of all forms."""
+    _switch("lep_wino_edge", FORMS, _BORDER, _emit_border, b, *args)
+
+
+@part("wino_out", [I64, *_OUTPUT])
+def OUTPUT(b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Write :func:`transform_output` of all forms."""
+    _switch("lep_wino_out", FORMS, _OUTPUT, _emit_output, b, *args)
+
+
+@part("wino_pooled", [I64, *_POOLED])
+def POOLED(b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Write :func:`transform_pooled` of the forms whose tiles are whole pairs of lines."""
+    forms = [form for form in FORMS if form.pools]
+    _switch("lep_wino_pooled", forms, _POOLED, _emit_pooled, b, *args)
+
+
+PARTS = (BORDER, INPUT, OUTPUT, POOLED)
 
 
 @intrinsic
@@ -345,7 +366,7 @@ def transform_input(typingctx, form, src, y_step, x_step, dst, step, count, dst_
     ``step`` the bytes from plane to plane, ``dst_step`` from vector to vector, ``phase_step`` from
     phase to phase within a plane.
     """
-    return types.void(*(types.int64,) * 9), _call("lep_wino_in", [I64] * 8, _emit_input)
+    return types.void(*(types.int64,) * 9), INPUT.code
 
 
 @intrinsic
@@ -358,7 +379,7 @@ def transform_border(
     Lines ``i0`` to ``i1`` and pixels ``j0`` to ``j1`` of them are read; in place of the others,
     ``count`` vectors at ``zeros``.
     """
-    return types.void(*(types.int64,) * 14), _call("lep_wino_edge", [I64] * 13, _emit_border)
+    return types.void(*(types.int64,) * 14), BORDER.code
 
 
 @intrinsic
@@ -374,8 +395,7 @@ def transform_output(
     """
     numbers = (types.int64,) * 10
     sig = types.void(*numbers, types.float32, types.float32, types.int64)
-    params = [*[I64] * 9, F32, F32, I64]
-    return sig, _call("lep_wino_out", params, _emit_output)
+    return sig, OUTPUT.code
 
 
 @intrinsic
@@ -386,6 +406,4 @@ def transform_pooled(typingctx, form, src, step, dst, dst_y, dst_x, bias, low, h
     """
     numbers = (types.int64,) * 7
     sig = types.void(*numbers, types.float32, types.float32, types.int64)
-    params = [*[I64] * 6, F32, F32, I64]
-    forms = [form for form in FORMS if form.pools]
-    return sig, _call("lep_wino_pooled", params, _emit_pooled, forms)
+    return sig, POOLED.code

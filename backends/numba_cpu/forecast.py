@@ -1,0 +1,73 @@
+"""numba_cpu > forecast: the large kernels that a model will need, told by its modules.
+
+Which kernels a network needs is known when it has been captured, rewritten and scheduled, half a
+second after its compile begins. What takes longest to compile can be told at once, by a glance at
+the types of the modules. A wrong guess costs nothing but a helper's time, and what it has compiled
+is there for the next network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from leptonc.backends.numba_cpu.kernels.attention import attention
+from leptonc.backends.numba_cpu.kernels.banded import banded
+from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.kernels.depthwise import depthwise
+from leptonc.backends.numba_cpu.kernels.igemm import igemm
+from leptonc.backends.numba_cpu.kernels.lines import lines
+from leptonc.backends.numba_cpu.kernels.norm import norm_rows
+from leptonc.backends.numba_cpu.kernels.pool import pool
+from leptonc.backends.numba_cpu.kernels.winograd import winograd
+from leptonc.passes.fusing.policy import FEW_CHANNELS
+
+Sign = Callable[[Any], bool]
+
+
+def _is_conv(m: Any) -> bool:
+    return isinstance(m, nn.Conv2d)
+
+
+def _is_square(m: Any) -> bool:
+    """Return whether a Winograd transform fits a convolution."""
+    many = _is_conv(m) and m.groups == 1 and m.in_channels > FEW_CHANNELS
+    return many and (m.kernel_size, m.dilation) == ((3, 3), (1, 1)) and max(m.stride) <= 2
+
+
+def _is_depthwise(m: Any) -> bool:
+    return _is_conv(m) and m.groups == m.in_channels > 1
+
+
+def _reads_few(m: Any) -> bool:
+    return _is_conv(m) and m.in_channels <= FEW_CHANNELS
+
+
+def _attends(m: Any) -> bool:
+    return "attention" in type(m).__name__.lower()
+
+
+_POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
+
+#: What a module looks like that needs a kernel; those that take longest to compile come first.
+SIGNS: tuple[tuple[Sign, Kernel], ...] = (
+    (_is_square, winograd),
+    (_attends, attention),
+    (_is_depthwise, depthwise),
+    (lambda m: isinstance(m, nn.Linear | nn.Conv2d | nn.Conv1d), igemm),
+    (lambda m: isinstance(m, _POOLS), pool),
+    (_is_depthwise, banded),
+    (_reads_few, lines),
+    (lambda m: isinstance(m, nn.LayerNorm), norm_rows),
+)
+
+
+def forecast(model: Any, precision: str = "fp32") -> tuple[Kernel, ...]:
+    """Return the large kernels that ``model`` will probably need; none if it is no module."""
+    if not isinstance(model, nn.Module):
+        return ()
+    modules = list(model.modules())
+    found = [kernel for sign, kernel in SIGNS if any(map(sign, modules))]
+    return tuple(k for k in found if k is not winograd or precision != "strict")

@@ -1,0 +1,66 @@
+"""numba_cpu > kernels > part: large functions of kernels, compiled and kept by themselves.
+
+A kernel whose driver is Python and whose inner loops are LLVM IR takes long to compile as a whole,
+and two kernels with the same loops compile them twice. A part is such a function: an object file of
+its own, like a kernel in all but its signature. The driver's code names it, and the loader puts its
+address there. So several processes compile one kernel together, and what is common exists once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from llvmlite import ir
+
+from leptonc.backends.numba_cpu.kernels.base import KERNELS, Native
+from leptonc.backends.numba_cpu.kernels.machine_code import LINKED
+from leptonc.backends.numba_cpu.kernels.toolchain import ObjectCode, assemble_object
+
+
+class Part(Native):
+    """A native function without a result that kernels call by its symbol."""
+
+    def __init__(self, body: Callable[..., None], name: str, params: Sequence[ir.Type]) -> None:
+        super().__init__(body, name, "part")
+        self.symbol = f"leptonc_{name}"
+        self._type = ir.FunctionType(ir.VoidType(), params)
+
+    def code(self, context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> Any:
+        """Write the code of an intrinsic that takes the part's arguments: a call."""
+        self.call(builder, args)
+        return context.get_dummy_value()
+
+    def call(self, b: ir.IRBuilder, args: Sequence[ir.Value]) -> None:
+        """Write a call of the part into a kernel or one of its helpers."""
+        b.call(b.module.globals.get(self.symbol) or self._declared(b.module), args)
+
+    def _declared(self, module: ir.Module) -> ir.Function:
+        fn = ir.Function(module, self._type, self.symbol)
+        fn.attributes.add("nounwind")
+        return fn
+
+    def _object(self) -> ObjectCode:
+        return assemble_object(self.symbol, self._write)
+
+    def _write(self, module: ir.Module) -> None:
+        fn = self._declared(module)
+        builder = ir.IRBuilder(fn.append_basic_block("entry"))
+        self.fn(builder, *fn.args)
+        builder.ret_void()
+
+
+def part(name: str, params: Sequence[ir.Type]) -> Callable[[Callable[..., None]], Part]:
+    """Declare a module-level function as what writes a part (decorator): ``body(builder, *args)``.
+
+    Args:
+        name: unique among parts.
+        params: LLVM types of the part's arguments.
+    """
+
+    def declare(body: Callable[..., None]) -> Part:
+        new = KERNELS.add(Part(body, name, params))
+        LINKED[new.symbol] = new
+        return new
+
+    return declare

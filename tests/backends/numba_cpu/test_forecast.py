@@ -1,0 +1,81 @@
+"""The kernels that take longest to compile are named before a model is captured."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from leptonc.backends.numba_cpu.forecast import SIGNS, forecast
+from leptonc.backends.numba_cpu.kernels import ahead
+from leptonc.backends.numba_cpu.kernels.ahead import HELPERS
+from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.kernels.igemm import igemm
+from leptonc.backends.numba_cpu.kernels.winograd import winograd
+from leptonc.backends.numba_cpu.lower.core import ConstPool
+from leptonc.backends.numba_cpu.runtime import ahead as begin
+from leptonc.backends.numba_cpu.schedule import Step
+from leptonc.backends.numba_cpu.scheduler import Options, schedule
+from leptonc.capture.frontend import capture
+from leptonc.compiler import optimize
+
+pytestmark = pytest.mark.numba
+LARGE = {kernel for _, kernel in SIGNS}
+
+
+def residual() -> nn.Module:
+    wide = nn.Conv2d(64, 64, 3, padding=1)
+    first = nn.Conv2d(3, 64, 7, stride=2, padding=3)
+    return nn.Sequential(first, nn.ReLU(), nn.MaxPool2d(3, 2, 1), wide, nn.ReLU(), wide)
+
+
+def mobile() -> nn.Module:
+    deep = nn.Conv2d(64, 64, 3, padding=1, groups=64)
+    return nn.Sequential(nn.Conv2d(16, 64, 1), nn.ReLU6(), deep, nn.ReLU6(), nn.Conv2d(64, 16, 1))
+
+
+def encoder() -> nn.Module:
+    return nn.TransformerEncoderLayer(64, 4, 128, batch_first=True)
+
+
+NETS = {
+    "residual": (residual, (1, 3, 64, 64)),
+    "mobile": (mobile, (1, 16, 56, 56)),
+    "encoder": (encoder, (1, 64, 64)),
+    "rows": (lambda: nn.Linear(64, 64), (32, 64)),
+}
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_no_large_kernel_of_a_schedule_comes_as_a_surprise(net) -> None:
+    make, shape = NETS[net]
+    model = make().eval()
+    with torch.no_grad():
+        fn = optimize(capture(model, (torch.randn(shape),), {}).function, "O2")
+    steps = [s for s in schedule(fn, ConstPool(), Options()).steps if isinstance(s, Step)]
+    used = {k for s in steps for k in (s.kernel, *s.slots) if isinstance(k, Kernel)}
+    assert used & LARGE
+    assert used & LARGE <= set(forecast(model))
+
+
+def test_nothing_is_forecast_for_what_a_model_does_not_show() -> None:
+    assert forecast(nn.Linear(8, 8)) == (igemm,)
+    assert forecast(torch.relu) == ()
+    assert winograd in forecast(residual())
+    assert winograd not in forecast(residual(), "strict")
+
+
+def test_helpers_are_asked_before_the_block_begins(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("LEPTONC_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(ahead, "_count", lambda: 1)
+    told: list[str] = []
+    monkeypatch.setattr(ahead, "_start", lambda: None)
+    monkeypatch.setattr(ahead, "_tell", lambda process, text: told.append(text))
+    monkeypatch.setattr(HELPERS, "_running", [object()])
+    monkeypatch.setattr(HELPERS, "_end", lambda: None)
+    monkeypatch.setattr(HELPERS, "_asked", set())
+    with begin(residual()):
+        first, *_ = told
+    assert [line.split()[1] for line in first.splitlines()] == [
+        k.name for k in ahead.with_parts(forecast(residual()))
+    ]
