@@ -35,6 +35,7 @@ from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.prefetch import ask_later, ask_to_write
 from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, ldi64, sti64
+from leptonc.backends.numba_cpu.kernels.winograd_calls import PARTS
 from leptonc.backends.numba_cpu.kernels.winograd_product import (
     HEIGHTS,
     MULTIPLY,
@@ -73,7 +74,6 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     X,
 )
 from leptonc.backends.numba_cpu.kernels.winograd_tiles import place, read_tile, write_tile
-from leptonc.backends.numba_cpu.kernels.winograd_transform import PARTS
 
 _BYTES = 4 * LANES
 _AHEAD = 16384  # bytes of weights to prefetch before they are read

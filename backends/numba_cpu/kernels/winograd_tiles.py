@@ -25,6 +25,12 @@ from leptonc.backends.numba_cpu.kernels.vec import (
     vstore_n,
     vzero,
 )
+from leptonc.backends.numba_cpu.kernels.winograd_calls import (
+    transform_border,
+    transform_input,
+    transform_output,
+    transform_pooled,
+)
 from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     ACT,
     ACT_P0,
@@ -57,12 +63,6 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     X_X,
     X_Y,
     X,
-)
-from leptonc.backends.numba_cpu.kernels.winograd_transform import (
-    transform_border,
-    transform_input,
-    transform_output,
-    transform_pooled,
 )
 
 _LATE, _TIMES = int(Res.AFTER), int(Res.TIMES)

@@ -10,14 +10,10 @@ import functools
 from collections.abc import Callable, Sequence
 
 from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels import vecmath as vm
 from leptonc.backends.numba_cpu.kernels.microkernel import ROWS
-from leptonc.backends.numba_cpu.kernels.part import part
 from leptonc.backends.numba_cpu.kernels.vectype import (
-    F32,
     I64,
     LANES,
     VF,
@@ -27,11 +23,9 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     i64,
     load_vec,
     pointer,
-    shared_function,
     splat,
 )
 from leptonc.backends.numba_cpu.kernels.winograd_points import (
-    FORMS,
     POINTS,
     Axis,
     Form,
@@ -185,7 +179,8 @@ def _emit_tile(
     _loop(b, count, one)
 
 
-def _emit_input(form: Form, b: ir.IRBuilder, src, y_step, x_step, *rest) -> None:
+def emit_input(form: Form, b: ir.IRBuilder, src, y_step, x_step, *rest) -> None:
+    """Write the body of ``transform_input`` (:mod:`winograd_calls`) of one form."""
     lines = [b.add(src, y) for y in _times(b, y_step, form.y.side)]
     across = _times(b, x_step, form.x.side)
 
@@ -196,10 +191,12 @@ def _emit_input(form: Form, b: ir.IRBuilder, src, y_step, x_step, *rest) -> None
     _emit_tile(form, b, place, *rest)
 
 
-def _emit_border(
+def emit_border(
     form: Form, b: ir.IRBuilder, src, y_step, x_step, dst, step, count, dst_step, phase_step,
     i0, i1, j0, j1, zeros,
 ) -> None:  # fmt: skip
+    """Write the body of ``transform_border`` of one form."""
+
     def within(k: int, low: ir.Value, high: ir.Value) -> ir.Value:
         return b.and_(b.icmp_signed("<=", low, i64(k)), b.icmp_signed(">", high, i64(k)))
 
@@ -235,10 +232,11 @@ def _plus_residual(b: ir.IRBuilder, some: ir.Value, values, line, across) -> lis
     return phis
 
 
-def _emit_output(
+def emit_output(
     form: Form, b: ir.IRBuilder, src, step, dst, dst_y, dst_x, bias, res, res_y, res_x, low, high,
     count,
 ) -> None:  # fmt: skip
+    """Write the body of ``transform_output`` of one form."""
     (m_y, m_x), n = (axis.m for axis in form), form.x.n
     parts = _output_parts(form.y), _output_parts(form.x)
     least, most = splat(b, low), splat(b, high)
@@ -267,9 +265,10 @@ def _emit_output(
     _loop(b, count, one)
 
 
-def _emit_pooled(
+def emit_pooled(
     form: Form, b: ir.IRBuilder, src, step, dst, dst_y, dst_x, bias, low, high, count
 ) -> None:
+    """Write the body of ``transform_pooled`` of one form."""
     (m_y, m_x), n = (axis.m for axis in form), form.x.n
     parts = _output_parts(form.y), _output_parts(form.x)
     least, most = splat(b, low), splat(b, high)
@@ -305,105 +304,3 @@ def _shift(b: ir.IRBuilder, bias, at, readable) -> ir.Value:
     # Without a bias nothing is added, but the address must be one that can be read.
     shift = load_vec(b, pointer(b, b.select(some, b.add(bias, at), readable)))
     return b.select(splat(b, some, VM), shift, fconst(0.0))
-
-
-def _switch(
-    name: str, forms: Sequence[Form], params: list[ir.Type], emit, b: ir.IRBuilder, *args: ir.Value
-) -> None:
-    """Write the choice among ``forms`` by place in ``FORMS``, which is the first argument."""
-    end = b.append_basic_block("end")
-    place, *rest = args
-    switch = b.switch(place, end)
-    for form in forms:
-        at = FORMS.index(form)
-        block = b.append_basic_block(f"form_{at}")
-        switch.add_case(i64(at), block)
-        b.position_at_end(block)
-        body = functools.partial(emit, form)
-        b.call(shared_function(b.module, f"{name}_{at}", ir.VoidType(), params, body), rest)
-        b.branch(end)
-    b.position_at_end(end)
-
-
-_INPUT, _BORDER = [I64] * 8, [I64] * 13
-_OUTPUT, _POOLED = [*[I64] * 9, F32, F32, I64], [*[I64] * 6, F32, F32, I64]
-
-
-@part("wino_in", [I64, *_INPUT])
-def INPUT(b: ir.IRBuilder, *args: ir.Value) -> None:
-    """Write :func:`transform_input` of all forms."""
-    _switch("lep_wino_in", FORMS, _INPUT, _emit_input, b, *args)
-
-
-@part("wino_edge", [I64, *_BORDER])
-def BORDER(b: ir.IRBuilder, *args: ir.Value) -> None:
-    """Write :func:`transform_border` of all forms."""
-    _switch("lep_wino_edge", FORMS, _BORDER, _emit_border, b, *args)
-
-
-@part("wino_out", [I64, *_OUTPUT])
-def OUTPUT(b: ir.IRBuilder, *args: ir.Value) -> None:
-    """Write :func:`transform_output` of all forms."""
-    _switch("lep_wino_out", FORMS, _OUTPUT, _emit_output, b, *args)
-
-
-@part("wino_pooled", [I64, *_POOLED])
-def POOLED(b: ir.IRBuilder, *args: ir.Value) -> None:
-    """Write :func:`transform_pooled` of the forms whose tiles are whole pairs of lines."""
-    forms = [form for form in FORMS if form.pools]
-    _switch("lep_wino_pooled", forms, _POOLED, _emit_pooled, b, *args)
-
-
-PARTS = (BORDER, INPUT, OUTPUT, POOLED)
-
-
-@intrinsic
-def transform_input(typingctx, form, src, y_step, x_step, dst, step, count, dst_step, phase_step):
-    """Write ``BT d B`` of one tile, ``count`` (at least 1) vectors of channels.
-
-    ``form``: the place of one in ``FORMS``. ``src``: the address of pixel (0, 0), ``y_step`` and
-    ``x_step`` the bytes from line to line and from pixel to pixel. ``dst``: where plane 0 goes,
-    ``step`` the bytes from plane to plane, ``dst_step`` from vector to vector, ``phase_step`` from
-    phase to phase within a plane.
-    """
-    return types.void(*(types.int64,) * 9), INPUT.code
-
-
-@intrinsic
-def transform_border(
-    typingctx, form, src, y_step, x_step, dst, step, count, dst_step, phase_step,
-    i0, i1, j0, j1, zeros,
-):  # fmt: skip
-    """As :func:`transform_input`, of a tile of which only part lies in the image.
-
-    Lines ``i0`` to ``i1`` and pixels ``j0`` to ``j1`` of them are read; in place of the others,
-    ``count`` vectors at ``zeros``.
-    """
-    return types.void(*(types.int64,) * 14), BORDER.code
-
-
-@intrinsic
-def transform_output(
-    typingctx, form, src, step, dst, dst_y, dst_x, bias, res, res_y, res_x, low, high, count
-):
-    """Write ``AT M A`` plus bias and residual, within bounds: ``count`` vectors of one tile.
-
-    ``form``: the place of one in ``FORMS``. ``src``: the address of plane 0, the planes ROWS
-    vectors apart; ``step``: the bytes from vector to vector. ``dst``, ``res``: addresses of the
-    first pixel, their ``_y`` and ``_x`` the bytes from line to line and pixel to pixel; ``bias``:
-    address; ``res`` and ``bias`` may be 0. ``low``, ``high``: float32 bounds of the result.
-    """
-    numbers = (types.int64,) * 10
-    sig = types.void(*numbers, types.float32, types.float32, types.int64)
-    return sig, OUTPUT.code
-
-
-@intrinsic
-def transform_pooled(typingctx, form, src, step, dst, dst_y, dst_x, bias, low, high, count):
-    """As :func:`transform_output` without a residual; the largest of each two by two is written.
-
-    ``dst_y``, ``dst_x``: the bytes from line to line and from pixel to pixel of what is written.
-    """
-    numbers = (types.int64,) * 7
-    sig = types.void(*numbers, types.float32, types.float32, types.int64)
-    return sig, POOLED.code
