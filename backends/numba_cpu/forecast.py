@@ -70,4 +70,7 @@ def forecast(model: Any, precision: str = "fp32") -> tuple[Kernel, ...]:
         return ()
     modules = list(model.modules())
     found = [kernel for sign, kernel in SIGNS if any(map(sign, modules))]
-    return tuple(k for k in found if k is not winograd or precision != "strict")
+    # Where depthwise convolutions are, the first one runs in their bands.
+    unlikely = {winograd} if precision == "strict" else set[Kernel]()
+    unlikely |= {lines} if banded in found else set[Kernel]()
+    return tuple(k for k in found if k not in unlikely)

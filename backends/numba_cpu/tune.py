@@ -19,6 +19,7 @@ import numpy as np
 
 from leptonc.backends.numba_cpu.assemble import assemble
 from leptonc.backends.numba_cpu.executor import Program
+from leptonc.backends.numba_cpu.kernels.ahead import HELPERS
 from leptonc.backends.numba_cpu.kernels.machine_code import fingerprint
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower import choices
@@ -38,9 +39,7 @@ from leptonc.runtime.choices import Book, Measured
 
 _GROUP = 32 * LANES  # bytes that the sweeping kernel takes at a time
 FEWEST, USUAL, MOST = 3, 5, 12  # counted turns of a candidate
-SETTLING = (
-    16 << 20
-)  # bytes swept in a turn: near caches need several calls to settle what they hold
+SETTLING = 16 << 20  # bytes swept in a turn: near caches need some calls to settle what they hold
 Clock = Callable[[], float]
 
 
@@ -111,6 +110,8 @@ def tune(
             todo.append(item)
         else:
             answers[q.key] = choices.estimate(q, choices.NO_RIVAL)
+    if todo:
+        HELPERS.settle()  # a race beside a compiler would measure both
     end, new = clock() + budget_s, dict[str, Answer]()
     if todo and prepare is None:
         prepare = functools.partial(_prepare, options, _memory(distance))

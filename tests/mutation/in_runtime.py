@@ -141,6 +141,7 @@ FAULTS: tuple[Fault, ...] = (
     _runtime("language-without-contract", "backends/numba_cpu/kernels/language.py", "dead guard",
              "if self.fastmath:", "if False:", ("tests/backends/numba_cpu/test_language.py",)),
     _runtime("forecast-ignores-strict", "backends/numba_cpu/forecast.py", "dead guard",
-             'if k is not winograd or precision != "strict"', "if k",
+             'unlikely = {winograd} if precision == "strict" else set[Kernel]()',
+             "unlikely = set[Kernel]()",
              ("tests/backends/numba_cpu/test_forecast.py",)),
 )  # fmt: skip

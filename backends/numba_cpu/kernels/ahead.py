@@ -54,7 +54,7 @@ class Helpers:
         self._lock = threading.Lock()
         self._running: list[subprocess.Popen[str]] = []
         self._sessions = 0
-        self._asked: set[tuple[str, str]] = set()
+        self._asked: dict[tuple[str, str], Native] = {}
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
@@ -81,9 +81,19 @@ class Helpers:
                 return
             if not self._running:
                 self._running = [p for _ in range(_count()) if (p := _start()) is not None]
-            self._asked.update((k.module, k.name) for k in missing)
+            self._asked.update(((k.module, k.name), k) for k in missing)
             for process in self._running:
                 _tell(process, "".join(f"{k.module} {k.name}\n" for k in missing))
+
+    def settle(self) -> None:
+        """Return when helpers have nothing to do: compile what they have not begun, await the rest.
+
+        Call it before anything is timed.
+        """
+        with self._lock:
+            asked = tuple(self._asked.values())
+        for kernel in [k for k in asked if not k.try_compile()]:
+            kernel.compile()
 
     def _end(self) -> None:
         for process in self._running:

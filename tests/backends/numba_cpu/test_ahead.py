@@ -54,6 +54,17 @@ def test_a_helper_stores_what_it_is_asked_for_and_ends_with_the_session(empty):
     assert all(k.try_load() and k.from_cache for k in kernels)
 
 
+@pytest.mark.parametrize("entry", [ahead._ENTRY, "raise SystemExit(1)"])
+def test_nobody_compiles_once_helpers_have_settled(empty, monkeypatch, entry):
+    monkeypatch.setattr(ahead, "_ENTRY", entry)
+    kernels = [fresh(k) for k in SMALL]
+    with HELPERS.session():
+        HELPERS.ask(kernels)
+        HELPERS.settle()
+        assert all(k.compile_seconds > 0 for k in kernels)  # loaded or compiled, here too
+        HELPERS.settle()
+
+
 def test_few_missing_kernels_start_no_helper(empty):
     with HELPERS.session():
         HELPERS.ask([fresh(k) for k in SMALL[: ahead.MIN_KERNELS - 1]])

@@ -11,6 +11,7 @@ from leptonc.backends.numba_cpu.kernels import ahead
 from leptonc.backends.numba_cpu.kernels.ahead import HELPERS
 from leptonc.backends.numba_cpu.kernels.base import Kernel
 from leptonc.backends.numba_cpu.kernels.igemm import igemm
+from leptonc.backends.numba_cpu.kernels.lines import lines
 from leptonc.backends.numba_cpu.kernels.winograd import winograd
 from leptonc.backends.numba_cpu.lower.core import ConstPool
 from leptonc.backends.numba_cpu.runtime import ahead as begin
@@ -63,6 +64,9 @@ def test_nothing_is_forecast_for_what_a_model_does_not_show() -> None:
     assert forecast(torch.relu) == ()
     assert winograd in forecast(residual())
     assert winograd not in forecast(residual(), "strict")
+    assert lines in forecast(residual())
+    deep = nn.Conv2d(64, 64, 3, padding=1, groups=64)
+    assert lines not in forecast(nn.Sequential(nn.Conv2d(3, 64, 3, 2), deep))  # in bands
 
 
 def test_helpers_are_asked_before_the_block_begins(tmp_path, monkeypatch) -> None:
@@ -73,7 +77,7 @@ def test_helpers_are_asked_before_the_block_begins(tmp_path, monkeypatch) -> Non
     monkeypatch.setattr(ahead, "_tell", lambda process, text: told.append(text))
     monkeypatch.setattr(HELPERS, "_running", [object()])
     monkeypatch.setattr(HELPERS, "_end", lambda: None)
-    monkeypatch.setattr(HELPERS, "_asked", set())
+    monkeypatch.setattr(HELPERS, "_asked", {})
     with begin(residual()):
         first, *_ = told
     assert [line.split()[1] for line in first.splitlines()] == [

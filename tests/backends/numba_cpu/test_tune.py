@@ -250,6 +250,28 @@ def test_a_turn_lets_near_caches_settle_and_counts_the_fastest_run(
     assert runs * distance == module.SETTLING or (runs == 1 and distance > module.SETTLING)
 
 
+@pytest.mark.parametrize("open_", [True, False])
+def test_helpers_settle_before_a_race_and_only_then(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, open_: bool
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(module.HELPERS, "settle", lambda: done.append("settled"))
+
+    def run() -> float:
+        done.append("run")
+        return 1e-5
+
+    def prepare(op: Op, question: Question, candidate: str) -> module.Race:
+        return module.Race(run)
+
+    if open_:
+        forced_open(monkeypatch)
+    else:
+        monkeypatch.setattr(module.choices, "contenders", lambda question: ("igemm",))
+    module.tune(program(), ConstPool(), OPTIONS, Book(tmp_path, "m"), 1.0, prepare=prepare)
+    assert done[:1] == (["settled"] if open_ else []) and done.count("settled") == open_
+
+
 @pytest.mark.numba
 @pytest.mark.parametrize("candidate", ["igemm", "winograd2", "winograd4"])
 def test_a_candidate_runs_alone_with_the_layout_it_has_in_the_network(candidate: str) -> None:
