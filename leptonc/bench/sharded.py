@@ -1,8 +1,9 @@
 """Sharded against whole: errors, weights and memory a rank, times. ``python -m`` this, ``--help``.
 
 Every net runs on processes of this machine. "error" is the largest difference from eager's result
-over its largest element; "held" the largest share of the whole weights that a rank has, "shard"
-these weights. Memory is that of the rank that took most, in MiB and, behind a "/", in shards:
+over its largest element, "apart" that from the result of the unsharded program; "held" the largest
+share of the whole weights that a rank has, "shard" these weights. Memory is that of the rank that
+took most, in MiB and, behind a "/", in shards:
 
 - "reading": the most that was resident at once while the rank read its weights, above what it held
   when its program stood without them: kernels loaded, all done that depends on no weight.
@@ -117,7 +118,8 @@ class Row:
     net: str
     ranks: int
     objective: str
-    error: float
+    error: float  # against torch's result
+    apart: float  # from the result of the unsharded program
     held: float
     shard: float  # bytes
     loading: rank_memory.Loading
@@ -152,14 +154,17 @@ def measure(
         plan = made.plan
         with tempfile.TemporaryDirectory(prefix="leptonc-sharded-") as kept:
             loading = rank_memory.measured(made.save(f"{kept}/program"), ranks)
-    whole_ms = 0.0
-    if timed:
-        whole = leptonc.compile(model, x, threads=1)
-        whole_ms = _median(functools.partial(whole, *x))
-    error = float((want - got).abs().max() / want.abs().max())
+    whole = leptonc.compile(model, x, threads=1)
+    apart = _error(got, whole(*x))
+    whole_ms = _median(functools.partial(whole, *x)) if timed else 0.0
     worst = max(loading, key=lambda r: r.strict)
-    return Row(net.name, ranks, objective, error, own / plan.alone.weights, own, worst, ms,
-               whole_ms, plan.planning_s * 1e3, plan.figures.collectives)  # fmt: skip
+    return Row(net.name, ranks, objective, _error(got, want), apart, own / plan.alone.weights, own,
+               worst, ms, whole_ms, plan.planning_s * 1e3, plan.figures.collectives)  # fmt: skip
+
+
+def _error(got: Tensor, want: Tensor) -> float:
+    """Return the largest difference as a share of the largest element."""
+    return float((want - got).abs().max() / want.abs().max())
 
 
 def _median(call: Callable[[], Any]) -> float:
@@ -174,12 +179,13 @@ def _median(call: Callable[[], Any]) -> float:
 
 def table(rows: Sequence[Row]) -> Table:
     """Return the figures as a table."""
-    t = Table("net", "ranks", "objective", "error", "held", "shard", "reading", "kept", "strict",
-              "files", "code", "rest", "ms", "whole ms", "plan ms", "collectives")  # fmt: skip
+    t = Table("net", "ranks", "objective", "error", "apart", "held", "shard", "reading", "kept",
+              "strict", "files", "code", "rest", "ms", "whole ms", "plan ms",
+              "collectives")  # fmt: skip
     for r in rows:
         t.add_row(
-            r.net, str(r.ranks), r.objective, f"{r.error:.1e}", f"{r.held:.3f} (1/{r.ranks})",
-            f"{r.shard / MIB:.2f}",
+            r.net, str(r.ranks), r.objective, f"{r.error:.1e}", f"{r.apart:.1e}",
+            f"{r.held:.3f} (1/{r.ranks})", f"{r.shard / MIB:.2f}",
             *(f"{b / MIB:.2f} / {b / r.shard:.2f}"
               for b in (r.loading.reading, r.loading.kept, r.loading.strict)),
             *(f"{b / MIB:.2f}" for b in (r.loading.mapped, r.loading.code, r.rest)),
