@@ -32,7 +32,7 @@ def _is_conv(m: Any) -> bool:
 
 
 def _is_square(m: Any) -> bool:
-    """Return whether a Winograd transform fits a convolution."""
+    """Return whether it is a 3x3 convolution that Winograd fits; other forms seldom come alone."""
     many = _is_conv(m) and m.groups == 1 and m.in_channels > FEW_CHANNELS
     return many and (m.kernel_size, m.dilation) == ((3, 3), (1, 1)) and max(m.stride) <= 2
 

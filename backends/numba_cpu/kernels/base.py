@@ -14,6 +14,7 @@ its result does not depend on ``nt``. It is compiled on first use, once per mach
 
 from __future__ import annotations
 
+import abc
 import ctypes
 import functools
 import hashlib
@@ -55,7 +56,7 @@ class KernelError(TargetError):
     """A kernel was declared or called in a way that cannot work."""
 
 
-class Native:
+class Native(abc.ABC):
     """A native function, compiled or loaded on first use.
 
     Attributes:
@@ -170,9 +171,9 @@ class Native:
             file.save(made.symbol, made.code)
         return made
 
+    @abc.abstractmethod
     def _object(self) -> ObjectCode:
         """Return the function compiled."""
-        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.module}.{self.name})"

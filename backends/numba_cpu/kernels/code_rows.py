@@ -58,9 +58,7 @@ HEIGHTS = (8, 4, 2, 1)  # rows that share what was read of the matrix
 ROWS = HEIGHTS[0]
 INPUTS = {4: 8, 8: 4}  # of a step, by bits
 OFFSET = {4: 8, 8: 128}  # what makes codes unsigned: of the matrix, of the rows
-AHEAD = (
-    8192  # bytes of the matrix asked for ahead, two pages: prefetch of the processor ends with one
-)
+AHEAD = 8192  # bytes of the matrix asked for ahead, two pages: the processor's own ends with one
 
 
 @dataclass(frozen=True)
