@@ -11,7 +11,7 @@ from leptonc.backends.numba_cpu.kernels import igemm as ig
 from leptonc.backends.numba_cpu.kernels.pack import pad_image
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.legal import No
-from leptonc.backends.numba_cpu.lower.contract import claim, lower_contract
+from leptonc.backends.numba_cpu.lower.contract import claim, function_of, lower_contract
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import match
 from leptonc.backends.numba_cpu.schedule import Slot, Step, TorchStep
@@ -60,13 +60,6 @@ def _parts(body: Function) -> list[Function]:
             groups.append([])
         groups[-1].append(op)
     return [function_of(body, ops) for ops in groups]
-
-
-def function_of(body: Function, ops: Sequence[Op]) -> Function:
-    """Return ``ops`` as a function of whatever they read, the constants of ``body`` included."""
-    made = {r for op in ops for r in op.results}
-    read = dict.fromkeys(v for op in ops for v in op.operands if v not in made)
-    return Function(body.name, tuple(read), tuple(ops), (ops[-1].result,), body.dims)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from leptonc.backends.numba_cpu.kernels import igemm_plan
 from leptonc.backends.numba_cpu.kernels.pack import pack_linear, pack_matrix
 from leptonc.backends.numba_cpu.legal import YES, Claim, ClaimFn, No
-from leptonc.backends.numba_cpu.lower import conv
+from leptonc.backends.numba_cpu.lower import conv, shape
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import (
     NOTHING,
@@ -34,6 +34,7 @@ from leptonc.ir.core import Function, Kind, Op, Value
 from leptonc.ir.kinds.contract import Conv, ConvTranspose, Linear, Matmul
 from leptonc.ir.types import DType
 from leptonc.meaning import elements_of
+from leptonc.passes.fusing.units import SOURCES, VIEWS
 
 FLOATS = (DType.F32, DType.BF16, DType.F16)
 Root = Callable[[Lowering, Op, Value, Epilogue], None]
@@ -74,8 +75,8 @@ def _panels(ctx: Lowering, value: Value) -> tuple[Slot, View]:
     key = ("matmul", id(const.payload))
     ref = ctx.packed(key, lambda: pack_matrix(elements_of(const), fetch=fetch), const)
     *batch, k, n = static_shape(const.type)
-    shape = (*batch, igemm_plan.packed_matmul_b(n, k))
-    return ref, View(ref.buffer, DType.F32, shape, row_major(shape))
+    sizes = (*batch, igemm_plan.packed_matmul_b(n, k))
+    return ref, View(ref.buffer, DType.F32, sizes, row_major(sizes))
 
 
 def lower_matmul(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> None:
@@ -132,18 +133,49 @@ ROOTS: dict[type[Kind], Root] = {
 }
 
 
+def function_of(body: Function, ops: Sequence[Op]) -> Function:
+    """Return ``ops`` as a function of whatever they read, the constants of ``body`` included."""
+    made = {r for op in ops for r in op.results}
+    read = dict.fromkeys(v for op in ops for v in op.operands if v not in made)
+    return Function(body.name, tuple(read), tuple(ops), (ops[-1].result,), body.dims)
+
+
 def lower_contract(ctx: Lowering, body: Function) -> bool:
-    """Lower a body of one contraction and its epilogue as one unit.
+    """Lower a body of one contraction, views of what it reads and its epilogue as one unit.
 
     Returns:
         False if the body is of another form; nothing has been lowered then.
     """
-    found = match(ctx, body)
+    views, ops = _views_in_front(body)
+    work = function_of(body, ops) if views else body
+    found = match(ctx, work) if work.returns == body.returns else None
     if found is None or isinstance(claim(found[0]), No):
         return False
+    for view in views:
+        shape.LOWER[type(view.kind)][1](ctx, view)
     root, result, epilogue = found
     ROOTS[type(root.kind)](ctx, root, result, epilogue)
     return True
+
+
+def _views_in_front(body: Function) -> tuple[list[Op], list[Op]]:
+    """Return the views that need nothing which ``body`` computes, and all other ops.
+
+    The heads that an attention returns are moved together by two of them before they are
+    projected; an epilogue that such a body lost would cost a pass over the result.
+    """
+    views: list[Op] = []
+    others: list[Op] = []
+    computed: set[Value] = set()
+    for op in body.ops:
+        if isinstance(op.kind, SOURCES):
+            continue
+        if isinstance(op.kind, VIEWS) and computed.isdisjoint(op.operands):
+            views.append(op)
+        else:
+            others.append(op)
+            computed.update(op.results)
+    return views, others
 
 
 def _alone(lower: Root) -> Callable[[Lowering, Op], None]:

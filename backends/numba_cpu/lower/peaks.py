@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from leptonc.backends.numba_cpu.legal import No
-from leptonc.backends.numba_cpu.lower.banded import function_of
-from leptonc.backends.numba_cpu.lower.contract import claim, lower_contract
+from leptonc.backends.numba_cpu.lower.contract import claim, function_of, lower_contract
 from leptonc.backends.numba_cpu.lower.conv import lower_peaks as lower_conv_peaks
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import match

@@ -7,8 +7,7 @@ from dataclasses import replace
 from leptonc.backends.numba_cpu.kernels import igemm_plan
 from leptonc.backends.numba_cpu.kernels.pack import pack_conv, packed_size, panel_count
 from leptonc.backends.numba_cpu.kernels.scale import NAMES, scale_panels
-from leptonc.backends.numba_cpu.lower.banded import function_of
-from leptonc.backends.numba_cpu.lower.contract import lower_contract
+from leptonc.backends.numba_cpu.lower.contract import function_of, lower_contract
 from leptonc.backends.numba_cpu.lower.conv import channels_last
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.elementwise import lower_op

@@ -13,6 +13,7 @@ from leptonc.ir.core import Builder, Function, Kind, Op, Value
 from leptonc.ir.kinds import binary, pointwise, unary
 from leptonc.ir.kinds.contract import Conv, ConvTranspose, Linear, Matmul
 from leptonc.ir.kinds.data import Constant
+from leptonc.ir.kinds.shape import Reshape, Transpose
 from leptonc.ir.types import DType, TensorType
 from tests.backends.numba_cpu.harness import Run, check_op
 
@@ -248,6 +249,40 @@ def test_constant_vector_joins_the_bias() -> None:
     run = Run(fn, 2, lower_contract)
     assert len(run.steps) == 1
     torch.testing.assert_close(run(*tensors)[0], meaning.run(fn, *tensors)[0], rtol=1e-4, atol=1e-5)
+
+
+def heads(act: Kind | None = None, both: bool = False) -> tuple[Function, list[Tensor]]:
+    """Return a body that moves heads together, projects them and adds a residual."""
+    b = Builder("unit")
+    x = b.param(TensorType(DType.F32, (2, 3, 5, 8), (0, 2, 1, 3)))
+    r = b.param(TensorType(DType.F32, (2, 5, 7)))
+    moved = b(Reshape((2, 5, 24)), b(Transpose((0, 2, 1, 3)), x))
+    y = b(Linear(), moved, *(b(Constant(meaning.const_of(rand(*s)))) for s in ((7, 24), (7,))))
+    last = b(binary.Add(), y if act is None else b(act, y), r)
+    return b.finish(y, last) if both else b.finish(last), [rand(2, 3, 5, 8), rand(2, 5, 7)]
+
+
+@pytest.mark.parametrize("act", [None, pointwise.Gelu()])
+def test_views_in_front_keep_the_epilogue(act: Kind | None) -> None:
+    fn, tensors = heads(act)
+    run = Run(fn, 2, lower_contract)
+    assert len(run.steps) == 1
+    torch.testing.assert_close(run(*tensors)[0], meaning.run(fn, *tensors)[0], rtol=1e-4, atol=1e-5)
+
+
+def test_views_in_front_of_two_results() -> None:
+    fn, tensors = heads(both=True)
+    got = Run(fn, 1, lower_contract)(*tensors)
+    torch.testing.assert_close(got, list(meaning.run(fn, *tensors)), rtol=1e-4, atol=1e-5)
+
+
+def test_views_of_what_is_computed_stay_behind_it() -> None:
+    b = Builder("unit")
+    x = b.param(TensorType(DType.F32, (2, 3, 5)))
+    y = b(Linear(), b(Reshape((6, 5)), x), b(Constant(meaning.const_of(rand(6, 5)))))
+    fn, tensors = b.finish(b(binary.Add(), y, b(Transpose((1, 0)), y))), [rand(2, 3, 5)]
+    got = Run(fn, 1, lower_contract)(*tensors)[0]
+    torch.testing.assert_close(got, meaning.run(fn, *tensors)[0], rtol=1e-4, atol=1e-5)
 
 
 def test_other_bodies_are_left_alone() -> None:
