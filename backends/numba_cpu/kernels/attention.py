@@ -8,9 +8,9 @@ The weights are ``2 ** (c score - c max)`` with ``c = scale log2(e)``: scale and
 fused operation. They stay unnormalised; the sums divide the outputs, which are fewer. A mask costs
 a pass of its own over the scores, unless it is a bool row that keeps everything.
 
-Work is split over (batch, head, block of ROWS queries); a block is computed the same way whoever
-takes it, so results are bitwise equal for any ``nt``. Addresses are bytes, strides elements; the
-last axis of q, k, v and the output has stride 1.
+Work is split over (batch, head, block of queries); a row is computed the same way in whatever
+block it lies, so results are bitwise equal for any ``nt``. Addresses are bytes, strides elements;
+the last axis of q, k, v and the output has stride 1.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.copy import transpose_tile
-from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, PREFETCH, ROWS, run_tile
+from leptonc.backends.numba_cpu.kernels.microkernel import (
+    PANEL,
+    PREFETCH,
+    ROWS,
+    equal_tiles,
+    run_tiles,
+    tile_rows,
+)
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -64,7 +71,11 @@ that are masked out wholly give NaN instead of 0, scratch."""
 
 NO_MASK, BOOL_MASK, FLOAT_MASK = 0, 1, 2
 FEW = 4  # up to this many queries, packing keys and values costs more than it saves
+BLOCK = 2 * ROWS  # queries at a time: tiles that share a panel are one call
+SPARE = ROWS // 2  # queries that the last block takes along: a block of one would be a slow tile
+TABLE = 8 * (BLOCK + SPARE + ROWS)  # bytes of a table of rows, of which tiles read beyond the last
 TABLES = 4  # rows of queries, of scores, of outputs; factors of the rows
+SHARES = 8  # blocks a thread: fewer large ones would leave some without work
 _INF = float("inf")
 _ZERO, _ONE, _NAN = np.float32(0), np.float32(1), np.float32("nan")
 _LOG2_E = np.float32(math.log2(math.e))
@@ -78,7 +89,7 @@ def padded(n: int) -> int:
 
 def scratch_bytes(queries: int, keys: int, depth: int, width: int) -> int:
     """Return the bytes one thread needs: row tables, scores, packed keys, packed values."""
-    tables, scores = 8 * TABLES * ROWS, 4 * ROWS * padded(keys)
+    tables, scores = TABLES * TABLE, 4 * (BLOCK + SPARE) * padded(keys)
     if queries <= FEW:
         return tables + scores
     return tables + scores + 4 * padded(keys) * depth + 4 * padded(width) * keys
@@ -91,8 +102,8 @@ def _pad(n):
 
 @inline_njit
 def _rows(table, count, start, stride):
-    """Write ``count`` row addresses and repeat the last one up to ROWS."""
-    for i in range(ROWS):
+    """Write ``count`` row addresses and repeat the last one ROWS times."""
+    for i in range(count + ROWS):
         sti64(table, i, start + 4 * min(i, count - 1) * stride)
 
 
@@ -219,10 +230,15 @@ def _lost(row, keys, zeros):
 
 @inline_njit
 def weigh(args, scores, pitch, factors, b, h, s0, count, keys):
-    """Turn the scores of a block of queries into weights, and write the factor of each row."""
+    """Turn the scores of a block of queries into weights, and write the factor of each row.
+
+    First all rows are masked and their largest scores found, then all are weighed: what a row waits
+    for at its end is done beside the others. ``factors``: room for two floats a row.
+    """
     scale, causal = np.float32(argf(args, SCALE)), arg(args, CAUSAL)
     kind, step = arg(args, MASK_KIND), arg(args, MASK_T)
     size = 1 if kind == BOOL_MASK else 4
+    slopes = factors + 4 * count
     for i in range(count):
         row = scores + 4 * i * pitch
         seen = min(keys, s0 + i + 1) if causal != 0 else keys
@@ -241,22 +257,26 @@ def weigh(args, scores, pitch, factors, b, h, s0, count, keys):
                     vstore(row, t, vmul(vload(row, t), vsplat(scale)))
         high = _top(row, seen)
         if high == -_INF:
-            factor = _lost(row, seen, masked and arg(args, NAN_ROWS) == 0)
-        else:
-            factor = _ONE / _weights(row, seen, high, slope)
-        stf(factors, i, factor)
+            high = _lost(row, seen, masked and arg(args, NAN_ROWS) == 0)
+            slope = _ZERO  # has its factor
+        stf(factors, i, high)
+        stf(slopes, i, slope)
+    for i in range(count):
+        row, slope = scores + 4 * i * pitch, ldf(slopes, i)
+        seen = min(keys, s0 + i + 1) if causal != 0 else keys
+        if slope != 0:
+            stf(factors, i, _ONE / _weights(row, seen, ldf(factors, i), slope))
         for t in range((seen + LANES - 1) // LANES * LANES, keys, LANES):
             vstore(row, t, vzero())
 
 
 @inline_njit
-def _block(args, tables, scores, pitch, keys_packed, values_packed, b, h, s0):
-    """Compute one block of up to ROWS queries from packed keys and values."""
-    count = min(ROWS, arg(args, QUERIES) - s0)
+def _block(args, tables, scores, pitch, keys_packed, values_packed, b, h, s0, count):
+    """Compute one block of ``count`` queries from packed keys and values."""
     depth, width, total = arg(args, DEPTH), arg(args, WIDTH), arg(args, KEYS)
     keys = min(total, s0 + count) if arg(args, CAUSAL) != 0 else total
-    q_rows, s_rows, o_rows = tables, tables + 8 * ROWS, tables + 16 * ROWS
-    factors = tables + 24 * ROWS
+    q_rows, s_rows, o_rows = tables, tables + TABLE, tables + 2 * TABLE
+    factors = tables + 3 * TABLE
     q = arg(args, Q) + 4 * (b * arg(args, Q_B) + h * arg(args, Q_H) + s0 * arg(args, Q_S))
     out = arg(args, OUT) + 4 * (b * arg(args, OUT_B) + h * arg(args, OUT_H) + s0 * arg(args, OUT_S))
     _rows(q_rows, count, q, arg(args, Q_S))
@@ -274,8 +294,13 @@ def _block(args, tables, scores, pitch, keys_packed, values_packed, b, h, s0):
             packed = keys_packed + 4 * p * depth if phase == 0 else values_packed + 4 * p * total
             # Whole vectors of scores: those beyond the keys are 0, see pack_keys.
             room = (keys + LANES - 1) // LANES * LANES - p if phase == 0 else width - p
-            run_tile(count, rows, 0, 1, k, 0, packed, to, 4 * p, room, 0, 0, packed + PREFETCH,
-                     4 * PANEL, -_INF, _INF)  # fmt: skip
+            i = 0
+            while i < count:
+                some = tile_rows(count - i, room)
+                many = equal_tiles(count - i, some, room)
+                run_tiles(some, many, rows + 8 * i, 0, 1, k, 0, packed, to + 8 * i, 4 * p, room,
+                          0, 0, packed + PREFETCH, 4 * PANEL, -_INF, _INF)  # fmt: skip
+                i += some * many
     for i in range(count):
         to, factor = ldi64(o_rows, i), vsplat(ldf(factors, i))
         for e in range(0, width - LANES + 1, LANES):
@@ -295,9 +320,8 @@ def _dot(x, y, n):
 
 
 @inline_njit
-def _few(args, scores, pitch, factors, b, h, s0):
+def _few(args, scores, pitch, factors, b, h, s0, count):
     """Compute a block of few queries straight from keys and values."""
-    count = min(ROWS, arg(args, QUERIES) - s0)
     depth, width, total = arg(args, DEPTH), arg(args, WIDTH), arg(args, KEYS)
     keys = min(total, s0 + count) if arg(args, CAUSAL) != 0 else total
     g = h // arg(args, GROUP)
@@ -320,23 +344,34 @@ def _few(args, scores, pitch, factors, b, h, s0):
             vstore_n(to, e, vmul(acc, vsplat(ldf(factors, i))), left)
 
 
+@inline_njit
+def _blocks(queries, size):
+    """Return how many blocks of ``size`` queries there are; the last takes what is left."""
+    return max(1, (queries + size - 1 - SPARE) // size)
+
+
 @kernel
 def attention(args, tid, nt):
     """Compute this thread's blocks of queries of every head."""
     heads, queries, total = arg(args, HEADS), arg(args, QUERIES), arg(args, KEYS)
     depth, width = arg(args, DEPTH), arg(args, WIDTH)
-    blocks = (queries + ROWS - 1) // ROWS
-    jobs, pitch = arg(args, BATCH) * heads * blocks, _pad(total)
+    lines, pitch = arg(args, BATCH) * heads, _pad(total)
+    # All rows of a causal block get scores up to the last one's key: the fewer the better.
+    large = nt == 1 or lines * _blocks(queries, BLOCK) >= SHARES * nt
+    size = BLOCK if large and arg(args, CAUSAL) == 0 else ROWS
+    blocks = _blocks(queries, size)
+    jobs = lines * blocks
     tables = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
-    scores = tables + 8 * TABLES * ROWS
-    keys_packed = scores + 4 * ROWS * pitch
+    scores = tables + TABLES * TABLE
+    keys_packed = scores + 4 * (BLOCK + SPARE) * pitch
     values_packed = keys_packed + 4 * pitch * depth
     packed = -1
     for job in range(jobs * tid // nt, jobs * (tid + 1) // nt):
-        head, s0 = job // blocks, job % blocks * ROWS
-        b, h = head // heads, head % heads
+        head, block = job // blocks, job % blocks
+        b, h, s0 = head // heads, head % heads, block * size
+        count = queries - s0 if block + 1 == blocks else size
         if queries <= FEW:
-            _few(args, scores, pitch, tables, b, h, s0)
+            _few(args, scores, pitch, tables, b, h, s0, count)
             continue
         g = h // arg(args, GROUP)
         shared = b * heads + g
@@ -346,4 +381,4 @@ def attention(args, tid, nt):
             v = arg(args, V) + 4 * (b * arg(args, V_B) + g * arg(args, V_H))
             pack_keys(keys_packed, k, total, depth, arg(args, K_T))
             _pack_values(values_packed, v, total, width, arg(args, V_T))
-        _block(args, tables, scores, pitch, keys_packed, values_packed, b, h, s0)
+        _block(args, tables, scores, pitch, keys_packed, values_packed, b, h, s0, count)

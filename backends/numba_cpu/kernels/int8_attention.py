@@ -75,7 +75,7 @@ def _fours(n: int) -> int:
 def scratch_bytes(keys: int, depth: int, width: int) -> int:
     """Return the bytes one thread needs."""
     pitch = floats.padded(keys)
-    small = 4 * ROWS + 4 * ROWS * PANEL + 4 * pitch + 64
+    small = 8 * ROWS + 4 * ROWS * PANEL + 4 * pitch + 64
     blocks = ROWS * (depth + 8) + 5 * ROWS * pitch
     return small + blocks + pitch * depth + floats.padded(width) * _fours(keys) + 64
 
@@ -296,7 +296,7 @@ def _places(args, tid):
     depth, total = arg(args, floats.DEPTH), arg(args, floats.KEYS)
     pitch = (total + PANEL - 1) // PANEL * PANEL
     factors = arg(args, floats.SCRATCH) + tid * arg(args, floats.SCRATCH_BYTES)
-    sums = factors + 4 * ROWS
+    sums = factors + 8 * ROWS  # room for what the rows' factors are made from
     lost = sums + 4 * ROWS * PANEL
     q = lost + 4 * pitch
     scores = q + ROWS * depth

@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from leptonc.backends.numba_cpu.kernels.attention import BLOCK, SHARES, SPARE
 from leptonc.ir.kinds.contract import Attention
 from tests.backends.numba_cpu.harness import check_op
 
@@ -70,6 +71,14 @@ def test_matches_torch(
     operands = _case(lead, sizes, form, groups, seed)
     kind = Attention(sizes[2] ** -0.5, causal, groups > 1)
     check_op(kind, *operands, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize("queries", [BLOCK + SPARE, BLOCK + SPARE + 1, 2 * BLOCK + 1])
+@pytest.mark.parametrize("heads", [1, 2 * SHARES])
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_last_block_takes_what_is_left(queries: int, heads: int, causal: bool) -> None:
+    q, k, v = (torch.randn(1, heads, n, 8) for n in (queries, 37, 37))
+    check_op(Attention(0.3, causal=causal), q, k, v, rtol=2e-5, atol=2e-6)
 
 
 @pytest.mark.parametrize("queries", [1, 4, 5, 30])
