@@ -274,7 +274,7 @@ def _block(args, tables, scores, pitch, keys_packed, values_packed, b, h, s0):
             packed = keys_packed + 4 * p * depth if phase == 0 else values_packed + 4 * p * total
             # Whole vectors of scores: those beyond the keys are 0, see pack_keys.
             room = (keys + LANES - 1) // LANES * LANES - p if phase == 0 else width - p
-            run_tile(count, rows, 0, 1, k, 0, packed, to, 4 * p, room, 0, 0, packed + PREFETCH,
+            run_tile(count, rows, 0, 1, k, 0, packed, to, 4 * p, room, 0, 0, 0, packed + PREFETCH,
                      4 * PANEL, -_INF, _INF)  # fmt: skip
     for i in range(count):
         to, factor = ldi64(o_rows, i), vsplat(ldf(factors, i))
