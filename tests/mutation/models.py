@@ -184,9 +184,12 @@ def _conv_rotated(self: Call, x: Tensor) -> Tensor:
     return torch.relu(y.permute(2, 0, 1, 3)) + 1.0
 
 
+def _plus(self: Call, x: Tensor, y: Tensor) -> Tensor:
+    return self.get_submodule("linear")(x) + y
+
+
 def _dead_operand(x: Tensor, y: Tensor) -> Tensor:
-    unused = torch.tanh(x)
-    del unused
+    torch.tanh(x)  # unused
     return torch.where(x > 0, x - y.exp(), y * 2)
 
 
@@ -308,10 +311,8 @@ MODELS: dict[str, Model] = {
     "linear_hardtanh": _net(
         lambda: nn.Sequential(nn.Linear(20, 24), nn.Hardtanh(-0.5, 0.5)), (5, 20)
     ),
-    "row_and_residual": _with(
-        lambda self, x, y: self.linear(x) + y, lambda: {"linear": nn.Linear(24, 70)},
-        (1, 24), (1, 70),
-    ),
+    "row_and_residual": _with(_plus, lambda: {"linear": nn.Linear(24, 70)}, (1, 24), (1, 70)),
+    "long_and_residual": _with(_plus, lambda: {"linear": nn.Linear(2100, 9)}, (5, 2100), (5, 9)),
     "wide_row": _net(lambda: nn.Linear(512, 2080), (1, 512)),  # an odd number of panels
     "square_linear": _net(lambda: nn.Linear(24, 24), (5, 24)),
     "linear_of_inputs": _of(lambda x, w: F.linear(x, w), (5, 24), (24, 24)),

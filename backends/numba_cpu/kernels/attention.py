@@ -299,7 +299,7 @@ def _block(args, tables, scores, pitch, keys_packed, values_packed, b, h, s0, co
                 some = tile_rows(count - i, room)
                 many = equal_tiles(count - i, some, room)
                 run_tiles(some, many, rows + 8 * i, 0, 1, k, 0, packed, to + 8 * i, 4 * p, room,
-                          0, 0, packed + PREFETCH, 4 * PANEL, -_INF, _INF)  # fmt: skip
+                          0, 0, 0, packed + PREFETCH, 4 * PANEL, -_INF, _INF)  # fmt: skip
                 i += some * many
     for i in range(count):
         to, factor = ldi64(o_rows, i), vsplat(ldf(factors, i))

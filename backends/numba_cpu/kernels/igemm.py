@@ -275,9 +275,8 @@ def _panel(args, tables, step, count, taps, depth, offset, b, column, bias, firs
     while i < count:
         out_rows, some, many = tables + 8 * i, tile_rows(count - i, width), 1
         init = 0 if first else out_rows
-        if first and late == NO_RES and arg(args, RES) != 0:
-            init = out_rows + step
-        read = out_rows + step if last and late != NO_RES else init
+        plus = out_rows + step if last and late == NO_RES and arg(args, RES) != 0 else 0
+        read = out_rows + step if last and arg(args, RES) != 0 else init
         if read != 0:  # the rows that the next tile will read
             if i + some < count:
                 ask_rows(read + 8 * some, min(some, count - i - some), 4 * column)
@@ -290,12 +289,12 @@ def _panel(args, tables, step, count, taps, depth, offset, b, column, bias, firs
         if alone:
             run_row(
                 out_rows + 2 * step, step, taps, depth, 4 * offset, b, out_rows, 4 * column,
-                width, bias if first else 0, init, ahead, advance, low, high,
+                width, bias if first else 0, init, plus, ahead, advance, low, high,
             )  # fmt: skip
         else:
             run_tiles(
                 some, many, out_rows + 2 * step, step, taps, depth, 4 * offset, b, out_rows,
-                4 * column, width, bias if first else 0, init, ahead, advance, low, high,
+                4 * column, width, bias if first else 0, init, plus, ahead, advance, low, high,
             )  # fmt: skip
         i += some * many
         ahead += size // tiles * many

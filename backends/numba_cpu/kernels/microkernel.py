@@ -1,8 +1,11 @@
 """numba_cpu > kernels > microkernel: the register tile of the float32 matrix product.
 
 ``run_tiles`` computes up to ROWS x PANEL outputs at a time, in registers (:mod:`tile_writer`). The
-bias and the residual are the initial values; a clamp ends the tile. Tiles that share a panel are
-one call: with a short sum what surrounds a tile would take half of its time.
+bias or the sums of an earlier block are the initial values; the residual is added to the finished
+sums, and a clamp ends the tile. A sum that began with the residual would round every product at the
+residual's size: activations of decoders grow to thousands along the residuals, and that cost a
+digit of the result. Tiles that share a panel are one call: with a short sum what surrounds a tile
+would take half of its time.
 """
 
 from __future__ import annotations
@@ -75,18 +78,19 @@ class Tile:
     width: ir.Value
     bias: ir.Value
     init_rows: ir.Value
+    plus_rows: ir.Value
     ahead: ir.Value
     advance: ir.Value
     low: ir.Value
     high: ir.Value
 
 
-_PARAMS = [I64] * 14 + [F32, F32]
+_PARAMS = [I64] * 15 + [F32, F32]
 _ONE = i64(1)
 
 
 class FloatTile(TileWriter):
-    """Tiles of float32: bias and residual are the initial values, a clamp ends each.
+    """Tiles of float32: bias and partial sums begin them, residual and clamp end each.
 
     ``bias``: its vectors, from :meth:`first_values`.
     """
@@ -100,9 +104,9 @@ class FloatTile(TileWriter):
         t, b = self.t, self.b
         self.bias = self.first_values()
         down, asked = i64(8 * self.mr), b.mul(t.advance, b.mul(t.taps, t.depth))
-        has_init = b.icmp_signed("!=", t.init_rows, i64(0))
         steps = {"tiles": i64(-1), "rows": down, "out_rows": down, "ahead": asked}
-        steps["init_rows"] = b.select(has_init, down, i64(0))
+        for name in ("init_rows", "plus_rows"):
+            steps[name] = b.select(b.icmp_signed("!=", getattr(t, name), i64(0)), down, i64(0))
         entry, loop, end = b.block, self.block("tile"), self.block("end")
         b.branch(loop)
         b.position_at_end(loop)
@@ -156,20 +160,22 @@ class FloatTile(TileWriter):
 
     def start(self) -> list[ir.Value]:
         """Return the initial accumulators: bias plus what ``init_rows`` point to."""
-        t, b = self.t, self.b
-        cells = [self.bias[j] for _, j in self.cells]
-        more, end, before = self.block("init"), self.block("start"), b.block
-        b.cbranch(b.icmp_signed("!=", t.init_rows, i64(0)), more, end)
+        return self.plus_matrix([self.bias[j] for _, j in self.cells], self.t.init_rows)
+
+    def plus_matrix(self, cells: list[ir.Value], table: ir.Value) -> list[ir.Value]:
+        """Return the cells plus those of the rows at ``table``, if that is not 0."""
+        b, more, end, before = self.b, self.block("add"), self.block("added"), self.b.block
+        b.cbranch(b.icmp_signed("!=", table, i64(0)), more, end)
         b.position_at_end(more)
-        sums = [b.fadd(x, c) for x, c in zip(self.matrix(t.init_rows), cells, strict=True)]
+        sums = [self.plus(x, y) for x, y in zip(self.matrix(table), cells, strict=True)]
         b.branch(end)
         b.position_at_end(end)
         return self.merge([(cells, before), (sums, more)])
 
     def finish(self, acc: list[ir.Value]) -> None:
-        """Clamp and store; only the last, narrow panel pays for masked stores."""
+        """Add the residual, clamp, store; only the last, narrow panel pays for masked stores."""
         t, b = self.t, self.b
-        acc = self.clamped(acc)
+        acc = self.clamped(self.plus_matrix(acc, t.plus_rows))
         if LANES == 16:  # AVX-512 masks stores for free
             self.store(acc, masked=True)
             return
@@ -223,7 +229,7 @@ def _runner(name: str, choose: Callable[..., None], count: int):
 @intrinsic
 def run_tiles(
     typingctx, count, tiles, rows, tap_step, taps, depth, offset, panel, out_rows, column, width,
-    bias, init_rows, ahead, advance, low, high,
+    bias, init_rows, plus_rows, ahead, advance, low, high,
 ):  # fmt: skip
     """Compute ``tiles`` tiles of ``count`` x PANEL outputs, one below the other.
 
@@ -235,38 +241,39 @@ def run_tiles(
     ``tap_step``: bytes from there to the next tap's. ``taps``, ``depth``: taps, and k per tap.
     ``offset``: bytes added to each A row. ``panel``: packed B ``[taps][depth][PANEL]``.
     ``out_rows``: address of the output row addresses. ``column``: bytes added to each output row,
-    each initial row and to ``bias``. ``width``: columns that exist from there. ``bias``: address or
-    0. ``init_rows``: address of the addresses of rows to start from (residual, partial sums) or 0.
-    ``ahead``: address of what to ask for meanwhile, any; it grows by ``advance`` bytes, at most
-    those of a row of the panel, per k. ``low``, ``high``: float32 bounds of the result.
+    initial row and added row, and to ``bias``. ``width``: columns that exist from there. ``bias``:
+    address or 0. ``init_rows``: address of the addresses of rows to start from (partial sums) or 0.
+    ``plus_rows``: the same of rows to add to the finished sums (residual) or 0. ``ahead``: address
+    of what to ask for meanwhile, any; it grows by ``advance`` bytes, at most those of a row of the
+    panel, per k. ``low``, ``high``: float32 bounds of the result.
     """
-    return _runner("lep_run_tiles", functools.partial(emit_choice, _FLOATS), 15)
+    return _runner("lep_run_tiles", functools.partial(emit_choice, _FLOATS), 16)
 
 
 @intrinsic
 def run_tile(
     typingctx, count, rows, tap_step, taps, depth, offset, panel, out_rows, column, width, bias,
-    init_rows, ahead, advance, low, high,
+    init_rows, plus_rows, ahead, advance, low, high,
 ):  # fmt: skip
     """Compute one tile of up to ROWS x PANEL outputs; arguments as of :func:`run_tiles`."""
 
     def choose(b: ir.IRBuilder, count: ir.Value, *args: ir.Value) -> None:
         emit_choice(_FLOATS, b, count, _ONE, *args)
 
-    return _runner("lep_run_tile", choose, 14)
+    return _runner("lep_run_tile", choose, 15)
 
 
 @intrinsic
 def run_row(
     typingctx, rows, tap_step, taps, depth, offset, panel, out_rows, column, width, bias,
-    init_rows, ahead, advance, low, high,
+    init_rows, plus_rows, ahead, advance, low, high,
 ):  # fmt: skip
     """Compute one row of up to PANEL outputs; arguments as of :func:`run_tiles`.
 
     Each sum is made of ROW_SUMS / 2 or more partial sums per tap, so its rounding differs from that
     of a tile: what uses this must do so for all numbers of threads.
     """
-    return _runner("lep_run_row", lambda b, *args: emit_row(_FLOATS, b, _ONE, *args), 13)
+    return _runner("lep_run_row", lambda b, *args: emit_row(_FLOATS, b, _ONE, *args), 14)
 
 
 @inline_njit

@@ -130,11 +130,11 @@ def recurrence(args, tid, nt):
                 panel = arg(args, W) + 4 * p * n
                 if batch == 1:
                     run_row(h_rows, 0, 1, n, 0, panel, g_rows, 4 * p, wide - p,
-                            arg(args, BIAS), 0, panel + PREFETCH, 4 * PANEL, -_INF,
+                            arg(args, BIAS), 0, 0, panel + PREFETCH, 4 * PANEL, -_INF,
                             _INF)  # fmt: skip
                 else:
                     run_tile(count, h_rows, 0, 1, n, 0, panel, g_rows, 4 * p, wide - p,
-                             arg(args, BIAS), 0, panel + PREFETCH, 4 * PANEL, -_INF,
+                             arg(args, BIAS), 0, 0, panel + PREFETCH, 4 * PANEL, -_INF,
                              _INF)  # fmt: skip
             for i in range(count):
                 x = arg(args, GATES) + 4 * (t * arg(args, G_T) + (b0 + i) * arg(args, G_B))

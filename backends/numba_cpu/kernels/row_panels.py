@@ -36,33 +36,34 @@ def _write(
     b: ir.IRBuilder, panels: ir.Value, depth: ir.Value, a: ir.Value, *rest: ir.Value
 ) -> None:
     """Write the loop over panels."""
-    panel, bias, init, out, low, high = rest
+    panel, bias, res, out, low, high = rest
     size = b.mul(depth, i64(_BYTES))
     zero = i64(0)
-    loop = Loop(b, "panel", [panels, panel, bias, init, out])
-    left, panel, bias, init, out = loop.values
+    loop = Loop(b, "panel", [panels, panel, bias, res, out])
+    left, panel, bias, res, out = loop.values
     tile = Tile(
         tiles=i64(1), rows=a, tap_step=zero, taps=i64(1), depth=depth, offset=zero, panel=panel,
-        out_rows=out, column=zero, width=i64(PANEL), bias=bias, init_rows=init,
+        out_rows=out, column=zero, width=i64(PANEL), bias=bias, init_rows=zero, plus_rows=res,
         ahead=b.add(panel, i64(PREFETCH)), advance=i64(_BYTES), low=low, high=high,
     )  # fmt: skip
     writer = _RowPanel(b, 1, VECTORS, ROW_SUMS // VECTORS, tile)
     writer.bias = writer.first_values()
     writer.finish(writer.accumulate(writer.start()))
     later = [b.select(b.icmp_signed("!=", x, zero), b.add(x, i64(_BYTES)), zero)
-             for x in (bias, init)]  # fmt: skip
+             for x in (bias, res)]  # fmt: skip
     after = b.sub(left, i64(1))
     loop.close(b.icmp_signed(">", after, zero),
                [after, b.add(panel, size), *later, b.add(out, i64(_BYTES))])  # fmt: skip
 
 
 @intrinsic
-def run_row_panels(typingctx, panels, depth, a, panel, bias, init, out, low, high):
+def run_row_panels(typingctx, panels, depth, a, panel, bias, res, out, low, high):
     """Compute one row of ``panels`` >= 1 whole panels one after another.
 
     ``depth``: of the sum. ``a``: address of ``f32[depth]``. ``panel``: address of the first packed
-    panel. ``bias``, ``init``: addresses of floats that the sums begin with, or 0. ``out``: address
-    of the row. All are int64; ``low``, ``high``: float32 bounds of the result.
+    panel. ``bias``, ``res``: addresses of floats that the sums begin with, and of such that are
+    added to the finished sums, or 0. ``out``: address of the row. All are int64; ``low``, ``high``:
+    float32 bounds of the result.
     """
 
     def build(context, builder, sig, args):
@@ -92,4 +93,4 @@ def row_product(n, depth, a, b, bias, res, out, tables, low, high, tid, nt):
         sti64(tables, 2, res)
         panel = b + _BYTES * whole * depth
         run_row(tables, 0, 1, depth, 0, panel, tables + 8, _BYTES * whole, n - PANEL * whole, bias,
-                tables + 16 if res != 0 else 0, panel + PREFETCH, _BYTES, low, high)  # fmt: skip
+                0, tables + 16 if res != 0 else 0, panel + PREFETCH, _BYTES, low, high)  # fmt: skip

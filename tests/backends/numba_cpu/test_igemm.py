@@ -120,6 +120,17 @@ def test_long_sums_are_blocked_and_do_not_depend_on_threads(m, k, n):
         np.testing.assert_array_equal(out, outs[0])
 
 
+@pytest.mark.parametrize("size", [2.0**-20, 1.0, 2.0**20])
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 40, 70), (1, 2100, 40), (33, 40, 70), (33, 2100, 9)])
+def test_a_residual_of_any_size_is_added_to_the_finished_sums(m, k, n, size):
+    a, w, b, res = draw(m, k), draw(n, k, seed=1), draw(n, seed=2), size * draw(m, n, seed=3)
+    alone, both = np.empty((2, m, n), np.float32)
+    given = {"a": a, "b": pack.pack_linear(w), "bias": b}
+    launch(igemm_plan.linear(m, k, n), 2, **given, out=alone)
+    launch(igemm_plan.linear(m, k, n), 2, **given, out=both, res=res.astype(np.float32))
+    np.testing.assert_array_equal(both, alone + res.astype(np.float32))
+
+
 @st.composite
 def convs(draw_from):
     """Return ``(size, kernel, stride, padding, dilation, groups, inner, outer, batch)``."""
