@@ -69,6 +69,8 @@ FAULTS: tuple[Fault, ...] = (
             "count = min(size, queries - s0)", "attention", "causal_attention"),
     _kernel("lost-row-weighed", "attention", "wrong weights",
             "slope = _ZERO  # has its factor", "slope = _ONE", "attention", "masked_attention"),
+    _kernel("tiles-reach-over", "microkernel", "wrong residual",
+            "    return min(best, left)\n", "    return best\n", "igemm", "conv_relu_add"),
     _kernel("late-relu-early", "igemm", "wrong epilogue order",
             "if last and _late(args) == NO_RES:\n        if act == _RELU:",
             "if _late(args) == NO_RES:\n        if act == _RELU:", "igemm", "deep_linear"),

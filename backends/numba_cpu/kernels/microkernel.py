@@ -278,13 +278,16 @@ def run_row(
 
 @inline_njit
 def tile_rows(left, width):
-    """Return how many of ``left`` rows the next tile takes, so that all are filled evenly.
+    """Return how many of ``left`` rows the next tile takes.
 
     It is the height of a tile for ``width`` columns (for one vector HALF_ROWS at most), unless all
     that are left are fewer: a tile that reached into rows of the next one would add to their
-    initial values twice.
+    initial values twice. The highest tiles read a panel the fewest times for what they compute; the
+    last three share their rows evenly, so that all are filled.
     """
     top = HALF_ROWS if width <= LANES else ROWS
+    if left >= 3 * top:
+        return top
     tiles = (left + top - 1) // top
     want = (left + tiles - 1) // tiles
     best = top

@@ -314,16 +314,20 @@ def test_rows_a_page_apart_are_copied_where_a_tile_outgrows_the_ways(floats):
 
 @pytest.mark.parametrize("width", [1, LANES, LANES + 1, PANEL])
 @pytest.mark.parametrize("rows", range(1, 5 * ROWS + 2))
-def test_tiles_share_rows_evenly_and_end_with_them(rows, width):
+def test_high_tiles_then_three_that_share_what_is_left(rows, width):
     heights = HEIGHTS if width > LANES else HALF_HEIGHTS
     plain = cast(Any, tile_rows).py_func
-    left, work = rows, 0
+    top = ROWS if width > LANES else HALF_ROWS
+    left, work, taken = rows, 0, []
     while left:
         some = plain(left, width)
         assert some in heights or some == left
-        assert some <= (ROWS if width > LANES else HALF_ROWS)
+        assert some <= top
         work += min(h for h in heights if h >= some)
         left -= some
+        taken.append(some)
+    assert all(some == top for some in taken[:-3])
+    assert len(taken) == -(-rows // top)
     if heights == HEIGHTS and rows > ROWS + 1:
         assert work <= 1.1 * rows
 
