@@ -306,6 +306,14 @@ MODELS: dict[str, Model] = {
         lambda self, x, y: torch.relu(self.linear(x)) * y, lambda: {"linear": nn.Linear(20, 24)},
         (5, 20), (5, 24),
     ),
+    "moved_heads": _with(
+        lambda self, x, y: self.linear(x.transpose(1, 2).flatten(2)) + y,
+        lambda: {"linear": nn.Linear(24, 20)}, (2, 3, 5, 8), (2, 5, 20),
+    ),
+    "sum_with_transposed": _with(
+        lambda self, x: (lambda y: y + y.transpose(0, 1))(self.linear(x.flatten(1))),
+        lambda: {"linear": nn.Linear(15, 6)}, (6, 3, 5),
+    ),
     "linear_leaky": _net(lambda: nn.Sequential(nn.Linear(20, 24), nn.LeakyReLU(0.3)), (5, 20)),
     "linear_silu": _net(lambda: nn.Sequential(nn.Linear(20, 24), nn.SiLU()), (5, 20)),
     "linear_hardtanh": _net(

@@ -229,19 +229,25 @@ def _lost(row, keys, zeros):
 
 
 @inline_njit
+def _seen(args, query, keys):
+    """Return how many of ``keys`` a query sees."""
+    return min(keys, query + 1) if arg(args, CAUSAL) != 0 else keys
+
+
+@inline_njit
 def weigh(args, scores, pitch, factors, b, h, s0, count, keys):
     """Turn the scores of a block of queries into weights, and write the factor of each row.
 
     First all rows are masked and their largest scores found, then all are weighed: what a row waits
     for at its end is done beside the others. ``factors``: room for two floats a row.
     """
-    scale, causal = np.float32(argf(args, SCALE)), arg(args, CAUSAL)
+    scale = np.float32(argf(args, SCALE))
     kind, step = arg(args, MASK_KIND), arg(args, MASK_T)
     size = 1 if kind == BOOL_MASK else 4
     slopes = factors + 4 * count
     for i in range(count):
         row = scores + 4 * i * pitch
-        seen = min(keys, s0 + i + 1) if causal != 0 else keys
+        seen = _seen(args, s0 + i, keys)
         at = b * arg(args, MASK_B) + h * arg(args, MASK_H) + (s0 + i) * arg(args, MASK_S)
         mask = arg(args, MASK) + size * at
         masked = kind != NO_MASK
@@ -263,7 +269,7 @@ def weigh(args, scores, pitch, factors, b, h, s0, count, keys):
         stf(slopes, i, slope)
     for i in range(count):
         row, slope = scores + 4 * i * pitch, ldf(slopes, i)
-        seen = min(keys, s0 + i + 1) if causal != 0 else keys
+        seen = _seen(args, s0 + i, keys)
         if slope != 0:
             stf(factors, i, _ONE / _weights(row, seen, ldf(factors, i), slope))
         for t in range((seen + LANES - 1) // LANES * LANES, keys, LANES):
