@@ -36,6 +36,7 @@ from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.region import Unit
 from leptonc.ir.types import DType
 from leptonc.runtime.choices import Book, Measured
+from leptonc.runtime.slabs import HUGE, Slabs
 
 _GROUP = 32 * LANES  # bytes that the sweeping kernel takes at a time
 FEWEST, USUAL, MOST = 3, 5, 12  # counted turns of a candidate
@@ -181,7 +182,9 @@ def _prepare(
     """Return the program of ``op`` alone, computed by ``candidate``."""
     alone = Function(op.kind.NAME, tuple(dict.fromkeys(op.operands)), (op,), op.results)
     forced = {question.key: Answer(candidate, "timed")}
-    pool = ConstPool()
+    # As in the network, all weights lie on huge pages if that has more than one of them. Else those
+    # of a candidate with few would be on small pages here, its rival's on huge ones.
+    pool = ConstPool(slabs=Slabs(sweep.nbytes - HUGE))
     plan = schedule(alone, pool, replace(options, answers=forced, as_laid_out=True))
     random = np.random.default_rng(0)
     inputs = [aligned(_values(random, v)) for v in alone.params]

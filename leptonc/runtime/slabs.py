@@ -23,10 +23,10 @@ LINE = 64  # bytes of a cache line, at which an array starts; as many behind it 
 
 
 class Slabs:
-    """Memory of one network's weights."""
+    """Memory of one network's weights; ``expected``: bytes of them that are known to come."""
 
-    def __init__(self) -> None:
-        self._seen, self._free = 0, np.empty(0, np.uint8)
+    def __init__(self, expected: int = 0) -> None:
+        self._seen, self._free = expected, np.empty(0, np.uint8)
 
     def placed(self, array: np.ndarray) -> np.ndarray:
         """Return ``array`` on huge pages if it is one of many, else as it is.

@@ -68,6 +68,12 @@ def test_few_weights_stay_where_they_are() -> None:
     assert placed == [True] * (HUGE // FEWEST - 1) + [False]
 
 
+@given(st.integers(0, 2 * HUGE))
+def test_slabs_that_expect_enough_copy_the_first_array(expected: int) -> None:
+    one = np.ones(FEWEST, np.uint8)
+    assert (Slabs(expected).placed(one) is not one) == (expected + FEWEST >= HUGE)
+
+
 def test_a_slab_that_is_full_is_followed_by_another() -> None:
     slabs, large = _opened(), np.arange(MOST // 8 - 1)
     placed = [slabs.placed(large) for _ in range(2 * SLAB // MOST + 1)]

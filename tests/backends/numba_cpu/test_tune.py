@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from leptonc.ir.core import Function, Op
 from leptonc.ir.kinds.region import Unit
 from leptonc.runtime.caches import Caches
 from leptonc.runtime.choices import Book, Measured
+from leptonc.runtime.slabs import FEWEST, HUGE, SLAB
 from leptonc.show.explain import explain
 
 COSTS = st.dictionaries(st.sampled_from("abcdef"), st.floats(1.0, 1e6), min_size=1)
@@ -290,6 +292,21 @@ def test_a_candidate_runs_alone_with_the_layout_it_has_in_the_network(candidate:
     weights = [k for k in made.arrays if isinstance(k, tuple) and k[0] in ("conv", "winograd")]
     assert weights and not set(weights) & set(pool.spare)
     assert any((pool.arrays[pool.known[k]] == 7).all() for k in weights)
+
+
+@pytest.mark.numba
+@pytest.mark.parametrize("candidate", ["igemm", "winograd2", "winograd4"])
+def test_weights_of_a_race_lie_on_such_pages_as_in_the_network(candidate: str) -> None:
+    if not hasattr(mmap, "MADV_HUGEPAGE"):
+        pytest.skip("has no huge pages to ask for")
+    item = module.questions(program(), OPTIONS)[1]
+    for distance in (HUGE, 2 * HUGE):  # networks of at most HUGE bytes of weights, and of more
+        sweep = np.ones(distance // 4, np.float32)
+        made = module._prepare(OPTIONS, sweep, item.op, item.question, candidate)
+        weights = [a for a in made.arrays.values() if a.nbytes >= FEWEST]
+        assert weights and sum(a.nbytes for a in weights) < HUGE
+        on_slabs = [isinstance(a.base, np.ndarray) and a.base.nbytes >= SLAB for a in weights]
+        assert on_slabs == [distance > HUGE] * len(weights)
 
 
 @pytest.mark.numba
