@@ -107,8 +107,9 @@ def _refuse(_self: object, _args: object, _kwargs: object) -> object:
 _REFUSE = ctypes.cast(_refuse, ctypes.c_void_p).value
 
 
-# Array expressions, ``with``, nested functions, ``inline``, ``raise``, ``literally``: kernels have
-# none. (The inliner would import arrays; LLVM inlines, at least what asks for ``forceinline``.)
+# Array expressions, ``with``, nested functions, ``inline``, ``raise``, ``literally``, references
+# that end with a variable: kernels have none. (numba's inliner would import arrays; LLVM inlines,
+# and always what asks for ``forceinline``.)
 _IDLE = (
     untyped_passes.WithLifting,
     untyped_passes.InlineClosureLikes,
@@ -122,6 +123,7 @@ _IDLE = (
     typed_passes.NopythonRewrites,
     typed_passes.NoPythonSupportedFeatureValidation,
     typed_passes.DumpParforDiagnostics,
+    typed_passes.IRLegalization,
 )
 
 
