@@ -12,7 +12,7 @@ from typing import Any
 from leptonc.backends.numba_cpu import native
 from leptonc.backends.numba_cpu.context import ARENA, CONST, IO, Slot, Step, TorchStep
 from leptonc.backends.numba_cpu.executor import Program
-from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.kernels.base import Native
 from leptonc.backends.numba_cpu.schedule import Schedule, Scratch
 from leptonc.backends.numba_cpu.schedule import TorchStep as PlannedTorchStep
 from leptonc.backends.numba_cpu.views import Buffer, Ref
@@ -48,7 +48,7 @@ class _Placer:
             return self.ref(s)
         if isinstance(s, Scratch):
             return self.stride if s.stride else self.scratch._replace(offset=s.byte_offset)
-        if isinstance(s, Kernel):
+        if isinstance(s, Native):
             return s.address
         return s if isinstance(s, float) else int(s)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.kernels.base import Native
 from leptonc.backends.numba_cpu.schedule import Schedule, Scratch, Slot, Step, TorchStep, UnitInfo
 from leptonc.backends.numba_cpu.views import Ref, View
 
@@ -87,7 +87,7 @@ def _slot(schedule: Schedule, slot: Slot) -> str:
         if slot.stride:
             return "_"
         return f"s._replace(offset={slot.byte_offset})" if slot.byte_offset else "s"
-    if isinstance(slot, Kernel):
+    if isinstance(slot, Native):
         return f'k["{slot.name}"].address'
     if isinstance(slot, float):
         return f'float("{slot!r}")' if slot != slot or abs(slot) == float("inf") else repr(slot)

@@ -15,16 +15,20 @@ from torch import nn
 
 from leptonc.backends.numba_cpu.kernels.attention import attention
 from leptonc.backends.numba_cpu.kernels.banded import banded
-from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.kernels.base import Native
 from leptonc.backends.numba_cpu.kernels.depthwise import depthwise
 from leptonc.backends.numba_cpu.kernels.igemm import igemm
 from leptonc.backends.numba_cpu.kernels.lines import lines
 from leptonc.backends.numba_cpu.kernels.norm import norm_rows
 from leptonc.backends.numba_cpu.kernels.pool import pool
 from leptonc.backends.numba_cpu.kernels.winograd import winograd
+from leptonc.backends.numba_cpu.kernels.winograd_calls import TRANSFORMS
+from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, Form
+from leptonc.backends.numba_cpu.peak import read_all
 from leptonc.passes.fusing.policy import FEW_CHANNELS
 
 Sign = Callable[[Any], bool]
+_WINOGRAD = {winograd, read_all, *(t for form in FORMS for t in TRANSFORMS[form].needed)}
 
 
 def _is_conv(m: Any) -> bool:
@@ -49,10 +53,22 @@ def _attends(m: Any) -> bool:
     return "attention" in type(m).__name__.lower()
 
 
+def _sign_of(form: Form) -> Sign:
+    """Return the sign of a convolution that a form of Winograd fits."""
+    stride = (form.stride,) * 2
+
+    def sign(m: Any) -> bool:
+        many = _is_conv(m) and m.groups == 1 and m.in_channels > FEW_CHANNELS
+        return many and (m.kernel_size, m.stride, m.dilation) == (form.kernel, stride, (1, 1))
+
+    return sign
+
+
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
-#: What a module looks like that needs a kernel; those that take longest to compile come first.
-SIGNS: tuple[tuple[Sign, Kernel], ...] = (
+#: What a module looks like that needs a kernel or a part of one that is named in a record; those
+#: that take longest to compile come first.
+SIGNS: tuple[tuple[Sign, Native], ...] = (
     (_is_square, winograd),
     (_attends, attention),
     (_is_depthwise, depthwise),
@@ -61,16 +77,17 @@ SIGNS: tuple[tuple[Sign, Kernel], ...] = (
     (_is_depthwise, banded),
     (_reads_few, lines),
     (lambda m: isinstance(m, nn.LayerNorm), norm_rows),
+    *((_sign_of(form), t) for form in FORMS for t in TRANSFORMS[form].needed),
+    (_is_square, read_all),  # sweeps the caches when ways of a convolution are timed
 )
 
 
-def forecast(model: Any, precision: str = "fp32") -> tuple[Kernel, ...]:
+def forecast(model: Any, precision: str = "fp32") -> tuple[Native, ...]:
     """Return the large kernels that ``model`` will probably need; none if it is no module."""
     if not isinstance(model, nn.Module):
         return ()
     modules = list(model.modules())
     found = [kernel for sign, kernel in SIGNS if any(map(sign, modules))]
     # Where depthwise convolutions are, the first one runs in their bands.
-    unlikely = {winograd} if precision == "strict" else set[Kernel]()
-    unlikely |= {lines} if banded in found else set[Kernel]()
+    unlikely = {*(_WINOGRAD if precision == "strict" else ()), *((lines,) * (banded in found))}
     return tuple(k for k in found if k not in unlikely)

@@ -18,7 +18,7 @@ from leptonc.backends.numba_cpu.emit import Source, emit
 from leptonc.backends.numba_cpu.executor import Program, ProgramPool
 from leptonc.backends.numba_cpu.forecast import forecast
 from leptonc.backends.numba_cpu.kernels.ahead import HELPERS, compile_all
-from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.kernels.base import Native
 from leptonc.backends.numba_cpu.kernels.igemm import igemm
 from leptonc.backends.numba_cpu.lower.core import STATUS_WORDS
 from leptonc.backends.numba_cpu.schedule import Schedule, Step, TorchStep
@@ -126,10 +126,10 @@ def _build(schedule: Schedule, source: Source, program: Program) -> None:
     namespace["build"](program, kernels, lambda n: torch_call(source.torch_steps[n]))
 
 
-def _kernels(schedule: Schedule) -> list[Kernel]:
-    """Return every kernel that runs when the schedule does, once."""
+def _kernels(schedule: Schedule) -> list[Native]:
+    """Return every kernel and part that the schedule names, once."""
     steps = [s for s in schedule.steps if isinstance(s, Step)]
-    used = [k for s in steps for k in (s.kernel, *s.slots) if isinstance(k, Kernel)]
+    used = [k for s in steps for k in (s.kernel, *s.slots) if isinstance(k, Native)]
     return list(dict.fromkeys((*used, *ALONE, *(TEAM if schedule.threads > 1 else ()))))
 
 

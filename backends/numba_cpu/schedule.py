@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.kernels.base import Kernel, Native
 from leptonc.backends.numba_cpu.lower.choices import Decision
 from leptonc.backends.numba_cpu.views import Buffer, Ref, View
 from leptonc.ir.core import Function, Op
@@ -24,7 +24,7 @@ class Scratch:
     stride: bool = False
 
 
-Slot = int | float | Ref | Scratch | Kernel  # a kernel: its address, for kernels that call others
+Slot = int | float | Ref | Scratch | Native  # a kernel, a part: its address, for who calls it
 
 
 @dataclass(frozen=True)

@@ -109,9 +109,11 @@ HELPERS = Helpers()
 
 
 def with_parts(kernels: Iterable[Native]) -> Iterator[Native]:
-    """Yield each kernel and what it calls: helpers compile that at the same time."""
+    """Yield kernels, then what they call, which takes less time: small work evens out the ends."""
+    kernels = tuple(kernels)
+    yield from kernels
     for kernel in kernels:
-        yield from (kernel, *kernel.parts)
+        yield from kernel.parts
 
 
 def compile_all(kernels: Iterable[Native]) -> None:

@@ -75,7 +75,7 @@ def _store_codes(typingctx, address, x, left, zero, inverse, low, high):
     return types.void(ints, vf32, ints, ints, reals, reals, reals), build
 
 
-@inline_njit
+@inline_njit(forceinline=True)
 def _end(args, to, sums, by, lost, left):
     """Write the results of up to LANES sums; ``lost``: what the zero point adds to each."""
     v = vmul(vtofloat(vi_sub(sums, vi_splat(np.int32(lost)))), vsplat(by))

@@ -10,6 +10,7 @@ does not: what is installed here is all there is.
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 from llvmlite import ir
 from numba.core import cpu, fastmathpass, target_extension, types, typing
@@ -25,6 +26,24 @@ class Language(target_extension.CPU):
 
 class _TypingContext(typing.BaseContext):
     """Knows the types of what kernels may call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._known: dict[tuple[object, tuple[types.Type, ...]], object] = {}
+
+    def resolve_function_type(
+        self, func: object, args: tuple[types.Type, ...], kws: dict[str, types.Type]
+    ) -> object:
+        """Return the signature of a call; of an operator or intrinsic it is found only once.
+
+        All that is declared is there before the first kernel: what was found stays true.
+        """
+        if kws or not isinstance(func, types.Function):
+            return super().resolve_function_type(func, args, kws)
+        found = self._known.get((func, args))
+        if found is None:
+            found = self._known[func, args] = super().resolve_function_type(func, args, kws)
+        return found
 
     def _load_builtins(self) -> None:
         from numba.core.typing import builtins, collections  # noqa: F401, PLC0415
@@ -88,6 +107,15 @@ class KernelDispatcher(CPUDispatcher):
     """A device function: compiled when a kernel that calls it is."""
 
     targetdescr = TARGET
+
+    def get_call_template(self, args: tuple[types.Type, ...], kws: dict[str, types.Type]) -> Any:
+        """Return how a call is typed; a whole number that is constant is typed as any other.
+
+        numba would compile a helper once more for each constant it is called with. LLVM finds
+        constants in what it inlines, and helpers that need them ask for ``forceinline``.
+        """
+        plain = (types.unliteral(a) if isinstance(a, types.IntegerLiteral) else a for a in args)
+        return super().get_call_template(tuple(plain), kws)
 
 
 target_extension.dispatcher_registry[Language] = KernelDispatcher

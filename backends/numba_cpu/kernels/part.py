@@ -3,7 +3,9 @@
 A kernel whose driver is Python and whose inner loops are LLVM IR takes long to compile as a whole,
 and two kernels with the same loops compile them twice. A part is such a function: an object file of
 its own, like a kernel in all but its signature. The driver's code names it, and the loader puts its
-address there. So several processes compile one kernel together, and what is common exists once.
+address there; or the driver finds the address in its record, where a network needs but one of some
+parts of the same signature. So several processes compile one kernel together, and what is common
+exists once.
 """
 
 from __future__ import annotations

@@ -12,8 +12,6 @@ window without elements gives -inf.
 
 from __future__ import annotations
 
-import numba
-
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
@@ -48,12 +46,10 @@ or 0."""
     MEAN, INCLUDE_PAD, DIVISOR,
 ) = range(len(NAMES))  # fmt: skip
 
-# Inlined before typing: what it calls is not compiled once more in each of its callers.
-_inlined = numba.njit(inline="always")
 BLOCK = 4 * LANES  # channels that go over a window together
 
 
-@inline_njit
+@inline_njit(forceinline=True)
 def window(args, axis, i):
     """Return a window's first position, its number of positions and that with padding."""
     size, kernel = arg(args, IN_D + axis), arg(args, KERNEL_Z + axis)
@@ -155,35 +151,29 @@ def _nines(mean, out, out_x, by, x, step_y, step_x, next_x, count, n):
         x += next_x
 
 
-@_inlined
-def _block(out, mean, wide, by, x, step_z, step_y, step_x, n_z, n_y, n_x):
-    """Write ``wide`` (up to BLOCK) channels of a pixel; ``by``: what a sum is times for a mean."""
-    if wide == BLOCK:
-        if mean:
-            a, b, c, d = _sum_block(x, step_z, step_y, step_x, n_z, n_y, n_x)
-            a, b, c, d = vmul(a, by), vmul(b, by), vmul(c, by), vmul(d, by)
-        else:
-            a, b, c, d = _max_block(x, step_z, step_y, step_x, n_z, n_y, n_x)
-        vstore(out, 0, a)
-        vstore(out, LANES, b)
-        vstore(out, 2 * LANES, c)
-        vstore(out, 3 * LANES, d)
-    else:
-        for i in range(0, wide, LANES):
-            at = x + 4 * i
-            if mean:
-                v = vmul(_sum_vector(at, step_z, step_y, step_x, n_z, n_y, n_x, wide - i), by)
-            else:
-                v = _max_vector(at, step_z, step_y, step_x, n_z, n_y, n_x, wide - i)
-            vstore_n(out, i, v, wide - i)
-
-
 @inline_njit
 def _pixel(out, mean, wide, by, x, step_z, step_y, step_x, n_z, n_y, n_x):
-    """Write ``wide`` channels of one output pixel."""
+    """Write ``wide`` channels of one output pixel; ``by``: what a sum is times for a mean."""
     for c in range(0, wide, BLOCK):
-        some = min(BLOCK, wide - c)
-        _block(out + 4 * c, mean, some, by, x + 4 * c, step_z, step_y, step_x, n_z, n_y, n_x)
+        some, to, at = min(BLOCK, wide - c), out + 4 * c, x + 4 * c
+        if some == BLOCK:
+            if mean:
+                p, q, r, s = _sum_block(at, step_z, step_y, step_x, n_z, n_y, n_x)
+                p, q, r, s = vmul(p, by), vmul(q, by), vmul(r, by), vmul(s, by)
+            else:
+                p, q, r, s = _max_block(at, step_z, step_y, step_x, n_z, n_y, n_x)
+            vstore(to, 0, p)
+            vstore(to, LANES, q)
+            vstore(to, 2 * LANES, r)
+            vstore(to, 3 * LANES, s)
+        else:
+            for i in range(0, some, LANES):
+                one, left = at + 4 * i, some - i
+                if mean:
+                    v = vmul(_sum_vector(one, step_z, step_y, step_x, n_z, n_y, n_x, left), by)
+                else:
+                    v = _max_vector(one, step_z, step_y, step_x, n_z, n_y, n_x, left)
+                vstore_n(to, i, v, left)
 
 
 @inline_njit

@@ -217,7 +217,7 @@ def _column_quad(step, start: float, stacked: bool):
     return f
 
 
-@inline_njit
+@inline_njit(forceinline=True)
 def _put(out, step, v, left):
     """Store the first ``left`` lanes, ``step`` bytes apart."""
     if step == 4:

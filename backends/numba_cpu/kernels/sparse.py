@@ -183,7 +183,7 @@ def _column(typingctx, vectors, begin, end, inputs, weights, block, start, out):
     return types.void(*(types.int64,) * 6, types.float32, types.int64), build
 
 
-@inline_njit
+@inline_njit(forceinline=True)
 def _turn(source, step, rows, columns, target, to_step):
     """Write ``target[c * to_step + r] = source[r * step + c]``."""
     whole_rows, whole = rows - rows % LANES, columns - columns % LANES

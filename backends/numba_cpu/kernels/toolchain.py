@@ -24,6 +24,7 @@ from numba.core import (
     compiler,
     config,
     ir,
+    lowering,
     sigutils,
     target_extension,
     typed_passes,
@@ -58,11 +59,28 @@ class _Library(CPUCodeLibrary):
         return [fn.name for fn in self._final_module.functions if not fn.is_declaration]
 
 
+class _Lower(lowering.Lower):
+    """Writes the LLVM code of one function."""
+
+    def lower_inst(self, inst: ir.Inst) -> None:
+        """Write an instruction; nearly all assign, and numba would first turn them into text."""
+        if isinstance(inst, ir.Assign):
+            value = self.lower_assign(self.typeof(inst.target.name), inst)
+            self.storevar(value, inst.target.name)
+        else:
+            super().lower_inst(inst)
+
+
 @register_pass(mutates_CFG=True, analysis_only=False)
 class _Lowering(NativeLowering):
     """Lowers into a :class:`_Library`; what numba sees as the function cannot be called."""
 
     _name = "leptonc_lowering"
+
+    @property
+    def lowering_class(self) -> type[_Lower]:
+        """What writes the LLVM code."""
+        return _Lower
 
     def run_pass(self, state: Any) -> bool:
         """Lower the typed function."""
@@ -81,20 +99,6 @@ class _Lowering(NativeLowering):
         return True
 
 
-@register_pass(mutates_CFG=True, analysis_only=False)
-class _Inlining(untyped_passes.InlineInlinables):
-    """Inlines what asks for it, and imports numba's inliner (arrays with it) only then."""
-
-    _name = "leptonc_inlining"
-
-    def run_pass(self, state: Any) -> bool:
-        """Inline calls of functions declared with ``inline``."""
-        named = [s.value for b in state.func_ir.blocks.values() for s in b.find_insts(ir.Assign)]
-        values = [v.value for v in named if isinstance(v, ir.Global | ir.FreeVar)]
-        wanted = any(getattr(v, "targetoptions", {}).get("inline") for v in values)
-        return wanted and super().run_pass(state)
-
-
 @ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
 def _refuse(_self: object, _args: object, _kwargs: object) -> object:
     raise NotImplementedError("a device function exists inside kernels only")
@@ -103,10 +107,13 @@ def _refuse(_self: object, _args: object, _kwargs: object) -> object:
 _REFUSE = ctypes.cast(_refuse, ctypes.c_void_p).value
 
 
-# Array expressions, ``with``, nested functions, ``raise``, ``literally``: kernels have none.
+# Array expressions, ``with``, nested functions, ``inline``, ``raise``, ``literally``, references
+# that end with a variable: kernels have none. (numba's inliner would import arrays; LLVM inlines,
+# and always what asks for ``forceinline``.)
 _IDLE = (
     untyped_passes.WithLifting,
     untyped_passes.InlineClosureLikes,
+    untyped_passes.InlineInlinables,
     untyped_passes.RewriteDynamicRaises,
     untyped_passes.MakeFunctionToJitFunction,
     untyped_passes.FindLiterallyCalls,
@@ -116,10 +123,8 @@ _IDLE = (
     typed_passes.NopythonRewrites,
     typed_passes.NoPythonSupportedFeatureValidation,
     typed_passes.DumpParforDiagnostics,
+    typed_passes.IRLegalization,
 )
-
-
-_OURS = {NativeLowering: _Lowering, untyped_passes.InlineInlinables: _Inlining}
 
 
 class KernelPipeline(compiler.Compiler):
@@ -129,7 +134,9 @@ class KernelPipeline(compiler.Compiler):
         """Return numba's passes without those that kernels give nothing to do."""
         (pipeline,) = super().define_pipelines()
         pipeline.passes = [
-            (_OURS.get(step, step), why) for step, why in pipeline.passes if step not in _IDLE
+            (_Lowering if step is NativeLowering else step, why)
+            for step, why in pipeline.passes
+            if step not in _IDLE
         ]
         pipeline.finalize()
         return [pipeline]

@@ -35,7 +35,6 @@ from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.prefetch import ask_later, ask_to_write
 from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, ldi64, sti64
-from leptonc.backends.numba_cpu.kernels.winograd_calls import PARTS
 from leptonc.backends.numba_cpu.kernels.winograd_product import (
     HEIGHTS,
     MULTIPLY,
@@ -249,7 +248,7 @@ def _run_block(args, base, t0, count, panel0, panel1):
             write_tile(args, base, t0 + t, src, column, p0 * PANEL, n1)
 
 
-@kernel(parts=(MULTIPLY, *PARTS))
+@kernel(parts=(MULTIPLY,))
 def winograd(args, tid, nt):
     """Compute this thread's tiles and output channels of the conv that the record describes.
 

@@ -10,7 +10,7 @@ import numpy as np
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.pack import Fetch, aligned_empty, at_hand
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
-from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, Form, matrices
+from leptonc.backends.numba_cpu.kernels.winograd_points import Form, matrices
 
 _BLOCK = 1 << 16  # float64 elements of transformed weights that are made at once
 
@@ -35,10 +35,10 @@ def depth(form: Form, channels: int) -> int:
 
 
 def slots(form: Form) -> dict[str, int]:
-    """Return what the record says of a form."""
+    """Return what the record says of a form, but for its transforms."""
     y, x = form
     return {
-        "form": FORMS.index(form), "stride": form.stride, "m_y": y.m, "m_x": x.m,
+        "stride": form.stride, "m_y": y.m, "m_x": x.m,
         "n_y": y.n, "n_x": x.n, "side_y": y.side, "side_x": x.side,
     }  # fmt: skip
 

@@ -37,7 +37,7 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     ACT_P1,
     BIAS,
     CHANNELS,
-    FORM,
+    EDGE,
     IN_H,
     IN_W,
     M_X,
@@ -51,6 +51,8 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     PAD_X,
     PAD_Y,
     POOL,
+    POOLED,
+    READ,
     RES,
     RES_B,
     RES_MODE,
@@ -59,6 +61,7 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     SIDE_X,
     SIDE_Y,
     STRIDE,
+    WRITE,
     X_B,
     X_X,
     X_Y,
@@ -87,7 +90,7 @@ def read_tile(args, patch, tile, dst, plane):
     Of a tile at a border, whole vectors of what the image lacks are read from zeros in ``patch``;
     a vector that is cut off is copied there.
     """
-    form, stride, channels = arg(args, FORM), arg(args, STRIDE), arg(args, CHANNELS)
+    read, stride, channels = arg(args, READ), arg(args, STRIDE), arg(args, CHANNELS)
     h, w = arg(args, SIDE_Y), arg(args, SIDE_X)
     whole, step = channels // LANES, ROWS * _BYTES
     phase = (channels + LANES - 1) // LANES * step
@@ -98,14 +101,14 @@ def read_tile(args, patch, tile, dst, plane):
     line, pixel = 4 * arg(args, X_Y), 4 * arg(args, X_X)
     src = arg(args, X) + 4 * image * arg(args, X_B) + y0 * line + x0 * pixel
     if whole > 0 and i0 == 0 and i1 == h and j0 == 0 and j1 == w:
-        transform_input(form, src, line, pixel, dst, plane, whole, step, phase)
+        transform_input(read, src, line, pixel, dst, plane, whole, step, phase)
     elif whole > 0:
         zeros = min(whole, h * w)  # vectors that the patch holds
         for k in range(zeros):
             vstore(patch, k * LANES, vzero())
         for v in range(0, whole, zeros):
             transform_border(
-                form, src + v * _BYTES, line, pixel, dst + v * step, plane,
+                arg(args, EDGE), src + v * _BYTES, line, pixel, dst + v * step, plane,
                 min(zeros, whole - v), step, phase, i0, i1, j0, j1, patch,
             )  # fmt: skip
     if whole * LANES == channels:
@@ -118,7 +121,7 @@ def read_tile(args, patch, tile, dst, plane):
             pixel_at = at + i * line + j * pixel
             vstore(patch, (i * w + j) * LANES, vload_n(pixel_at, 0, channels - whole * LANES))
     to = dst + whole * step
-    transform_input(form, patch, w * _BYTES, _BYTES, to, plane, 1, step, phase)
+    transform_input(read, patch, w * _BYTES, _BYTES, to, plane, 1, step, phase)
 
 
 @inline_njit
@@ -186,7 +189,7 @@ def _bounds(args):
 @inline_njit
 def write_tile(args, patch, tile, src, step, n0, n1):
     """Transform columns ``n0 .. n1`` of one tile of M back and finish them."""
-    form, m_y, m_x, inf = arg(args, FORM), arg(args, M_Y), arg(args, M_X), _INF
+    write, m_y, m_x, inf = arg(args, WRITE), arg(args, M_Y), arg(args, M_X), _INF
     image, y, x = place(args, tile)
     low, high, simple = _bounds(args)
     bias, res = arg(args, BIAS), arg(args, RES)
@@ -204,14 +207,15 @@ def write_tile(args, patch, tile, src, step, n0, n1):
             bias += 4 * n0
         whole = (n1 - n0) // LANES
         if pool == 2:
-            transform_pooled(form, src, step, out, out_y, out_x, bias, low, high, whole)
+            transform_pooled(arg(args, POOLED), src, step, out, out_y, out_x, bias,
+                             low, high, whole)  # fmt: skip
         else:
-            transform_output(form, src, step, out, out_y, out_x, bias, res, res_y, res_x,
+            transform_output(write, src, step, out, out_y, out_x, bias, res, res_y, res_x,
                              low, high, whole)  # fmt: skip
         first += whole * LANES
         src += whole * step
     for c in range(first, n1, LANES):
-        transform_output(form, src, step, patch, m_x * _BYTES, _BYTES, 0, 0, 0, 0, -inf, inf, 1)
+        transform_output(write, src, step, patch, m_x * _BYTES, _BYTES, 0, 0, 0, 0, -inf, inf, 1)
         if arg(args, POOL) == 2:
             _finish_pooled(args, patch, image, y, x, c, n1 - c)
         else:

@@ -16,6 +16,7 @@ from leptonc.backends.numba_cpu.kernels import winograd as wino
 from leptonc.backends.numba_cpu.kernels.igemm_plan import ConvPlan
 from leptonc.backends.numba_cpu.kernels.pack import pack_conv, pack_conv_taps
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
+from leptonc.backends.numba_cpu.kernels.winograd_calls import TRANSFORMS
 from leptonc.backends.numba_cpu.legal import ClaimFn
 from leptonc.backends.numba_cpu.lower import choices, lines, questions
 from leptonc.backends.numba_cpu.lower.choices import Question
@@ -272,7 +273,8 @@ def _winograd(algorithm: Algorithm) -> Callable[[_Job], None]:
         scratch, stride = ctx.scratch(blocks.scratch_bytes)
         (x_y, x_x), (out_y, out_x) = spatial(x, 2), spatial(out, 2)
         values: dict[str, Any] = {
-            **winograd_plan.slots(form), "x": x.ref, "x_b": x.strides[0], "x_y": x_y, "x_x": x_x,
+            **winograd_plan.slots(form), **TRANSFORMS[form].slots(job.pool),
+            "x": x.ref, "x_b": x.strides[0], "x_y": x_y, "x_x": x_x,
             "batch": s.batch, "in_h": s.size[0], "in_w": s.size[1],
             "channels": s.channels, "columns": s.out_channels,
             "pad_y": s.padding[0], "pad_x": s.padding[1], "out_h": s.out[0], "out_w": s.out[1],

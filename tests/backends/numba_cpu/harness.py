@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from leptonc import meaning
-from leptonc.backends.numba_cpu.kernels.base import Kernel, slot_bits
+from leptonc.backends.numba_cpu.kernels.base import Native, slot_bits
 from leptonc.backends.numba_cpu.legal import Yes
 from leptonc.backends.numba_cpu.lower.core import ConstPool, Lowering
 from leptonc.backends.numba_cpu.schedule import Scratch, Slot, Step
@@ -74,7 +74,7 @@ class Memory:
         if isinstance(slot, Scratch):
             base = -(-self.scratch.ctypes.data // 64) * 64
             return self.stride if slot.stride else base + slot.byte_offset
-        return slot.address if isinstance(slot, Kernel) else slot_bits(slot)
+        return slot.address if isinstance(slot, Native) else slot_bits(slot)
 
 
 def storage(t: Tensor) -> np.ndarray:

@@ -12,7 +12,10 @@ from leptonc.backends.numba_cpu.kernels.ahead import HELPERS
 from leptonc.backends.numba_cpu.kernels.base import Kernel, Native
 from leptonc.backends.numba_cpu.kernels.igemm import igemm
 from leptonc.backends.numba_cpu.kernels.lines import lines
+from leptonc.backends.numba_cpu.kernels.part import Part
 from leptonc.backends.numba_cpu.kernels.winograd import winograd
+from leptonc.backends.numba_cpu.kernels.winograd_calls import TRANSFORMS
+from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, Form
 from leptonc.backends.numba_cpu.lower.core import ConstPool
 from leptonc.backends.numba_cpu.runtime import ahead as begin
 from leptonc.backends.numba_cpu.schedule import Step
@@ -57,6 +60,7 @@ def test_no_large_kernel_of_a_schedule_comes_as_a_surprise(net) -> None:
     used = {k for s in steps for k in (s.kernel, *s.slots) if isinstance(k, Kernel)}
     assert used & LARGE
     assert used & LARGE <= set(forecast(model))
+    assert {k for s in steps for k in s.slots if isinstance(k, Part)} <= set(forecast(model))
 
 
 def test_nothing_is_forecast_for_what_a_model_does_not_show() -> None:
@@ -67,6 +71,16 @@ def test_nothing_is_forecast_for_what_a_model_does_not_show() -> None:
     assert lines in forecast(residual())
     deep = nn.Conv2d(64, 64, 3, padding=1, groups=64)
     assert lines not in forecast(nn.Sequential(nn.Conv2d(3, 64, 3, 2), deep))  # in bands
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_transforms_are_forecast_for_the_forms_that_fit(form: Form) -> None:
+    pad = (form.kernel[0] // 2, form.kernel[1] // 2)
+    model = nn.Conv2d(64, 64, form.kernel, form.stride, padding=pad)
+    fits = {f for f in FORMS if (f.kernel, f.stride) == (form.kernel, form.stride)}
+    found = set(forecast(model))
+    assert {f for f in FORMS if found & set(TRANSFORMS[f].needed)} == fits
+    assert not set(forecast(model, "strict")) & set(TRANSFORMS[form].needed)
 
 
 def test_helpers_are_asked_before_the_block_begins(monkeypatch) -> None:

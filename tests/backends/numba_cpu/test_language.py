@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numba.core import types
+from numba.core.typing import BaseContext
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel, lanes
+from leptonc.backends.numba_cpu.kernels.language import TARGET
 from leptonc.backends.numba_cpu.kernels.vec import argf, ldd, ldi64, std, sti64
 
 pytestmark = pytest.mark.numba
@@ -114,3 +117,42 @@ def test_compiling_a_kernel_imports_no_arrays_strings_or_other_packages() -> Non
     packages = {name.partition(".")[0] for name in new}
     assert packages <= {"numba", "leptonc"}
     assert not [n for n in new if n.startswith(("numba.np", "numba.typed"))]
+
+
+@inline_njit
+def _scaled(x, by):
+    return x * by
+
+
+@kernel
+def several(args, tid, nt):
+    total = 0
+    for by in (3, 5):
+        total += _scaled(total + 1, by)
+    std(args, 0, 1.0 * (_scaled(total, 2) + _scaled(ldi64(args, 1), 7)))
+
+
+def test_a_helper_is_compiled_once_whatever_constants_it_is_called_with() -> None:
+    args = np.array([0, 11], np.int64)
+    several(args)
+    assert args.view(np.float64)[0] == 2 * (3 + 4 * 5) + 7 * 11
+    several._object()  # the kernel may have come from disk
+    assert len(_scaled.overloads) == 1
+
+
+def test_the_type_of_an_operation_is_found_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    several._object()
+    asked = list[object]()
+    found = BaseContext.resolve_function_type
+    monkeypatch.setattr(
+        BaseContext,
+        "resolve_function_type",
+        lambda self, func, *rest: asked.append(func) or found(self, func, *rest),
+    )
+    monkeypatch.setattr(TARGET.typing_context, "_known", {})
+    several._object()
+    functions = [f for f in asked if isinstance(f, types.Function)]
+    assert functions
+    before = len(functions)
+    several._object()
+    assert len([f for f in asked if isinstance(f, types.Function)]) == before

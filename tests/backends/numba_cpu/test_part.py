@@ -14,6 +14,7 @@ from leptonc.backends.numba_cpu.kernels.machine_code import LINKED
 from leptonc.backends.numba_cpu.kernels.part import part
 from leptonc.backends.numba_cpu.kernels.vec import ldi64
 from leptonc.backends.numba_cpu.kernels.vectype import I64, i64, pointer
+from leptonc.backends.numba_cpu.kernels.winograd_calls import TRANSFORMS
 
 pytestmark = pytest.mark.numba
 ELF = pytest.mark.skipif(not elf_object.possible(), reason="reads object files of Linux on x86-64")
@@ -112,6 +113,6 @@ def test_a_kernel_names_the_parts_that_it_calls(caller) -> None:
 
 
 def test_a_helper_finds_parts_by_name() -> None:
-    for p in winograd.winograd.parts:
+    for p in (*winograd.winograd.parts, *(t for ts in TRANSFORMS.values() for t in ts.needed)):
         assert KERNELS.find(p.module, p.name) is p
         assert machine_code.LINKED[p.symbol] is p

@@ -23,7 +23,7 @@ from leptonc.backends.numba_cpu.scheduler import Options, schedule
 from leptonc.check import isolate
 from leptonc.ir.core import Function, Op
 from leptonc.ir.kinds.region import Unit
-from leptonc.runtime.caches import Caches
+from leptonc.runtime.caches import Caches, read_caches
 from leptonc.runtime.choices import Book, Measured
 from leptonc.runtime.slabs import FEWEST, HUGE, SLAB
 from leptonc.show.explain import explain
@@ -176,7 +176,8 @@ def test_times_hold_for_as_far_as_the_caches_were_swept(
         found = Reuse(distance, near=False)
         monkeypatch.setattr(scheduler, "reuse", lambda fn, precision, caches, r=found: r)
         module.tune(program(), ConstPool(), OPTIONS, shelf, 1e9, timer.clock)
-    assert swept == [NEAREST, FARTHEST]  # what is known for a distance is not timed again
+    far = min(FARTHEST, 2 * read_caches().l3)  # leaves nothing in any cache
+    assert swept == [NEAREST, far]  # what is known for a distance is not timed again
 
 
 def test_an_answer_holds_for_what_is_cut_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,3 +333,12 @@ def test_a_compiled_net_keeps_its_choices_and_explains_them(
         assert torch.equal(twin(x), net(x))
     plain = leptonc.compile(model, x, threads=1, tune=False)
     assert not plain.stats["cached"] and choices.NOT_TIMED in plain.explain()
+
+
+@given(st.integers(20, 25), st.sampled_from([2**20, 2**23]))
+def test_a_sweep_is_no_longer_than_what_caches_hold(log: int, l3: int) -> None:
+    nbytes = module._swept_bytes(2**log, Options(caches=Caches(l2=2**18, l3=l3)))
+    assert nbytes == min(2**log, 2 * l3)
+    sweep = module._memory(nbytes)
+    assert sweep.nbytes == nbytes
+    assert sweep.all()  # each page was written to: none is the common zero page

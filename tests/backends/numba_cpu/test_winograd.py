@@ -16,9 +16,10 @@ from leptonc.backends.numba_cpu.kernels import winograd_plan as plan
 from leptonc.backends.numba_cpu.kernels import winograd_points as points
 from leptonc.backends.numba_cpu.kernels import winograd_slots as slots
 from leptonc.backends.numba_cpu.kernels.activation import Act
-from leptonc.backends.numba_cpu.kernels.base import record
+from leptonc.backends.numba_cpu.kernels.base import Native, record
 from leptonc.backends.numba_cpu.kernels.igemm import Res
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
+from leptonc.backends.numba_cpu.kernels.winograd_calls import TRANSFORMS
 from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, POINTS, Axis, Form
 
 pytestmark = pytest.mark.numba
@@ -39,6 +40,12 @@ def same(form: Form) -> tuple[int, int]:
     """Return the padding that keeps the size with stride 1."""
     y, x = (taps // 2 for taps in form.kernel)
     return y, x
+
+
+def addresses(form: Form, pool: int) -> dict[str, int]:
+    """Return the slots that name the transforms of a form."""
+    slots = TRANSFORMS[form].slots(pool)
+    return {name: t.address if isinstance(t, Native) else t for name, t in slots.items()}
 
 
 class Case:
@@ -68,8 +75,9 @@ class Case:
         size = [s // pool * pool for s in size]
         self.written = (b, size[0] // pool, size[1] // pool, n)
         self.values = {
-            **plan.slots(form), **self.keep, "x_b": h * wide * c, "x_y": wide * c,
-            "x_x": c, "batch": b, "in_h": h, "in_w": wide, "channels": c, "columns": n,
+            **plan.slots(form), **addresses(form, pool), **self.keep,
+            "x_b": h * wide * c, "x_y": wide * c, "x_x": c,
+            "batch": b, "in_h": h, "in_w": wide, "channels": c, "columns": n,
             "pad_y": pad[0], "pad_x": pad[1], "out_h": size[0], "out_w": size[1],
             "out_b": image, "out_y": line, "out_x": n, "res_b": image, "res_y": line, "res_x": n,
             "res_mode": int(options.get("mode", Res.BEFORE)), "act": int(act), "act_p0": p0,
