@@ -103,7 +103,8 @@ def described(value: object) -> Described:
     kind = type(value)
     if hasattr(kind, WRITTEN_FROM):
         return Described(kind.__qualname__, getattr(value, WRITTEN_FROM))
-    if dataclasses.is_dataclass(value) and kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    params = getattr(kind, "__dataclass_params__", None)
+    if params is not None and params.frozen:
         fields = (getattr(value, f.name) for f in dataclasses.fields(value))
         return Described("data", (kind, *fields))
     return Described("object", (kind,))
