@@ -16,8 +16,8 @@ import hashlib
 import itertools
 import sys
 import types
-from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -30,7 +30,6 @@ REGISTERED = "REGISTERED"
 WRITTEN_FROM = "written_from"
 
 _FOREIGN = sys.stdlib_module_names | {"llvmlite", "numba", "numpy"}
-_PLAIN = (int, float, complex, str, bytes, type(None), type(Ellipsis), range, slice)
 # One object each, however often it is named. Tuples and numbers are none: whether two equal ones
 # are the same object depends on how their module was loaded.
 _SHARED = (types.FunctionType, type, types.ModuleType, dict, list, Dispatcher, _Intrinsic)
@@ -60,9 +59,16 @@ def code_digest(*roots: object) -> str:
 
 
 @functools.cache
-def digest_of_tools(*functions: types.FunctionType) -> str:
-    """Return :func:`code_digest`, computed once a process: of code that all kernels share."""
-    return code_digest(*functions)
+def digest_of_tools(*tools: Hashable) -> str:
+    """Return :func:`code_digest`, computed once a process: of code that many kernels share."""
+    return code_digest(*tools)
+
+
+@functools.cache
+def _digest_of_table(module: types.ModuleType) -> str:
+    """Return a digest of what a module registers; its functions do not name the table again."""
+    texts = reached(vars(module)[REGISTERED], known=(module,))
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
 
 
 def code_size(root: object) -> int:
@@ -70,27 +76,31 @@ def code_size(root: object) -> int:
     return sum(map(len, reached((root,))))
 
 
-def reached(roots: Iterable[object]) -> Iterator[str]:
+def reached(roots: Iterable[object], known: Iterable[object] = ()) -> Iterator[str]:
     """Yield a text for each object that ``roots`` reach, in an order that their code decides.
 
     An object that comes again is told by the number of its first time: so a table whose functions
     change places is another table.
     """
-    seen: dict[int, tuple[int, object]] = {}  # with the objects: nothing else gets their ids
+    seen = {id(one): (i, one) for i, one in enumerate(known)}  # the objects: ids stay theirs
     todo = [*roots][::-1]
     while todo:
         value = todo.pop()
-        if isinstance(value, _PLAIN):
-            yield repr(value)
-            continue
-        if isinstance(value, _SHARED):
+        describe, shared = _how(type(value))
+        if shared:
             if id(value) in seen:
                 yield f"again {seen[id(value)][0]}"
                 continue
             seen[id(value)] = len(seen), value
-        text, inner = described(value)
+        text, inner = describe(value)
         yield f"{text} {len(inner)}" if inner else text
         todo += inner[::-1]
+
+
+@functools.cache
+def _how(kind: type) -> tuple[Callable[[Any], Described], bool]:
+    """Return what describes objects of a class, and whether each of them is one however often."""
+    return described.dispatch(kind), issubclass(kind, _SHARED)
 
 
 @functools.singledispatch
@@ -108,6 +118,19 @@ def described(value: object) -> Described:
         fields = (getattr(value, f.name) for f in dataclasses.fields(value))
         return Described("data", (kind, *fields))
     return Described("object", (kind,))
+
+
+@described.register(int)
+@described.register(float)
+@described.register(complex)
+@described.register(str)
+@described.register(bytes)
+@described.register(type(None))
+@described.register(type(Ellipsis))
+@described.register(range)
+@described.register(slice)
+def _(value: object) -> Described:
+    return Described(repr(value))
 
 
 @described.register
@@ -133,18 +156,15 @@ def _(value: Mapping) -> Described:
 
 
 @described.register
-def _(value: types.CodeType) -> Described:
-    return Described(_text_of(value))
-
-
-@described.register
 def _(value: types.FunctionType) -> Described:
     if not is_ours(value.__module__):
         return Described(f"{value.__module__}.{value.__qualname__}")
     cells = tuple(_content(cell) for cell in value.__closure__ or ())
     keywords = (value.__kwdefaults__,) if value.__kwdefaults__ else ()
-    inner = (value.__code__, value.__defaults__, *keywords, *cells, *_named(value))
-    return Described(value.__qualname__, (sys.modules.get(value.__module__), *inner))
+    code = read(value.__code__)
+    inner = (value.__defaults__, *keywords, *cells, *_named(value.__globals__, code.names))
+    home = sys.modules.get(value.__module__)
+    return Described(f"{value.__qualname__} {code.text}", (home, *inner))
 
 
 @described.register
@@ -166,8 +186,9 @@ def _(value: types.BuiltinFunctionType) -> Described:
 
 @described.register
 def _(value: types.ModuleType) -> Described:
-    table = vars(value).get(REGISTERED, ()) if is_ours(value.__name__) else ()
-    return Described(value.__name__, tuple(table))  # a function names what else it uses of it
+    # a function names what else it uses of the module
+    table = vars(value).get(REGISTERED) if is_ours(value.__name__) else None
+    return Described(value.__name__, (_digest_of_table(value),) if table else ())
 
 
 @described.register
@@ -244,16 +265,25 @@ def is_ours(module: str | None) -> bool:
     return (module or "builtins").partition(".")[0] not in _FOREIGN
 
 
+class Code(NamedTuple):
+    """Code as text, its constants and the functions inside it too, and all names in it."""
+
+    text: str
+    names: tuple[str, ...]
+
+
 @functools.cache
-def _text_of(code: types.CodeType) -> str:
-    """Return the text of code and its constants, the functions and comprehensions inside it too."""
+def read(code: types.CodeType) -> Code:
+    """Return what there is in code, in that of comprehensions and functions inside it too."""
     head = f"{code.co_name} {code.co_argcount} {code.co_names} {code.co_code.hex()}"
-    return f"{head} {_text_of_constant(code.co_consts)}"
+    inside = (read(c).names for c in code.co_consts if isinstance(c, types.CodeType))
+    names = dict.fromkeys(itertools.chain(code.co_names, *inside))
+    return Code(f"{head} {_text_of_constant(code.co_consts)}", tuple(names))
 
 
 def _text_of_constant(value: object) -> str:
     if isinstance(value, types.CodeType):
-        return _text_of(value)
+        return read(value).text
     if isinstance(value, tuple):
         return f"({' '.join(map(_text_of_constant, value))})"
     if isinstance(value, frozenset):
@@ -269,17 +299,9 @@ def _content(cell: types.CellType) -> object:
         return "empty"
 
 
-def _named(fn: types.FunctionType) -> tuple[object, ...]:
-    """Return globals that the code of ``fn`` names, and what it names of modules among them."""
-    names = _names(fn.__code__)
-    found = [fn.__globals__[name] for name in names if name in fn.__globals__]
+def _named(place: Mapping[str, Any], names: Iterable[str]) -> tuple[object, ...]:
+    """Return globals of these names, and what is so named in modules among them."""
+    found = [place[name] for name in names if name in place]
     ours = [v for v in found if isinstance(v, types.ModuleType) and is_ours(v.__name__)]
     inside = [vars(module)[name] for module in ours for name in names if name in vars(module)]
     return (*found, *inside)
-
-
-@functools.cache
-def _names(code: types.CodeType) -> tuple[str, ...]:
-    """Return the names in ``code`` and in the functions and comprehensions inside it."""
-    inner = (_names(c) for c in code.co_consts if isinstance(c, types.CodeType))
-    return tuple(dict.fromkeys(itertools.chain(code.co_names, *inner)))

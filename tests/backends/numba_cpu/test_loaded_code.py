@@ -8,7 +8,6 @@ import pkgutil
 import subprocess
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -280,10 +279,15 @@ def test_digests_are_the_same_in_every_process(every) -> None:
     assert len(found) > 20 and found <= here
 
 
-def tools(native: Native) -> Iterator[str]:
-    """Yield the texts of what all kernels share, of which digests hold a digest."""
-    own = (f for f in vars(Part).values() if isinstance(f, types.FunctionType))
-    return reached((type(native)._object, *own))
+def all_texts(native: Native) -> str:
+    """Return the texts behind a kernel's digest, those too of which it holds only a digest."""
+    tools = [f for f in vars(Part).values() if isinstance(f, types.FunctionType)]
+    text = "\0".join((*reached((native,)), *reached((type(native)._object, *tools))))
+    loaded = [sys.modules[name] for name in MODULES]
+    tables = [m for m in loaded if hasattr(m, loaded_code.REGISTERED)]
+    assert tables
+    held = [m.REGISTERED for m in tables if loaded_code._digest_of_table(m) in text]
+    return "\0".join((text, *(t for table in held for t in reached(table))))
 
 
 class Written(Exception):
@@ -322,10 +326,10 @@ def codes_that_write(native: Native, monkeypatch: pytest.MonkeyPatch) -> set[typ
 
 def unreached(native: Native, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the names of what writes ``native`` and is not in its digest."""
-    text = "\0".join((*reached((native,)), *tools(native)))
+    text = all_texts(native)
     ran = codes_that_write(native, monkeypatch)
     assert len(ran) > 10
-    return [c.co_qualname for c in ran if loaded_code._text_of(c) not in text]
+    return [c.co_qualname for c in ran if loaded_code.read(c).text not in text]
 
 
 @pytest.mark.parametrize("name", ["nothing", "copy_rows", "lines", "wino_in"])
