@@ -172,9 +172,9 @@ def _(value: type) -> Described:
     name = f"{value.__module__}.{value.__qualname__}"
     if not is_ours(value.__module__):
         return Described(name)
-    if issubclass(value, enum.Enum):
-        return Described(name, tuple((m.name, m.value) for m in value))
     inside = (item for item in vars(value).items() if item[0] not in _NO_CODE)
+    if issubclass(value, enum.Enum):  # members and methods, not Python's own tables of them
+        inside = (i for i in inside if i[0][0] != "_" or isinstance(i[1], types.FunctionType))
     flat = itertools.chain.from_iterable(inside)
     return Described(name, (sys.modules.get(value.__module__), *value.__bases__, *flat))
 
@@ -232,9 +232,10 @@ def _(value: functools._lru_cache_wrapper) -> Described:
     return Described("cached", (value.__wrapped__,))
 
 
-@described.register
+@described.register(enum.Enum)
+@described.register(enum.IntEnum)  # which is a number as well
 def _(value: enum.Enum) -> Described:
-    return Described("member", (type(value), value.name))
+    return Described("member", (type(value), value.name, value.value))
 
 
 @described.register(ir.Type)

@@ -174,6 +174,19 @@ class Kind(enum.Enum):
     A = VALUE
 def kernel(): Kind.A
 """,
+    "method of an enum": """
+class Kind(enum.Enum):
+    A = 1
+    def write(self): return VALUE
+def kernel(): Kind.A.write()
+""",
+    "method of a number's enum": """
+class Kind(enum.IntEnum):
+    A = 1
+    def write(self): return VALUE
+KIND = Kind.A
+def kernel(): KIND.write()
+""",
     "attribute of a module": """
 def width(): return VALUE
 here = sys.modules[__name__]
