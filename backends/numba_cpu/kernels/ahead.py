@@ -20,7 +20,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from leptonc.backends.numba_cpu.kernels.base import KERNELS, Native
-from leptonc.backends.numba_cpu.kernels.machine_code import code_size
+from leptonc.backends.numba_cpu.kernels.loaded_code import code_size
 from leptonc.runtime.governor import Governor
 from leptonc.settings import read_settings
 

@@ -27,10 +27,10 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 
+from leptonc.backends.numba_cpu.kernels.loaded_code import code_digest, digest_of_tools
 from leptonc.backends.numba_cpu.kernels.machine_code import (
     CodeFile,
     NativeCode,
-    code_digest,
     kernel_dir,
     lanes,
     native_code,
@@ -162,7 +162,12 @@ class Native(abc.ABC):
 
     @functools.cached_property
     def _stamp(self) -> str:
-        return "+".join((code_digest(self.fn), *(part._stamp for part in self.parts)))
+        return code_digest(self)
+
+    @property
+    def written_from(self) -> tuple[object, ...]:
+        """What decides about the machine code, see :mod:`loaded_code`."""
+        return self.name, self.kind, self.parts, self.fn, digest_of_tools(type(self)._object)
 
     def _save(self, file: CodeFile) -> ObjectCode:
         made = self._object()

@@ -37,6 +37,9 @@ class _Model(models.PrimitiveModel):
         super().__init__(dmm, fe_type, fe_type.llvm)
 
 
+REGISTERED = (_Model,)
+
+
 def _vectors(signed: bool, width: int):
     """Return ``first() -> vector``, ``larger(vector, address, left)``, ``store(address, v, left)``.
 

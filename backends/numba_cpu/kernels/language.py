@@ -119,3 +119,4 @@ class KernelDispatcher(CPUDispatcher):
 
 
 target_extension.dispatcher_registry[Language] = KernelDispatcher
+REGISTERED = (Language, KernelDispatcher)

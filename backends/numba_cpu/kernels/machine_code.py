@@ -12,14 +12,12 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import itertools
 import os
 import platform
 import re
 import shutil
 import tempfile
 import time
-import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
@@ -30,8 +28,6 @@ import numba
 from numba._helperlib import c_helpers
 from numba.core import registry
 from numba.core.codegen import get_host_cpu_features
-from numba.core.dispatcher import Dispatcher
-from numba.core.extending import _Intrinsic
 
 from leptonc.backends.numba_cpu.kernels import elf_object
 from leptonc.runtime.cache import private_directory
@@ -47,7 +43,6 @@ _DIGEST_BYTES = 32
 _POLL_S = 0.005
 _WIDE = ("avx512", "avx10")  # how the names of the features that come with 16 lanes begin
 _LATE = ("avxvnni",)  # what is narrow, but younger than AVX-512
-_PLAIN = (int, float, complex, str, bytes, bool, type(None))
 
 
 def lanes() -> int:
@@ -126,57 +121,6 @@ def _drop_old(root: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def code_digest(fn: types.FunctionType) -> str:
-    """Return 32 hex digits over the loaded code of ``fn`` and everything of ours that it can reach.
-
-    The fingerprint covers the files; this covers what was really loaded, should a file have changed
-    since.
-    """
-    digest = hashlib.sha256()
-    for part in _walk(fn, set()):
-        digest.update(part.encode() + b"\0")
-    return digest.hexdigest()[:32]
-
-
-def code_size(fn: types.FunctionType) -> int:
-    """Return a figure that grows with what there is to compile for ``fn``."""
-    return sum(len(part) for part in _walk(fn, set()))
-
-
-def _walk(value: object, seen: set[int]) -> Iterator[str]:
-    """Yield text that describes ``value`` for the digest: constants, code, functions reached."""
-    if isinstance(value, Dispatcher):
-        value = value.py_func
-    elif isinstance(value, _Intrinsic):
-        value = value._defn
-    if isinstance(value, _PLAIN):
-        yield repr(value)
-    elif isinstance(value, tuple | frozenset):
-        yield from itertools.chain.from_iterable(_walk(item, seen) for item in value)
-    elif isinstance(value, types.CodeType):
-        yield value.co_code.hex() + repr(value.co_names) + value.co_name
-        yield from _walk(value.co_consts, seen)
-    elif isinstance(value, types.FunctionType) and id(value) not in seen:
-        seen.add(id(value))
-        yield value.__qualname__
-        yield from _walk(value.__code__, seen)
-        for item in _reached(value):
-            yield from _walk(item, seen)
-    else:
-        yield type(value).__name__
-
-
-def _reached(fn: types.FunctionType) -> list[object]:
-    """Return closure cells, defaults and globals of ``fn``, and module attributes it names."""
-    cells = [cell.cell_contents for cell in fn.__closure__ or ()]
-    names = fn.__code__.co_names
-    found = [fn.__globals__[name] for name in names if name in fn.__globals__]
-    package = __name__.rpartition(".")[0]
-    ours = [v for v in found if isinstance(v, types.ModuleType) and v.__name__.startswith(package)]
-    inside = [getattr(module, name) for module in ours for name in names if hasattr(module, name)]
-    return cells + list(fn.__defaults__ or ()) + found + inside
-
-
 #: What machine code may call by symbol besides numba's helpers and the C library.
 LINKED: dict[str, NativeCode] = {}
 
@@ -229,7 +173,7 @@ class CodeFile:
     Args:
         directory: from :func:`kernel_dir`.
         name: the kernel's name with its parameters, unique among kernels.
-        stamp: hex digest of the code it is compiled from (:func:`code_digest`).
+        stamp: hex digest of the code it is compiled from (:func:`loaded_code.code_digest`).
     """
 
     def __init__(self, directory: Path, name: str, stamp: str) -> None:

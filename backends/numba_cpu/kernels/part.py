@@ -16,6 +16,7 @@ from typing import Any
 from llvmlite import ir
 
 from leptonc.backends.numba_cpu.kernels.base import KERNELS, Native
+from leptonc.backends.numba_cpu.kernels.loaded_code import digest_of_tools
 from leptonc.backends.numba_cpu.kernels.machine_code import LINKED
 from leptonc.backends.numba_cpu.kernels.toolchain import ObjectCode, assemble_object
 
@@ -27,6 +28,12 @@ class Part(Native):
         super().__init__(body, name, "part")
         self.symbol = f"leptonc_{name}"
         self._type = ir.FunctionType(ir.VoidType(), params)
+
+    @property
+    def written_from(self) -> tuple[object, ...]:
+        """What decides about the machine code and about calls of it, see :mod:`loaded_code`."""
+        own = (Part.code, Part.call, Part._declared, Part._write)
+        return *super().written_from, str(self._type), digest_of_tools(*own)
 
     def code(self, context: Any, builder: ir.IRBuilder, sig: Any, args: Sequence[ir.Value]) -> Any:
         """Write the code of an intrinsic that takes the part's arguments: a call."""

@@ -92,8 +92,9 @@ class _Lowering(NativeLowering):
         if not wanted:
             fndesc, env = state.cr.fndesc, state.cr.env
             cfunc = _dynfunc.make_function(
-                fndesc.lookup_module(), fndesc.qualname, "", _REFUSE, env, (state.library,)
-            )
+                fndesc.lookup_module(), fndesc.qualname, "", _address(_refuse), env,
+                (state.library,),
+            )  # fmt: skip
             state.targetctx.insert_user_function(cfunc, fndesc, [state.library])
             state.cr = state.cr._replace(cfunc=cfunc)
         return True
@@ -104,7 +105,8 @@ def _refuse(_self: object, _args: object, _kwargs: object) -> object:
     raise NotImplementedError("a device function exists inside kernels only")
 
 
-_REFUSE = ctypes.cast(_refuse, ctypes.c_void_p).value
+def _address(function: Any) -> int | None:
+    return ctypes.cast(function, ctypes.c_void_p).value
 
 
 # Array expressions, ``with``, nested functions, ``inline``, ``raise``, ``literally``, references
@@ -150,6 +152,7 @@ def device_function(**options: Any) -> Callable[[Callable], Any]:
 
 # What numba writes in Python itself: ``min``, ``max``, ``bool``.
 target_extension.jit_registry[Language] = device_function
+REGISTERED = (device_function,)
 
 
 @dataclass(frozen=True)

@@ -374,8 +374,8 @@ vfrombits = _op(vf32, (vi32,), lambda b, x: b.bitcast(x, VF), "Return the float 
 
 
 # --- Python operators on float vectors ------------------------------------------------------------
-def _operator(symbol: Callable, arity: int, build: Callable) -> None:
-    """Let kernels write ``symbol`` between vectors."""
+def _operator(symbol: Callable, arity: int, build: Callable) -> tuple[str, Callable]:
+    """Let kernels write ``symbol`` between vectors; return its name and what writes its code."""
     sig = signature(vf32, *[vf32] * arity)
     infer_global(symbol)(type(f"Vec_{symbol.__name__}", (ConcreteTemplate,), {"cases": [sig]}))
 
@@ -383,17 +383,15 @@ def _operator(symbol: Callable, arity: int, build: Callable) -> None:
         return build(builder, *args)
 
     lower_builtin(symbol, *[vf32] * arity)(lower)
+    return symbol.__name__, lower
 
 
-for _symbol, _name in (
-    (operator.add, "fadd"),
-    (operator.iadd, "fadd"),
-    (operator.sub, "fsub"),
-    (operator.isub, "fsub"),
-    (operator.mul, "fmul"),
-    (operator.imul, "fmul"),
-    (operator.truediv, "fdiv"),
-    (operator.itruediv, "fdiv"),
-):
-    _operator(_symbol, 2, lambda b, x, y, name=_name: getattr(b, name)(x, y))
-_operator(operator.neg, 1, lambda b, x: b.fneg(x))
+_BINARY = {
+    operator.add: "fadd", operator.iadd: "fadd", operator.sub: "fsub", operator.isub: "fsub",
+    operator.mul: "fmul", operator.imul: "fmul", operator.truediv: "fdiv",
+    operator.itruediv: "fdiv",
+}  # fmt: skip
+REGISTERED = (
+    *(_operator(s, 2, lambda b, x, y, n=n: getattr(b, n)(x, y)) for s, n in _BINARY.items()),
+    _operator(operator.neg, 1, lambda b, x: b.fneg(x)),
+)

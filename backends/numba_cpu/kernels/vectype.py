@@ -54,9 +54,8 @@ def _primitive(llvm_type: ir.Type) -> type[models.PrimitiveModel]:
     return Model
 
 
-for _numba_type, _llvm_type in ((VecF32, VF), (VecI32, VI), (VecMask, VM)):
-    register_model(_numba_type)(_primitive(_llvm_type))
-
+_LLVM = {VecF32: VF, VecI32: VI, VecMask: VM}
+REGISTERED = tuple(register_model(t)(_primitive(llvm)) for t, llvm in _LLVM.items())
 vf32, vi32, vmask = VecF32(), VecI32(), VecMask()
 
 

@@ -14,7 +14,7 @@ from leptonc.backends.numba_cpu.kernels.int8_pairs import GROUP, HEADER, Range
 from leptonc.backends.numba_cpu.lower import int8_job
 from leptonc.compress.quantize import recipe
 from leptonc.compress.quantize.gptq import gptq, hessian
-from leptonc.compress.quantize.small_sums import MOST, Room, sums_of
+from leptonc.compress.quantize.small_sums import MOST, SIZE, Room, _held, _signs, sums_of
 from leptonc.compress.quantize.weights import largest_scale, round_to_nearest
 from leptonc.ir.kinds.contract import Conv, Linear
 
@@ -71,6 +71,19 @@ def test_no_pair_and_no_group_leaves_int16(seed, kind, shape, method) -> None:
     packed = panels(made(method, weight(kind, seed, shape))[0], shape)
     assert not int8_pairs.saturating(packed, EVERY).any()
     assert not int8_pairs.saturating_groups(packed, EVERY).any()
+
+
+@given(codes=st.lists(st.lists(st.integers(-127, 127), min_size=SIZE, max_size=SIZE), min_size=1))
+def test_codes_shrink_alike_to_what_int16_holds(codes) -> None:
+    """Each falls short of its share by less than one; of what fits, nothing changes."""
+    blocks = torch.tensor([codes], dtype=torch.float32)
+    for made, drawn in zip(_signs(_held(blocks)), _signs(blocks), strict=True):
+        total = drawn.sum(-1, keepdim=True)
+        assert bool((made.sum(-1) <= MOST).all())
+        assert torch.equal(made, torch.where(total <= MOST, drawn, made))
+        share = drawn.double() * (MOST / total.double().clamp_min(MOST))
+        slack = share * 2.0**-22  # a quotient and a product of f32
+        assert bool(((made <= share + slack) & (made > share - 1 - slack)).all())
 
 
 def group_sums(matrix: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
