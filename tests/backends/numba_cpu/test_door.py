@@ -27,7 +27,7 @@ pytestmark = [
     pytest.mark.numba,
     pytest.mark.skipif(not module.data_function(), reason="this torch has no such function"),
 ]
-PATIENCE_US = 20e6
+PATIENCE_US = 8e6
 
 
 @kernel
@@ -48,12 +48,13 @@ def wait_for_word(args, tid, nt):
 
 @kernel
 def alone(args, tid, nt):
-    """Be at slot 0 for slot 1 pauses; note at slot 2 if somebody else was there."""
+    """Be at slot 0 for slot 1 pauses; note at slot 2 if others were there, count at slot 3."""
     if atomic_add(arg(args, 0), 1) != 0:
         atomic_store(arg(args, 2), 1)
     for _ in range(arg(args, 1)):
         pause()
     atomic_add(arg(args, 0), -1)
+    sti64(arg(args, 3), 0, ldi64(arg(args, 3), 0) + 1)
 
 
 def _copies(count: int, threads: int = 1) -> Program:
@@ -166,26 +167,28 @@ def test_a_team_without_workers_leaves_the_run_to_others():
 
 def test_callers_of_one_team_take_turns():
     inside, told = np.zeros(1, np.int64), np.zeros(1, np.int64)
-    calls, pauses = 300, int(5 * pauses_per_us())
+    calls, pauses = 40, int(300 * pauses_per_us())  # long enough for another one to wake up
 
     def call(begin: threading.Barrier) -> None:
         program = Program(threads=2)
-        slots = (inside.ctypes.data, pauses, told.ctypes.data)
+        count = np.zeros(1, np.int64)
+        slots = (inside.ctypes.data, pauses, told.ctypes.data, count.ctypes.data)
         program.step(alone, *slots, serial=True)
         context, enter = _enter(program)
         begin.wait()
         for _ in range(calls):
-            assert enter() is None
-        done.append(context)
+            enter()
+        done.append(int(count[0]))
+        del context
 
-    done: list[object] = []
+    done: list[int] = []
     begin = threading.Barrier(4)
-    callers = [threading.Thread(target=call, args=(begin,)) for _ in range(4)]
+    callers = [threading.Thread(target=call, args=(begin,), daemon=True) for _ in range(4)]
     for caller in callers:
         caller.start()
     for caller in callers:
-        caller.join()
-    assert len(done) == 4 and told[0] == 0 and inside[0] == 0
+        caller.join(PATIENCE_US / 1e6)
+    assert done == [calls] * 4 and told[0] == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
