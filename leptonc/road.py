@@ -15,7 +15,8 @@ the signature already decides. For ``model(x, (h, c))`` that returns ``(y, [h])`
         r1 = empty((2, 5), (5, 1), dtype1)
         try: context = take()
         except IndexError: context = acquire()
-        try: context.enter(t0, t1, t2, r0, r1)
+        try:
+            if context.enter(t0, t1, t2, r0, r1): context.whole[1](context.whole[2])
         finally:
             give(context)
             if pool.waiting or len(idle) > 1: settle()
@@ -210,7 +211,7 @@ class _Writer:
         self.names |= {"acquire": pool.acquire, "settle": pool.settle}
         # Results of the public function may be fake where the caller is in such a mode.
         open_door = self.program.doors and _EMPTY is not None
-        enter = [f"context.enter({', '.join(tensors)})"]
+        enter = [f"if context.enter({', '.join(tensors)}): context.whole[1](context.whole[2])"]
         write = [
             "words, call, segment = context.whole",
             *(f"words[{i}] = {address}" for i, address in enumerate(addresses)),

@@ -87,12 +87,12 @@ class Context:
         whole: how to run a program that is one native segment without :meth:`run`'s checks:
             ``words, call, segment`` for ``words[i] = address`` of every address, then
             ``call(segment)``. None if there are Python steps.
-        enter: the same as one call that takes the tensors (see :mod:`door`), on one thread; None
-            where there is no such way.
+        enter: the same as one call that takes the tensors (see :mod:`door`); where it returns
+            True, ``call(segment)`` is left to do. None where there is no such way.
     """
 
     whole: tuple[memoryview, Callable[[int], None], int] | None = None
-    enter: Callable[..., None] | None = None
+    enter: Callable[..., bool | None] | None = None
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
@@ -112,7 +112,7 @@ class Context:
         parts = self._parts
         if len(parts) == 1 and isinstance(parts[0], int):
             self.whole = self._io.data, self._native, parts[0]
-            self.enter = door(parts[0]) if self._team is None else None
+            self.enter = door(parts[0], native.RUN_TEAM if self._team else native.RUN_ALONE)
 
     def run(self, *addresses: int) -> None:
         """Run the program with these input and output addresses.

@@ -19,9 +19,10 @@ from collections.abc import Callable
 from typing import Any
 
 from leptonc.backends.numba_cpu import native
+from leptonc.backends.numba_cpu.kernels.base import Kernel
 
 _FASTCALL = 0x80  # METH_FASTCALL of CPython's methodobject.h
-_WORDS = struct.Struct("=7q")
+_WORDS = struct.Struct("=8q")
 _DATA_OF = "_torchinductor_pyobject_tensor_data_ptr"
 
 
@@ -46,11 +47,12 @@ def data_function() -> int:
     return getattr(guards, _DATA_OF, 0) if usable else 0
 
 
-def door(segment: int) -> Callable[..., None] | None:
-    """Return the function that runs the segment at an address on one thread.
+def door(segment: int, run: Kernel) -> Callable[..., bool | None] | None:
+    """Return the function that runs the segment at an address by ``RUN_ALONE`` or ``RUN_TEAM``.
 
     It takes every tensor whose address the segment wants, in order, and nothing else: it checks
-    neither their number nor what they are. None where Python or torch does not have what it needs.
+    neither their number nor what they are. It returns True if it wrote the addresses but did not
+    run, for want of workers. None where Python or torch does not have what it needs.
     """
     data = data_function()
     if not data:
@@ -59,7 +61,7 @@ def door(segment: int) -> Callable[..., None] | None:
     functions = [
         _address(f) for f in (api.PyEval_SaveThread, api.PyEval_RestoreThread, api.Py_IncRef)
     ]
-    known = _WORDS.pack(segment, native.RUN_ALONE.address, data, *functions, id(None))
+    known = _WORDS.pack(segment, run.address, data, *functions, id(None), id(True))
     made = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
     new_function = made(("PyCFunction_NewEx", api))
     return new_function(ctypes.addressof(_method()), known, None)

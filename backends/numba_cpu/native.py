@@ -13,14 +13,15 @@ finished, two words each, ``8`` number of steps, ``9`` threads. Phase: address o
 number. Task: address of its first step, number of steps, share, number of shares. Step: kernel
 address, record address. Patch: slot address, index, byte offset: ``*slot = io[index] + offset``.
 
-Team, words cache lines apart. ``NOW``: number of the phase being run, counted since the team
-exists, and in the bits from ``TASKS`` on how many tasks it has (0 between segments). Whoever is
-there takes tasks of it: thread ``t`` first those numbered ``t``, ``t + nt`` ..., then what is
-left. Claim ``i`` is the number of the latest phase whose task ``i`` was taken, ``DONE`` counts
-the finished ones, and who finishes the last one begins the next phase. So nobody waits for a
-thread that has no core, unless that thread has taken a task; and one that comes late finds out
-from ``NOW`` where the others are. Such a thread must not look at a segment, which may be gone,
-before a claim has succeeded: then the phase cannot end without it.
+Team, words cache lines apart. ``BUSY``: whether a caller runs a segment on it, which takes turns
+with others; ``READY``: whether it has its workers. ``NOW``: number of the phase being run, counted
+since the team exists, and in the bits from ``TASKS`` on how many tasks it has (0 between segments).
+Whoever is there takes tasks of it: thread ``t`` first those numbered ``t``, ``t + nt`` ..., then
+what is left. Claim ``i`` is the number of the latest phase whose task ``i`` was taken, ``DONE``
+counts the finished ones, and who finishes the last one begins the next phase. So nobody waits for a
+thread that has no core, unless that thread has taken a task; and one that comes late finds out from
+``NOW`` where the others are. Such a thread must not look at a segment, which may be gone, before a
+claim has succeeded: then the phase cannot end without it.
 """
 
 from __future__ import annotations
@@ -62,12 +63,15 @@ NOW, TABLE, PHASE, LAST, STEPS, COUNT, CLOCK_AT = 0, 8, 16, 24, 32, 40, 48
 DONE, SLEEPERS = 128, 256
 # Set when the team starts, except SPIN_NOW: SPIN, or 0 while spinning would be in the way.
 STOP, SPIN, IDLE, STEAL, SPIN_NOW = 384, 392, 400, 408, 416
+BUSY, READY = 512, 520
 # A line for each thread: the core it was last seen on, its number in the system (workers only).
 # Behind them a line for each claim, then three masks of cores for each thread.
-CORES, THREAD, LINE = 512, 8, 128
+CORES, THREAD, LINE = 640, 8, 128
 MASK = 8 * CORE_MASK_WORDS
 # Instead of a core: nobody has seen the thread yet; it was sent away from ours.
 NOWHERE, SOMEWHERE = -1, -2
+# Values of BUSY: nobody runs; somebody does; and others may sleep until that has ended.
+VACANT, TAKEN, WANTED = 0, 1, 2
 
 
 def team_bytes(nt: int) -> int:
@@ -101,7 +105,10 @@ def _perform(task, steps, clock):
 
 
 def _run_alone(segment, tid, nt):
-    """Run a segment on the calling thread, one task after another: the same bits as a team."""
+    """Run a segment on the calling thread, one task after another: the same bits as a team.
+
+    Returns 0, as :func:`_run_team` where it has run.
+    """
     _patch(segment)
     phase, count, steps = load(segment), load(segment + 8), load(segment + 16)
     clock = load(segment + 56)
@@ -111,25 +118,28 @@ def _run_alone(segment, tid, nt):
             _perform(task, steps, clock)
             task += 32
         phase += 16
+    return 0
 
 
 def _enter(known, args, count):
-    """Run a segment alone on the tensors at ``args``, a function of CPython's METH_FASTCALL.
+    """Run a segment on the tensors at ``args``, a function of CPython's METH_FASTCALL.
 
-    ``known`` is a bytes object of words: ``0`` segment, ``1`` RUN_ALONE, ``2`` torch's function
-    from a tensor to its data, ``3`` and ``4`` CPython's that release its lock and take it again,
-    ``5`` its function that counts a reference, ``6`` None.
+    ``known`` is a bytes object of words: ``0`` segment, ``1`` RUN_ALONE or RUN_TEAM, ``2`` torch's
+    function from a tensor to its data, ``3`` and ``4`` CPython's that release its lock and take it
+    again, ``5`` its function that counts a reference, ``6`` what to return: None; ``7``: True, if
+    it was not run: the addresses are written, and the team has no workers.
     """
     words = known + BYTES
-    segment, data, none = load(words), load(words + 16), load(words + 48)
+    segment, data = load(words), load(words + 16)
     io = load(segment + 40)
     for i in range(count):
         store(io + 8 * i, call_one(data, load(args + 8 * i)))
     state = call_one(load(words + 24), 0)
-    invoke(load(words + 8), segment, 0, 1)
+    left = call_one(load(words + 8), segment)
     call_one(load(words + 32), state)
-    call_one(load(words + 40), none)
-    return none
+    told = load(words + 48) if left == 0 else load(words + 56)
+    call_one(load(words + 40), told)
+    return told
 
 
 @inline_njit
@@ -285,9 +295,38 @@ def _spread(team, nt):
         store(team + SPIN_NOW, spins)
 
 
+@inline_njit
+def _seize(team):
+    """Take the team for the calling thread; sleep while another caller has it.
+
+    The lock of Drepper, "Futexes are tricky" (2011): nobody is woken where nobody sleeps.
+    """
+    word = team + BUSY
+    seen = atomic_cas(word, VACANT, TAKEN)
+    while seen != VACANT:
+        if seen == WANTED or atomic_cas(word, TAKEN, WANTED) != VACANT:
+            wait_while(word, WANTED)
+        seen = atomic_cas(word, VACANT, WANTED)
+
+
+@inline_njit
+def _release(team):
+    """Let other callers have the team."""
+    if atomic_add(team + BUSY, -1) == WANTED:
+        atomic_store(team + BUSY, VACANT)
+        wake_all(team + BUSY)
+
+
 def _run_team(segment, tid, nt):
-    """Run a segment as thread 0 of its team; returns when every task is finished."""
+    """Run a segment as thread 0 of its team; returns 0 when every task is finished.
+
+    Returns 1 at once, without running it, if the team has no workers.
+    """
     team, threads = load(segment + 48), load(segment + 72)
+    _seize(team)
+    if load(team + READY) == 0:
+        _release(team)
+        return 1
     _patch(segment)
     _spread(team, threads)
     phases, count = load(segment), load(segment + 8)
@@ -298,6 +337,8 @@ def _run_team(segment, tid, nt):
     number = (load(team + NOW) & NUMBER) + 1
     _begin(team, phases, number)
     _serve(team, 0, threads, number + count)
+    _release(team)
+    return 0
 
 
 def _work(team, tid, nt):
@@ -314,11 +355,17 @@ def _work(team, tid, nt):
             _await(team + NOW, now, team + SLEEPERS, spins)
 
 
-def _stop(team, tid, nt):
-    """Tell the team's workers to leave; nobody may be running on it."""
-    store(team + STOP, 1)
-    atomic_add(team + NOW, 1)
-    wake_all(team + NOW)
+def _stop(team, patience, nt):
+    """Tell the team's workers to leave; nothing is done if it is busy for ``patience`` pauses."""
+    for _ in range(patience):
+        if atomic_cas(team + BUSY, VACANT, TAKEN) == VACANT:
+            store(team + READY, 0)
+            store(team + STOP, 1)
+            atomic_add(team + NOW, 1)
+            wake_all(team + NOW)
+            _release(team)
+            return
+        pause()
 
 
 def _pauses(count, tid, nt):
@@ -331,9 +378,10 @@ def _nothing(args, tid, nt):
     """Do nothing: the cheapest step there is, for measuring overheads."""
 
 
-RUN_ALONE = make_kernel(_run_alone, "run_alone")
-ENTER = KERNELS.add(Kernel(_enter, "enter", signature="int64(int64,int64,int64)"))
-RUN_TEAM = make_kernel(_run_team, "run_team")
+_TELLS = "int64(int64,int64,int64)"
+RUN_ALONE = KERNELS.add(Kernel(_run_alone, "run_alone", signature=_TELLS))
+ENTER = KERNELS.add(Kernel(_enter, "enter", signature=_TELLS))
+RUN_TEAM = KERNELS.add(Kernel(_run_team, "run_team", signature=_TELLS))
 WORK = make_kernel(_work, "work")
 STOP_TEAM = make_kernel(_stop, "stop")
 PAUSES = make_kernel(_pauses, "pauses")

@@ -34,7 +34,7 @@ CROWDED_SPIN_US = 1.0
 _EXIT_WAIT_S = 1.0
 
 # Addresses go as void pointers: ctypes converts those faster than integers.
-native_call = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+native_call = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)
 
 
 def aligned_zeros(nbytes: int, align: int = ALIGN) -> np.ndarray:
@@ -79,7 +79,7 @@ class Team:
 
     Attributes:
         nt: number of threads, the caller included.
-        lock: held while a segment runs; a second caller waits.
+        lock: held while workers start or leave.
         address: address of the words described in :mod:`native`; stays the same after a fork.
     """
 
@@ -95,11 +95,14 @@ class Team:
         self._closed = False
 
     def run(self, segment: int) -> None:
-        """Run the segment at address ``segment``; returns when all threads have finished it."""
-        with self.lock:
-            if self._started or self._start():
-                self._call(segment)
-            else:
+        """Run the segment at address ``segment``; returns when all threads have finished it.
+
+        A second caller waits in native code until the first one's segment has ended.
+        """
+        if self._call(segment):
+            with self.lock:
+                started = self._started or self._start()
+            if not started or self._call(segment):
                 self._alone(segment)
 
     def _start(self) -> bool:
@@ -116,6 +119,7 @@ class Team:
             self._leave()
             self._closed = True
             return False
+        self._words[native.READY // 8] = 1
         return True
 
     def _prepare(self) -> None:
@@ -149,7 +153,7 @@ class Team:
     def _leave(self) -> None:
         """Send the workers home and wait for them; the lock is held or nobody else is left."""
         if self._started:
-            native.STOP_TEAM(self.address)
+            native.STOP_TEAM(self.address, int(_EXIT_WAIT_S * 1e6 * pauses_per_us()))
             for thread in self._threads:
                 thread.join(_EXIT_WAIT_S)
         self._threads.clear()
@@ -167,6 +171,7 @@ class Team:
         self.lock = threading.Lock()
         self._threads = []
         self._started = False
+        self._words[:] = 0  # a thread of the parent may have run on it
 
 
 class _Teams:

@@ -76,7 +76,7 @@ class Executable:
     @property
     def doors(self) -> bool:
         """Whether every context of the lane has an ``enter``."""
-        return self.lane is not None and self.schedule.threads == 1 and data_function() != 0
+        return self.lane is not None and data_function() != 0
 
     def _checked(self, run: Callable[..., Any], addresses: Sequence[int]) -> Any:
         """Return what ``run`` returns; raise what its kernels reported."""

@@ -57,7 +57,7 @@ FAULTS: tuple[Fault, ...] = (
            "dilation=s.dilation, groups=s.groups,\n    )  # fmt: skip\n    b, reads",
            "dilation=(1,) * len(s.dilation), groups=s.groups,\n    )  # fmt: skip\n    b, reads",
            "contract", "dilated_conv"),
-    _lower("merged-groups-diagonal", "lower/conv", "wrong offset",
+    _lower("merged-groups-diagonal", "kernels/pack", "wrong offset",
            "wide[:, i, :, i] = parts[:, i]", "wide[:, i, :, 0] = parts[:, i]",
            "contract", "grouped_conv"),
     _lower("depthwise-stride", "lower/conv", "wrong stride",

@@ -216,7 +216,7 @@ def _tokens() -> tuple[Tensor, ...]:
 
 def _image_with_nan() -> tuple[Tensor, ...]:
     """Return an image with a NaN that only the lower line of some windows of a pool sees."""
-    x = torch.randn(1, 3, 11, 13)
+    x = torch.randn(1, 5, 11, 13)
     x[0, 1, 4, 5] = math.nan
     return (x,)
 
@@ -351,8 +351,9 @@ MODELS: dict[str, Model] = {
         lambda: nn.AvgPool2d(3, 2, 1, count_include_pad=False), (1, 20, 9, 11)
     ),
     "max_pool": Model(lambda: nn.MaxPool2d(3, 2, 1), (), _negative),
-    "image_pool": _net(lambda: _pooled(3, 2), (1, 3, 11, 13)),
-    "image_pool_of_nan": Model(lambda: _pooled(3, 2), (), _image_with_nan),
+    "image_pool": _net(lambda: _pooled(5, 2), (1, 5, 11, 13)),
+    "few_pool": _net(lambda: _pooled(3, 2), (2, 3, 15, 20)),
+    "image_pool_of_nan": Model(lambda: _pooled(5, 2), (), _image_with_nan),
     "conv_pool": _net(lambda: _pooled(32, 2), (1, 32, 15, 11)),
     "conv_pool_of_three": _net(lambda: _pooled(32, 3), (1, 32, 13, 13)),
     "grouped_attention": _of(_grouped, (1, 4, 6, 8), (1, 2, 6, 8), (1, 2, 6, 8)),

@@ -99,6 +99,20 @@ def pack_linear(weight: np.ndarray, fetch: Fetch = at_hand) -> np.ndarray:
     return pack_matrix(weight.T, fetch=fetch)
 
 
+def merge_groups(weight: np.ndarray, channels: int, groups: int) -> np.ndarray:
+    """Return ``weight: [n, c, *kernel]`` of small groups as that of fewer, ``groups``."""
+    n, c, *kernel = weight.shape
+    factor = channels // c // groups
+    if factor == 1:
+        return weight
+    columns = n // (groups * factor)
+    wide = np.zeros((groups, factor, columns, factor, c, *kernel), weight.dtype)
+    parts = weight.reshape(groups, factor, columns, c, *kernel)
+    for i in range(factor):
+        wide[:, i, :, i] = parts[:, i]
+    return wide.reshape(n, factor * c, *kernel)
+
+
 def pack_conv(weight: np.ndarray, groups: int = 1, fetch: Fetch = at_hand) -> np.ndarray:
     """Return panels ``f32[groups, panels, taps * in, PANEL]`` of a conv's weight.
 

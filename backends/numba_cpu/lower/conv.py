@@ -11,16 +11,21 @@ from typing import Any
 import numpy as np
 
 from leptonc.backends.numba_cpu.kernels import depthwise as dw
-from leptonc.backends.numba_cpu.kernels import igemm_plan, winograd_plan, winograd_slots
+from leptonc.backends.numba_cpu.kernels import (
+    igemm_plan,
+    winograd_few,
+    winograd_plan,
+    winograd_slots,
+)
 from leptonc.backends.numba_cpu.kernels import winograd as wino
 from leptonc.backends.numba_cpu.kernels.igemm_plan import ConvPlan
-from leptonc.backends.numba_cpu.kernels.pack import pack_conv, pack_conv_taps
+from leptonc.backends.numba_cpu.kernels.pack import merge_groups, pack_conv, pack_conv_taps
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_calls import TRANSFORMS
 from leptonc.backends.numba_cpu.legal import ClaimFn
 from leptonc.backends.numba_cpu.lower import choices, lines, questions
 from leptonc.backends.numba_cpu.lower.choices import Question
-from leptonc.backends.numba_cpu.lower.conv_choice import WINOGRAD, Algorithm, ConvShape, forms
+from leptonc.backends.numba_cpu.lower.conv_choice import WINOGRAD, Algorithm, ConvShape, few, forms
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import Epilogue, finish, target, zeros
 from leptonc.backends.numba_cpu.lower.product import Finish, emit, pack_at_run_time
@@ -104,7 +109,8 @@ def lower_peaks(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> boo
 
 
 def _question(ctx: Lowering, shape: ConvShape) -> Question:
-    return questions.conv(shape, ctx.precision, ctx.reuse)
+    # Bands are made of products: without Winograd, as a strict program is.
+    return questions.conv(shape, "strict" if ctx.in_bands else ctx.precision, ctx.reuse)
 
 
 def _algorithm(ctx: Lowering, shape: ConvShape) -> Algorithm:
@@ -205,20 +211,6 @@ def _wider_groups(job: _Job) -> int:
     return max(f for f in range(1, max(most, 1) + 1) if s.groups % f == 0)
 
 
-def _merged(weight: np.ndarray, channels: int, groups: int) -> np.ndarray:
-    """Return ``weight: [n, c, *kernel]`` of small groups as that of fewer, ``groups``."""
-    n, c, *kernel = weight.shape
-    factor = channels // c // groups
-    if factor == 1:
-        return weight
-    columns = n // (groups * factor)
-    wide = np.zeros((groups, factor, columns, factor, c, *kernel), weight.dtype)
-    parts = weight.reshape(groups, factor, columns, c, *kernel)
-    for i in range(factor):
-        wide[:, i, :, i] = parts[:, i]
-    return wide.reshape(n, factor * c, *kernel)
-
-
 def _panels(job: _Job) -> tuple[Slot, list[View]]:
     """Return the address of the packed weight and the views to read for it."""
     ctx, groups = job.ctx, job.shape.groups
@@ -227,7 +219,7 @@ def _panels(job: _Job) -> tuple[Slot, list[View]]:
         key = ("conv", id(const.payload), groups)
 
         def pack() -> np.ndarray:
-            return pack_conv(_merged(elements_of(const), channels, groups), groups, fetch)
+            return pack_conv(merge_groups(elements_of(const), channels, groups), groups, fetch)
 
         return ctx.packed(key, pack, const), []
     view = as_dtype(ctx, ctx.view(job.weight), DType.F32)
@@ -260,7 +252,6 @@ def _reads(end: Finish) -> list[View]:
 def _winograd(algorithm: Algorithm) -> Callable[[_Job], None]:
     def lower(job: _Job) -> None:
         ctx, s, out, form = job.ctx, job.shape.plane, job.out, forms(job.shape)[algorithm]
-        x = _inner_channels(ctx, job.x)
         const, fetch = ctx.constant(job.weight), ctx.pool.fetch
         assert const is not None
         weights = ctx.packed(
@@ -268,8 +259,13 @@ def _winograd(algorithm: Algorithm) -> Callable[[_Job], None]:
             lambda: winograd_plan.transform_weights(elements_of(const), form, fetch),
             const,
         )
-        tiles = s.batch * math.prod(-(-n // axis.m) for n, axis in zip(s.out, form, strict=True))
-        blocks = winograd_plan.blocking(form, tiles, s.channels, s.out_channels)
+        down, across = (-(-n // axis.m) for n, axis in zip(s.out, form, strict=True))
+        if few(s, algorithm):
+            run, x = winograd_few.winograd_few, lines.lines_of_tiles(ctx, s, form, job.x)
+            blocks = winograd_few.blocking(form, across, s.channels)
+        else:
+            run, x, tiles = wino.winograd, _inner_channels(ctx, job.x), s.batch * down * across
+            blocks = winograd_plan.blocking(form, tiles, s.channels, s.out_channels)
         scratch, stride = ctx.scratch(blocks.scratch_bytes)
         (x_y, x_x), (out_y, out_x) = spatial(x, 2), spatial(out, 2)
         values: dict[str, Any] = {
@@ -284,7 +280,7 @@ def _winograd(algorithm: Algorithm) -> Callable[[_Job], None]:
             "scratch": scratch, "scratch_bytes": stride, **_finish_values(job.end, 2),
         }  # fmt: skip
         slots = [values[name] for name in winograd_slots.NAMES]
-        ctx.step(wino.winograd, slots, [x, *_reads(job.end)], [out])
+        ctx.step(run, slots, [x, *_reads(job.end)], [out])
 
     return lower
 

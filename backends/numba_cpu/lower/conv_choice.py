@@ -6,7 +6,7 @@ import enum
 import math
 from dataclasses import dataclass, replace
 
-from leptonc.backends.numba_cpu.kernels import int8_winograd_forms, int8_winograd_plan
+from leptonc.backends.numba_cpu.kernels import int8_winograd_forms, int8_winograd_plan, winograd_few
 from leptonc.backends.numba_cpu.kernels.int8_dot import DOT
 from leptonc.backends.numba_cpu.kernels.int8_winograd_forms import LARGEST_CODE
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
@@ -90,7 +90,9 @@ def costs(shape: ConvShape, precision: str, near: bool = False) -> dict[Algorith
         return {Algorithm.DEPTHWISE: 0.0}  # nothing to compare it with
     found = {Algorithm.IGEMM: igemm_cost(shape)}
     shape = shape.plane
-    if precision != "strict" and _winograd_fits(shape):
+    if precision != "strict" and _few_fits(shape):
+        found[Algorithm.WINOGRAD_4] = few_cost(shape)
+    elif precision != "strict" and _winograd_fits(shape):
         least = held_bytes(shape, Algorithm.IGEMM)
         for a, form in forms(shape).items():
             doublings = math.log2(held_bytes(shape, a) / least)
@@ -115,13 +117,29 @@ def held_bytes(s: ConvShape, algorithm: Algorithm) -> int:
     return 4 * rows * -(-s.out_channels // PANEL) * PANEL
 
 
+def few(s: ConvShape, algorithm: Algorithm) -> bool:
+    """Return whether :mod:`winograd_few` is the kernel of ``algorithm`` for a convolution."""
+    return algorithm is Algorithm.WINOGRAD_4 and s.channels <= winograd_few.MOST
+
+
+def _few_fits(s: ConvShape) -> bool:
+    """Return whether :mod:`winograd_few` may be the fastest: a result that caches hold."""
+    plain = s.kernel == (3, 3) and s.stride == (1, 1) and _padded_little(s)
+    near = 4 * s.batch * math.prod(s.out) * s.out_channels <= NEAR
+    return plain and near and s.channels <= winograd_few.MOST and s.out_channels >= LANES
+
+
 def _winograd_fits(s: ConvShape) -> bool:
+    return _padded_little(s) and min(s.channels, s.out_channels) >= LANES
+
+
+def _padded_little(s: ConvShape) -> bool:
+    """Return whether a convolution is dense and no tile reads zeros alone."""
     return (
         s.groups == 1
         and s.dilation == (1, 1)
         and all(p < taps for p, taps in zip(s.padding, s.kernel, strict=True))
         and all(p < taps for p, taps in zip(s.after, s.kernel, strict=False))  # may be empty
-        and min(s.channels, s.out_channels) >= LANES
     )
 
 
@@ -142,6 +160,7 @@ TRANSFORM = {
     Form(Axis(7, 4), ONE): (30.0, 30.0),
     Form.square(5, 3): (220.0, 150.0),
 }
+NEAR = 1 << 19  # bytes of a result up to which the stores of few channels are no matter
 FEWEST_ROWS = 4  # a product of fewer rows takes as long
 IGEMM_RATE = 24.0  # bytes of weights per cycle, in addition to the product
 FAR_RATE, NEAR_RATE = 12.0, 32.0  # of Winograd's, from memory and where a network stays in caches
@@ -155,6 +174,15 @@ def igemm_cost(s: ConvShape) -> float:
     panels = -(-s.out_channels // PANEL)
     product = PRODUCT * max(rows, FEWEST_ROWS) * panels * depth
     return product + 4 * depth * panels * PANEL / IGEMM_RATE
+
+
+def few_cost(s: ConvShape) -> float:
+    """Return the estimated cycles of :mod:`winograd_few`, fitted to 1 and 3 channels at 32x32."""
+    form = forms(s)[Algorithm.WINOGRAD_4]
+    tiles = s.batch * math.prod(-(-n // axis.m) for n, axis in zip(s.out, form, strict=True))
+    panels, vectors = -(-s.out_channels // PANEL), -(-s.out_channels // LANES)
+    product = form.planes * panels * (1.9 + 0.65 * s.channels)
+    return tiles * (33.0 + 18.0 * s.channels + product + 92.0 * vectors)
 
 
 def winograd_cost(s: ConvShape, form: Form, near: bool) -> float:

@@ -10,6 +10,7 @@ from leptonc.backends.numba_cpu.kernels import lines as kernel
 from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
 from leptonc.backends.numba_cpu.kernels.pack import pad_image
+from leptonc.backends.numba_cpu.kernels.winograd_points import Form
 from leptonc.backends.numba_cpu.lower.conv_choice import ConvShape
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import Activation, Epilogue, zeros
@@ -48,8 +49,12 @@ def _bounds(act: Activation) -> tuple[float, float]:
 
 def padded_lines(ctx: Lowering, s: ConvShape, x: View) -> View:
     """Append the copy of an image to padded lines: ``f32[batch * height, width + padding, c]``."""
+    return _copied(ctx, s, x, s.size[1] + s.padding[1] + (s.after or s.padding)[1])
+
+
+def _copied(ctx: Lowering, s: ConvShape, x: View, wide: int) -> View:
+    """Append the copy of an image to lines of ``wide`` pixels."""
     (height, width), c, left = s.size, s.channels, s.padding[-1]
-    wide = width + left + (s.after or s.padding)[-1]
     lines = ctx.temp(DType.F32, (s.batch * height, wide, c))
     n, ch, h, w = x.strides
     slots: list[Slot] = [
@@ -57,6 +62,19 @@ def padded_lines(ctx: Lowering, s: ConvShape, x: View) -> View:
     ]  # fmt: skip
     ctx.step(pad_image, slots, [x], [lines])
     return lines
+
+
+def lines_of_tiles(ctx: Lowering, s: ConvShape, form: Form, x: View) -> View:
+    """Append the copy of an image to lines that whole tiles of ``form`` read, zeros around it.
+
+    Returns:
+        ``f32[batch, c, height, width]``, channels innermost.
+    """
+    wide = (-(-s.out[1] // form.x.m) + 1) * form.x.m
+    lines = _copied(ctx, s, x, max(wide, s.size[1] + s.padding[1]))
+    height, line = s.size[0], lines.strides[0]
+    shape = (s.batch, s.channels, height, lines.shape[1])
+    return View(lines.buffer, DType.F32, shape, (height * line, 1, line, s.channels))
 
 
 def lower_lines(

@@ -34,7 +34,7 @@ def fresh(kernel):
     """Return the kernel as a process knows it that has not compiled it."""
     name, _, rest = kernel.name.partition("[")
     params = tuple(rest.rstrip("]").split(",")) if rest else ()
-    return Kernel(kernel.fn, name, params)
+    return Kernel(kernel.fn, name, params, signature=kernel._signature)
 
 
 def test_a_helper_stores_what_it_is_asked_for_and_ends_with_the_session(empty):

@@ -72,6 +72,7 @@ def _chain(x: Tensor, mid: int, conv: Window, first: Window, form: str) -> Funct
 
 
 def _separate(ctx, fn: Function) -> None:
+    ctx.precision = "strict"  # by products, as in bands
     for part in lowering._parts(fn):
         lowering.lower_contract(ctx, part)
 

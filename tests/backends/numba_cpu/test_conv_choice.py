@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leptonc.backends.numba_cpu.kernels import winograd_few
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower.conv_choice import (
+    NEAR,
     Algorithm,
     ConvShape,
     choose,
@@ -53,9 +55,10 @@ def test_candidates_fit_the_stride(size: int, channels: int, out: int, stride: i
     found = costs(shape, "fp32")
     ways = {1: {F2, F4}, 2: {P2}}.get(stride, set())
     small = min(channels, out) < LANES
+    few = channels <= winograd_few.MOST and stride == 1 and LANES <= out <= NEAR / 4 / size**2
     assert set(forms(shape)) == ways
     if Algorithm.DEPTHWISE not in found:
-        assert set(found) == {DIRECT} | (set() if small else ways)
+        assert set(found) == {DIRECT} | ({F4} if few else set() if small else ways)
     assert all(cost > 0 for a, cost in found.items() if a is not Algorithm.DEPTHWISE)
 
 
