@@ -33,14 +33,13 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     shared_function,
     splat,
 )
-from leptonc.backends.numba_cpu.kernels.winograd_calls import INPUT, OUTPUT, POOLED, transform_input
+from leptonc.backends.numba_cpu.kernels.winograd_calls import transform_input
 from leptonc.backends.numba_cpu.kernels.winograd_plan import Blocking
 from leptonc.backends.numba_cpu.kernels.winograd_points import Form
 from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     BATCH,
     CHANNELS,
     COLUMNS,
-    FORM,
     IN_H,
     M_X,
     M_Y,
@@ -49,6 +48,7 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     OUT_H,
     OUT_W,
     PAD_Y,
+    READ,
     SCRATCH,
     SCRATCH_BYTES,
     SIDE_X,
@@ -211,7 +211,7 @@ def _line_of_tiles(args, patch, index, across, row, v, m):
                 write_tile(args, patch, tile, m + t * _BYTES, column, n, min(n + PANEL, columns))
 
 
-@kernel(parts=(INPUT, OUTPUT, POOLED))
+@kernel
 def winograd_few(args, tid, nt):
     """Compute this thread's lines of tiles of the conv that the record describes."""
     m_y, m_x, side = arg(args, M_Y), arg(args, M_X), arg(args, SIDE_Y) * arg(args, SIDE_X)
@@ -226,6 +226,6 @@ def winograd_few(args, tid, nt):
     first = lines * tid // nt
     for index in range(first, lines * (tid + 1) // nt):
         _read_lines(args, index, first, across, row, rows)
-        transform_input(arg(args, FORM), rows, arg(args, SIDE_X) * row, row, v, row, vectors,
+        transform_input(arg(args, READ), rows, arg(args, SIDE_X) * row, row, v, row, vectors,
                         _BYTES, 0)  # fmt: skip
         _line_of_tiles(args, patch, index, across, row, v, m)
