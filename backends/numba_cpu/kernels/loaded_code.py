@@ -33,11 +33,12 @@ _FOREIGN = sys.stdlib_module_names | {"llvmlite", "numba", "numpy"}
 # One object each, however often it is named. Tuples and numbers are none: whether two equal ones
 # are the same object depends on how their module was loaded.
 _SHARED = (types.FunctionType, type, types.ModuleType, dict, list, Dispatcher, _Intrinsic)
-# What Python adds to a class and decorators do; numba's number of a pass differs with its imports.
+# What Python adds to a class (once its instances are copied, too) and decorators do; numba's number
+# of a pass differs with its imports.
 _NO_CODE = frozenset({
     "__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__slots__",
     "__match_args__", "__dataclass_params__", "__dataclass_fields__", "__abstractmethods__",
-    "__orig_bases__", "__parameters__", "__qualname__", "__firstlineno__",
+    "__orig_bases__", "__parameters__", "__qualname__", "__firstlineno__", "__slotnames__",
     "__static_attributes__", "_abc_impl", "_is_protocol", "_is_runtime_protocol", "pass_id",
 })  # fmt: skip
 

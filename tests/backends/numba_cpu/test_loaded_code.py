@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import pkgutil
@@ -254,6 +255,15 @@ def test_an_object_that_is_not_frozen_counts_by_its_class(monkeypatch) -> None:
     module = load(source, 1, monkeypatch)
     before = code_digest(module.kernel)
     module.memory.calls = 7
+    assert code_digest(module.kernel) == before
+
+
+def test_a_copy_of_an_instance_does_not_change_its_class(monkeypatch) -> None:
+    source = "class Data: pass\ndata = Data()\ndef kernel(): return Data"
+    module = load(source, 1, monkeypatch)
+    before, names = code_digest(module.kernel), set(vars(module.Data))
+    copy.copy(module.data)
+    assert set(vars(module.Data)) > names
     assert code_digest(module.kernel) == before
 
 
