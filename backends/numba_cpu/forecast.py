@@ -23,12 +23,16 @@ from leptonc.backends.numba_cpu.kernels.norm import norm_rows
 from leptonc.backends.numba_cpu.kernels.pool import pool
 from leptonc.backends.numba_cpu.kernels.winograd import winograd
 from leptonc.backends.numba_cpu.kernels.winograd_calls import TRANSFORMS
+from leptonc.backends.numba_cpu.kernels.winograd_late import LATE
 from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, Form
 from leptonc.backends.numba_cpu.peak import read_all
 from leptonc.passes.fusing.policy import FEW_CHANNELS
 
 Sign = Callable[[Any], bool]
-_WINOGRAD = {winograd, read_all, *(t for form in FORMS for t in TRANSFORMS[form].needed)}
+_WINOGRAD = {
+    winograd, read_all, *(t for form in FORMS for t in TRANSFORMS[form].needed),
+    *(late.products for late in LATE.values()),
+}  # fmt: skip
 
 
 def _is_conv(m: Any) -> bool:
@@ -64,6 +68,12 @@ def _sign_of(form: Form) -> Sign:
     return sign
 
 
+def _is_deep(m: Any) -> bool:
+    """Return whether it is a wide 3x3 convolution, whose images are small as a rule."""
+    return _sign_of(Form.square(3, 4))(m) and min(m.in_channels, m.out_channels) >= _WIDE
+
+
+_WIDE = 256  # channels
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 #: What a module looks like that needs a kernel or a part of one that is named in a record; those
@@ -78,6 +88,7 @@ SIGNS: tuple[tuple[Sign, Native], ...] = (
     (_reads_few, lines),
     (lambda m: isinstance(m, nn.LayerNorm), norm_rows),
     *((_sign_of(form), t) for form in FORMS for t in TRANSFORMS[form].needed),
+    (_is_deep, LATE[Form.square(3, 4)].products),
     (_is_square, read_all),  # sweeps the caches when ways of a convolution are timed
 )
 

@@ -14,6 +14,7 @@ WORDS: Mapping[str, str] = {
     "winograd2": "Winograd F(2x2)",
     "winograd3": "Winograd F(3x3)",
     "winograd4": "Winograd F(4x4)",
+    "late4": "Winograd F(4x4), weights transformed as they are used",
     "phases2": "Winograd F(2x2) on the phases of its stride",
     "line4": "Winograd F(4) along one axis",
     "depthwise": "depthwise convolution",

@@ -67,7 +67,7 @@ FAULTS: tuple[Fault, ...] = (
            '**_axes("pad", _three(s.padding, 0)), **_axes("dilation"',
            '**_axes("pad", _three((0,) * len(s.padding), 0)), **_axes("dilation"',
            "contract depthwise", "depthwise_conv"),
-    _lower("transposed-conv-phase", "lower/conv", "wrong offset",
+    _lower("transposed-conv-phase", "lower/transposed", "wrong offset",
            "view = view.slice(axis, start, view.shape[axis], step)",
            "view = view.slice(axis, 0, view.shape[axis], step)", "contract", "transposed_conv"),
     _lower("conv-bias-groups", "kernels/igemm_plan", "wrong offset",

@@ -354,6 +354,8 @@ MODELS: dict[str, Model] = {
     "image_pool": _net(lambda: _pooled(5, 2), (1, 5, 11, 13)),
     "few_pool": _net(lambda: _pooled(3, 2), (2, 3, 15, 20)),
     "image_pool_of_nan": Model(lambda: _pooled(5, 2), (), _image_with_nan),
+    # Weights that no cache holds: more than 32 MiB in all.
+    "deep_convs": _net(lambda: nn.Sequential(*_convs(*[528] * 5).values()), (1, 528, 7, 7)),
     "conv_pool": _net(lambda: _pooled(32, 2), (1, 32, 15, 11)),
     "conv_pool_of_three": _net(lambda: _pooled(32, 3), (1, 32, 13, 13)),
     "grouped_attention": _of(_grouped, (1, 4, 6, 8), (1, 2, 6, 8), (1, 2, 6, 8)),

@@ -35,6 +35,7 @@ from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.prefetch import ask_later, ask_to_write
 from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, ldi64, sti64
+from leptonc.backends.numba_cpu.kernels.winograd_late import HEIGHT, multiply_late
 from leptonc.backends.numba_cpu.kernels.winograd_product import (
     HEIGHTS,
     MULTIPLY,
@@ -46,6 +47,7 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     BATCH,
     CHANNELS,
     COLUMNS,
+    LATE,
     M_X,
     M_Y,
     N_X,
@@ -220,7 +222,7 @@ def _run_block(args, base, t0, count, panel0, panel1):
     """Compute tiles ``t0 .. t0 + count`` of panels ``panel0 .. panel1``; scratch at ``base``."""
     vectors, panel_block = (arg(args, CHANNELS) + LANES - 1) // LANES, arg(args, PANEL_BLOCK)
     stride, planes = arg(args, STRIDE), arg(args, N_Y) * arg(args, N_X)
-    rows = _rows_of_groups(count)
+    rows = _rows_of_groups(count) if arg(args, LATE) == 0 else HEIGHT
     groups = (count + rows - 1) // rows
     v_plane = (stride * stride * vectors * ROWS + 1) * _BYTES
     v_group, column = planes * v_plane, planes * ROWS * _BYTES
@@ -240,8 +242,11 @@ def _run_block(args, base, t0, count, panel0, panel1):
     for p0 in range(panel0, panel1, panel_block):
         panels = min(panel_block, panel1 - p0)
         following = arg(args, WEIGHTS) + (p0 + panels if p0 + panels < panel1 else panel0) * size
-        _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_group, p0,
-                  panels, following, fetch)  # fmt: skip
+        if arg(args, LATE) != 0:
+            multiply_late(args, groups, v, v_plane, v_group, m_base, m_group, p0, panels)
+        else:
+            _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_group, p0,
+                      panels, following, fetch)  # fmt: skip
         n1 = min((p0 + panels) * PANEL, arg(args, COLUMNS))
         for t in range(count):
             src = m_base + t // rows * m_group + t % rows * _BYTES

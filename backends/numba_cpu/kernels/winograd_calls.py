@@ -72,7 +72,7 @@ TRANSFORMS: Mapping[Form, Transforms] = {
 }
 
 
-def _call(params: list[ir.Type]) -> Callable[..., Any]:
+def call_of(params: list[ir.Type]) -> Callable[..., Any]:
     """Return the code of an intrinsic that takes the address of a part and its arguments."""
     kind = ir.FunctionType(ir.VoidType(), params)
 
@@ -84,8 +84,8 @@ def _call(params: list[ir.Type]) -> Callable[..., Any]:
     return code
 
 
-_CALL_INPUT, _CALL_BORDER = _call(_INPUT), _call(_BORDER)
-_CALL_OUTPUT, _CALL_POOLED = _call(_OUTPUT), _call(_POOLED)
+_CALL_INPUT, _CALL_BORDER = call_of(_INPUT), call_of(_BORDER)
+_CALL_OUTPUT, _CALL_POOLED = call_of(_OUTPUT), call_of(_POOLED)
 
 
 @intrinsic

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
-from leptonc.backends.numba_cpu.kernels.pack import Fetch, aligned_empty, at_hand
+from leptonc.backends.numba_cpu.kernels.pack import Fetch, aligned_empty, at_hand, copy_by_pieces
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
+from leptonc.backends.numba_cpu.kernels.winograd_late import HEIGHT
 from leptonc.backends.numba_cpu.kernels.winograd_points import Form, matrices
 
 _BLOCK = 1 << 16  # float64 elements of transformed weights that are made at once
@@ -43,17 +44,21 @@ def slots(form: Form) -> dict[str, int]:
     }  # fmt: skip
 
 
-def blocking(form: Form, tiles: int, channels: int, columns: int) -> Blocking:
-    """Return the blocks of a conv with ``tiles`` tiles over the batch."""
+def blocking(form: Form, tiles: int, channels: int, columns: int, late: bool = False) -> Blocking:
+    """Return the blocks of a conv with ``tiles`` tiles over the batch.
+
+    ``late``: weights are transformed late, the groups of tiles are those of :mod:`winograd_late`.
+    """
     planes, panels, vector = form.planes, -(-columns // PANEL), 4 * LANES
     v = planes * (form.stride**2 * _vectors(channels) * ROWS + 1) * vector  # of a group of ROWS
     product = planes * VECTORS * ROWS * vector  # M of one group and panel
-    groups = min(2 if channels <= 4 * LANES else 4, -(-tiles // ROWS))
+    rows = HEIGHT if late else ROWS
+    groups = min(2 if channels <= 4 * LANES else 4, -(-tiles // rows))
     panel_block = min(panels, 2)
     # Where tiles do not fill groups, they are spread over more of them.
-    memory = 2 * groups * (v + panel_block * product)
+    memory = (1 if late else 2) * groups * (v + panel_block * product)
     tables, patch = 2 * 8 * groups * ROWS, form.y.side * form.x.side * vector
-    return Blocking(groups * ROWS, panel_block, patch + memory + tables)
+    return Blocking(groups * rows, panel_block, patch + memory + tables)
 
 
 def transform_weights(weight: np.ndarray, form: Form, fetch: Fetch = at_hand) -> np.ndarray:
@@ -94,3 +99,15 @@ def _row(form: Form, i: int, j: int, py: int, px: int) -> np.ndarray:
     g_y, g_x = matrices(form.y).g[i], matrices(form.x).g[j]
     made[np.ix_(down, across)] = np.outer(g_y[: len(down)], g_x[: len(across)])
     return made.reshape(-1)
+
+
+def pack_late(weight: np.ndarray, fetch: Fetch = at_hand) -> np.ndarray:
+    """Return ``weight: [out, in, *kernel]`` as ``f32[vectors of out, in, taps, LANES]``."""
+    out, inner = weight.shape[:2]
+    taps = weight.reshape(out, inner, -1).transpose(1, 2, 0)
+    made = aligned_empty((-(-out // PANEL) * VECTORS, inner, taps.shape[1], LANES))
+    for j, some in enumerate(made):
+        part = taps[..., j * LANES : (j + 1) * LANES]
+        copy_by_pieces(some[..., : part.shape[-1]], part, fetch)
+        some[..., part.shape[-1] :] = 0.0
+    return made

@@ -195,15 +195,21 @@ def _reach(bt: np.ndarray, axis: Axis, phase: int) -> np.ndarray:
     return bt[:, : axis.n - phase]
 
 
-def roundings(form: Form, channels: int) -> int:
+LATE_ROUNDINGS = 6  # of a weight: one in each pass for the even part and the row, its scale
+
+
+def roundings(form: Form, channels: int, late: bool = False) -> int:
     """Return the roundings that an output has gone through at most, with or without fused fma.
 
     A pass of the input transform rounds twice per pair, where there are singles twice per point
     but one, one of the output transform twice per pair and single and for the sums of the pairs
-    and the last point; the weights are rounded once.
+    and the last point; the weights are rounded once, or, ``late``, as often as
+    :mod:`winograd_late` does, whose sums of blocks of channels add no more than one chain does.
     """
+    weights = LATE_ROUNDINGS if late else 1
     phases = form.y.stride * form.x.stride
-    return 2 * phases * channels + sum(_roundings(axis) for axis in form if axis.n > 1) + 1
+    sums = 2 * phases * channels
+    return sums + sum(_roundings(axis) for axis in form if axis.n > 1) + weights
 
 
 def _roundings(axis: Axis) -> int:
@@ -211,7 +217,7 @@ def _roundings(axis: Axis) -> int:
     return 2 * (2 * pairs + singles if singles else pairs) + 2 * (pairs + singles) + 2
 
 
-def error_bound(x: np.ndarray, weight: np.ndarray, form: Form) -> np.ndarray:
+def error_bound(x: np.ndarray, weight: np.ndarray, form: Form, late: bool = False) -> np.ndarray:
     """Return a bound of ``|computed - exact|`` of every output of one image without padding.
 
     Args:
@@ -219,6 +225,7 @@ def error_bound(x: np.ndarray, weight: np.ndarray, form: Form) -> np.ndarray:
             multiples of its ``stride * m``.
         weight: f32[out, in, *form.kernel].
         form: of the convolution.
+        late: whether weights are transformed as they are used.
 
     Returns:
         f64[out, h', w']: ``gamma_r |AT| [sum_c (|G| |g| |GT|) * (|BT| |d| |B|)] |A|``, the sum over
@@ -242,6 +249,6 @@ def error_bound(x: np.ndarray, weight: np.ndarray, form: Form) -> np.ndarray:
             u = np.einsum("ik,ockl,jl->ocij", gy, some, gx, optimize=True)
             sums += np.einsum("ocij,cyxij->oyxij", u, v, optimize=True)
     out = np.einsum("ik,oyxkl,jl->oyixj", at_y, sums, at_x, optimize=True)
-    r = roundings(form, len(x)) * 2.0**-24
+    r = roundings(form, len(x), late) * 2.0**-24
     shape = (len(weight), form.y.m * tiles.shape[1], form.x.m * tiles.shape[2])
     return (r / (1 - r) * out).reshape(shape)

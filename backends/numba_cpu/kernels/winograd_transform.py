@@ -39,7 +39,7 @@ Read = Callable[[int], ir.Value]
 Parts = Sequence[tuple[tuple[int, ...], Callable[[ir.IRBuilder, Read], list[ir.Value]]]]
 
 
-def _add_times(b: ir.IRBuilder, scale: float, x: ir.Value, y: ir.Value) -> ir.Value:
+def add_times(b: ir.IRBuilder, scale: float, x: ir.Value, y: ir.Value) -> ir.Value:
     """Return ``scale * x + y``."""
     if scale == 1.0:
         return b.fadd(y, x)
@@ -50,7 +50,7 @@ def _chain(b: ir.IRBuilder, scales: Sequence[float], values: Sequence[ir.Value])
     """Return the sum of ``scales[i] * values[i]``, from the last, whose scale is 1."""
     total = values[-1]
     for scale, value in zip(reversed(scales[:-1]), reversed(values[:-1]), strict=True):
-        total = _add_times(b, scale, value, total)
+        total = add_times(b, scale, value, total)
     return total
 
 
@@ -66,7 +66,7 @@ def _input_parts(axis: Axis) -> Parts:
     def pair(i: int, b: ir.IRBuilder, d: Read) -> list[ir.Value]:
         scales = even_part(pairs[:i] + pairs[i + 1 :])
         even, odd = (_chain(b, scales, [d(k) for k in range(s, n - 1, 2)]) for s in (2, 1))
-        return [_add_times(b, sign * pairs[i], odd, even) for sign in (1.0, -1.0)]
+        return [add_times(b, sign * pairs[i], odd, even) for sign in (1.0, -1.0)]
 
     middle = [((2 * i + 1, 2 * i + 2), functools.partial(pair, i)) for i in range(len(pairs))]
     ends = [((k,), functools.partial(end, k and 1)) for k in (0, n - 1)]
@@ -97,7 +97,7 @@ def _output_parts(axis: Axis) -> Parts:
             if i == 0:
                 total = b.fadd(d(0), total)
             for p, value in zip((*pairs, *singles)[1:], values[1:], strict=True):
-                total = _add_times(b, p**i, value, total)
+                total = add_times(b, p**i, value, total)
             made.append(b.fadd(total, d(n - 1)) if i == m - 1 else total)
         return made
 

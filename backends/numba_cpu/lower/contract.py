@@ -9,7 +9,7 @@ from dataclasses import replace
 from leptonc.backends.numba_cpu.kernels import igemm_plan
 from leptonc.backends.numba_cpu.kernels.pack import pack_linear, pack_matrix
 from leptonc.backends.numba_cpu.legal import YES, Claim, ClaimFn, No
-from leptonc.backends.numba_cpu.lower import conv, shape
+from leptonc.backends.numba_cpu.lower import conv, shape, transposed
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import (
     NOTHING,
@@ -129,7 +129,7 @@ ROOTS: dict[type[Kind], Root] = {
     Linear: lower_linear,
     Matmul: lower_matmul,
     Conv: conv.lower_conv,
-    ConvTranspose: conv.lower_transposed,
+    ConvTranspose: transposed.lower_transposed,
 }
 
 

@@ -1,11 +1,10 @@
-"""numba_cpu > lower > conv: convolutions and transposed convolutions on channels-last memory."""
+"""numba_cpu > lower > conv: convolutions on channels-last memory."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,24 +18,30 @@ from leptonc.backends.numba_cpu.kernels import (
 )
 from leptonc.backends.numba_cpu.kernels import winograd as wino
 from leptonc.backends.numba_cpu.kernels.igemm_plan import ConvPlan
-from leptonc.backends.numba_cpu.kernels.pack import merge_groups, pack_conv, pack_conv_taps
+from leptonc.backends.numba_cpu.kernels.pack import merge_groups, pack_conv
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_calls import TRANSFORMS
+from leptonc.backends.numba_cpu.kernels.winograd_late import EARLY, LATE
+from leptonc.backends.numba_cpu.kernels.winograd_points import Form
 from leptonc.backends.numba_cpu.legal import ClaimFn
 from leptonc.backends.numba_cpu.lower import choices, lines, questions
 from leptonc.backends.numba_cpu.lower.choices import Question
-from leptonc.backends.numba_cpu.lower.conv_choice import WINOGRAD, Algorithm, ConvShape, few, forms
+from leptonc.backends.numba_cpu.lower.conv_choice import (
+    WINOGRAD,
+    Algorithm,
+    ConvShape,
+    few,
+    forms,
+    tiles,
+)
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import Epilogue, finish, target, zeros
 from leptonc.backends.numba_cpu.lower.product import Finish, emit, pack_at_run_time
 from leptonc.backends.numba_cpu.lower.shape import as_dtype, contiguous
 from leptonc.backends.numba_cpu.lower.sparse import sparse_product, wins
 from leptonc.backends.numba_cpu.schedule import Slot
-from leptonc.backends.numba_cpu.views import View, static_shape
-from leptonc.errors import ClaimError
-from leptonc.ir.constants import Const
+from leptonc.backends.numba_cpu.views import View
 from leptonc.ir.core import Kind, Op, Value
-from leptonc.ir.kinds.contract import ConvTranspose
 from leptonc.ir.types import DType
 from leptonc.meaning import elements_of
 
@@ -71,7 +76,7 @@ def spatial(view: View, count: int) -> tuple[int, ...]:
     return ((0,) * (3 - len(steps)) + steps)[3 - count :]
 
 
-def _inner_channels(ctx: Lowering, x: View) -> View:
+def inner_channels(ctx: Lowering, x: View) -> View:
     """Return ``x`` with unit stride between channels, copied channels-last if need be."""
     if 1 in (x.strides[1], x.shape[1]):
         return x
@@ -163,7 +168,7 @@ def _igemm(job: _Job) -> None:
         x = lines.padded_lines(job.ctx, s, job.x)
         plan = igemm_plan.merged_conv(plan, s.kernel[-1], x.shape[1], s.padding[-1])
     else:
-        x = _inner_channels(job.ctx, job.x)
+        x = inner_channels(job.ctx, job.x)
         a_z, a_y, a_x = spatial(x, 3)
         a_z = a_z if len(s.size) == 3 else x.strides[0]
         call = replace(plan.call, a_o0=x.strides[0], a_z=a_z, a_y=a_y, a_x=a_x)
@@ -184,10 +189,10 @@ def _emit_plan(job: _Job, plan: ConvPlan, x: View, b: Slot, reads: Sequence[View
         z, y, x_ = spatial(res, 3)
         z = z if volume else res.strides[0]
         call = replace(call, res_o0=res.strides[0], res_z=z, res_y=y, res_x=x_)
-    emit(ctx, _tables(ctx, plan, call), x, b, out, job.end, reads)
+    emit(ctx, tables(ctx, plan, call), x, b, out, job.end, reads)
 
 
-def _tables(ctx: Lowering, plan: ConvPlan, call: Any) -> Any:
+def tables(ctx: Lowering, plan: ConvPlan, call: Any) -> Any:
     """Return ``call`` with the addresses of its tap table and its zero row."""
     table = plan.tap_table
     fields: dict[str, Any] = {}
@@ -249,27 +254,40 @@ def _reads(end: Finish) -> list[View]:
     return [*end.reads, *([] if end.res is None else [end.res])]
 
 
+def _winograd_weights(job: _Job, form: Form, late: bool) -> Slot:
+    """Return the address of the weights, transformed unless that is done ``late``."""
+    const, fetch = job.ctx.constant(job.weight), job.ctx.pool.fetch
+    assert const is not None
+    if late:
+        key = ("winograd late", id(const.payload))
+        return job.ctx.packed(
+            key, lambda: winograd_plan.pack_late(elements_of(const), fetch), const
+        )
+    return job.ctx.packed(
+        ("winograd", form, id(const.payload)),
+        lambda: winograd_plan.transform_weights(elements_of(const), form, fetch),
+        const,
+    )
+
+
 def _winograd(algorithm: Algorithm) -> Callable[[_Job], None]:
     def lower(job: _Job) -> None:
         ctx, s, out, form = job.ctx, job.shape.plane, job.out, forms(job.shape)[algorithm]
-        const, fetch = ctx.constant(job.weight), ctx.pool.fetch
-        assert const is not None
-        weights = ctx.packed(
-            ("winograd", form, id(const.payload)),
-            lambda: winograd_plan.transform_weights(elements_of(const), form, fetch),
-            const,
-        )
-        down, across = (-(-n // axis.m) for n, axis in zip(s.out, form, strict=True))
+        late = algorithm is Algorithm.LATE_4
+        weights = _winograd_weights(job, form, late)
+        products = LATE[form].slots() if late else EARLY
+        across = -(-s.out[1] // form.x.m)
         if few(s, algorithm):
             run, x = winograd_few.winograd_few, lines.lines_of_tiles(ctx, s, form, job.x)
             blocks = winograd_few.blocking(form, across, s.channels)
         else:
-            run, x, tiles = wino.winograd, _inner_channels(ctx, job.x), s.batch * down * across
-            blocks = winograd_plan.blocking(form, tiles, s.channels, s.out_channels)
+            run, x = wino.winograd, inner_channels(ctx, job.x)
+            shape = tiles(s, form), s.channels, s.out_channels
+            blocks = winograd_plan.blocking(form, *shape, late)
         scratch, stride = ctx.scratch(blocks.scratch_bytes)
         (x_y, x_x), (out_y, out_x) = spatial(x, 2), spatial(out, 2)
         values: dict[str, Any] = {
-            **winograd_plan.slots(form), **TRANSFORMS[form].slots(job.pool),
+            **winograd_plan.slots(form), **TRANSFORMS[form].slots(job.pool), **products,
             "x": x.ref, "x_b": x.strides[0], "x_y": x_y, "x_x": x_x,
             "batch": s.batch, "in_h": s.size[0], "in_w": s.size[1],
             "channels": s.channels, "columns": s.out_channels,
@@ -295,7 +313,7 @@ def _axes(prefix: str, values: Sequence[int]) -> dict[str, int]:
 
 def _depthwise(job: _Job) -> None:
     ctx, s, out = job.ctx, job.shape, job.out
-    x = _inner_channels(ctx, job.x)
+    x = inner_channels(ctx, job.x)
     const = ctx.constant(job.weight)
     assert const is not None
     key = ("depthwise", id(const.payload))
@@ -318,78 +336,9 @@ def _depthwise(job: _Job) -> None:
 
 _LOWER: dict[Algorithm, Callable[[_Job], None]] = {
     Algorithm.IGEMM: _igemm,
-    **{algorithm: _winograd(algorithm) for algorithm in WINOGRAD.values()},
+    **{algorithm: _winograd(algorithm) for algorithm in (*WINOGRAD.values(), Algorithm.LATE_4)},
     Algorithm.DEPTHWISE: _depthwise,
 }
-
-
-# --- transposed ---------------------------------------------------------------------------------
-
-
-def lower_transposed(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> None:
-    """Lower a transposed convolution: one product per phase of the output. Raises ClaimError."""
-    k = op.kind
-    assert isinstance(k, ConvTranspose)
-    const = ctx.constant(op.operands[1])
-    if const is None:
-        raise ClaimError("a transposed convolution with computed weights has no kernel")
-    x = as_dtype(ctx, ctx.view(op.operands[0]), DType.F32)
-    order = channels_last(x.rank)
-    x = _inner_channels(ctx, x)
-    out, done = target(ctx, result, order)
-    end = finish(ctx, op, epilogue, out, order)
-    plans = igemm_plan.transposed_conv(
-        x.shape[0], x.shape[1], x.shape[2:], out.shape[1], _kernel(const), stride=k.stride,
-        padding=k.padding, dilation=k.dilation, output_padding=k.output_padding, groups=k.groups,
-    )  # fmt: skip
-    phases = [_phase(p, out, k.stride) for p in plans]
-    for plan, phase in zip(plans, phases, strict=True):
-        key = ("transposed", id(const.payload), k.groups, plan.kernel_taps)
-        taps = list(plan.kernel_taps)
-        b = ctx.packed(key, partial(_pack_taps, const, taps, k.groups), const)
-        here, call = _part(out, phase, k.stride), plan.call
-        a_z, a_y, a_x = spatial(x, 3)
-        out_z, out_y, out_x = spatial(here, 3)
-        volume = x.rank == 5
-        call = replace(
-            call, a_o0=x.strides[0], a_z=a_z if volume else x.strides[0], a_y=a_y, a_x=a_x,
-            out_o0=out.strides[0], out_z=out_z if volume else out.strides[0],
-            out_y=out_y, out_x=out_x,
-        )  # fmt: skip
-        local = end
-        if end.res is not None:
-            res = _part(end.res, phase, k.stride)
-            local, (z, y, x_) = replace(end, res=res), spatial(res, 3)
-            call = replace(
-                call, res_o0=end.res.strides[0], res_z=z if volume else end.res.strides[0],
-                res_y=y, res_x=x_,
-            )  # fmt: skip
-        emit(ctx, _tables(ctx, plan, call), x, b, here, local)
-    done()
-
-
-def _kernel(weight: Const) -> tuple[int, ...]:
-    return static_shape(weight.type)[2:]
-
-
-def _pack_taps(weight: Const, taps: list[tuple[int, ...]], groups: int) -> np.ndarray:
-    return pack_conv_taps(elements_of(weight), taps, groups)
-
-
-def _phase(plan: ConvPlan, out: View, stride: Sequence[int]) -> tuple[int, ...]:
-    """Return the output position at which a phase starts, from its offset in a dense output."""
-    left, phase = plan.out_offset // out.shape[1], []
-    for n in reversed(out.shape[2:]):
-        phase.append(left % n)
-        left //= n
-    return tuple(reversed(phase))
-
-
-def _part(view: View, phase: Sequence[int], stride: Sequence[int]) -> View:
-    """Return every ``stride``-th pixel from ``phase``."""
-    for axis, (start, step) in enumerate(zip(phase, stride, strict=True), start=2):
-        view = view.slice(axis, start, view.shape[axis], step)
-    return view
 
 
 LOWER: dict[type[Kind], tuple[ClaimFn, Callable[[Lowering, Op], None]]] = {}

@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from leptonc.backends.numba_cpu.kernels import int8_winograd_forms, int8_winograd_plan, winograd_few
 from leptonc.backends.numba_cpu.kernels.int8_dot import DOT
 from leptonc.backends.numba_cpu.kernels.int8_winograd_forms import LARGEST_CODE
-from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
+from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, VECTORS
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
+from leptonc.backends.numba_cpu.kernels.winograd_late import HEIGHT
 from leptonc.backends.numba_cpu.kernels.winograd_plan import depth
 from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, ONE, Axis, Form
 from leptonc.passes.fusing.policy import FEW_CHANNELS
@@ -23,6 +24,7 @@ class Algorithm(enum.Enum):
     WINOGRAD_2 = "winograd2"
     WINOGRAD_3 = "winograd3"
     WINOGRAD_4 = "winograd4"
+    LATE_4 = "late4"
     PHASES_2 = "phases2"
     LINE_4 = "line4"
     DEPTHWISE = "depthwise"
@@ -96,23 +98,33 @@ def costs(shape: ConvShape, precision: str, near: bool = False) -> dict[Algorith
         least = held_bytes(shape, Algorithm.IGEMM)
         for a, form in forms(shape).items():
             doublings = math.log2(held_bytes(shape, a) / least)
-            found[a] = winograd_cost(shape, form, near) * (1 + HELD * doublings)
+            cost = late_cost if a is Algorithm.LATE_4 else winograd_cost
+            found[a] = cost(shape, form, near) * (1 + HELD * doublings)
     return found
 
 
 def forms(s: ConvShape) -> dict[Algorithm, Form]:
     """Return the Winograd convolutions for the kernel and stride of ``s``."""
     s = s.plane
-    return {
+    found = {
         WINOGRAD[f.stride, f.y.m, f.x.m]: f
         for f in FORMS
         if s.kernel == f.kernel and s.stride == (f.stride, f.stride)
     }
+    wide = found.get(Algorithm.WINOGRAD_4)
+    if wide is not None and s.channels % LANES == 0 and tiles(s, wide) <= HEIGHT:
+        found[Algorithm.LATE_4] = wide
+    return found
+
+
+def tiles(s: ConvShape, form: Form) -> int:
+    """Return the tiles of a form, of the whole batch."""
+    return s.batch * math.prod(-(-n // axis.m) for n, axis in zip(s.out, form, strict=True))
 
 
 def held_bytes(s: ConvShape, algorithm: Algorithm) -> int:
     """Return the bytes of the packed weights of an algorithm, not of a depthwise one."""
-    form = forms(s).get(algorithm)
+    form = None if algorithm is Algorithm.LATE_4 else forms(s).get(algorithm)
     rows = s.channels * math.prod(s.kernel) if form is None else depth(form, s.channels)
     return 4 * rows * -(-s.out_channels // PANEL) * PANEL
 
@@ -165,6 +177,7 @@ FEWEST_ROWS = 4  # a product of fewer rows takes as long
 IGEMM_RATE = 24.0  # bytes of weights per cycle, in addition to the product
 FAR_RATE, NEAR_RATE = 12.0, 32.0  # of Winograd's, from memory and where a network stays in caches
 HELD = 0.015  # of the time that is to be saved whenever the weights take twice the bytes
+LATE_PLANE = 3.9  # for a plane of its tiles, of a channel and a vector of columns
 OVERLAP = 0.75  # of the shorter of product and reading weights, which go on together
 
 
@@ -187,14 +200,23 @@ def few_cost(s: ConvShape) -> float:
 
 def winograd_cost(s: ConvShape, form: Form, near: bool) -> float:
     """Return the estimated cycles of a Winograd convolution, its weights ``near`` or not."""
-    tiles = s.batch * math.prod(-(-n // axis.m) for n, axis in zip(s.out, form, strict=True))
+    count = tiles(s, form)
     panels, rows = -(-s.out_channels // PANEL), depth(form, s.channels)
-    product = WINOGRAD_PRODUCT * max(tiles + tiles % 2, FEWEST_ROWS) * panels * rows
+    product = WINOGRAD_PRODUCT * max(count + count % 2, FEWEST_ROWS) * panels * rows
     weights = 4.0 * rows * panels * PANEL
     reading = weights / (NEAR_RATE if near else FAR_RATE)
+    return product + reading - OVERLAP * min(product, reading) + _transforms(s, form, count)
+
+
+def _transforms(s: ConvShape, form: Form, count: int) -> float:
     vectors = (-(-s.channels // LANES), -(-s.out_channels // LANES))
-    transforms = tiles * sum(t * v for t, v in zip(TRANSFORM[form], vectors, strict=True))
-    return product + reading - OVERLAP * min(product, reading) + transforms
+    return count * sum(t * v for t, v in zip(TRANSFORM[form], vectors, strict=True))
+
+
+def late_cost(s: ConvShape, form: Form, _: bool) -> float:
+    """Return the estimated cycles of :mod:`winograd_late`, which waits for no memory."""
+    vectors = -(-s.out_channels // PANEL) * VECTORS
+    return LATE_PLANE * form.planes * vectors * s.channels + _transforms(s, form, tiles(s, form))
 
 
 # Products of codes: cycles of a row with a panel for a step, which is four codes or two int16, by

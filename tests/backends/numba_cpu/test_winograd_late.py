@@ -1,0 +1,197 @@
+"""Products of Winograd whose weights are transformed as they are used."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from leptonc.backends.numba_cpu.kernels import winograd_plan as plan
+from leptonc.backends.numba_cpu.kernels import winograd_points as points
+from leptonc.backends.numba_cpu.kernels.activation import Act
+from leptonc.backends.numba_cpu.kernels.igemm import Res
+from leptonc.backends.numba_cpu.kernels.vectype import LANES
+from leptonc.backends.numba_cpu.kernels.winograd_late import LATE, scales, sets
+from leptonc.backends.numba_cpu.lower.choices import Answer
+from leptonc.backends.numba_cpu.lower.contract import lower_contract
+from leptonc.backends.numba_cpu.lower.conv_choice import (
+    Algorithm,
+    ConvShape,
+    costs,
+    held_bytes,
+)
+from leptonc.backends.numba_cpu.lower.core import Lowering
+from leptonc.backends.numba_cpu.lower.peaks import lower_peaks
+from leptonc.ir.core import Function
+from leptonc.ir.kinds.contract import Conv
+from leptonc.ir.kinds.unary import Relu
+from tests.backends.numba_cpu.harness import Run
+from tests.backends.numba_cpu.test_lines import POOL, function, values
+from tests.backends.numba_cpu.test_winograd import (
+    Case,
+    bound,
+    data,
+    error,
+    in_tiles,
+    kernel,
+    reference,
+    same,
+)
+
+pytestmark = pytest.mark.numba
+FORMS = list(LATE)
+#: Channels: whole vectors, and some that a block of them does not divide.
+CHANNELS = st.integers(1, 11).map(lambda v: v * LANES)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@given(
+    channels=CHANNELS,
+    size=st.tuples(st.integers(1, 14), st.integers(1, 14)),
+    out=st.integers(1, 80),
+    seed=st.integers(0, 2**32 - 1),
+    spread=st.floats(0, 6),
+    mean=st.floats(-3, 3),
+    nt=st.integers(1, 3),
+)
+@settings(max_examples=60, deadline=None)
+def test_every_output_is_within_its_bound(form, channels, size, out, seed, spread, mean, nt):
+    """Magnitudes over ``spread`` decades, a ``mean`` that makes sums cancel or grow."""
+    rng = np.random.default_rng(seed)
+    x = (rng.standard_normal((2, channels, *size)) + mean) * 10 ** rng.uniform(-spread, 0, size)
+    w = rng.standard_normal((out, channels, *form.kernel)) + mean
+    w *= 10 ** rng.uniform(-spread, 0, form.kernel)
+    x, w = x.astype(np.float32), w.astype(np.float32)
+    image, weight, pad = torch.from_numpy(x), torch.from_numpy(w), same(form)
+    exact = reference(form, image, weight, pad).numpy()
+    got = Case(form, image, weight, pad, late=True).run(nt).transpose(0, 3, 1, 2)
+    for one, want, y in zip(x, exact, got, strict=True):
+        tiles = in_tiles(form, one, [pad, pad])
+        most = points.error_bound(tiles, w, form, late=True)
+        assert (np.abs(y - want) <= most[:, : want.shape[1], : want.shape[2]]).all()
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@given(
+    shape=st.tuples(*(st.integers(1, 23) for _ in range(2))),
+    channels=CHANNELS,
+    out=st.integers(1, 80),
+    nt=st.integers(2, 6),
+    mode=st.sampled_from([None, *Res]),
+    act=st.sampled_from([Act.NONE, Act.RELU, Act.RELU6, Act.CLAMP, Act.SILU]),
+)
+@settings(max_examples=30, deadline=None)
+def test_any_thread_count_gives_the_same_bits(form, shape, channels, out, nt, mode, act) -> None:
+    x, weight = data(2, channels, *shape), kernel(form, out, channels)
+    res = {} if mode is None else {"res": data(2, out, *shape), "mode": mode}
+    options = {"bias": data(out), "act": (act, -0.5, 0.75), "late": True, **res}
+    case = Case(form, x, weight, same(form), **options)
+    got = case.run()
+    assert np.array_equal(got, case.run(nt))
+    early = Case(form, x, weight, same(form), **(options | {"late": False})).run()
+    # The epilogue is that of weights transformed before; sums differ by their roundings. No
+    # activation is steeper than 1.1.
+    sums = float(reference(form, x, weight, same(form)).abs().max())
+    steep = 1.1 * max(1.0, float(res["res"].abs().max()) if res else 1.0)
+    assert np.abs(got - early).max() <= 2 * bound(form) * sums * steep
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_long_sums_err_less_than_one_chain(form) -> None:
+    x, weight = data(1, 512, 7, 7), kernel(form, 64, 512)
+    want = reference(form, x, weight, same(form))
+    late, early = (
+        error(Case(form, x, weight, same(form), late=late).run(), want) for late in (True, False)
+    )
+    assert late < 0.6 * early
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_pooled_has_the_bits_of_a_pool_behind(form) -> None:
+    x, weight, bias = data(1, 2 * LANES, 8, 8), kernel(form, 40, 2 * LANES), data(40)
+    options = {"bias": bias, "act": (Act.RELU, 0.0, 0.0), "late": True}
+    plain = torch.from_numpy(Case(form, x, weight, (1, 1), **options).run())
+    want = nn.functional.max_pool2d(plain.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(Case(form, x, weight, (1, 1), pool=2, **options).run(2), want)
+
+
+@given(out=st.integers(1, 70), inner=st.integers(1, 40))
+def test_packed_weights_are_where_they_are_read(out: int, inner: int) -> None:
+    weight = data(out, inner, 3, 3).numpy()
+    packed = plan.pack_late(weight)
+    back = packed.transpose(0, 3, 1, 2).reshape(-1, inner, 3, 3)
+    np.testing.assert_array_equal(back[:out], weight)
+    assert not back[out:].any()
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_every_plane_is_made_once(form) -> None:
+    planes = [(i, j) for i, some in sets(form) for j in some]
+    assert sorted(planes) == [(i, j) for i in range(form.y.n) for j in range(form.x.n)]
+    assert len(planes) == form.planes and LATE[form].turns == len(sets(form))
+
+
+@pytest.mark.parametrize("form", FORMS, ids=str)
+def test_scales_are_the_denominators_of_g(form) -> None:
+    for axis in form:
+        known = points.matrices(axis).g[:, 0][:-1]
+        np.testing.assert_allclose(scales(axis)[:-1], known)
+
+
+def square(channels: int, size: int, batch: int = 1) -> ConvShape:
+    one, two = (1, 1), (size, size)
+    return ConvShape(batch, channels, two, 512, (3, 3), one, one, one, 1, two)
+
+
+def test_offered_for_few_tiles_and_whole_vectors_of_channels() -> None:
+    assert Algorithm.LATE_4 in costs(square(512, 7), "fp32")
+    others = [square(512, 9), square(512, 7, batch=2), square(512 + LANES // 2, 7)]
+    assert all(Algorithm.LATE_4 not in costs(shape, "fp32") for shape in others)
+    assert Algorithm.LATE_4 not in costs(square(512, 7), "strict")
+
+
+def test_holds_no_more_than_the_weights() -> None:
+    shape = square(512, 7)
+    assert held_bytes(shape, Algorithm.LATE_4) == held_bytes(shape, Algorithm.IGEMM)
+
+
+class Always(dict[str, Answer]):
+    """Answers that name the products with late weights whatever the question."""
+
+    def get(self, key: str, default: Any = None) -> Answer:
+        """Return it."""
+        del key, default
+        return Answer(Algorithm.LATE_4.value, "asked for")
+
+
+def by_late(lower: Callable[[Lowering, Function], bool | None], ctx: Lowering, fn: Function):
+    """Lower a convolution with late weights."""
+    ctx.answers = Always()
+    return lower(ctx, fn)
+
+
+@given(
+    channels=st.integers(1, 5).map(lambda v: v * LANES), out=st.integers(LANES, 70),
+    size=st.tuples(st.integers(2, 8), st.integers(2, 8)), nt=st.integers(1, 3),
+)  # fmt: skip
+@settings(max_examples=15, deadline=None)
+def test_a_convolution_and_its_pool_run_so(channels, out, size, nt) -> None:
+    x, w, bias = values(1, channels, *size), values(out, channels, 3, 3), values(out)
+    conv = Conv((1, 1), (1, 1), (1, 1), 1)
+    late = functools.partial(by_late, lower_contract)
+    (got,) = Run(function(x, w, bias, conv, Relu()), nt, late)(x)
+    exact = nn.functional.conv2d(x.double(), w.double(), bias.double(), padding=1)
+    assert float((got - exact.relu()).abs().max()) < bound(FORMS[0]) * float(exact.abs().max())
+    pooled = Run(
+        function(x, w, bias, conv, Relu(), POOL), nt, functools.partial(by_late, lower_peaks)
+    )
+    names = {step.kernel.name for step in pooled.steps}
+    assert "winograd" in names and "pool" not in names
+    assert torch.equal(pooled(x)[0], nn.functional.max_pool2d(got, 2))
