@@ -321,6 +321,8 @@ MODELS: dict[str, Model] = {
     ),
     "row_and_residual": _with(_plus, lambda: {"linear": nn.Linear(24, 70)}, (1, 24), (1, 70)),
     "long_and_residual": _with(_plus, lambda: {"linear": nn.Linear(2100, 9)}, (5, 2100), (5, 9)),
+    "row_of_few_columns": _net(lambda: nn.Sequential(nn.Linear(2053, 9), nn.ReLU()), (1, 2053)),
+    "long_row": _net(lambda: nn.Linear(200053, 9), (1, 200053)),  # enough for two threads
     "wide_row": _net(lambda: nn.Linear(512, 2080), (1, 512)),  # an odd number of panels
     "square_linear": _net(lambda: nn.Linear(24, 24), (5, 24)),
     "linear_of_inputs": _of(lambda x, w: F.linear(x, w), (5, 24), (24, 24)),

@@ -57,7 +57,7 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     X_Y,
     X,
 )
-from leptonc.backends.numba_cpu.kernels.winograd_tiles import write_tile
+from leptonc.backends.numba_cpu.kernels.winograd_tiles import write_line
 
 MOST = 4  # channels
 _GROUP = min(4, ROWS)  # tiles at a time: their products stay in the first-level cache
@@ -173,12 +173,18 @@ def _read_line(args, to, image, y, row, across):
     for j in range(m):
         src, dst = line + pixel * j, to + j * row
         # Words of two floats: what is too much is written over by the next tile's.
-        for _ in range(across + 1):
-            sti64(dst, 0, ldi64(src, 0))
-            if c > 2:
-                sti64(dst, 1, ldi64(src, 1))
-            src += pixel * m
-            dst += pixel
+        if c > 2:
+            for _ in range(across + 1):
+                low, high = ldi64(src, 0), ldi64(src, 1)  # both first: they may become one
+                sti64(dst, 0, low)
+                sti64(dst, 1, high)
+                src += pixel * m
+                dst += pixel
+        else:
+            for _ in range(across + 1):
+                sti64(dst, 0, ldi64(src, 0))
+                src += pixel * m
+                dst += pixel
     for j in range(m, side):
         _copy_vectors(to + (j - m) * row + pixel, to + j * row, pixel * across)
 
@@ -206,9 +212,8 @@ def _line_of_tiles(args, patch, index, across, row, v, m):
         for t0 in range(0, across, _GROUP):
             count = min(_GROUP, across - t0)
             multiply_few(c, count, v + 4 * c * t0, row, weights, w_plane, m, column, planes)
-            for t in range(count):
-                tile = index * across + t0 + t
-                write_tile(args, patch, tile, m + t * _BYTES, column, n, min(n + PANEL, columns))
+            tile, end = index * across + t0, min(n + PANEL, columns)
+            write_line(args, patch, tile, count, m, column, n, end)
 
 
 @kernel

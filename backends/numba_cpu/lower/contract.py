@@ -11,6 +11,7 @@ from leptonc.backends.numba_cpu.kernels.pack import pack_linear, pack_matrix
 from leptonc.backends.numba_cpu.legal import YES, Claim, ClaimFn, No
 from leptonc.backends.numba_cpu.lower import conv, shape, transposed
 from leptonc.backends.numba_cpu.lower.core import Lowering
+from leptonc.backends.numba_cpu.lower.dots import dots, fits
 from leptonc.backends.numba_cpu.lower.epilogue import (
     NOTHING,
     Epilogue,
@@ -55,6 +56,8 @@ def lower_linear(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> No
     const, fetch = ctx.constant(op.operands[1]), ctx.pool.fetch
     if const is not None and wins(ctx, op):
         sparse_product(ctx, op, x, out, end)
+    elif const is not None and fits(x, out, end):
+        dots(ctx, x, const, out, end)
     elif const is not None:
         key = ("linear", id(const.payload))
         b = ctx.packed(key, lambda: pack_linear(elements_of(const), fetch), const)
