@@ -42,14 +42,21 @@ def key_of(captured: Captured, parts: Sequence[object]) -> str:
     return cache_key(dump(captured.function), *parts, here())
 
 
-def save(cache: CompileCache, key: str, spec: Specialization, inputs: Sequence[Tensor]) -> None:
-    """Store ``spec``, which was compiled and checked for ``inputs``.
+def save(
+    cache: CompileCache,
+    key: str,
+    spec: Specialization,
+    inputs: Sequence[Tensor],
+    results: Sequence[Tensor] | None = None,
+) -> None:
+    """Store ``spec``, which was compiled for ``inputs`` and gave ``results`` when it was checked.
 
     The files of a static program are written behind: its packed constants are its own. Whatever
     else the caller could still write to is copied before.
     """
     program = spec.bind(meaning.bind_dims(spec.function, [t.shape for t in inputs]))
-    results = run_program(program, inputs, output_types(program))
+    if results is None:
+        results = run_program(program, inputs, output_types(program))
     store = constants(spec.function)
     arrays = {f"pack{i}": a for i, a in enumerate(spec.pool.arrays)}
     for i, t in enumerate((*inputs, *results)):
