@@ -23,6 +23,7 @@ from leptonc.compiled import CompiledModel
 from leptonc.errors import InputError, LeptoncError, PipelineError, TargetError
 from leptonc.ir.core import Function
 from leptonc.passes import pipeline as passes_of
+from leptonc.passes.pipelines import PIPELINES
 from leptonc.runtime.garbage import paused, release_trace, torch_unread
 from leptonc.runtime.governor import Governor
 from leptonc.settings import read_settings
@@ -118,7 +119,7 @@ def compile(
     where = parse_target(target, device)
     _one_of("precision", precision, PRECISIONS)
     _one_of("verify", verify, compiler.VERIFY)
-    passes_of(pipeline)
+    _check_pipeline(pipeline)
     decision = Governor(threads).decision
     settings = compiler.Settings(
         pipeline, precision, verify, decision.cores, cache, _tuning_seconds(tune)
@@ -251,6 +252,15 @@ def _alive(held: weakref.ref[Any], name: str) -> Any:
 def _callable(model: Any) -> Any:
     """Return what computes the model's own results."""
     return model.module() if isinstance(model, ExportedProgram) else model
+
+
+def _check_pipeline(text: str) -> None:
+    """Raise PipelineError for what is no pipeline; of a level, passes are imported when needed.
+
+    Helpers should have begun by then, and a stored program needs none.
+    """
+    if text not in PIPELINES:
+        passes_of(text)
 
 
 def _one_of(what: str, value: str, known: Sequence[str]) -> None:

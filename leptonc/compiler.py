@@ -104,17 +104,19 @@ def build(
     with _timed(stats, "schedule_s"):
         spec.bind(sizes)
     spec.pool.spare.clear()
+    results: Sequence[Tensor] | None = None
     if settings.verify != "off" and (op := random_op(captured.function)) is not None:
         text = "the result is not checked: the model draws random numbers"
         spec.remarks.append(Remark("check", RemarkKind.MISSED, op.kind.NAME, text, op.origin))
     elif settings.verify != "off":
         progress("checking against the model")
         with _timed(stats, "verify_s"):
-            _check(spec, sizes, inputs, tuple(eager()), every=settings.verify != "final")
+            every = settings.verify != "final"
+            results = _check(spec, sizes, inputs, tuple(eager()), every=every)
     if key:
         progress("writing the cache")
         with _timed(stats, "store_s"):
-            stored.save(cache, key, spec, inputs)
+            stored.save(cache, key, spec, inputs, results)
     return _finished(spec, inputs, stats, cached=False)
 
 
@@ -124,13 +126,18 @@ def _check(
     inputs: Sequence[Tensor],
     found: Sequence[Tensor],
     every: bool,
-) -> None:
-    """Hold the program to ``found``, with ``every`` unit too and other sizes. Raises CheckError."""
+) -> Sequence[Tensor]:
+    """Hold the program to ``found``, with ``every`` unit too and other sizes; return its results.
+
+    Raises:
+        CheckError: as :func:`selfcheck.whole`.
+    """
     if every:
         selfcheck.units(spec, sizes, inputs)
-    selfcheck.whole(spec, sizes, inputs, found)
+    results = selfcheck.whole(spec, sizes, inputs, found)
     if every:
         selfcheck.at_other_sizes(spec, inputs)
+    return results
 
 
 def _tune(

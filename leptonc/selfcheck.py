@@ -40,8 +40,8 @@ def whole(
     sizes: Mapping[str, int],
     inputs: Sequence[Tensor],
     found: Sequence[Tensor],
-) -> None:
-    """Hold the program to ``found``, the model's own results on ``inputs``.
+) -> Sequence[Tensor]:
+    """Hold the program to ``found``, the model's own results on ``inputs``; return its results.
 
     A program that misses is searched for guilty units, which retreat to torch.
 
@@ -55,14 +55,16 @@ def whole(
 
     got = results()
     if check.surely_within(found, got, spec.precision):
-        return
+        return got
     fn = spec.captured.function
     ref = check.model_reference(fn, inputs, found, spec.precision)
     if ref.worst(got) is not None:  # a second look, which costs two more runs in float64
         ref = check.conditioned(ref, fn)
     first = ref.worst(got)
-    if first is None or (units(spec, sizes, inputs) and ref.worst(results()) is None):
-        return
+    if first is None:
+        return got
+    if units(spec, sizes, inputs) and ref.worst(got := results()) is None:
+        return got
     why = _guilty_pass(spec.stages(), ref)
     if not why:
         plan, static = spec.bind(sizes).schedule, specialize(spec.function, sizes)
@@ -70,8 +72,8 @@ def whole(
         if at is not None:
             _retreat(spec, plan, at, why)
             spec.forget()
-            if ref.worst(results()) is None:
-                return
+            if ref.worst(got := results()) is None:
+                return got
     raise CheckError(
         f"{spec.function.name}: the compiled result is not the model's ({first}); {why}"
     )

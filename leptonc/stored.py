@@ -42,10 +42,21 @@ def key_of(captured: Captured, parts: Sequence[object]) -> str:
     return cache_key(dump(captured.function), *parts, here())
 
 
-def save(cache: CompileCache, key: str, spec: Specialization, inputs: Sequence[Tensor]) -> None:
-    """Store ``spec``, which was compiled and checked for ``inputs``."""
+def save(
+    cache: CompileCache,
+    key: str,
+    spec: Specialization,
+    inputs: Sequence[Tensor],
+    results: Sequence[Tensor] | None = None,
+) -> None:
+    """Store ``spec``, which was compiled for ``inputs`` and gave ``results`` when it was checked.
+
+    The files of a static program are written behind: its packed constants are its own. Whatever
+    else the caller could still write to is copied before.
+    """
     program = spec.bind(meaning.bind_dims(spec.function, [t.shape for t in inputs]))
-    results = run_program(program, inputs, output_types(program))
+    if results is None:
+        results = run_program(program, inputs, output_types(program))
     store = constants(spec.function)
     arrays = {f"pack{i}": a for i, a in enumerate(spec.pool.arrays)}
     for i, t in enumerate((*inputs, *results)):
@@ -68,7 +79,11 @@ def save(cache: CompileCache, key: str, spec: Specialization, inputs: Sequence[T
         "schedule.py": program.source.text,
         "head.json": json.dumps(head),
     }
-    cache.put(key, texts, {name: _real(array) for name, array in arrays.items()})
+    if spec.function.dims:  # every constant is stored, and a copy of all of them may be large
+        cache.put(key, texts, {name: _real(array) for name, array in arrays.items()})
+        return
+    own = {n: a if n.startswith("pack") else a.copy() for n, a in arrays.items()}
+    cache.put_behind(key, texts, {name: _real(array) for name, array in own.items()})
 
 
 def load(

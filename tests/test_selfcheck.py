@@ -26,6 +26,7 @@ from leptonc.ir.types import DType, TensorType
 from leptonc.passes.dce import Dce
 from leptonc.pipeline import Pass, PassManager
 from leptonc.rewrite.trace import Trace
+from leptonc.runtime.behind import BEHIND
 from leptonc.runtime.cache import CompileCache
 
 pytestmark = pytest.mark.numba
@@ -286,6 +287,7 @@ def stored_net(tmp_path: Any, monkeypatch: Any) -> tuple[Any, Any, Any]:
     monkeypatch.setenv("LEPTONC_CACHE_DIR", str(tmp_path))
     compile_again = lambda: compiled(Net(), example(), cache=True)  # noqa: E731
     compile_again()
+    BEHIND.wait()
     (path,) = (tmp_path / "compile").glob("??/*")
     return compile_again, CompileCache(), path.name
 
@@ -325,6 +327,22 @@ def test_a_stored_program_of_other_constants_is_dropped(tmp_path, monkeypatch) -
     (remark,) = remarks(net, "cache")
     assert not net.stats["cached"]
     assert "on the stored probe, output 0 is not what it was" in str(remark)
+
+
+def test_what_is_written_to_after_a_compile_is_stored_as_it_was(tmp_path, monkeypatch) -> None:
+    """The files may be written later than that; the probe holds what was compiled."""
+    monkeypatch.setenv("LEPTONC_CACHE_DIR", str(tmp_path))
+    begun = []
+    monkeypatch.setattr(BEHIND, "begin", begun.append)
+    x, model = example(), Net()
+    compiled(model, x, cache=True)
+    assert not list((tmp_path / "compile").glob("??/*"))
+    with torch.no_grad():
+        for tensor in (x, *model.state_dict(keep_vars=True).values()):
+            tensor.zero_()
+    assert [write() for write in begun] == [True]
+    again = compiled(Net(), example(), cache=True)
+    assert again.stats["cached"] and not remarks(again, "cache")
 
 
 def test_damaged_files_are_told_too(tmp_path, monkeypatch) -> None:

@@ -21,6 +21,7 @@ from leptonc.backends.numba_cpu.assemble import assemble
 from leptonc.backends.numba_cpu.executor import Program
 from leptonc.backends.numba_cpu.kernels.ahead import HELPERS
 from leptonc.backends.numba_cpu.kernels.machine_code import fingerprint
+from leptonc.backends.numba_cpu.kernels.pack import aligned_empty
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower import choices
 from leptonc.backends.numba_cpu.lower.choices import Answer, Question
@@ -274,4 +275,6 @@ def _memory(nbytes: int) -> np.ndarray:
     On small pages: after a sweep over huge ones, Winograd took a tenth longer than within the
     network (ResNet-50).
     """
-    return aligned(np.ones(nbytes // 4, np.float32))  # aligned: programs need no copy of it
+    made = aligned_empty((nbytes // 4,))  # aligned: programs need no copy of it
+    made.fill(1.0)  # pages never written to would all be the same zeros, in the cache
+    return made

@@ -3,7 +3,8 @@
 Each figure comes from a process of its own. "cold" finds an empty cache, "warm" what "cold" left;
 "shared" finds the kernels that the other networks of the table needed, not those of its own.
 Seconds of the wall clock and, in brackets, of the processor without helper processes: on a busy
-machine only the latter can be compared. Imports are not counted.
+machine only the latter can be compared. Imports are not counted, nor what is written to the cache
+behind a compile that has returned.
 """
 
 from __future__ import annotations

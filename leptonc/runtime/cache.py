@@ -2,7 +2,8 @@
 
 Layout: ``<root>/compile/<2 hex>/<key>/`` with ``meta.json`` (digests), the text files, and
 ``arrays.safetensors``. An entry appears by one rename and is complete; one that is damaged is a
-miss. Its text is run as Python, so the directories are private, and others are not used.
+miss. Its text is run as Python, so the directories are private, and others are not used. What is
+being written behind is awaited by whoever looks next in this process.
 """
 
 from __future__ import annotations
@@ -14,14 +15,22 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from leptonc.errors import ArtifactError
-from leptonc.runtime.tensorfile import DamagedFile, read_arrays, sampled_digest, write_arrays
+from leptonc.runtime.behind import BEHIND
+from leptonc.runtime.tensorfile import (
+    Block,
+    DamagedFile,
+    blocks_of,
+    read_arrays,
+    sampled_digest,
+    write_blocks,
+)
 from leptonc.settings import GIB, read_settings
 
 FORMAT = 1
@@ -120,6 +129,7 @@ class CompileCache:
         Raises:
             ArtifactError: ``key`` is no key.
         """
+        BEHIND.wait()
         path = self._path(key)
         if not self._usable() or not path.is_dir():
             return None
@@ -140,6 +150,7 @@ class CompileCache:
 
     def holds(self, key: str) -> bool:
         """Return whether there is an entry, sound or not. Raises ArtifactError as ``get``."""
+        BEHIND.wait()
         return self._usable() and self._path(key).is_dir()
 
     def drop(self, key: str) -> None:
@@ -158,35 +169,62 @@ class CompileCache:
         Raises:
             ArtifactError: ``key``, a text's name or an array's dtype cannot be used.
         """
-        path = self._path(key)
+        BEHIND.wait()
+        return self.get(key) if self._writer(key, texts, arrays or {})() else None
+
+    def put_behind(
+        self, key: str, texts: Mapping[str, str], arrays: Mapping[str, np.ndarray]
+    ) -> None:
+        """Begin to store an entry and return; nobody may write to ``arrays`` any more.
+
+        Raises:
+            ArtifactError: as ``put``.
+        """
+        BEHIND.begin(self._writer(key, texts, arrays))
+
+    def _writer(
+        self, key: str, texts: Mapping[str, str], arrays: Mapping[str, np.ndarray]
+    ) -> Callable[[], bool]:
+        """Return what stores an entry, returns whether that was possible, and raises nothing."""
+        path, blocks = self._path(key), blocks_of(arrays)
         for name in texts:
             if not _NAME.fullmatch(name) or name in (_META, _ARRAYS):
                 raise ArtifactError(f"text file name {name!r}: use letters, digits, '_', '.', '-'")
-        if not self._usable() or not private_directory(path.parent):
-            return None
-        try:
-            with tempfile.TemporaryDirectory(dir=self._home, prefix=".tmp-") as temporary:
-                new = Path(temporary) / "entry"
-                new.mkdir(mode=0o700)
-                if _write(new, texts, arrays or {}) > self.max_bytes:
-                    return None
-                # A directory is replaced in two renames; in between, readers miss.
-                if path.exists():
-                    path.rename(Path(temporary) / "old")
-                new.rename(path)
-        except OSError:
-            return None
+
+        def write() -> bool:
+            if not self._usable() or not private_directory(path.parent):
+                return False
+            try:
+                return self._write(path, texts, blocks)
+            except OSError:
+                return False
+
+        return write
+
+    def _write(self, path: Path, texts: Mapping[str, str], blocks: Mapping[str, Block]) -> bool:
+        """Let an entry appear at ``path``, whole, unless it is too large. Raises OSError."""
+        with tempfile.TemporaryDirectory(dir=self._home, prefix=".tmp-") as temporary:
+            new = Path(temporary) / "entry"
+            new.mkdir(mode=0o700)
+            if _write(new, texts, blocks) > self.max_bytes:
+                return False
+            # A directory is replaced in two renames; in between, readers miss.
+            if path.exists():
+                path.rename(Path(temporary) / "old")
+            new.rename(path)
         self._evict(keep=path)
-        return self.get(key)
+        return True
 
     def report(self) -> CacheReport:
         """Return what the caches hold now."""
+        BEHIND.wait()
         sizes = [_tree_bytes(path) for path in self._entries()]
         kernels = _tree_bytes(self.root / "kernels")
         return CacheReport(self.root, len(sizes), sum(sizes), kernels, self.max_bytes)
 
     def clear(self, kernels: bool = False) -> None:
         """Remove every compiled program, and the compiled kernels too if ``kernels``."""
+        BEHIND.wait()
         for name in ("compile", "kernels") if kernels else ("compile",):
             shutil.rmtree(self.root / name, ignore_errors=True)
 
@@ -217,14 +255,14 @@ class CompileCache:
                 excess -= size
 
 
-def _write(path: Path, texts: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> int:
+def _write(path: Path, texts: Mapping[str, str], blocks: Mapping[str, Block]) -> int:
     """Write the files of an entry into the empty directory ``path``; return their total size."""
     digests = {}
     for name, text in texts.items():
         raw = text.encode()
         (path / name).write_bytes(raw)
         digests[name] = hashlib.sha256(raw).hexdigest()
-    write_arrays(path / _ARRAYS, arrays)
+    write_blocks(path / _ARRAYS, blocks)
     meta = {"format": FORMAT, "texts": digests, "arrays": sampled_digest(path / _ARRAYS)}
     (path / _META).write_text(json.dumps(meta, indent=1))
     return _tree_bytes(path)

@@ -112,12 +112,17 @@ def _rank(block: Block) -> tuple[bool, int]:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write the arrays to a new safetensors file.
+    """Write the arrays to a new safetensors file. Raises ArtifactError as :func:`blocks_of`."""
+    write_blocks(path, blocks_of(arrays))
+
+
+def blocks_of(arrays: Mapping[str, np.ndarray]) -> dict[str, Block]:
+    """Return how arrays are written; their bytes are read then.
 
     Raises:
         ArtifactError: an array's dtype has no name in the format.
     """
-    write_blocks(path, {name: _block(name, array) for name, array in arrays.items()})
+    return {name: _block(name, array) for name, array in arrays.items()}
 
 
 def _block(name: str, array: np.ndarray) -> Block:

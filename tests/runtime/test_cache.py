@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -49,6 +51,47 @@ def test_what_goes_in_comes_out(cache) -> None:
     assert_same(cache.put(KEY, TEXTS, ARRAYS), TEXTS, ARRAYS)
     assert_same(cache.get(KEY), TEXTS, ARRAYS)
     assert_same(CompileCache(cache.root).get(KEY), TEXTS, ARRAYS)
+
+
+def test_what_is_put_behind_is_there_for_whoever_looks(cache, monkeypatch) -> None:
+    go, put = threading.Event(), cache._write
+    monkeypatch.setattr(cache, "_write", lambda *a: go.wait(10) and put(*a))
+    cache.put_behind(KEY, TEXTS, ARRAYS)
+    assert not list((cache.root / "compile").glob("??/*/meta.json"))
+    threading.Timer(0.05, go.set).start()
+    assert CompileCache(cache.root).holds(KEY)  # another one waits, too
+    assert_same(cache.get(KEY), TEXTS, ARRAYS)
+
+
+def test_what_cannot_be_stored_is_said_before_it_is_put_behind(cache) -> None:
+    with pytest.raises(ArtifactError, match="text file name"):
+        cache.put_behind(KEY, {"meta.json": ""}, {})
+    with pytest.raises(ArtifactError, match="cannot be stored"):
+        cache.put_behind(KEY, {}, {"z": np.zeros(2, np.complex64)})
+    assert not cache.holds(KEY)
+
+
+_WRITER = """
+import os, sys, time
+import numpy as np
+from leptonc.runtime import cache
+write = cache.write_blocks
+def slow(path, blocks):
+    write(path, blocks)
+    {middle}
+cache.write_blocks = slow
+cache.CompileCache(sys.argv[1]).put_behind(sys.argv[2], {{"a.txt": "a"}}, {{"a": np.arange(9)}})
+"""
+
+
+@pytest.mark.parametrize(("middle", "whole"), [("os._exit(1)", False), ("time.sleep(0.3)", True)])
+def test_a_process_that_ends_leaves_a_whole_entry_or_none(cache, middle: str, whole: bool) -> None:
+    """One that comes to its end finishes what it writes behind; one that is killed leaves none."""
+    command = [sys.executable, "-c", _WRITER.format(middle=middle), str(cache.root), KEY]
+    assert subprocess.run(command, check=False, timeout=60).returncode == (not whole)
+    assert cache.holds(KEY) is whole
+    if whole:
+        assert_same(cache.get(KEY), {"a.txt": "a"}, {"a": np.arange(9)})
 
 
 def test_arrays_are_mapped_read_only_and_aligned(cache) -> None:
