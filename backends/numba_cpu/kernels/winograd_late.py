@@ -63,7 +63,7 @@ from leptonc.backends.numba_cpu.kernels.winograd_transform import add_times
 _BYTES = 4 * LANES
 HEIGHT = 4  # tiles of a group
 _BLOCK = 4  # vectors of channels whose weights fit the first-level cache
-_UNROLL = 4  # channels, of a vector; divides LANES
+_UNROLL = 2  # channels, of a vector; divides LANES
 _SUMS = 24 if LANES == 16 else 12  # that registers hold beside what they are made of
 Read = Callable[[int], ir.Value]
 
