@@ -10,6 +10,7 @@ behind a compile that has returned.
 from __future__ import annotations
 
 import importlib
+import argparse
 import json
 import subprocess
 import sys
@@ -103,10 +104,18 @@ def table(nets: tuple[str, ...]) -> Table:
 
 def main(arguments: list[str]) -> None:
     """Measure one net for another process, or print the table."""
-    if arguments[:1] == ["--measure"]:
-        print(json.dumps(asdict(measure(arguments[1]))))
+    parser = argparse.ArgumentParser(prog=f"python -m {__spec__.name}", description=__doc__)
+    known = [net.name for suite in suites.SUITES.values() for net in suite]
+    parser.add_argument("nets", nargs="*", metavar="net", help=f"default: {', '.join(DEFAULT)}")
+    parser.add_argument("--measure", metavar="net", help="in this process, as JSON")
+    found = parser.parse_args(arguments)
+    for net in (*found.nets, *([found.measure] if found.measure else [])):
+        if net not in known:
+            parser.error(f"unknown net {net!r}; there are: {', '.join(known)}")
+    if found.measure:
+        print(json.dumps(asdict(measure(found.measure))))
         return
-    Console(width=140).print(table(tuple(arguments) or DEFAULT))
+    Console(width=140).print(table(tuple(found.nets) or DEFAULT))
 
 
 if __name__ == "__main__":
