@@ -9,8 +9,8 @@ behind a compile that has returned.
 
 from __future__ import annotations
 
-import importlib
 import argparse
+import importlib
 import json
 import subprocess
 import sys
