@@ -122,6 +122,7 @@ _PARAMS = [I64] * 8
 
 
 def _choice(b: ir.IRBuilder, channels: ir.Value, *args: ir.Value) -> None:
+    """Write the products for any number of channels up to MOST."""
     end = b.append_basic_block("end")
     switch = b.switch(channels, end)
     for n in range(1, MOST + 1):

@@ -45,7 +45,7 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     splat,
 )
 from leptonc.backends.numba_cpu.kernels.winograd_calls import call_of
-from leptonc.backends.numba_cpu.kernels.winograd_points import POINTS, Axis, Form
+from leptonc.backends.numba_cpu.kernels.winograd_points import Axis, Form, matrices, points
 from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     CHANNELS,
     M_X,
@@ -68,16 +68,9 @@ _SUMS = 24 if LANES == 16 else 12  # that registers hold beside what they are ma
 Read = Callable[[int], ir.Value]
 
 
-def _points(axis: Axis) -> list[float]:
-    """Return the points of the rows of ``G`` but for the last, infinity's."""
-    pairs, singles = POINTS[axis]
-    return [0.0, *(s * p for p in pairs for s in (1.0, -1.0)), *singles]
-
-
 def scales(axis: Axis) -> list[float]:
-    """Return what :func:`evaluate` leaves out of the rows of ``G``."""
-    points = _points(axis)
-    return [*(1 / math.prod(p - q for q in points if q != p) for p in points), 1.0]
+    """Return what :func:`evaluate` leaves out of the rows of ``G``: their first elements."""
+    return [*map(float, matrices(axis).g[:-1, 0]), 1.0]
 
 
 def sets(form: Form) -> list[tuple[int, tuple[int, ...]]]:
@@ -95,15 +88,15 @@ def evaluate(b: ir.IRBuilder, axis: Axis, rows: Sequence[int], taps: Read) -> di
 
     A row of point p is the polynomial of the taps at p; the rows of a pair share its even part.
     """
-    points, made, even = _points(axis), dict[int, ir.Value](), dict[float, ir.Value]()
+    at, made, even = points(axis), dict[int, ir.Value](), dict[float, ir.Value]()
     for k in rows:
         if k in (0, axis.n - 1):
             made[k] = taps(0 if k == 0 else 2)
             continue
-        square = points[k] ** 2
+        square = at[k] ** 2
         if square not in even:
             even[square] = add_times(b, square, taps(2), taps(0))
-        made[k] = add_times(b, points[k], taps(1), even[square])
+        made[k] = add_times(b, at[k], taps(1), even[square])
     return made
 
 

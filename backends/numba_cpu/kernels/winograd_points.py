@@ -148,19 +148,24 @@ def even_part(pairs: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(float(v) for v in made)
 
 
+def points(axis: Axis) -> list[float]:
+    """Return the points of the rows of ``G`` but for the last, infinity's."""
+    pairs, singles = POINTS[axis]
+    return [0.0, *(s * p for p in pairs for s in (1.0, -1.0)), *singles][: axis.n - 1]
+
+
 @functools.cache
 def matrices(axis: Axis) -> Matrices:
     """Return the matrices of an axis."""
     n, m, taps = axis.n, axis.m, len(axis.phases[0])
-    pairs, singles = POINTS[axis]
-    points = [0.0, *(s * p for p in pairs for s in (1.0, -1.0)), *singles][: n - 1]
+    known = points(axis)
     at, g, bt = np.zeros((m, n)), np.zeros((n, taps)), np.zeros((n, n))
-    for k, p in enumerate(points):
-        others = np.poly([q for q in points if q != p])[::-1]
+    for k, p in enumerate(known):
+        others = np.poly([q for q in known if q != p])[::-1]
         bt[k, : n - 1] = others
         g[k] = p ** np.arange(taps) / np.polyval(others[::-1], p)
         at[:, k] = p ** np.arange(m)
-    bt[-1], g[-1, -1], at[-1, -1] = np.atleast_1d(np.poly(points))[::-1], 1.0, 1.0
+    bt[-1], g[-1, -1], at[-1, -1] = np.atleast_1d(np.poly(known))[::-1], 1.0, 1.0
     return Matrices(at, g, bt)
 
 

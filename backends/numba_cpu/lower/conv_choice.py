@@ -209,6 +209,7 @@ def winograd_cost(s: ConvShape, form: Form, near: bool) -> float:
 
 
 def _transforms(s: ConvShape, form: Form, count: int) -> float:
+    """Return the estimated cycles of the transforms of ``count`` tiles, in and out."""
     vectors = (-(-s.channels // LANES), -(-s.out_channels // LANES))
     return count * sum(t * v for t, v in zip(TRANSFORM[form], vectors, strict=True))
 

@@ -139,10 +139,11 @@ def test_every_plane_is_made_once(form) -> None:
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-def test_scales_are_the_denominators_of_g(form) -> None:
+def test_rows_of_g_are_scaled_powers_of_their_points(form) -> None:
     for axis in form:
-        known = points.matrices(axis).g[:, 0][:-1]
-        np.testing.assert_allclose(scales(axis)[:-1], known)
+        powers = np.power.outer(points.points(axis), np.arange(axis.taps))
+        made = np.array(scales(axis))[:, None] * [*powers, np.eye(axis.taps)[-1]]
+        np.testing.assert_allclose(made, points.matrices(axis).g)
 
 
 def square(channels: int, size: int, batch: int = 1) -> ConvShape:
