@@ -31,7 +31,7 @@ from leptonc.passes.fusing.policy import FEW_CHANNELS
 Sign = Callable[[Any], bool]
 _WINOGRAD = {
     winograd, read_all, *(t for form in FORMS for t in TRANSFORMS[form].needed),
-    *(late.products for late in LATE.values()),
+    *(p for lates in LATE.values() for late in lates for p in late.parts),
 }  # fmt: skip
 
 
@@ -88,7 +88,7 @@ SIGNS: tuple[tuple[Sign, Native], ...] = (
     (_reads_few, lines),
     (lambda m: isinstance(m, nn.LayerNorm), norm_rows),
     *((_sign_of(form), t) for form in FORMS for t in TRANSFORMS[form].needed),
-    (_is_deep, LATE[Form.square(3, 4)].products),
+    *((_is_deep, p) for late in LATE[Form.square(3, 4)] for p in late.parts),
     (_is_square, read_all),  # sweeps the caches when ways of a convolution are timed
 )
 

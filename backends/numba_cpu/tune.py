@@ -125,7 +125,8 @@ def tune(
             continue
         races = {c: prepare(item.op, q, c) for c in choices.contenders(q)}
         end += sum(r.compile_s for r in races.values())
-        new[q.key] = choices.pick(race({c: r.run for c, r in races.items()}, end, clock))
+        times = race({c: r.run for c, r in races.items()}, end, clock)
+        new[q.key] = choices.pick(times, q.held)
         pool.spare.update(races[new[q.key].chosen].arrays)
     book.settle({page(k, distance): _kept(a) for k, a in new.items()})
     return {**answers, **new}

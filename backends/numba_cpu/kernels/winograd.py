@@ -20,7 +20,8 @@ with bias, residual and activation, or with a 2x2 max-pool. The record is :mod:`
 
 Memory of a thread: a patch of one tile of LANES channels, for zeros and for what is cut off; V
 ``[group][P][phase][vector of channels][ROWS][LANES]``, with one vector more per plane lest planes
-share cache sets; M ``[group][vector of columns][P][ROWS][LANES]``; tables of addresses.
+share cache sets; M ``[group][vector of columns][P][ROWS][LANES]``; tables of addresses. Where
+weights are transformed late, V is that of :mod:`winograd_late`, and a block of halves comes behind.
 
 Error: every output is within :func:`winograd_points.error_bound`. Measured, ``max |y - exact| / max
 |exact|``, largest of 5 draws of unit normal data at 16 / 512 channels: 4e-6 / 1.5e-5 (m = 4), 3e-7
@@ -35,7 +36,7 @@ from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.prefetch import ask_later, ask_to_write
 from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, ldi64, sti64
-from leptonc.backends.numba_cpu.kernels.winograd_late import HEIGHT, multiply_late
+from leptonc.backends.numba_cpu.kernels.winograd_late import GROUP, late_shape, multiply_late
 from leptonc.backends.numba_cpu.kernels.winograd_product import (
     HEIGHTS,
     MULTIPLY,
@@ -222,18 +223,24 @@ def _run_block(args, base, t0, count, panel0, panel1):
     """Compute tiles ``t0 .. t0 + count`` of panels ``panel0 .. panel1``; scratch at ``base``."""
     vectors, panel_block = (arg(args, CHANNELS) + LANES - 1) // LANES, arg(args, PANEL_BLOCK)
     stride, planes = arg(args, STRIDE), arg(args, N_Y) * arg(args, N_X)
-    rows = _rows_of_groups(count) if arg(args, LATE) == 0 else HEIGHT
+    late, (height, _) = arg(args, LATE) != 0, late_shape(args)
+    rows = GROUP if late else _rows_of_groups(count)
     groups = (count + rows - 1) // rows
     v_plane = (stride * stride * vectors * ROWS + 1) * _BYTES
     v_group, column = planes * v_plane, planes * ROWS * _BYTES
     m_group = panel_block * VECTORS * column
+    v_plane, v_step = (
+        (height * _BYTES, planes * height * _BYTES) if late else (v_plane, ROWS * _BYTES)
+    )
     patch = arg(args, SIDE_Y) * arg(args, SIDE_X) * _BYTES  # the first bytes: of one tile
     v = base + patch
     m_base = v + groups * v_group
     table = m_base + groups * m_group
     for t in range(count):
         to = v + t // rows * v_group + t % rows * _BYTES
-        read_tile(args, base, t0 + t, to, v_plane)
+        if late:
+            to = v + (t // height * vectors * planes * height + t % height) * _BYTES
+        read_tile(args, base, t0 + t, to, v_plane, v_step)
     area = arg(args, BATCH) * arg(args, OUT_H) * arg(args, OUT_W)
     fetch = 4 * area * (arg(args, CHANNELS) + arg(args, COLUMNS)) > _FAR
     if fetch:
@@ -242,8 +249,9 @@ def _run_block(args, base, t0, count, panel0, panel1):
     for p0 in range(panel0, panel1, panel_block):
         panels = min(panel_block, panel1 - p0)
         following = arg(args, WEIGHTS) + (p0 + panels if p0 + panels < panel1 else panel0) * size
-        if arg(args, LATE) != 0:
-            multiply_late(args, groups, v, v_plane, v_group, m_base, m_group, p0, panels)
+        if late:
+            half = table + 16 * arg(args, TILE_BLOCK)
+            multiply_late(args, count, v, m_base, m_group, half, p0, panels)
         else:
             _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_group, p0,
                       panels, following, fetch)  # fmt: skip

@@ -10,7 +10,7 @@ import numpy as np
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.pack import Fetch, aligned_empty, at_hand, copy_by_pieces
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
-from leptonc.backends.numba_cpu.kernels.winograd_late import HEIGHT
+from leptonc.backends.numba_cpu.kernels.winograd_late import GROUP, halves_bytes
 from leptonc.backends.numba_cpu.kernels.winograd_points import Form, matrices
 
 _BLOCK = 1 << 16  # float64 elements of transformed weights that are made at once
@@ -52,13 +52,14 @@ def blocking(form: Form, tiles: int, channels: int, columns: int, late: bool = F
     planes, panels, vector = form.planes, -(-columns // PANEL), 4 * LANES
     v = planes * (form.stride**2 * _vectors(channels) * ROWS + 1) * vector  # of a group of ROWS
     product = planes * VECTORS * ROWS * vector  # M of one group and panel
-    rows = HEIGHT if late else ROWS
+    rows = GROUP if late else ROWS
     groups = min(2 if channels <= 4 * LANES else 4, -(-tiles // rows))
     panel_block = min(panels, 2)
     # Where tiles do not fill groups, they are spread over more of them.
     memory = (1 if late else 2) * groups * (v + panel_block * product)
+    halves = halves_bytes(form) if late else 0
     tables, patch = 2 * 8 * groups * ROWS, form.y.side * form.x.side * vector
-    return Blocking(groups * rows, panel_block, patch + memory + tables)
+    return Blocking(groups * rows, panel_block, patch + memory + tables + halves)
 
 
 def transform_weights(weight: np.ndarray, form: Form, fetch: Fetch = at_hand) -> np.ndarray:
@@ -101,13 +102,16 @@ def _row(form: Form, i: int, j: int, py: int, px: int) -> np.ndarray:
     return made.reshape(-1)
 
 
-def pack_late(weight: np.ndarray, fetch: Fetch = at_hand) -> np.ndarray:
-    """Return ``weight: [out, in, *kernel]`` as ``f32[vectors of out, in, taps, LANES]``."""
+def pack_late(weight: np.ndarray, vectors: int, fetch: Fetch = at_hand) -> np.ndarray:
+    """Return ``weight: [out, in, *kernel]`` as ``f32[out by columns, in, taps, columns]``.
+
+    ``vectors``: that lie side by side, of which columns are made up; the panel is a multiple.
+    """
     out, inner = weight.shape[:2]
-    taps = weight.reshape(out, inner, -1).transpose(1, 2, 0)
-    made = aligned_empty((-(-out // PANEL) * VECTORS, inner, taps.shape[1], LANES))
+    taps, columns = weight.reshape(out, inner, -1).transpose(1, 2, 0), vectors * LANES
+    made = aligned_empty((-(-out // PANEL) * PANEL // columns, inner, taps.shape[1], columns))
     for j, some in enumerate(made):
-        part = taps[..., j * LANES : (j + 1) * LANES]
+        part = taps[..., j * columns : (j + 1) * columns]
         copy_by_pieces(some[..., : part.shape[-1]], part, fetch)
         some[..., part.shape[-1] :] = 0.0
     return made

@@ -11,7 +11,6 @@ import numpy as np
 from leptonc.backends.numba_cpu.kernels.activation import Act, vact
 from leptonc.backends.numba_cpu.kernels.base import inline_njit
 from leptonc.backends.numba_cpu.kernels.igemm import Res
-from leptonc.backends.numba_cpu.kernels.microkernel import ROWS
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -84,15 +83,17 @@ def place(args, tile):
 
 
 @inline_njit
-def read_tile(args, patch, tile, dst, plane):
-    """Transform one tile of all channels into V at ``dst`` (``plane``: bytes between planes).
+def read_tile(args, patch, tile, dst, plane, step):
+    """Transform one tile of all channels into V at ``dst``.
+
+    ``plane``: bytes from plane to plane, ``step``: from vector to vector of channels.
 
     Of a tile at a border, whole vectors of what the image lacks are read from zeros in ``patch``;
     a vector that is cut off is copied there.
     """
     read, stride, channels = arg(args, READ), arg(args, STRIDE), arg(args, CHANNELS)
     h, w = arg(args, SIDE_Y), arg(args, SIDE_X)
-    whole, step = channels // LANES, ROWS * _BYTES
+    whole = channels // LANES
     phase = (channels + LANES - 1) // LANES * step
     image, y0, x0 = place(args, tile)
     y0, x0 = stride * y0 - arg(args, PAD_Y), stride * x0 - arg(args, PAD_X)

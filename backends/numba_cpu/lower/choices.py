@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 CLOSE = 1.6  # a candidate estimated at more than this multiple of the best is not timed
 MARGIN = 0.95  # who is to beat the model's favourite must need less than this part of its time
+LIGHT = 0.93  # the same for who is to beat a candidate that holds fewer bytes
 AGREE = 1.15  # the two fastest runs of a candidate may differ by this factor
 
 ONLY_WAY = "the only way"
@@ -28,12 +29,14 @@ class Question:
 
     ``key`` is text that names what is computed, a colon and the candidates: equal keys mean equal
     questions, whichever network asks. ``close``: the multiple of the best estimate up to which a
-    candidate is worth timing, ``CLOSE`` where it is None.
+    candidate is worth timing, ``CLOSE`` where it is None. ``held``: the bytes of the weights by
+    candidate, empty where they are no matter.
     """
 
     key: str
     costs: Mapping[str, float]
     close: float | None = None
+    held: Mapping[str, int] = field(default_factory=dict[str, int])
 
     @property
     def about(self) -> str:
@@ -82,18 +85,24 @@ def contenders(question: Question) -> Sequence[str]:
     return [c for c in ranked if question.costs[c] <= most]
 
 
-def pick(times: Mapping[str, Sequence[float]]) -> Answer:
+def pick(times: Mapping[str, Sequence[float]], held: Mapping[str, int] | None = None) -> Answer:
     """Return the answer that measured seconds give; the first candidate is the model's favourite.
 
     Each counts by its fastest run, because whatever disturbs a run makes it slower. The favourite
-    stays unless another is clearly faster, and where the runs do not agree with each other.
+    stays unless another is clearly faster, and where the runs do not agree with each other. Of
+    those that take about the same time the one wins that holds fewest bytes (``held``): a network's
+    weights are most of the memory that it takes.
     """
     least = {c: min(t) for c, t in times.items()}
     favourite = next(iter(least))
     if not all(steady(t) for t in times.values()):
         return Answer(favourite, TOO_BUSY, least)
     best = min(least, key=lambda c: least[c])
-    return Answer(best if least[best] < MARGIN * least[favourite] else favourite, MEASURED, least)
+    chosen = best if least[best] < MARGIN * least[favourite] else favourite
+    if held:
+        lighter = [c for c in least if held[c] < held[chosen] and LIGHT * least[c] <= least[best]]
+        chosen = min(lighter, key=lambda c: (held[c], least[c]), default=chosen)
+    return Answer(chosen, MEASURED, least)
 
 
 def steady(times: Sequence[float]) -> bool:

@@ -21,7 +21,7 @@ from leptonc.backends.numba_cpu.kernels.igemm_plan import ConvPlan
 from leptonc.backends.numba_cpu.kernels.pack import merge_groups, pack_conv
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_calls import TRANSFORMS
-from leptonc.backends.numba_cpu.kernels.winograd_late import EARLY, LATE
+from leptonc.backends.numba_cpu.kernels.winograd_late import EARLY, Late, late_of
 from leptonc.backends.numba_cpu.kernels.winograd_points import Form
 from leptonc.backends.numba_cpu.legal import ClaimFn
 from leptonc.backends.numba_cpu.lower import choices, lines, questions
@@ -254,14 +254,16 @@ def _reads(end: Finish) -> list[View]:
     return [*end.reads, *([] if end.res is None else [end.res])]
 
 
-def _winograd_weights(job: _Job, form: Form, late: bool) -> Slot:
+def _winograd_weights(job: _Job, form: Form, late: Late | None) -> Slot:
     """Return the address of the weights, transformed unless that is done ``late``."""
     const, fetch = job.ctx.constant(job.weight), job.ctx.pool.fetch
     assert const is not None
-    if late:
-        key = ("winograd late", id(const.payload))
+    if late is not None:
+        wide = late.shape.wide
         return job.ctx.packed(
-            key, lambda: winograd_plan.pack_late(elements_of(const), fetch), const
+            ("winograd late", wide, id(const.payload)),
+            lambda: winograd_plan.pack_late(elements_of(const), wide, fetch),
+            const,
         )
     return job.ctx.packed(
         ("winograd", form, id(const.payload)),
@@ -273,9 +275,9 @@ def _winograd_weights(job: _Job, form: Form, late: bool) -> Slot:
 def _winograd(algorithm: Algorithm) -> Callable[[_Job], None]:
     def lower(job: _Job) -> None:
         ctx, s, out, form = job.ctx, job.shape.plane, job.out, forms(job.shape)[algorithm]
-        late = algorithm is Algorithm.LATE_4
+        late = late_of(form, tiles(s, form)) if algorithm is Algorithm.LATE_4 else None
         weights = _winograd_weights(job, form, late)
-        products = LATE[form].slots() if late else EARLY
+        products = EARLY if late is None else late.slots()
         across = -(-s.out[1] // form.x.m)
         if few(s, algorithm):
             run, x = winograd_few.winograd_few, lines.lines_of_tiles(ctx, s, form, job.x)
@@ -283,7 +285,7 @@ def _winograd(algorithm: Algorithm) -> Callable[[_Job], None]:
         else:
             run, x = wino.winograd, inner_channels(ctx, job.x)
             shape = tiles(s, form), s.channels, s.out_channels
-            blocks = winograd_plan.blocking(form, *shape, late)
+            blocks = winograd_plan.blocking(form, *shape, late is not None)
         scratch, stride = ctx.scratch(blocks.scratch_bytes)
         (x_y, x_x), (out_y, out_x) = spatial(x, 2), spatial(out, 2)
         values: dict[str, Any] = {

@@ -11,7 +11,7 @@ from leptonc.backends.numba_cpu.kernels.int8_dot import DOT
 from leptonc.backends.numba_cpu.kernels.int8_winograd_forms import LARGEST_CODE
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, VECTORS
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
-from leptonc.backends.numba_cpu.kernels.winograd_late import HEIGHT
+from leptonc.backends.numba_cpu.kernels.winograd_late import FEW
 from leptonc.backends.numba_cpu.kernels.winograd_plan import depth
 from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, ONE, Axis, Form
 from leptonc.passes.fusing.policy import FEW_CHANNELS
@@ -112,7 +112,7 @@ def forms(s: ConvShape) -> dict[Algorithm, Form]:
         if s.kernel == f.kernel and s.stride == (f.stride, f.stride)
     }
     wide = found.get(Algorithm.WINOGRAD_4)
-    if wide is not None and s.channels % LANES == 0 and tiles(s, wide) <= HEIGHT:
+    if wide is not None and s.channels % LANES == 0 and tiles(s, wide) <= MOST_LATE:
         found[Algorithm.LATE_4] = wide
     return found
 
@@ -177,7 +177,10 @@ FEWEST_ROWS = 4  # a product of fewer rows takes as long
 IGEMM_RATE = 24.0  # bytes of weights per cycle, in addition to the product
 FAR_RATE, NEAR_RATE = 12.0, 32.0  # of Winograd's, from memory and where a network stays in caches
 HELD = 0.015  # of the time that is to be saved whenever the weights take twice the bytes
-LATE_PLANE = 3.9  # for a plane of its tiles, of a channel and a vector of columns
+# Of late weights, for a channel and a vector of columns: a plane of few tiles; where tiles are
+# more, halves and each plane of a tile.
+FEW_PLANE, HALVES, LATE_PRODUCT = 3.3, 37.0, 0.63
+MOST_LATE = 64  # tiles: more share the weights that are transformed before
 OVERLAP = 0.75  # of the shorter of product and reading weights, which go on together
 
 
@@ -216,8 +219,11 @@ def _transforms(s: ConvShape, form: Form, count: int) -> float:
 
 def late_cost(s: ConvShape, form: Form, _: bool) -> float:
     """Return the estimated cycles of :mod:`winograd_late`, which waits for no memory."""
-    vectors = -(-s.out_channels // PANEL) * VECTORS
-    return LATE_PLANE * form.planes * vectors * s.channels + _transforms(s, form, tiles(s, form))
+    vectors, count = -(-s.out_channels // PANEL) * VECTORS, tiles(s, form)
+    planes = FEW_PLANE if count <= FEW else LATE_PRODUCT * (count + count % 2)
+    halves = 0.0 if count <= FEW else HALVES
+    products = vectors * s.channels * (halves + planes * form.planes)
+    return products + _transforms(s, form, count)
 
 
 # Products of codes: cycles of a row with a panel for a step, which is four codes or two int16, by

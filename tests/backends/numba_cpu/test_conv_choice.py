@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from leptonc.backends.numba_cpu.kernels import winograd_few
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower.conv_choice import (
+    MOST_LATE,
     NEAR,
     Algorithm,
     ConvShape,
@@ -54,7 +55,8 @@ def test_strict_never_runs_winograd(size: int, channels: int) -> None:
 def test_candidates_fit_the_stride(size: int, channels: int, out: int, stride: int) -> None:
     shape = square(channels, size, out, stride)
     found = costs(shape, "fp32")
-    late = {L4} if size <= 8 and channels % LANES == 0 else set()
+    count = ((size + 3) // 4) ** 2
+    late = {L4} if count <= MOST_LATE and channels % LANES == 0 else set()
     ways = {1: {F2, F4} | late, 2: {P2}}.get(stride, set())
     small = min(channels, out) < LANES
     few = channels <= winograd_few.MOST and stride == 1 and LANES <= out <= NEAR / 4 / size**2

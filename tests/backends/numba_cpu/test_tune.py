@@ -59,6 +59,22 @@ def test_the_favourite_loses_only_to_the_fastest_and_clearly(times: dict[str, li
         assert (found.chosen, found.why) == (favourite, choices.MEASURED)
 
 
+@given(TIMES, st.data())
+def test_about_as_fast_fewest_bytes_win(times: dict[str, list[float]], draw) -> None:
+    held = {c: draw.draw(st.integers(1, 4)) for c in times}
+    plain, found = choices.pick(times), choices.pick(times, held)
+    least = {c: min(t) for c, t in times.items()}
+    assert (found.times, found.why) == (plain.times, plain.why)
+    assert choices.pick(times, dict.fromkeys(times, 7)) == plain
+    if found.why == choices.TOO_BUSY:
+        assert found == plain
+        return
+    near = {c for c in least if choices.LIGHT * least[c] <= min(least.values())}
+    assert held[found.chosen] <= held[plain.chosen]
+    assert found.chosen == plain.chosen or found.chosen in near
+    assert held[found.chosen] <= min(held[c] for c in near)
+
+
 def test_an_answer_that_is_no_candidate_is_not_taken() -> None:
     question = Question("q", {"a": 2.0, "b": 1.0})
     assert choices.answer(question, {"q": Answer("gone", "measured")}).chosen == "b"
@@ -131,7 +147,7 @@ def forced_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choices, "CLOSE", 1e9)
 
 
-SECONDS = {"igemm": 1.0, "winograd2": 2.0, "winograd4": 3.0}
+SECONDS = {"igemm": 1.0, "winograd2": 2.0, "winograd4": 3.0, "late4": 4.0}
 
 
 def test_questions_are_those_that_lowering_asks() -> None:

@@ -20,7 +20,7 @@ from leptonc.backends.numba_cpu.kernels.base import Native, record
 from leptonc.backends.numba_cpu.kernels.igemm import Res
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_calls import TRANSFORMS
-from leptonc.backends.numba_cpu.kernels.winograd_late import EARLY, LATE
+from leptonc.backends.numba_cpu.kernels.winograd_late import EARLY, late_of
 from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, POINTS, Axis, Form
 
 pytestmark = pytest.mark.numba
@@ -43,9 +43,9 @@ def same(form: Form) -> tuple[int, int]:
     return y, x
 
 
-def addresses(form: Form, pool: int, late: bool) -> dict[str, int]:
+def addresses(form: Form, pool: int, tiles: int) -> dict[str, int]:
     """Return the slots that name the transforms of a form, and products with late weights."""
-    slots = TRANSFORMS[form].slots(pool) | (LATE[form].slots() if late else EARLY)
+    slots = TRANSFORMS[form].slots(pool) | (late_of(form, tiles).slots() if tiles else EARLY)
     return {name: t.address if isinstance(t, Native) else t for name, t in slots.items()}
 
 
@@ -65,7 +65,11 @@ class Case:
         late = bool(options.get("late"))
         blocks = options.get("blocks") or plan.blocking(form, tiles, c, n, late)
         bias, res = options.get("bias"), options.get("res")
-        pack = plan.pack_late(w.numpy()) if late else plan.transform_weights(w.numpy(), form)
+        pack = (
+            plan.pack_late(w.numpy(), late_of(form, tiles).shape.wide)
+            if late
+            else plan.transform_weights(w.numpy(), form)
+        )
         self.keep = {
             "x": np.ascontiguousarray(x.permute(0, 2, 3, 1).numpy()),
             "weights": pack,
@@ -78,7 +82,7 @@ class Case:
         size = [s // pool * pool for s in size]
         self.written = (b, size[0] // pool, size[1] // pool, n)
         self.values = {
-            **plan.slots(form), **addresses(form, pool, late), **self.keep,
+            **plan.slots(form), **addresses(form, pool, tiles if late else 0), **self.keep,
             "x_b": h * wide * c, "x_y": wide * c, "x_x": c,
             "batch": b, "in_h": h, "in_w": wide, "channels": c, "columns": n,
             "pad_y": pad[0], "pad_x": pad[1], "out_h": size[0], "out_w": size[1],

@@ -18,7 +18,8 @@ from leptonc.backends.numba_cpu.kernels import winograd_points as points
 from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.igemm import Res
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
-from leptonc.backends.numba_cpu.kernels.winograd_late import LATE, scales, sets
+from leptonc.backends.numba_cpu.kernels.winograd_late import GROUP, LATE
+from leptonc.backends.numba_cpu.kernels.winograd_late_tile import scales
 from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.contract import lower_contract
 from leptonc.backends.numba_cpu.lower.conv_choice import (
@@ -122,10 +123,23 @@ def test_pooled_has_the_bits_of_a_pool_behind(form) -> None:
     np.testing.assert_array_equal(Case(form, x, weight, (1, 1), pool=2, **options).run(2), want)
 
 
-@given(out=st.integers(1, 70), inner=st.integers(1, 40))
-def test_packed_weights_are_where_they_are_read(out: int, inner: int) -> None:
+@pytest.mark.parametrize("form", FORMS, ids=str)
+@given(channels=CHANNELS, batch=st.integers(1, 3), size=st.integers(9, 30), nt=st.integers(1, 2))
+@settings(max_examples=20, deadline=None)
+def test_blocks_do_not_change_a_bit(form, channels, batch, size, nt) -> None:
+    x, weight = data(batch, channels, size, size), kernel(form, 70, channels)
+    want = Case(form, x, weight, same(form), late=True).run()
+    full = plan.blocking(form, 10**6, channels, 70, late=True)
+    small = plan.Blocking(GROUP, 1, full.scratch_bytes)
+    got = Case(form, x, weight, same(form), late=True, blocks=small).run(nt)
+    assert np.array_equal(want, got)
+
+
+@given(out=st.integers(1, 70), inner=st.integers(1, 40), vectors=st.sampled_from([1, 2]))
+def test_packed_weights_are_where_they_are_read(out: int, inner: int, vectors: int) -> None:
     weight = data(out, inner, 3, 3).numpy()
-    packed = plan.pack_late(weight)
+    packed = plan.pack_late(weight, vectors)
+    assert packed.shape[1:] == (inner, 9, vectors * LANES)
     back = packed.transpose(0, 3, 1, 2).reshape(-1, inner, 3, 3)
     np.testing.assert_array_equal(back[:out], weight)
     assert not back[out:].any()
@@ -133,9 +147,10 @@ def test_packed_weights_are_where_they_are_read(out: int, inner: int) -> None:
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_every_plane_is_made_once(form) -> None:
-    planes = [(i, j) for i, some in sets(form) for j in some]
-    assert sorted(planes) == [(i, j) for i in range(form.y.n) for j in range(form.x.n)]
-    assert len(planes) == form.planes and LATE[form].turns == len(sets(form))
+    for late in LATE[form]:
+        sets = late.shape.sets(form)
+        assert [j for some in sets for j in some] == list(range(form.x.n))
+        assert late.turns == len(sets) * form.y.n
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
@@ -151,16 +166,17 @@ def square(channels: int, size: int, batch: int = 1) -> ConvShape:
     return ConvShape(batch, channels, two, 512, (3, 3), one, one, one, 1, two)
 
 
-def test_offered_for_few_tiles_and_whole_vectors_of_channels() -> None:
-    assert Algorithm.LATE_4 in costs(square(512, 7), "fp32")
-    others = [square(512, 9), square(512, 7, batch=2), square(512 + LANES // 2, 7)]
+def test_offered_for_some_tiles_and_whole_vectors_of_channels() -> None:
+    for shape in (square(512, 7), square(512, 7, batch=2), square(512, 32)):
+        assert Algorithm.LATE_4 in costs(shape, "fp32")
+        assert Algorithm.LATE_4 not in costs(shape, "strict")
+    others = [square(512, 33), square(512, 32, batch=2), square(512 + LANES // 2, 7)]
     assert all(Algorithm.LATE_4 not in costs(shape, "fp32") for shape in others)
-    assert Algorithm.LATE_4 not in costs(square(512, 7), "strict")
 
 
 def test_holds_no_more_than_the_weights() -> None:
-    shape = square(512, 7)
-    assert held_bytes(shape, Algorithm.LATE_4) == held_bytes(shape, Algorithm.IGEMM)
+    for shape in (square(512, 7), square(512, 14)):
+        assert held_bytes(shape, Algorithm.LATE_4) == held_bytes(shape, Algorithm.IGEMM)
 
 
 class Always(dict[str, Answer]):
@@ -180,7 +196,7 @@ def by_late(lower: Callable[[Lowering, Function], bool | None], ctx: Lowering, f
 
 @given(
     channels=st.integers(1, 5).map(lambda v: v * LANES), out=st.integers(LANES, 70),
-    size=st.tuples(st.integers(2, 8), st.integers(2, 8)), nt=st.integers(1, 3),
+    size=st.tuples(st.integers(2, 16), st.integers(2, 16)), nt=st.integers(1, 3),
 )  # fmt: skip
 @settings(max_examples=15, deadline=None)
 def test_a_convolution_and_its_pool_run_so(channels, out, size, nt) -> None:
