@@ -182,7 +182,7 @@ FAULTS: tuple[Fault, ...] = (
              "dead guard", "(_digest_of_table(value),) if table else ()", "()",
              ("tests/backends/numba_cpu/test_loaded_code.py",)),
     _runtime("part-not-named", "backends/numba_cpu/kernels/winograd.py", "dead guard",
-             "@kernel(parts=(MULTIPLY,))", "@kernel",
+             "@kernel(parts=(FINISH, MULTIPLY))", "@kernel",
              ("tests/backends/numba_cpu/test_part.py",)),
     _runtime("language-without-contract", "backends/numba_cpu/kernels/language.py", "dead guard",
              "if self.fastmath:", "if False:", ("tests/backends/numba_cpu/test_language.py",)),

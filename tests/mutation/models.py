@@ -359,6 +359,10 @@ MODELS: dict[str, Model] = {
     # Weights that no cache holds: more than 32 MiB in all.
     "deep_convs": _net(lambda: nn.Sequential(*_convs(*[528] * 5).values()), (1, 528, 7, 7)),
     "late_convs": _net(lambda: nn.Sequential(*_convs(*[528] * 5).values()), (1, 528, 8, 16)),
+    "cut_residual": _with(
+        lambda self, x: F.silu(self.one(x)) + F.relu(self.two(x) + x), lambda: _convs(32, 32, 32),
+        (1, 32, 13, 11),
+    ),
     "conv_pool": _net(lambda: _pooled(32, 2), (1, 32, 15, 11)),
     "conv_pool_of_three": _net(lambda: _pooled(32, 3), (1, 32, 13, 13)),
     "grouped_attention": _of(_grouped, (1, 4, 6, 8), (1, 2, 6, 8), (1, 2, 6, 8)),

@@ -225,12 +225,17 @@ def _switch(b: ir.IRBuilder, code: ir.Value, x: ir.Value, p0: ir.Value, p1: ir.V
     return phi
 
 
+def activated(b: ir.IRBuilder, code: ir.Value, x: ir.Value, p0: ir.Value, p1: ir.Value) -> ir.Value:
+    """Return activation ``code`` of vector ``x``; ``p0``, ``p1``: its float32 parameters."""
+    fn = shared_function(b.module, "lep_act", VF, [I64, VF, F32, F32], _switch)
+    return b.call(fn, [code, x, p0, p1])
+
+
 @intrinsic
 def vact(typingctx, code, x, p0, p1):
     """Return activation ``code`` of vector ``x``; ``p0``, ``p1``: its float32 parameters."""
 
     def build(context, builder, sig, args):
-        fn = shared_function(builder.module, "lep_act", VF, [I64, VF, F32, F32], _switch)
-        return builder.call(fn, args)
+        return activated(builder, *args)
 
     return vf32(types.int64, vf32, types.float32, types.float32), build

@@ -36,6 +36,7 @@ from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.prefetch import ask_later, ask_to_write
 from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, ldi64, sti64
+from leptonc.backends.numba_cpu.kernels.winograd_finish import FINISH
 from leptonc.backends.numba_cpu.kernels.winograd_late import GROUP, late_shape, multiply_late
 from leptonc.backends.numba_cpu.kernels.winograd_product import (
     HEIGHTS,
@@ -261,7 +262,7 @@ def _run_block(args, base, t0, count, panel0, panel1):
             write_tile(args, base, t0 + t, src, column, p0 * PANEL, n1)
 
 
-@kernel(parts=(MULTIPLY,))
+@kernel(parts=(FINISH, MULTIPLY))
 def winograd(args, tid, nt):
     """Compute this thread's tiles and output channels of the conv that the record describes.
 

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from leptonc.backends.numba_cpu.kernels.activation import Act, vact
+from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.base import inline_njit
 from leptonc.backends.numba_cpu.kernels.igemm import Res
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
     argf,
-    vadd,
-    vload,
     vload_n,
-    vmax,
-    vmul,
     vstore,
-    vstore_n,
     vzero,
 )
 from leptonc.backends.numba_cpu.kernels.winograd_calls import (
@@ -30,6 +25,7 @@ from leptonc.backends.numba_cpu.kernels.winograd_calls import (
     transform_output,
     transform_pooled,
 )
+from leptonc.backends.numba_cpu.kernels.winograd_finish import finish_pixels
 from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     ACT,
     ACT_P0,
@@ -126,53 +122,6 @@ def read_tile(args, patch, tile, dst, plane, step):
 
 
 @inline_njit
-def _finish(args, patch, image, y, x, n0, width):
-    """Write one vector of channels of one tile: bias, residual, activation, what exists."""
-    m = arg(args, M_X)
-    rows, columns = min(arg(args, M_Y), arg(args, OUT_H) - y), min(m, arg(args, OUT_W) - x)
-    bias, res, mode = arg(args, BIAS), arg(args, RES), arg(args, RES_MODE)
-    code, p0, p1 = arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1)
-    shift = vload_n(bias, n0, width) if bias != 0 else vzero()
-    out = arg(args, OUT) + 4 * image * arg(args, OUT_B)
-    res_at = res + 4 * image * arg(args, RES_B)
-    for i in range(rows):
-        for j in range(columns):
-            v, r = vadd(vload(patch, (i * m + j) * LANES), shift), vzero()
-            if res != 0:
-                at = (y + i) * arg(args, RES_Y) + (x + j) * arg(args, RES_X) + n0
-                r = vload_n(res_at, at, width)
-                if mode != _LATE and mode != _TIMES:
-                    v = vadd(v, r)
-            if code != 0:
-                v = vact(code, v, p0, p1)
-            if res != 0 and mode == _LATE:
-                v = vadd(v, r)
-            if res != 0 and mode == _TIMES:
-                v = vmul(v, r)
-            at = (y + i) * arg(args, OUT_Y) + (x + j) * arg(args, OUT_X) + n0
-            vstore_n(out, at, v, width)
-
-
-@inline_njit
-def _finish_pooled(args, patch, image, y, x, n0, width):
-    """Write the largest of each two by two pixels of one vector of channels of one tile."""
-    m = arg(args, M_X)
-    rows, columns = min(arg(args, M_Y), arg(args, OUT_H) - y), min(m, arg(args, OUT_W) - x)
-    code, p0, p1 = arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1)
-    shift = vload_n(arg(args, BIAS), n0, width) if arg(args, BIAS) != 0 else vzero()
-    out = arg(args, OUT) + 4 * image * arg(args, OUT_B)
-    for i in range(0, rows, 2):
-        for j in range(0, columns, 2):
-            first = patch + (i * m + j) * _BYTES
-            a, b = vload(first, 0), vload(first, LANES)
-            c, d = vload(first, m * LANES), vload(first, (m + 1) * LANES)
-            a, b = vact(code, vadd(a, shift), p0, p1), vact(code, vadd(b, shift), p0, p1)
-            c, d = vact(code, vadd(c, shift), p0, p1), vact(code, vadd(d, shift), p0, p1)
-            at = (y + i) // 2 * arg(args, OUT_Y) + (x + j) // 2 * arg(args, OUT_X) + n0
-            vstore_n(out, at, vmax(vmax(a, b), vmax(c, d)), width)
-
-
-@inline_njit
 def _bounds(args):
     """Return the clamp that is the activation, and whether the transform can end with it."""
     act = arg(args, ACT)
@@ -190,38 +139,36 @@ def _bounds(args):
 @inline_njit
 def write_tile(args, patch, tile, src, step, n0, n1):
     """Transform columns ``n0 .. n1`` of one tile of M back and finish them."""
-    write, m_y, m_x, inf = arg(args, WRITE), arg(args, M_Y), arg(args, M_X), _INF
+    write, m_y, m_x, pool = arg(args, WRITE), arg(args, M_Y), arg(args, M_X), arg(args, POOL)
     image, y, x = place(args, tile)
     low, high, simple = _bounds(args)
     bias, res = arg(args, BIAS), arg(args, RES)
-    first = n0
-    inside = y + m_y <= arg(args, OUT_H) and x + m_x <= arg(args, OUT_W)
-    if simple and inside and n1 - n0 >= LANES:
-        out_y, out_x = 4 * arg(args, OUT_Y), 4 * arg(args, OUT_X)
-        res_y, res_x = 4 * arg(args, RES_Y), 4 * arg(args, RES_X)
-        pool = arg(args, POOL)
-        out = arg(args, OUT) + 4 * image * arg(args, OUT_B) + y // pool * out_y + x // pool * out_x
-        out += 4 * n0
-        if res != 0:
-            res += 4 * image * arg(args, RES_B) + y * res_y + x * res_x + 4 * n0
-        if bias != 0:
-            bias += 4 * n0
+    out_y, out_x = 4 * arg(args, OUT_Y), 4 * arg(args, OUT_X)
+    res_y, res_x = 4 * arg(args, RES_Y), 4 * arg(args, RES_X)
+    out = arg(args, OUT) + 4 * image * arg(args, OUT_B) + y // pool * out_y + x // pool * out_x
+    out += 4 * n0
+    if res != 0:
+        res += 4 * image * arg(args, RES_B) + y * res_y + x * res_x + 4 * n0
+    if bias != 0:
+        bias += 4 * n0
+    rows, columns = min(m_y, arg(args, OUT_H) - y), min(m_x, arg(args, OUT_W) - x)
+    whole = 0
+    if simple and rows == m_y and columns == m_x:
         whole = (n1 - n0) // LANES
-        if pool == 2:
-            transform_pooled(arg(args, POOLED), src, step, out, out_y, out_x, bias,
-                             low, high, whole)  # fmt: skip
-        else:
-            transform_output(write, src, step, out, out_y, out_x, bias, res, res_y, res_x,
-                             low, high, whole)  # fmt: skip
-        first += whole * LANES
-        src += whole * step
-    for c in range(first, n1, LANES):
-        transform_output(write, src, step, patch, m_x * _BYTES, _BYTES, 0, 0, 0, 0, -inf, inf, 1)
-        if arg(args, POOL) == 2:
-            _finish_pooled(args, patch, image, y, x, c, n1 - c)
-        else:
-            _finish(args, patch, image, y, x, c, n1 - c)
-        src += step
+    if whole > 0 and pool == 2:
+        transform_pooled(arg(args, POOLED), src, step, out, out_y, out_x, bias, low, high, whole)
+    elif whole > 0:
+        transform_output(write, src, step, out, out_y, out_x, bias, res, res_y, res_x, low, high,
+                         whole)  # fmt: skip
+    for k in range(whole, (n1 - n0 + LANES - 1) // LANES):
+        at = k * _BYTES
+        transform_output(write, src + k * step, step, patch, m_x * _BYTES, _BYTES, 0, 0, 0, 0,
+                         -_INF, _INF, 1)  # fmt: skip
+        finish_pixels(
+            patch, m_x, rows, columns, pool, bias + at if bias != 0 else 0,
+            res + at if res != 0 else 0, res_y, res_x, arg(args, RES_MODE), arg(args, ACT),
+            argf(args, ACT_P0), argf(args, ACT_P1), out + at, out_y, out_x, n1 - n0 - k * LANES,
+        )  # fmt: skip
 
 
 @inline_njit
