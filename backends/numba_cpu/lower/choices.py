@@ -91,7 +91,7 @@ def pick(times: Mapping[str, Sequence[float]], held: Mapping[str, int] | None = 
     Each counts by its fastest run, because whatever disturbs a run makes it slower. The favourite
     stays unless another is clearly faster, and where the runs do not agree with each other. Of
     those that take about the same time the one wins that holds fewest bytes (``held``): a network's
-    weights are most of the memory that it takes.
+    weights are most of the memory that it takes, and after others have run they are read again.
     """
     least = {c: min(t) for c, t in times.items()}
     favourite = next(iter(least))

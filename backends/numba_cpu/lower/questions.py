@@ -72,14 +72,10 @@ def reuse(fn: Function, precision: str, caches: Caches) -> Reuse:
 
 
 def conv(shape: ConvShape, precision: str, reuse: Reuse) -> Question:
-    """Return the question of a convolution with constant weights.
-
-    What a network holds whose weights stay in the caches is no matter.
-    """
+    """Return the question of a convolution with constant weights."""
     found = costs(shape, precision, reuse.near)
     by_name = {a.value: cost for a, cost in found.items()}
-    some = () if reuse.near else (a for a in found if a is not Algorithm.DEPTHWISE)
-    held = {a.value: held_bytes(shape, a) for a in some}
+    held = {a.value: held_bytes(shape, a) for a in found if a is not Algorithm.DEPTHWISE}
     return Question(f"conv {_conv_text(shape)}: {', '.join(sorted(by_name))}", by_name, held=held)
 
 
