@@ -230,9 +230,9 @@ def _run_block(args, base, t0, count, panel0, panel1):
     v_plane = (stride * stride * vectors * ROWS + 1) * _BYTES
     v_group, column = planes * v_plane, planes * ROWS * _BYTES
     m_group = panel_block * VECTORS * column
-    v_plane, v_step = (
-        (height * _BYTES, planes * height * _BYTES) if late else (v_plane, ROWS * _BYTES)
-    )
+    v_step = ROWS * _BYTES
+    if late:
+        v_plane, v_step = height * _BYTES, planes * height * _BYTES
     patch = arg(args, SIDE_Y) * arg(args, SIDE_X) * _BYTES  # the first bytes: of one tile
     v = base + patch
     m_base = v + groups * v_group
@@ -240,7 +240,7 @@ def _run_block(args, base, t0, count, panel0, panel1):
     for t in range(count):
         to = v + t // rows * v_group + t % rows * _BYTES
         if late:
-            to = v + (t // height * vectors * planes * height + t % height) * _BYTES
+            to = v + t // height * vectors * v_step + t % height * _BYTES
         read_tile(args, base, t0 + t, to, v_plane, v_step)
     area = arg(args, BATCH) * arg(args, OUT_H) * arg(args, OUT_W)
     fetch = 4 * area * (arg(args, CHANNELS) + arg(args, COLUMNS)) > _FAR

@@ -12,7 +12,7 @@ left out of the planes and multiply the sums of a block of channels, so that a r
 roundings. Blocks also shorten the chains of sums: with 512 channels results err a third of what
 they do where one chain runs over all channels.
 
-Weights are ``f32[columns of ``wide`` vectors, channels, *taps, wide, LANES]``
+Weights are ``f32[columns of wide vectors, channels, *taps, wide, LANES]``
 (:func:`winograd_plan.pack_late`), of whole vectors of channels. V is ``[tiles of height][vector of
 channels][P][height][LANES]``: what one call reads of a vector of channels lies together.
 """
@@ -172,7 +172,7 @@ _CALL, _CALL_HALVES = call_of(_PARAMS), call_of(_HALVES)
 def make_halves(typingctx, code, raw, to, channels):
     """Write the inner rows of ``G`` times the taps of ``channels`` channels, at least 1.
 
-    ``code``: the address of the form's part. ``raw``: address of ``f32[channels, *taps, SIDE,
+    ``code``: the address of the form's part. ``raw``: address of ``f32[channels, *taps, wide,
     LANES]``. ``to``: address of ``f32[n_y - 2, channels, x.taps, wide, LANES]``.
     """
     return types.void(*(types.int64,) * 4), _CALL_HALVES
@@ -195,31 +195,25 @@ def multiply_planes(
     return types.void(*(types.int64,) * 12), _CALL
 
 
-_H, _W = _MANY.height, _MANY.wide
+_HEIGHT, _WIDE = _MANY.height, _MANY.wide
 
 
 @inline_njit
 def late_shape(args):
     """Return how many tiles lie side by side in V, and vectors of columns in the weights."""
-    return (FEW, 1) if arg(args, HALVES) == 0 else (_H, _W)
+    return (FEW, 1) if arg(args, HALVES) == 0 else (_HEIGHT, _WIDE)
 
 
 @inline_njit
 def multiply_late(args, count, v, m_base, m_group, half, panel0, panels):
     """Multiply every plane of V with ``panels`` panels of weights, from ``panel0``, into M."""
-    channels, turns, (height, wide) = (
-        arg(args, CHANNELS) // LANES,
-        arg(args, TURNS),
-        late_shape(args),
-    )
+    height, wide = late_shape(args)
+    channels, turns = arg(args, CHANNELS) // LANES, arg(args, TURNS)
     # Of a vector of channels: weights, V; of M: from vector to vector of columns.
     taps = (arg(args, SIDE_Y) - arg(args, M_Y) + 1) * (arg(args, SIDE_X) - arg(args, M_X) + 1)
     planes = arg(args, N_Y) * arg(args, N_X)
-    size, step, column = (
-        LANES * wide * VECTOR * taps,
-        planes * height * VECTOR,
-        planes * ROWS * VECTOR,
-    )
+    size, step = LANES * wide * VECTOR * taps, planes * height * VECTOR
+    column = planes * ROWS * VECTOR
     raw = arg(args, WEIGHTS) + panel0 * (VECTORS // wide) * channels * size
     calls = (count + height - 1) // height
     for j in range(0, panels * VECTORS, wide):
