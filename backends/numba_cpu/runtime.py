@@ -27,7 +27,7 @@ from leptonc.runtime.governor import library_threads
 
 ARENA_SLACK = 256  # bytes behind the last buffer that vector loads may touch
 ALONE = (native.RUN_ALONE, native.PAUSES, native.ENTER)  # what runs every program
-TEAM = (native.RUN_TEAM, native.WORK, native.STOP_TEAM)
+TEAM = (native.RUN_TEAM, native.WORK)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def ahead(model: Any = None, precision: str = "fp32") -> Iterator[None]:
     """Let helpers begin with the kernels that ``model`` probably needs while it is captured."""
     with HELPERS.session():
         HELPERS.ask(forecast(model, precision), enough=1)
-        HELPERS.ask((igemm, *TEAM, *ALONE))
+        HELPERS.ask((igemm, *TEAM, *ALONE, native.STOP_TEAM))  # the last one for the exit
         yield
 
 
