@@ -26,6 +26,8 @@ from leptonc.passes import pipeline as passes_of
 from leptonc.passes.pipelines import PIPELINES
 from leptonc.runtime.garbage import paused, release_trace, torch_unread
 from leptonc.runtime.governor import Governor
+from leptonc.runtime.heap import trim
+from leptonc.runtime.pages import borrowed
 from leptonc.settings import read_settings
 from leptonc.sharded import ShardedModel
 from leptonc.sharding import Sharding
@@ -170,9 +172,13 @@ def compile(
 
 @contextmanager
 def _compiling(name: str) -> Iterator[Progress]:
-    """Show progress, record no gradients and collect no garbage until the end of the block."""
-    with Progress(f"compiling {name}") as progress, torch.no_grad(), paused():
+    """Show progress, record no gradients and collect no garbage until the end of the block.
+
+    Then free memory and what was read of libraries' code goes back to the system.
+    """
+    with borrowed(), Progress(f"compiling {name}") as progress, torch.no_grad(), paused():
         yield progress
+    trim()
 
 
 def _sharded(

@@ -35,7 +35,7 @@ class Settings:
         spin_us: how long an idle worker spins before it blocks, in microseconds
             (``LEPTONC_SPIN_US``).
         cache_enabled: whether caches on disk are used at all (``LEPTONC_CACHE=0`` turns them off).
-        helpers: most processes that help to compile kernels (``LEPTONC_HELPERS``; 0: none).
+        helpers: most processes that compile kernels for this one (``LEPTONC_HELPERS``; 0: none).
         tune: whether a compile times alternatives (``LEPTONC_TUNE=0`` trusts the cost model).
         tune_ms: how long it may do so, in milliseconds (``LEPTONC_TUNE_MS``).
     """
@@ -46,7 +46,7 @@ class Settings:
     lanes: int | None = None
     spin_us: int = 75
     cache_enabled: bool = True
-    helpers: int = 3
+    helpers: int = 4
     tune: bool = True
     tune_ms: int = 1000
 
@@ -68,7 +68,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         lanes=lanes,
         spin_us=_int(env, "LEPTONC_SPIN_US", low=0, default=75),
         cache_enabled=env.get("LEPTONC_CACHE", "1").strip().lower() not in NO,
-        helpers=_int(env, "LEPTONC_HELPERS", low=0, default=3),
+        helpers=_int(env, "LEPTONC_HELPERS", low=0, default=4),
         tune=env.get("LEPTONC_TUNE", "1").strip().lower() not in NO,
         tune_ms=_int(env, "LEPTONC_TUNE_MS", low=0, default=1000),
     )

@@ -30,6 +30,7 @@ from leptonc.ir.literal import literal
 from leptonc.ir.text import constants, dump, parse
 from leptonc.ir.types import DType, parse_type
 from leptonc.runtime.cache import CompileCache, Entry, cache_key
+from leptonc.runtime.pages import let_go
 from leptonc.specialization import Specialization, output_types, run_program
 
 
@@ -100,6 +101,8 @@ def load(
     try:
         spec = _revive(entry, captured, made)
         wrong = _probe_problem(entry, spec)
+        for array in (a for name, a in entry.arrays.items() if name.startswith("probe")):
+            let_go(array)
     except (LeptoncError, LookupError, ValueError, TypeError, RuntimeError) as e:
         spec, wrong = None, f"it does not load ({type(e).__name__}: {e})"
     if wrong:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import re
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 import leptonc
-from leptonc import here, stored
+from leptonc import api, here, stored
 from leptonc.capture.frontend import capture as capture_model
 from leptonc.errors import InputError, LeptoncError
 from leptonc.runtime.caches import Caches
@@ -384,6 +385,13 @@ def test_two_python_threads_share_a_model(threads: int, change: bool) -> None:
     for w in workers:
         w.join(120)
     assert not wrong
+
+
+def test_free_memory_goes_back_when_a_compile_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[bool] = []
+    monkeypatch.setattr(api, "trim", lambda: given.append(gc.isenabled()))
+    compiled(nn.Linear(3, 2), torch.ones(1, 3))
+    assert given == [True]  # the collector works again: nothing more is made
 
 
 def test_threads_that_come_first_at_once_compile_once() -> None:

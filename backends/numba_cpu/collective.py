@@ -39,7 +39,13 @@ from leptonc.backends.numba_cpu.atomics import (
     wait_shared,
     wake_shared,
 )
-from leptonc.backends.numba_cpu.kernels.base import Kernel, inline_njit, kernel, make_kernel
+from leptonc.backends.numba_cpu.kernels.base import (
+    Kernel,
+    factory,
+    inline_njit,
+    kernel,
+    make_kernel,
+)
 from leptonc.backends.numba_cpu.kernels.ew_loop import copy_bytes
 from leptonc.backends.numba_cpu.kernels.vec import (
     ldd,
@@ -276,6 +282,7 @@ _ACCESS: dict[str, tuple[Callable, Callable]] = {
 ELEMENT = {"f32": 4, "f64": 8, "i64": 8, "i32": 4, "i16": 2, "i8": 1, "u8": 1}
 
 
+@factory
 def combining(op: str, dtype: str) -> Kernel:
     """Return the kernel that combines sources in the order of the ranks.
 

@@ -195,14 +195,6 @@ class Program:
         )
         return Context(plan)
 
-    def compile(self) -> float:
-        """Compile or load every kernel; return the seconds that this took."""
-        kernels = {s.kernel for s in self.steps if isinstance(s, Step)}
-        before = sum(k.compile_seconds for k in kernels)
-        for kernel in kernels:
-            kernel.compile()
-        return sum(k.compile_seconds for k in kernels) - before
-
     @property
     def contexts(self) -> int:
         """Number of contexts (arena and records) that exist now."""

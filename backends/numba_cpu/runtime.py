@@ -94,7 +94,7 @@ def ahead(model: Any = None, precision: str = "fp32") -> Iterator[None]:
     """Let helpers begin with the kernels that ``model`` probably needs while it is captured."""
     with HELPERS.session():
         HELPERS.ask(forecast(model, precision), enough=1)
-        HELPERS.ask((igemm, *TEAM, *ALONE))
+        HELPERS.ask((igemm, *TEAM, *ALONE, native.STOP_TEAM))  # the last one for the exit
         yield
 
 
@@ -110,7 +110,7 @@ def load(schedule: Schedule, source: Source | None = None) -> Executable:
         inputs=len(schedule.inputs),
         outputs=len(schedule.outputs) + bool(schedule.errors),
     )
-    compile_all(_kernels(schedule))
+    compile_all(kernels_of(schedule))
     if source is None:
         assemble(schedule, program, torch_call)
     else:
@@ -120,13 +120,13 @@ def load(schedule: Schedule, source: Source | None = None) -> Executable:
 
 def _build(schedule: Schedule, source: Source, program: Program) -> None:
     """Run the emitted text."""
-    kernels = {k.name: k for k in _kernels(schedule)}
+    kernels = {k.name: k for k in kernels_of(schedule)}
     namespace: dict[str, Callable[..., None]] = {}
     exec(compile(source.text, f"<schedule of {schedule.name}>", "exec"), namespace)  # our own text
     namespace["build"](program, kernels, lambda n: torch_call(source.torch_steps[n]))
 
 
-def _kernels(schedule: Schedule) -> list[Native]:
+def kernels_of(schedule: Schedule) -> list[Native]:
     """Return every kernel and part that the schedule names, once."""
     steps = [s for s in schedule.steps if isinstance(s, Step)]
     used = [k for s in steps for k in (s.kernel, *s.slots) if isinstance(k, Native)]

@@ -19,7 +19,7 @@ import numpy as np
 
 from leptonc.backends.numba_cpu.assemble import assemble
 from leptonc.backends.numba_cpu.executor import Program
-from leptonc.backends.numba_cpu.kernels.ahead import HELPERS
+from leptonc.backends.numba_cpu.kernels.ahead import HELPERS, compile_all
 from leptonc.backends.numba_cpu.kernels.machine_code import fingerprint
 from leptonc.backends.numba_cpu.kernels.pack import aligned_empty
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
@@ -28,7 +28,7 @@ from leptonc.backends.numba_cpu.lower.choices import Answer, Question
 from leptonc.backends.numba_cpu.lower.core import STATUS_WORDS, ConstPool, aligned
 from leptonc.backends.numba_cpu.lower.questions import asked
 from leptonc.backends.numba_cpu.peak import read_all
-from leptonc.backends.numba_cpu.runtime import ARENA_SLACK, torch_call
+from leptonc.backends.numba_cpu.runtime import ARENA_SLACK, kernels_of, torch_call
 from leptonc.backends.numba_cpu.schedule import Schedule
 from leptonc.backends.numba_cpu.scheduler import Options, lowered_ops, schedule
 from leptonc.backends.numba_cpu.views import View
@@ -189,12 +189,15 @@ def _prepare(
     # of a candidate with few would be on small pages here, its rival's on huge ones.
     pool = ConstPool(slabs=Slabs(sweep.nbytes - HUGE))
     plan = schedule(alone, pool, replace(options, answers=forced, as_laid_out=True))
+    begin = time.perf_counter()
+    compile_all((read_all, *kernels_of(plan)))
+    HELPERS.settle()
+    compile_s = time.perf_counter() - begin
     random = np.random.default_rng(0)
     inputs = [aligned(_values(random, v)) for v in alone.params]
     program = _swept(plan, sweep)
     first = len(program.steps) - len(plan.steps)
     arrays = {key: pool.arrays[i] for key, i in pool.known.items()}
-    compile_s = program.compile()
     return Race(_turn(_runner(program, plan, inputs, first), sweep.nbytes), arrays, compile_s)
 
 

@@ -21,9 +21,10 @@ def bytes_table(rows: Mapping[str, Row], who: Sequence[str]) -> Table:
     for name, row in rows.items():
         cells = [_cell(row[w]) if w in row else "" for w in who]
         made.add_row(name, *cells, against_best(row))
-    imports = [_spread([r[w]["imports"] for r in rows.values() if w in r]) for w in who]
     made.add_section()
-    made.add_row("the imports", *imports, "")
+    for label, key in (("the imports", "imports"), ("making the model alone", "making")):
+        found = [[r[w][key] for r in rows.values() if r.get(w, {}).get(key)] for w in who]
+        made.add_row(label, *map(_spread, found), "")
     return made
 
 

@@ -34,6 +34,12 @@ def test_ours_against_the_peer_that_holds_least():
     assert memory_table.against_best({"again": held(20), "openvino": held(40)}) == "0.50 openvino"
 
 
+def test_what_the_model_alone_leaves_has_a_row():
+    shown = text(memory_table.bytes_table({"net": {"again": held(20, making=5 * MIB)}}, ("again",)))
+    (line,) = [n for n in shown.splitlines() if "making the model" in n]
+    assert line.split("│")[2].strip() == "5"
+
+
 def test_nothing_to_compare_is_blank():
     assert memory_table.against_best({"onnxruntime": held(10)}) == ""
     assert memory_table.against_best({"again": held(10)}) == ""

@@ -42,7 +42,9 @@ from leptonc.backends.numba_cpu.kernels.toolchain import (
 )
 from leptonc.errors import TargetError
 
-__all__ = ["Kernel", "KernelError", "inline_njit", "kernel", "lanes", "make_kernel", "record"]
+__all__ = [
+    "Kernel", "KernelError", "factory", "inline_njit", "kernel", "lanes", "make_kernel", "record",
+]  # fmt: skip
 
 SIGNATURE = "void(int64,int64,int64)"
 PATIENCE_S = 60.0  # that another process may take to compile a kernel that we wait for
@@ -65,6 +67,8 @@ class Native(abc.ABC):
         fn: the Python function it is compiled from, or that writes its LLVM IR.
         kind: what else its machine code depends on, as text.
         parts: native functions that it calls and that are compiled by themselves.
+        recipe: how another process gets it: a module, one of its functions, arguments; None for
+            what is there when its own module is imported.
         compile_seconds: time spent compiling or loading; 0.0 before the first use.
         from_cache: whether the machine code came from disk (None before the first use).
     """
@@ -74,6 +78,7 @@ class Native(abc.ABC):
     ) -> None:
         self.name, self.module, self.fn, self.kind = name, fn.__module__, fn, kind
         self.parts = parts
+        self.recipe: tuple[str, str, tuple[str | int, ...]] | None = None
         self.compile_seconds = 0.0
         self.from_cache: bool | None = None
         self._lock = threading.Lock()
@@ -299,6 +304,22 @@ def make_kernel(
     it again with the same name and parameters returns the same object.
     """
     return KERNELS.add(Kernel(fn, name, tuple(params), contract))
+
+
+def factory(make: Callable[..., N]) -> Callable[..., N]:
+    """Declare a module-level function that makes a kernel of names and numbers (decorator).
+
+    It is called once for the same arguments, and other processes may call it for theirs.
+    """
+
+    @functools.cache
+    @functools.wraps(make)
+    def made(*params: str | int) -> N:
+        found = make(*params)
+        found.recipe = make.__module__, make.__name__, params
+        return found
+
+    return made
 
 
 def inline_njit(fn: types.FunctionType | None = None, **options):

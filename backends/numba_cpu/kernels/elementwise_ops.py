@@ -15,7 +15,7 @@ from functools import cache
 
 from leptonc.backends.numba_cpu.kernels import ew_bodies as bodies
 from leptonc.backends.numba_cpu.kernels import ew_integers as integers
-from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.kernels.base import Kernel, factory
 from leptonc.backends.numba_cpu.kernels.ew_functions import TRIGONOMETRY
 from leptonc.backends.numba_cpu.kernels.ew_loop import SIZE, Body, operation
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
@@ -155,7 +155,7 @@ def result_type(name: str, kind: str) -> str:
     return _table(kind)[name][1]
 
 
-@cache
+@factory
 def find(name: str, kind: str) -> Kernel:
     """Return the operation. Raises KeyError when there is none."""
     ins, out, body, width = _table(kind)[name]

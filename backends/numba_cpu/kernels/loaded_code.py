@@ -32,7 +32,7 @@ WRITTEN_FROM = "written_from"
 _FOREIGN = sys.stdlib_module_names | {"llvmlite", "numba", "numpy"}
 # One object each, however often it is named. Tuples and numbers are none: whether two equal ones
 # are the same object depends on how their module was loaded.
-_SHARED = (types.FunctionType, type, types.ModuleType, dict, list, Dispatcher, _Intrinsic)
+_SHARED = {types.FunctionType, type, types.ModuleType, dict, list, Dispatcher, _Intrinsic}
 # What Python adds to a class (once its instances are copied, too) and decorators do; numba's number
 # of a pass differs with its imports.
 _NO_CODE = frozenset({
@@ -100,8 +100,13 @@ def reached(roots: Iterable[object], known: Iterable[object] = ()) -> Iterator[s
 
 @functools.cache
 def _how(kind: type) -> tuple[Callable[[Any], Described], bool]:
-    """Return what describes objects of a class, and whether each of them is one however often."""
-    return described.dispatch(kind), issubclass(kind, _SHARED)
+    """Return what describes objects of a class, and whether each of them is one however often.
+
+    The bases tell. ``dispatch`` and ``issubclass`` would ask numba's abstract classes, too, and
+    each of those remembers every answer.
+    """
+    describe = next(described.registry[c] for c in kind.__mro__ if c in described.registry)
+    return describe, not _SHARED.isdisjoint(kind.__mro__)
 
 
 @functools.singledispatch
@@ -151,7 +156,8 @@ def _(value: list) -> Described:
     return Described("list", tuple(value))
 
 
-@described.register
+@described.register(dict)
+@described.register(types.MappingProxyType)
 def _(value: Mapping) -> Described:
     return Described("table", tuple(itertools.chain.from_iterable(value.items())))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import textwrap
@@ -14,6 +15,7 @@ from leptonc.backends.numba_cpu import native
 from leptonc.backends.numba_cpu.kernels import ahead
 from leptonc.backends.numba_cpu.kernels.ahead import HELPERS, compile_all
 from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.kernels.elementwise_ops import find
 from leptonc.backends.numba_cpu.kernels.machine_code import CodeFile, kernel_dir
 
 pytestmark = [
@@ -41,7 +43,7 @@ def test_a_helper_stores_what_it_is_asked_for_and_ends_with_the_session(empty):
     kernels = [fresh(k) for k in SMALL]
     with HELPERS.session():
         HELPERS.ask(kernels)
-        (process,) = HELPERS._running
+        process = HELPERS._process
         end = time.monotonic() + 60
         while not all(k.ready for k in kernels) and time.monotonic() < end:
             time.sleep(0.01)
@@ -65,6 +67,51 @@ def test_nobody_compiles_once_helpers_have_settled(empty, monkeypatch, entry):
         HELPERS.settle()
 
 
+def test_who_waits_for_helpers_compiles_nothing_that_they_can(empty, monkeypatch):
+    monkeypatch.setattr(ahead, "_count", lambda: 2)
+    kernels = [fresh(k) for k in SMALL]
+    compile_all(kernels)
+    assert {k.from_cache for k in kernels} == {True}
+
+
+def test_helpers_make_what_a_factory_makes(empty):
+    kernels = [find(name, "i32") for name in ("add", "mul", "bitwise_xor")]
+    with HELPERS.session():
+        HELPERS.ask(kernels)
+        HELPERS.wait(kernels)
+        assert all(k.ready for k in kernels)
+
+
+def test_what_no_helper_knows_is_compiled_by_who_asks(empty):
+    def unknown(args, tid, nt):
+        pass
+
+    kernels = [*map(fresh, SMALL), Kernel(unknown, "unknown")]
+    compile_all(kernels)
+    assert [k.from_cache for k in kernels] == [True] * len(SMALL) + [False]
+
+
+def test_helpers_that_hang_are_not_awaited_for_ever(empty, monkeypatch):
+    monkeypatch.setattr(ahead, "_ENTRY", "import sys; sys.stdin.read()")
+    monkeypatch.setattr(ahead, "PATIENCE_S", 0.2)
+    kernels = [fresh(k) for k in SMALL]
+    with HELPERS.session():
+        HELPERS.ask(kernels)
+        HELPERS.wait(kernels)
+        assert HELPERS._running[0].busy()
+        assert HELPERS._process.poll() is None
+
+
+def test_a_helper_that_failed_leaves_the_rest_to_the_others(empty, monkeypatch):
+    monkeypatch.setattr(ahead, "_count", lambda: 2)
+    kernels = [fresh(k) for k in SMALL]
+    with HELPERS.session():
+        HELPERS.ask(kernels)
+        HELPERS._running[0].line.shutdown(socket.SHUT_RDWR)
+        HELPERS.wait(kernels)
+        assert all(k.ready for k in kernels)
+
+
 def test_few_missing_kernels_start_no_helper(empty):
     with HELPERS.session():
         HELPERS.ask([fresh(k) for k in SMALL[: ahead.MIN_KERNELS - 1]])
@@ -82,7 +129,9 @@ def test_all_kernels_are_compiled_whatever_becomes_of_the_helper(empty, monkeypa
 @pytest.mark.parametrize("executable", ["", "/bin/uwsgi", "/nowhere/python3"])
 def test_what_is_no_python_is_not_started(empty, monkeypatch, executable):
     monkeypatch.setattr(sys, "executable", executable)
-    assert ahead._start() is None
+    with HELPERS.session():
+        HELPERS.ask(map(fresh, SMALL))
+        assert HELPERS._running == [] and HELPERS._process is None
 
 
 def test_a_kernel_that_another_process_compiles_is_left_to_it(empty):
@@ -114,7 +163,7 @@ def test_a_kernel_that_another_process_compiles_is_left_to_it(empty):
 def test_a_forked_child_leaves_its_parents_helpers_alone(empty):
     with HELPERS.session():
         HELPERS.ask([fresh(k) for k in SMALL])
-        (process,) = HELPERS._running
+        process = HELPERS._process
         child = os.fork()
         if child == 0:
             os._exit(int(bool(HELPERS._running) or HELPERS._sessions != 0))
@@ -122,26 +171,34 @@ def test_a_forked_child_leaves_its_parents_helpers_alone(empty):
         assert process.poll() is None
 
 
-def test_a_helper_ends_when_its_parent_does(empty):
+def test_helpers_end_when_their_parent_does(empty):
     code = textwrap.dedent("""
         import os
+        from pathlib import Path
         from leptonc.backends.numba_cpu import native
         from leptonc.backends.numba_cpu.kernels import ahead
-        ahead._count = lambda: 1
+        ahead._count = lambda: 2
         with ahead.HELPERS.session():
-            ahead.HELPERS.ask((native.RUN_ALONE, native.NOTHING, native.PAUSES))
-            print(ahead.HELPERS._running[0].pid, flush=True)
+            kernels = native.RUN_ALONE, native.NOTHING, native.PAUSES
+            ahead.HELPERS.ask(kernels)
+            ahead.HELPERS.wait(kernels)
+            first = ahead.HELPERS._process.pid
+            print(first, Path(f"/proc/{first}/task/{first}/children").read_text(), flush=True)
             os.kill(os.getpid(), 9)
     """)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    helper = int(done.stdout)
+    helpers = done.stdout.split()
+    assert len(helpers) == 3
     end = time.monotonic() + 60
-    while time.monotonic() < end:
-        try:
-            with open(f"/proc/{helper}/stat", encoding="utf-8") as file:
-                if file.read().rpartition(")")[2].split()[0] == "Z":
-                    return  # it ended; nobody collects it here
-        except OSError:
-            return
+    while any(map(_lives, helpers)) and time.monotonic() < end:
         time.sleep(0.02)
-    pytest.fail("the helper outlived its parent")
+    assert not any(map(_lives, helpers))
+
+
+def _lives(process: str) -> bool:
+    """Return whether a process has not ended; one that ended may wait to be collected."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="utf-8") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

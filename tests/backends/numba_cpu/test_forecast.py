@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 from leptonc.backends.numba_cpu.forecast import SIGNS, forecast
-from leptonc.backends.numba_cpu.kernels import ahead
-from leptonc.backends.numba_cpu.kernels.ahead import HELPERS
+from leptonc.backends.numba_cpu.kernels.ahead import HELPERS, with_parts
 from leptonc.backends.numba_cpu.kernels.base import Kernel, Native
 from leptonc.backends.numba_cpu.kernels.igemm import igemm
 from leptonc.backends.numba_cpu.kernels.lines import lines
@@ -85,14 +86,10 @@ def test_transforms_are_forecast_for_the_forms_that_fit(form: Form) -> None:
 
 def test_helpers_are_asked_before_the_block_begins(monkeypatch) -> None:
     monkeypatch.setattr(Native, "ready", False)  # other tests have compiled some
-    told: list[str] = []
-    monkeypatch.setattr(ahead, "_start", lambda: None)
-    monkeypatch.setattr(ahead, "_tell", lambda process, text: told.append(text))
-    monkeypatch.setattr(HELPERS, "_running", [object()])
+    told: list[list[Native]] = []
+    monkeypatch.setattr(HELPERS, "_running", [SimpleNamespace(ask=told.append)])
     monkeypatch.setattr(HELPERS, "_end", lambda: None)
     monkeypatch.setattr(HELPERS, "_asked", {})
     with begin(residual()):
         first, *_ = told
-    assert [line.split()[1] for line in first.splitlines()] == [
-        k.name for k in ahead.with_parts(forecast(residual()))
-    ]
+    assert first == list(with_parts(forecast(residual())))
