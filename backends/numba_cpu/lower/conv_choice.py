@@ -179,7 +179,7 @@ FAR_RATE, NEAR_RATE = 12.0, 32.0  # of Winograd's, from memory and where a netwo
 HELD = 0.015  # of the time that is to be saved whenever the weights take twice the bytes
 # Of late weights, for a channel and a vector of columns: a plane of few tiles; where tiles are
 # more, halves and each plane of a tile.
-FEW_PLANE, HALVES, LATE_PRODUCT = 3.3, 37.0, 0.63
+FEW_PLANE, HALVES, LATE_PRODUCT = 3.3, 37.0, 0.61
 MOST_LATE = 64  # tiles: more share the weights that are transformed before
 OVERLAP = 0.75  # of the shorter of product and reading weights, which go on together
 
