@@ -100,8 +100,10 @@ def release_trace() -> None:
 
     A table of torch's maps ids of traced tensors to nodes, for messages about tensors that leak
     from a trace, and is emptied at the next one only: it holds the whole graph and its weights'
-    stand-ins.
+    stand-ins. Graphs are full of cycles. What comes next finds room where they lay; else Python
+    would take more from the system, of which it hardly ever gives anything back.
     """
     table = getattr(proxy_tensor, "_FAKE_TENSOR_ID_TO_PROXY_MAP_FOR_EXPORT", None)
     if isinstance(table, dict):
         table.clear()
+    gc.collect(0)  # the collector is paused: all that the trace made is young

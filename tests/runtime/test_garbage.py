@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import linecache
+import weakref
 
 import pytest
 import torch
@@ -72,3 +73,16 @@ def test_the_last_trace_goes():
     torch.export.export(Twice(), (torch.zeros(3),))
     release_trace()
     assert graphs() == before
+
+
+def test_cycles_of_a_trace_go_at_once_though_the_collector_is_paused():
+    class Ring:
+        pass
+
+    with Pause()():
+        ring = Ring()
+        ring.itself, gone = ring, weakref.ref(ring)  # type: ignore[attr-defined]
+        del ring
+        assert gone() is not None
+        release_trace()
+        assert gone() is None
