@@ -16,7 +16,7 @@ LIGHT = 0.93  # the same for who is to beat a candidate that holds fewer bytes
 AGREE = 1.15  # the two fastest runs of a candidate may differ by this factor
 
 ONLY_WAY = "the only way"
-NO_RIVAL = f"estimated: no other within {CLOSE}x"
+NO_RIVAL = "estimated: no other is near"
 NOT_TIMED = "estimated: not timed"
 TOO_BUSY = "estimated: the machine was too busy to tell"
 NO_TIME = "estimated: the time for tuning was spent"

@@ -182,6 +182,9 @@ HELD = 0.015  # of the time that is to be saved whenever the weights take twice 
 FEW_PLANE, HALVES, LATE_PRODUCT = 3.3, 37.0, 0.61
 MOST_LATE = 64  # tiles: more share the weights that are transformed before
 OVERLAP = 0.75  # of the shorter of product and reading weights, which go on together
+#: The multiple of the best estimate up to which a way is timed, by lanes: those of the processor
+#: that costs were fitted to; else ``choices.CLOSE``.
+CONV_CLOSE = {16: 1.25}
 
 
 def igemm_cost(s: ConvShape) -> float:

@@ -13,6 +13,7 @@ from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower.choices import Question
 from leptonc.backends.numba_cpu.lower.conv_choice import (
     CODES_CLOSE,
+    CONV_CLOSE,
     FEWEST_ROWS,
     IGEMM_RATE,
     PRODUCT,
@@ -76,7 +77,8 @@ def conv(shape: ConvShape, precision: str, reuse: Reuse) -> Question:
     found = costs(shape, precision, reuse.near)
     by_name = {a.value: cost for a, cost in found.items()}
     held = {a.value: held_bytes(shape, a) for a in found if a is not Algorithm.DEPTHWISE}
-    return Question(f"conv {_conv_text(shape)}: {', '.join(sorted(by_name))}", by_name, held=held)
+    text = f"conv {_conv_text(shape)}: {', '.join(sorted(by_name))}"
+    return Question(text, by_name, CONV_CLOSE.get(LANES), held)
 
 
 def int_conv(op: Op, weight: Const, precision: str) -> Question | None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import leptonc
 from leptonc.backends.numba_cpu import scheduler
 from leptonc.backends.numba_cpu import tune as module
-from leptonc.backends.numba_cpu.lower import choices
+from leptonc.backends.numba_cpu.lower import choices, questions
 from leptonc.backends.numba_cpu.lower.choices import Answer, Question
 from leptonc.backends.numba_cpu.lower.core import ConstPool
 from leptonc.backends.numba_cpu.lower.questions import FAR, FARTHEST, NEAREST, Reuse, reuse
@@ -145,6 +145,7 @@ class Timer:
 def forced_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let every candidate of every convolution be a contender."""
     monkeypatch.setattr(choices, "CLOSE", 1e9)
+    monkeypatch.setattr(questions, "CONV_CLOSE", {})
 
 
 SECONDS = {"igemm": 1.0, "winograd2": 2.0, "winograd4": 3.0, "late4": 4.0}
