@@ -72,6 +72,7 @@ def save(
         "packs": len(spec.pool.arrays),
         # what lowering asks of constants whose bytes are not stored
         "shares": {_name(c): meaning.nonzero_share(c, MOST_DENSE) for c in store.values()},
+        "uneven": {_name(c): meaning.unevenness(c) for c in store.values() if _is_matrix(c)},
         "reaches": {_name(c): meaning.row_reach(c) for c in store.values() if _is_kernel(c)},
         "answers": {k: asdict(a) for k, a in spec.answers.items()},
     }
@@ -122,6 +123,11 @@ def _name(const: Const) -> str:
     return literal(const)[len("const<sha256:") : -1]
 
 
+def _is_matrix(const: Const) -> bool:
+    """Return whether it may be the weight of a linear layer."""
+    return const.type.dtype is DType.F32 and const.type.rank == 2
+
+
 def _is_kernel(const: Const) -> bool:
     """Return whether it may be the weight of a convolution of codes."""
     return const.type.dtype is DType.I8 and const.type.rank > 2
@@ -148,6 +154,8 @@ def _revive(entry: Entry, captured: Captured, made: Mapping[str, Any]) -> Specia
         const = Const(type_, payload, lambda _, name=name: name, released=raw is None)
         store.items_[name] = const
         meaning.set_nonzero_share(const, head["shares"][name])
+        if name in head["uneven"]:
+            meaning.set_unevenness(const, head["uneven"][name])
         if name in head["reaches"]:
             meaning.set_row_reach(const, head["reaches"][name])
     fn: Function = parse(entry.texts["program.lir"], store)

@@ -21,16 +21,18 @@ from leptonc.backends.numba_cpu.kernels.igemm import igemm
 from leptonc.backends.numba_cpu.kernels.lines import lines
 from leptonc.backends.numba_cpu.kernels.norm import norm_rows
 from leptonc.backends.numba_cpu.kernels.pool import pool
+from leptonc.backends.numba_cpu.kernels.strassen import strassen
 from leptonc.backends.numba_cpu.kernels.winograd import winograd
 from leptonc.backends.numba_cpu.kernels.winograd_calls import TRANSFORMS
 from leptonc.backends.numba_cpu.kernels.winograd_late import LATE
 from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, Form
+from leptonc.backends.numba_cpu.lower.questions import LEAST_SIDES
 from leptonc.backends.numba_cpu.peak import read_all
 from leptonc.passes.fusing.policy import FEW_CHANNELS
 
 Sign = Callable[[Any], bool]
-_WINOGRAD = {
-    winograd, read_all, *(t for form in FORMS for t in TRANSFORMS[form].needed),
+_NOT_STRICT = {
+    strassen, winograd, read_all, *(t for form in FORMS for t in TRANSFORMS[form].needed),
     *(p for lates in LATE.values() for late in lates for p in late.parts),
 }  # fmt: skip
 
@@ -73,6 +75,14 @@ def _is_deep(m: Any) -> bool:
     return _sign_of(Form.square(3, 4))(m) and min(m.in_channels, m.out_channels) >= _WIDE
 
 
+def _is_between_wide(m: Any) -> bool:
+    """Return whether it is a norm as it stands between the wide linear layers of encoders.
+
+    The linear layers do not tell: those of a CNN's classifier have a single row.
+    """
+    return isinstance(m, nn.LayerNorm) and m.normalized_shape[-1] >= LEAST_SIDES[1]
+
+
 _WIDE = 256  # channels
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
@@ -84,12 +94,14 @@ SIGNS: tuple[tuple[Sign, Native], ...] = (
     (_is_depthwise, depthwise),
     (lambda m: isinstance(m, nn.Linear | nn.Conv2d | nn.Conv1d), igemm),
     (lambda m: isinstance(m, _POOLS), pool),
+    (_is_between_wide, strassen),
     (_is_depthwise, banded),
     (_reads_few, lines),
     (lambda m: isinstance(m, nn.LayerNorm), norm_rows),
     *((_sign_of(form), t) for form in FORMS for t in TRANSFORMS[form].needed),
     *((_is_deep, p) for late in LATE[Form.square(3, 4)] for p in late.parts),
-    (_is_square, read_all),  # sweeps the caches when ways of a convolution are timed
+    # What sweeps the caches when ways of a product are timed.
+    (lambda m: _is_square(m) or _is_between_wide(m), read_all),
 )
 
 
@@ -100,5 +112,5 @@ def forecast(model: Any, precision: str = "fp32") -> tuple[Native, ...]:
     modules = list(model.modules())
     found = [kernel for sign, kernel in SIGNS if any(map(sign, modules))]
     # Where depthwise convolutions are, the first one runs in their bands.
-    unlikely = {*(_WINOGRAD if precision == "strict" else ()), *((lines,) * (banded in found))}
+    unlikely = {*(_NOT_STRICT if precision == "strict" else ()), *((lines,) * (banded in found))}
     return tuple(k for k in found if k not in unlikely)

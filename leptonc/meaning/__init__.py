@@ -13,9 +13,11 @@ from leptonc.meaning.constants import (
     scaled_rows,
     set_nonzero_share,
     set_row_reach,
+    set_unevenness,
     stacked,
     tensor_of,
     type_of,
+    unevenness,
     worth_a_look,
 )
 from leptonc.meaning.interpreter import MEANING, apply, bind_dims, fold, run
@@ -55,11 +57,13 @@ __all__ = [
     "scaled_rows",
     "set_nonzero_share",
     "set_row_reach",
+    "set_unevenness",
     "stacked",
     "stand_in",
     "tensor_at",
     "tensor_from_raw",
     "tensor_of",
     "type_of",
+    "unevenness",
     "worth_a_look",
 ]

@@ -139,6 +139,40 @@ def set_nonzero_share(const: Const, share: float) -> None:
     object.__setattr__(const, _SHARE, share)
 
 
+_UNEVENNESS = "unevenness"  # attribute of a constant
+
+
+def unevenness(const: Const) -> float:
+    """Return how many times as large as that of another row a row's largest element is, at most.
+
+    Rows (of the first axis) are compared that lie half of them apart, an odd last one with none.
+    Infinite where an element is not finite or only one row of two is zero, and for a constant that
+    lies elsewhere, which is not read for that. It is kept with the constant, as ``nonzero_share``
+    is.
+    """
+    known = const.__dict__.get(_UNEVENNESS)
+    if known is None:
+        known = math.inf if isinstance(const.payload, Later) else _unevenness_of(tensor_of(const))
+        set_unevenness(const, known)
+    return known
+
+
+def set_unevenness(const: Const, value: float) -> None:
+    """Tell the unevenness of a constant whose bytes are elsewhere."""
+    object.__setattr__(const, _UNEVENNESS, value)
+
+
+def _unevenness_of(tensor: Tensor) -> float:
+    half = len(tensor) // 2
+    if not half or not tensor.numel():
+        return 1.0
+    rows = tensor.reshape(len(tensor), -1)
+    largest = torch.maximum(rows.amax(1), -rows.amin(1))[: 2 * half].reshape(2, half)
+    (low, high), zero = torch.aminmax(largest, dim=0), largest.sum(0) == 0
+    most = float(torch.where(zero, 1.0, high / low).max())
+    return most if math.isfinite(most) else math.inf
+
+
 _REACH = "row_reach"  # attribute of a constant
 
 

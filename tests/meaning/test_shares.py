@@ -1,4 +1,4 @@
-"""Which part of a constant is not zero: by a sample where there are no zeros, else exactly."""
+"""What constants tell of their elements: zeros (by a sample where there are none), sizes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leptonc import meaning
+from leptonc.ir.constants import Const
 from leptonc.meaning.constants import _SAMPLE, _in_memory_order
 
 SHAPES = st.lists(st.integers(0, 24), max_size=4)
@@ -54,3 +55,33 @@ def test_what_has_no_zeros_is_not_looked_through(monkeypatch: pytest.MonkeyPatch
     assert meaning.nonzero_share(const, 0.4) == 1.0
     assert len(looked) == 1
     assert looked[0] <= 2 * _SAMPLE
+
+
+def test_rows_are_compared_that_lie_half_of_them_apart() -> None:
+    tensor = torch.ones(5, 8)
+    assert meaning.unevenness(meaning.const_of(tensor)) == 1.0
+    tensor[2, 3] = -9.0  # with row 0
+    tensor[1] = 3.0  # with row 3
+    tensor[4] = 100.0  # with none
+    assert meaning.unevenness(meaning.const_of(tensor)) == 9.0
+    tensor[1] = 0.0
+    assert meaning.unevenness(meaning.const_of(tensor)) == math.inf
+    tensor[3] = 0.0
+    assert meaning.unevenness(meaning.const_of(tensor)) == 9.0
+    for odd in (math.inf, math.nan):
+        tensor[2, 3] = odd
+        assert meaning.unevenness(meaning.const_of(tensor)) == math.inf
+    for rows, columns in ((0, 3), (1, 3), (4, 0)):
+        assert meaning.unevenness(meaning.const_of(torch.ones(rows, columns))) == 1.0
+
+
+def test_unevenness_is_kept_and_not_sought_elsewhere() -> None:
+    const = meaning.const_of(torch.ones(4, 4))
+    meaning.set_unevenness(const, 7.0)
+    assert meaning.unevenness(const) == 7.0
+
+    def read() -> torch.Tensor:
+        raise AssertionError("was read")
+
+    away = Const(const.type, meaning.Later(read), lambda _: "away")
+    assert meaning.unevenness(away) == math.inf

@@ -29,6 +29,8 @@ from leptonc.backends.numba_cpu.lower.product import (
 )
 from leptonc.backends.numba_cpu.lower.shape import as_dtype, contiguous, copy_view
 from leptonc.backends.numba_cpu.lower.sparse import sparse_product, wins
+from leptonc.backends.numba_cpu.lower.strassen import strassen_product
+from leptonc.backends.numba_cpu.lower.strassen import wins as strassen_wins
 from leptonc.backends.numba_cpu.schedule import Slot
 from leptonc.backends.numba_cpu.views import View, row_major, static_shape
 from leptonc.ir.core import Function, Kind, Op, Value
@@ -61,7 +63,8 @@ def lower_linear(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> No
     elif const is not None:
         key = ("linear", id(const.payload))
         b = ctx.packed(key, lambda: pack_linear(elements_of(const), fetch), const)
-        rows_product(ctx, x, b, out, end)
+        product = strassen_product if strassen_wins(ctx, op, x, out, end) else rows_product
+        product(ctx, x, b, out, end)
     else:
         weight = as_dtype(ctx, ctx.view(op.operands[1]), DType.F32)
         packed = pack_at_run_time(ctx, weight.transpose((1, 0)))

@@ -14,6 +14,7 @@ from leptonc.backends.numba_cpu.kernels.base import Kernel, Native
 from leptonc.backends.numba_cpu.kernels.igemm import igemm
 from leptonc.backends.numba_cpu.kernels.lines import lines
 from leptonc.backends.numba_cpu.kernels.part import Part
+from leptonc.backends.numba_cpu.kernels.strassen import strassen
 from leptonc.backends.numba_cpu.kernels.winograd import winograd
 from leptonc.backends.numba_cpu.kernels.winograd_calls import TRANSFORMS
 from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, Form
@@ -72,6 +73,10 @@ def test_nothing_is_forecast_for_what_a_model_does_not_show() -> None:
     assert lines in forecast(residual())
     deep = nn.Conv2d(64, 64, 3, padding=1, groups=64)
     assert lines not in forecast(nn.Sequential(nn.Conv2d(3, 64, 3, 2), deep))  # in bands
+    assert strassen not in forecast(encoder())
+    wide = nn.TransformerEncoderLayer(384, 4, 512, batch_first=True)
+    assert strassen in forecast(wide)
+    assert strassen not in forecast(wide, "strict")
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)

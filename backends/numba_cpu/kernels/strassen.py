@@ -1,0 +1,142 @@
+"""numba_cpu > kernels > strassen: a product with constant weights in seven eighths of the products.
+
+``out[m, n] = act(A[m, k] @ B[k, n] + bias[n] + res[m, n])`` by one level of Strassen's algorithm
+(:mod:`strassen_plan`). B is packed as for :mod:`igemm`: two halves of the depth of a panel are two
+quadrants' panels, and so are two panels that lie half of the columns apart, so that no weights are
+held twice. :data:`strassen_rows` first writes the left operands of the seven products;
+:data:`strassen` computes a pair of panels at a time, whose four quadrants of sums stay in the
+caches. An odd last row is met with a row of zeros.
+
+Each product's sums run over k in ascending order, whatever the number of threads. Rounding errors
+are larger than a plain sum's (:func:`strassen_plan.error_bound`), and so is the reach of what is
+not finite: an infinity or NaN in a row of A makes that row NaN and the one half of the rows away,
+one in a column of B that column and the one half of the columns away, as Winograd's spreads over
+an output tile.
+"""
+
+from __future__ import annotations
+
+from leptonc.backends.numba_cpu.kernels.activation import Act
+from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
+from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
+from leptonc.backends.numba_cpu.kernels.row_tables import fill
+from leptonc.backends.numba_cpu.kernels.strassen_plan import ENTRIES, GAP, PRODUCTS, TILE_BYTES
+from leptonc.backends.numba_cpu.kernels.strassen_tile import multiply_sums
+from leptonc.backends.numba_cpu.kernels.tile_finish import FINISH_ROWS, NO_RES, finish_tile
+from leptonc.backends.numba_cpu.kernels.vec import (
+    LANES,
+    arg,
+    argf,
+    ldi64,
+    vadd,
+    vload,
+    vload_n,
+    vstore,
+    vsub,
+)
+
+NAMES = (
+    "rows", "half", "tiles", "vectors", "pairs", "panel_bytes", "turns", "share", "advance", "tall",
+    "low", "cells", "tables", "spare", "table", "sums", "a", "a_row", "b", "bias", "out", "out_row",
+    "res", "res_row", "late", "act", "act_p0", "act_p1", "scratch", "scratch_bytes",
+)  # fmt: skip
+"""Slots of the record of both kernels, in order. Up to ``spare``: :meth:`strassen_plan.Sizes.slots`
+(``turns``: of the loop over the depth; ``share``: the bytes of a sum that a tile makes;
+``advance``: those that it asks for in a turn). ``table``: address of :meth:`Sizes.table`; ``sums``:
+of the left operands; then addresses (bytes; ``res`` or 0) and floats from row to row. ``late``: as
+for :func:`finish_tile`; ``act``: an ``Act``. ``scratch``: see :meth:`Sizes.scratch`."""
+
+(
+    M, HALF, TILES, VECTORS, PAIRS, PANEL_BYTES, TURNS, SHARE, ADVANCE, TALL, LOW, CELLS, TABLES,
+    SPARE, TABLE, SUMS, A, A_ROW, B, BIAS, OUT, OUT_ROW, RES, RES_ROW, LATE, ACT, ACT_P0, ACT_P1,
+    SCRATCH, SCRATCH_BYTES,
+) = range(len(NAMES))  # fmt: skip
+READY, PANEL_AT, MADE, X, Y, HOW, C, C_HOW, D, D_HOW, ROW, COLUMN = range(len(ENTRIES))
+_VECTOR, _ENTRIES = 4 * LANES, 8 * len(ENTRIES)  # bytes
+_COUNT, _NONE = len(PRODUCTS), int(Act.NONE)
+
+
+@kernel
+def strassen_rows(args, tid, nt):
+    """Write the left operands, in the order of :data:`strassen_plan.PRODUCTS`."""
+    m, half, tiles = arg(args, M), arg(args, HALF), arg(args, TILES)
+    depth, step = arg(args, VECTORS) * LANES, 4 * arg(args, A_ROW)
+    area = arg(args, VECTORS) * ROWS * _VECTOR
+    operand = tiles * area + GAP
+    for i in range(half * tid // nt, half * (tid + 1) // nt):
+        tile = ((i + 1) * tiles - 1) // half
+        upper = arg(args, A) + i * step
+        lower, there = upper + half * step, LANES if half + i < m else 0
+        to = arg(args, SUMS) + tile * area + (i - half * tile // tiles) * _VECTOR
+        for k in range(0, depth, LANES):
+            a11, a12 = vload(upper, k), vload(upper, depth + k)
+            a21, a22 = vload_n(lower, k, there), vload_n(lower, depth + k, there)
+            vstore(to, 0, vadd(a21, a22))
+            vstore(to + operand, 0, vadd(a11, a22))
+            vstore(to + 2 * operand, 0, a11)
+            vstore(to + 3 * operand, 0, a22)
+            vstore(to + 4 * operand, 0, vadd(a11, a12))
+            vstore(to + 5 * operand, 0, vsub(a21, a11))
+            vstore(to + 6 * operand, 0, vsub(a12, a22))
+            to += ROWS * _VECTOR
+
+
+@inline_njit
+def _tables(args, scratch):
+    """Write the addresses of the rows of result and residual, and of the spare row behind them."""
+    m, rows, tables = arg(args, M), 2 * arg(args, HALF), scratch + arg(args, TABLES)
+    for at, base, step in ((0, OUT, OUT_ROW), (rows, RES, RES_ROW)):
+        fill(tables, at, m, arg(args, base), 4 * arg(args, step))
+        fill(tables, at + m, rows - m, scratch + arg(args, SPARE), 0)
+
+
+@inline_njit
+def _product(args, row, pair, scratch, a, ahead):
+    """Compute one of the products of a pair of panels, as ``row`` of the table says."""
+    half, tiles, size = arg(args, HALF), arg(args, TILES), arg(args, PANEL_BYTES)
+    b, cells = arg(args, B) + 2 * pair * size, scratch + arg(args, CELLS)
+    panel = (b if ldi64(row, READY) != 0 else scratch) + ldi64(row, PANEL_AT)
+    made, x, y = scratch + ldi64(row, MADE), b + ldi64(row, X), b + ldi64(row, Y)
+    end = made + size if ldi64(row, MADE) >= 0 else 0
+    c, d = cells + ldi64(row, C) if ldi64(row, C) >= 0 else 0, cells + ldi64(row, D)
+    # What the last place holds is complete with this product, or nothing is.
+    done, column = ldi64(row, ROW) >= 0, 4 * PANEL * pair + ldi64(row, COLUMN)
+    rows, table = scratch + arg(args, TABLES) + 8 * ldi64(row, ROW), 16 * half
+    plus = done and arg(args, RES) != 0 and arg(args, LATE) == NO_RES
+    left = done and (arg(args, ACT) != _NONE or arg(args, LATE) != NO_RES)
+    finished = 0
+    for t in range(tiles):
+        first, following = half * t // tiles, half * (t + 1) // tiles
+        multiply_sums(
+            arg(args, TALL) if following - first > half // tiles else arg(args, LOW), a, panel,
+            x if made < end else 0, y, made, ldi64(row, HOW), arg(args, VECTORS), c,
+            ldi64(row, C_HOW), d, ldi64(row, D_HOW), rows + 8 * first if done else 0,
+            rows + table + 8 * first if plus else 0, column, arg(args, BIAS) + column, ahead,
+            2 * arg(args, PAIRS) * size, arg(args, ADVANCE),
+        )  # fmt: skip
+        if left and (t + 1 == tiles or following - finished > FINISH_ROWS - ROWS):
+            there = rows + 8 * finished
+            finish_tile(
+                arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1), arg(args, LATE), there,
+                there + table, following - finished, column, PANEL,
+            )  # fmt: skip
+            finished = following
+        c, d = c + TILE_BYTES if c != 0 else 0, d + TILE_BYTES
+        made, x, y = made + arg(args, SHARE), x + arg(args, SHARE), y + arg(args, SHARE)
+        a += arg(args, VECTORS) * ROWS * _VECTOR
+        ahead += arg(args, ADVANCE) * arg(args, TURNS)
+
+
+@kernel
+def strassen(args, tid, nt):
+    """Compute this thread's pairs of panels."""
+    pairs, tiles = arg(args, PAIRS), arg(args, TILES)
+    operand = tiles * arg(args, VECTORS) * ROWS * _VECTOR + GAP
+    asked = arg(args, ADVANCE) * arg(args, TURNS) * tiles
+    scratch = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
+    _tables(args, scratch)
+    for pair in range(pairs * tid // nt, pairs * (tid + 1) // nt):
+        ahead = arg(args, B) + 2 * (pair + 1) * arg(args, PANEL_BYTES)
+        for p in range(_COUNT):
+            _product(args, arg(args, TABLE) + p * _ENTRIES, pair, scratch,
+                     arg(args, SUMS) + p * operand, ahead + p * asked)  # fmt: skip

@@ -1,0 +1,62 @@
+"""numba_cpu > lower > strassen: linear layers in seven eighths of the multiplications."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from leptonc.backends.numba_cpu.kernels import strassen as kernels
+from leptonc.backends.numba_cpu.kernels.igemm import Res
+from leptonc.backends.numba_cpu.kernels.strassen_plan import Sizes
+from leptonc.backends.numba_cpu.kernels.tile_finish import ADD_RES, MULTIPLY_RES, NO_RES
+from leptonc.backends.numba_cpu.lower import questions
+from leptonc.backends.numba_cpu.lower.core import Lowering
+from leptonc.backends.numba_cpu.lower.epilogue import zeros
+from leptonc.backends.numba_cpu.lower.product import Finish, merged
+from leptonc.backends.numba_cpu.schedule import Slot
+from leptonc.backends.numba_cpu.views import View
+from leptonc.ir.core import Op
+from leptonc.ir.types import DType
+
+LATE = {Res.BEFORE: NO_RES, Res.AFTER: ADD_RES, Res.TIMES: MULTIPLY_RES}
+
+
+def wins(ctx: Lowering, op: Op, x: View, out: View, end: Finish) -> bool:
+    """Return whether the product was measured, or is estimated, to be faster by Strassen."""
+    weight = ctx.constant(op.operands[1])
+    question = None if weight is None else questions.strassen(op, weight, ctx.precision)
+    if question is None or _steps(x, out, end) is None:
+        return False
+    return ctx.decide(question) == questions.STRASSEN
+
+
+def _steps(x: View, out: View, end: Finish) -> tuple[int, ...] | None:
+    """Return the floats from row to row of each view; None where one step does not do."""
+    views = [v for v in (x, out, end.res) if v is not None]
+    axes = merged(x.shape[:-1], [v.strides[:-1] for v in views])
+    if len(axes) != 1 or any(v.strides[-1] != 1 for v in views):
+        return None
+    return axes[0][1]
+
+
+def strassen_product(ctx: Lowering, x: View, b: Slot, out: View, end: Finish) -> None:
+    """Append ``out[..., n] = finish(x[..., k] @ B)`` for packed B, where :func:`wins` said so."""
+    steps = _steps(x, out, end)
+    assert steps is not None
+    sizes = Sizes(math.prod(x.shape[:-1]), x.shape[-1], out.shape[-1])
+    sums, table = ctx.temp(DType.F32, (sizes.sums_floats,)), sizes.table()
+    scratch, stride = ctx.scratch(sizes.scratch()["end"])
+    code, p0, p1 = end.act
+    values: dict[str, Any] = {
+        **sizes.slots(), "table": ctx.packed(("strassen", table.tobytes()), lambda: table),
+        "sums": sums.ref, "a": x.ref, "a_row": steps[0], "b": b,
+        "bias": zeros(ctx, sizes.columns) if end.bias == 0 else end.bias,
+        "out": out.ref, "out_row": steps[1], "res": 0 if end.res is None else end.res.ref,
+        "res_row": 0 if end.res is None else steps[2],
+        "late": NO_RES if end.res is None else LATE[end.mode], "act": int(code),
+        "act_p0": float(p0), "act_p1": float(p1), "scratch": scratch, "scratch_bytes": stride,
+    }  # fmt: skip
+    slots: list[Slot] = [values[name] for name in kernels.NAMES]
+    ctx.step(kernels.strassen_rows, slots, [x], [sums])
+    reads = [sums, *end.reads, *([] if end.res is None else [end.res])]
+    ctx.step(kernels.strassen, slots, reads, [out])

@@ -1,0 +1,310 @@
+"""Products by one level of Strassen's algorithm, against float64; who chooses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import leptonc
+from leptonc import meaning
+from leptonc.backends.numba_cpu.kernels import strassen as module
+from leptonc.backends.numba_cpu.kernels import strassen_plan as plan
+from leptonc.backends.numba_cpu.kernels.activation import Act
+from leptonc.backends.numba_cpu.kernels.base import Native, record
+from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
+from leptonc.backends.numba_cpu.kernels.pack import pack_linear
+from leptonc.backends.numba_cpu.kernels.strassen_plan import PRODUCTS, Sizes
+from leptonc.backends.numba_cpu.kernels.strassen_tile import HEIGHTS
+from leptonc.backends.numba_cpu.kernels.tile_finish import (
+    ADD_RES,
+    FINISH_ROWS,
+    MULTIPLY_RES,
+    NO_RES,
+)
+from leptonc.backends.numba_cpu.kernels.vectype import LANES
+from leptonc.backends.numba_cpu.lower import questions
+from leptonc.backends.numba_cpu.lower.choices import Answer
+from leptonc.backends.numba_cpu.lower.contract import lower_contract
+from leptonc.ir.core import Builder, Function, Kind
+from leptonc.ir.kinds import binary, pointwise, unary
+from leptonc.ir.kinds.contract import Linear
+from leptonc.ir.kinds.data import Constant
+from leptonc.ir.types import DType, TensorType
+from tests.backends.numba_cpu.harness import Run
+
+pytestmark = pytest.mark.numba
+ROOM = 64  # floats around what a kernel may write
+UNIT = 2.0**-24
+
+
+def draw(*shape: int, seed: int = 0, whole: bool = False) -> np.ndarray:
+    g = np.random.default_rng(seed + sum(shape))
+    if whole:
+        return g.integers(-4, 5, shape).astype(np.float32)
+    return g.normal(size=shape).astype(np.float32)
+
+
+def product(
+    a: np.ndarray, w: np.ndarray, bias: np.ndarray, nt: int = 1, gap: int = 0,
+    res: np.ndarray | None = None, late: int = NO_RES, act: Act = Act.NONE,
+) -> np.ndarray:  # fmt: skip
+    """Return ``a @ w.T`` and what follows; rows of all operands lie ``gap`` floats apart."""
+    (m, k), n = a.shape, len(w)
+    sizes = Sizes(m, k, n)
+    assert sizes.fit
+
+    def rows(x: np.ndarray) -> np.ndarray:
+        wide = np.full((m, x.shape[1] + gap), np.nan, np.float32)
+        wide[:, : x.shape[1]] = x
+        return wide
+
+    wide_a, out = rows(a), np.full(m * (n + gap) + 2 * ROOM, 7, np.float32)
+    wide_res = None if res is None else rows(res)
+    sums = np.full(sizes.sums_floats, np.nan, np.float32)
+    end, b, table = sizes.scratch()["end"], pack_linear(w), sizes.table()
+    scratch = np.full(nt * end // 4, np.nan, np.float32)
+    values: dict[str, Any] = {
+        name: value.address if isinstance(value, Native) else value
+        for name, value in sizes.slots().items()
+    }
+    values |= {
+        "table": table, "sums": sums, "a": wide_a, "a_row": k + gap, "b": b, "bias": bias,
+        "out": out[ROOM:], "out_row": n + gap, "res": 0 if wide_res is None else wide_res,
+        "res_row": n + gap, "late": late, "act": int(act), "act_p0": 0.0, "act_p1": 0.0,
+        "scratch": scratch, "scratch_bytes": end,
+    }  # fmt: skip
+    args = record(*(values[name] for name in module.NAMES))
+    module.strassen_rows.run_all(args, nt)
+    module.strassen.run_all(args, nt)
+    made = out[ROOM:-ROOM].reshape(m, n + gap)
+    assert (out[:ROOM] == 7).all()
+    assert (out[-ROOM:] == 7).all()
+    assert (made[:, n:] == 7).all()
+    return made[:, :n].copy()
+
+
+def exact(a: np.ndarray, w: np.ndarray) -> np.ndarray:
+    return a.astype(np.float64) @ w.T.astype(np.float64)
+
+
+def test_seven_products_make_the_four_quadrants():
+    a, b = draw(2, 2, whole=True).ravel(), draw(2, 2, seed=9, whole=True).ravel()
+    c = np.zeros(4)
+    for p in PRODUCTS:
+        value = sum(s * a[q] for q, s in p.a.items()) * sum(s * b[q] for q, s in p.b.items())
+        for q, s in p.c.items():
+            c[q] += s * value
+    assert (c.reshape(2, 2) == a.reshape(2, 2) @ b.reshape(2, 2)).all()
+    assert len(PRODUCTS) == 7
+
+
+def test_slots_and_entries_follow_the_record():
+    names = {"rows": "M", "panel": "PANEL_AT"}
+    for listed in (module.NAMES, plan.ENTRIES):
+        for i, name in enumerate(listed):
+            assert getattr(module, names.get(name, name.upper())) == i
+
+
+@st.composite
+def sizes_that_fit(draw_from: Callable) -> Sizes:
+    rows = st.integers(2 * ROWS + 1, 12 * ROWS)
+    depth = st.integers(1, 5).map(lambda v: 2 * LANES * v)
+    columns = st.integers(1, 3).map(lambda p: 2 * PANEL * p)
+    made = st.builds(Sizes, rows, depth, columns).filter(lambda s: s.fit)
+    return draw_from(made)
+
+
+@given(sizes=sizes_that_fit(), gap=st.sampled_from([0, 3, LANES]), nt=st.integers(1, 3))
+def test_products_of_whole_numbers_are_exact(sizes, gap, nt):
+    a, w = (draw(n, sizes.depth, seed=n, whole=True) for n in (sizes.rows, sizes.columns))
+    bias, res = (draw(*shape, whole=True) for shape in ((sizes.columns,), (len(a), sizes.columns)))
+    want = exact(a, w) + bias
+    np.testing.assert_array_equal(product(a, w, bias, nt, gap), want)
+    np.testing.assert_array_equal(product(a, w, bias, nt, gap, res), want + res)
+    for late, join in ((ADD_RES, np.add), (MULTIPLY_RES, np.multiply)):
+        got = product(a, w, bias, nt, gap, res, late, Act.RELU)
+        np.testing.assert_array_equal(got, join(np.maximum(want, 0), res))
+
+
+@given(sizes=sizes_that_fit(), seed=st.integers(0, 99))
+def test_errors_are_within_the_bound(sizes, seed):
+    a, w = draw(sizes.rows, sizes.depth, seed=seed), draw(sizes.columns, sizes.depth, seed=seed)
+    a *= 2.0 ** np.random.default_rng(seed).integers(-6, 7, (len(a), 1))  # rows of other sizes
+    got = product(a, w, np.zeros(sizes.columns, np.float32))
+    error = np.abs(got - exact(a, w))
+    assert (error <= plan.error_bound(a, w.T)).all()
+
+
+def test_the_bound_of_ones_counts_what_is_added():
+    size, half = 4, 2
+    bound = plan.error_bound(np.ones((size, size)), np.ones((size, size)))
+    r = (half + 5) * UNIT
+    # M1: 2 * 2, M2 ... M7: 2 * 1 or 2 * 2 times the halves' depth; C11 and C22 take four of them.
+    one, two = 2 * half, 4 * half
+    corner, side = two + one + one + two, 2 * one
+    want = np.block([[np.full((2, 2), corner), np.full((2, 2), side)],
+                     [np.full((2, 2), side), np.full((2, 2), corner)]])  # fmt: skip
+    np.testing.assert_allclose(bound, r / (1 - r) * want)
+
+
+@pytest.mark.parametrize("rows", [FINISH_ROWS + 1, 2 * FINISH_ROWS + 3, 5 * FINISH_ROWS])
+def test_every_element_is_activated_once(rows):
+    k, n = 4 * LANES, 2 * PANEL
+    a, w = draw(rows, k, whole=True), draw(n, k, seed=1, whole=True)
+    got = product(a, w, np.zeros(n, np.float32), act=Act.SQUARE)
+    np.testing.assert_array_equal(got, exact(a, w) ** 2)
+
+
+def test_bits_do_not_depend_on_threads():
+    a, w, bias = draw(5 * ROWS + 3, 8 * LANES), draw(10 * PANEL, 8 * LANES), draw(10 * PANEL)
+    one = product(a, w, bias)
+    for nt in (2, 3, 4, 7):
+        np.testing.assert_array_equal(product(a, w, bias, nt), one)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_reaches_two_rows(bad):
+    rows, n = 5 * ROWS, 2 * PANEL
+    a, w, bias = draw(rows, 4 * LANES), draw(n, 4 * LANES), draw(n)
+    clean = product(a, w, bias)
+    a[3, 5] = bad
+    got = product(a, w, bias)
+    others = [i for i in range(rows) if i not in (3, 3 + -(-rows // 2))]
+    np.testing.assert_array_equal(got[others], clean[others])
+    assert not np.isfinite(got[3]).any()
+
+
+def test_tiles_of_all_that_fits_exist():
+    for rows in range(1, 400):
+        sizes = Sizes(rows, 2 * LANES, 2 * PANEL)
+        heights = {sizes.half // sizes.tiles, -(-sizes.half // sizes.tiles)}
+        assert not sizes.fit or heights <= set(HEIGHTS)
+        assert sizes.fit or rows < 4 * ROWS + 3
+
+
+# --- in a network --------------------------------------------------------------------------------
+
+
+def layer(rows: tuple[int, ...], k: int, n: int, *steps: Kind, bias: bool) -> Function:
+    """Return a linear layer of constant weights followed by ``steps``."""
+    b = Builder("unit")
+    x = b.param(TensorType(DType.F32, (*rows, k)), "x")
+    g = torch.Generator().manual_seed(k)
+    consts = [torch.randn(n, k, generator=g), torch.randn(n, generator=g)]
+    v = b(Linear(), x, *(b(Constant(meaning.const_of(t))) for t in consts[: 1 + bias]))
+    for step in steps:
+        if isinstance(step, (binary.Add, binary.Mul)):
+            v = b(step, v, b.param(TensorType(DType.F32, (*rows, n)), "r"))
+        else:
+            v = b(step, v)
+    return b.finish(v)
+
+
+EPILOGUES: dict[str, tuple[Kind, ...]] = {
+    "none": (), "gelu": (pointwise.Gelu(),), "add": (binary.Add(),),
+    "add-relu": (binary.Add(), unary.Relu()), "relu-add": (unary.Relu(), binary.Add()),
+    "sigmoid-mul": (unary.Sigmoid(), binary.Mul()),
+}  # fmt: skip
+
+
+def ways(fn: Function, precision: str = "fp32") -> list[questions.Question]:
+    asked = questions.asked(fn, precision, questions.FAR)
+    return [q for q in asked if questions.STRASSEN in q.costs]
+
+
+def lowered(fn: Function, threads: int = 1) -> Run:
+    """Return ``fn`` lowered with Strassen's algorithm wherever that is asked."""
+    answers = {q.key: Answer(questions.STRASSEN, "test") for q in ways(fn)}
+
+    def lower(ctx, body):
+        ctx.answers = answers
+        return lower_contract(ctx, body)
+
+    return Run(fn, threads, lower)
+
+
+@pytest.mark.parametrize("epilogue", EPILOGUES)
+@pytest.mark.parametrize("bias", [False, True])
+def test_epilogues(epilogue, bias):
+    fn = layer((3, 33), 384, 256, *EPILOGUES[epilogue], bias=bias)
+    made = lowered(fn, threads=2)
+    assert [s.kernel.name for s in made.steps] == ["strassen_rows", "strassen"]
+    g = torch.Generator().manual_seed(1)
+    args = [torch.randn(*map(int, p.type.shape), generator=g) for p in fn.params]
+    made.bind(*args)
+    made.run()
+    (want,) = meaning.run(fn, *args, precision="f64")
+    w = next(op.kind.const for op in fn.ops if isinstance(op.kind, Constant))
+    flat = args[0].reshape(99, 384).numpy()
+    weight = meaning.array_of(w)
+    # The activations are 1.2-Lipschitz and a few ulps wrong; what follows has a rounding each.
+    most = plan.error_bound(flat, weight.T) + 16 * UNIT * (1 + np.abs(exact(flat, weight)))
+    most = 1.2 * most * max(1.0, *(float(r.abs().max()) for r in args[1:]), 1.0)
+    error = (made.results()[0].double() - want).abs().reshape(99, 256).numpy()
+    assert (error <= most).all()
+
+
+def test_rows_apart_take_one_step_or_none():
+    """Rows of a view that no one step walks are multiplied as they were."""
+    b = Builder("unit")
+    x = b.param(TensorType(DType.F32, (48, 2, 384), (1, 0, 2)), "x")
+    w = b(Constant(meaning.const_of(torch.randn(256, 384))))
+    fn = b.finish(b(Linear(), x, w))
+    assert ways(fn)
+    made = lowered(fn)
+    assert [s.kernel.name for s in made.steps] == ["igemm"]
+
+
+def test_who_is_asked():
+    def names(rows: int, k: int, n: int, precision: str = "fp32") -> list[str]:
+        return [way for q in ways(layer((rows,), k, n, bias=True), precision) for way in q.ranked]
+
+    assert names(128, 768, 3072) == [questions.STRASSEN, questions.PLAIN]
+    assert not names(128, 768, 3072, "strict")
+    assert not names(64, 768, 3072)
+    assert not names(128, 768, PANEL)
+    assert not names(128, 768 + 1, 3072)
+    assert not names(128, 768, 3072 + PANEL)
+
+
+@pytest.mark.parametrize("size", [5.0, 7.0])
+def test_columns_of_other_sizes_are_not_paired(size):
+    w = torch.ones(256, 384)
+    w[3, 5] = size
+    b = Builder("unit")
+    x = b.param(TensorType(DType.F32, (96, 384)), "x")
+    fn = b.finish(b(Linear(), x, b(Constant(meaning.const_of(w)))))
+    assert bool(ways(fn)) == (size < questions.MOST_UNEVEN)
+
+
+class Encoder(nn.Module):
+    """Two wide layers as encoders have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(384, 1536), nn.Linear(1536, 384)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.down(nn.functional.gelu(self.up(x)))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_network_takes_it_and_is_right(threads):
+    torch.manual_seed(0)
+    net, x = Encoder().eval(), torch.randn(2, 65, 384)
+    made = leptonc.compile(net, x, threads=threads, cache=False, tune=False)
+    with torch.no_grad():
+        want = net.double()(x.double())
+    error = float((made(x).double() - want).abs().max() / want.abs().max())
+    assert error <= 1e-5  # what the self-check allows
+    used = [u.algorithm for u in made.profile(x).units]
+    assert used.count("strassen") == 2
+    strict = leptonc.compile(net.float(), x, threads=1, cache=False, precision="strict")
+    assert "strassen" not in [u.algorithm for u in strict.profile(x).units]
