@@ -230,12 +230,13 @@ def _run_block(args, base, t0, count, panel0, panel1):
     v_plane = (stride * stride * vectors * ROWS + 1) * _BYTES
     v_group, column = planes * v_plane, planes * ROWS * _BYTES
     m_group = panel_block * VECTORS * column
-    v_step = ROWS * _BYTES
+    v_bytes, v_step = groups * v_group, ROWS * _BYTES
     if late:
         v_plane, v_step = height * _BYTES, planes * height * _BYTES
+        v_bytes = (count + height - 1) // height * vectors * v_step
     patch = arg(args, SIDE_Y) * arg(args, SIDE_X) * _BYTES  # the first bytes: of one tile
     v = base + patch
-    m_base = v + groups * v_group
+    m_base = v + v_bytes
     table = m_base + groups * m_group
     for t in range(count):
         to = v + t // rows * v_group + t % rows * _BYTES
@@ -251,7 +252,7 @@ def _run_block(args, base, t0, count, panel0, panel1):
         panels = min(panel_block, panel1 - p0)
         following = arg(args, WEIGHTS) + (p0 + panels if p0 + panels < panel1 else panel0) * size
         if late:
-            half = table + 16 * arg(args, TILE_BLOCK)
+            half = table + (16 * arg(args, TILE_BLOCK) + 63) // 64 * 64
             multiply_late(args, count, v, m_base, m_group, half, p0, panels)
         else:
             _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_group, p0,

@@ -10,7 +10,7 @@ import numpy as np
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.pack import Fetch, aligned_empty, at_hand, copy_by_pieces
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
-from leptonc.backends.numba_cpu.kernels.winograd_late import GROUP, halves_bytes
+from leptonc.backends.numba_cpu.kernels.winograd_late import GROUP, halves_bytes, late_of
 from leptonc.backends.numba_cpu.kernels.winograd_points import Form, matrices
 
 _BLOCK = 1 << 16  # float64 elements of transformed weights that are made at once
@@ -44,22 +44,39 @@ def slots(form: Form) -> dict[str, int]:
     }  # fmt: skip
 
 
-def blocking(form: Form, tiles: int, channels: int, columns: int, late: bool = False) -> Blocking:
-    """Return the blocks of a conv with ``tiles`` tiles over the batch.
-
-    ``late``: weights are transformed late, the groups of tiles are those of :mod:`winograd_late`.
-    """
-    planes, panels, vector = form.planes, -(-columns // PANEL), 4 * LANES
-    v = planes * (form.stride**2 * _vectors(channels) * ROWS + 1) * vector  # of a group of ROWS
-    product = planes * VECTORS * ROWS * vector  # M of one group and panel
-    rows = GROUP if late else ROWS
-    groups = min(2 if channels <= 4 * LANES else 4, -(-tiles // rows))
-    panel_block = min(panels, 2)
+def blocking(form: Form, tiles: int, channels: int, columns: int) -> Blocking:
+    """Return the blocks of a conv with ``tiles`` tiles over the batch."""
+    panels, vector = -(-columns // PANEL), 4 * LANES
+    # V of a group of ROWS.
+    v = form.planes * (form.stride**2 * _vectors(channels) * ROWS + 1) * vector
+    groups, panel_block = _groups(channels, tiles, ROWS), min(panels, 2)
     # Where tiles do not fill groups, they are spread over more of them.
-    memory = (1 if late else 2) * groups * (v + panel_block * product)
-    halves = halves_bytes(form) if late else 0
-    tables, patch = 2 * 8 * groups * ROWS, form.y.side * form.x.side * vector
-    return Blocking(groups * rows, panel_block, patch + memory + tables + halves)
+    memory = 2 * groups * (v + panel_block * _product(form))
+    return Blocking(groups * ROWS, panel_block, _patch(form) + memory + 2 * 8 * groups * ROWS)
+
+
+def blocking_late(form: Form, tiles: int, channels: int, columns: int) -> Blocking:
+    """Return the blocks of a conv whose weights are transformed late, as :func:`blocking`."""
+    late, panel_block = late_of(form, tiles), min(-(-columns // PANEL), 2)
+    height, groups = late.shape.height, _groups(channels, tiles, GROUP)
+    block = min(groups * GROUP, -(-tiles // height) * height)
+    v = block * form.planes * _vectors(channels) * 4 * LANES
+    m, tables = groups * panel_block * _product(form), -(-2 * 8 * block // 64) * 64
+    return Blocking(block, panel_block, _patch(form) + v + m + tables + halves_bytes(form))
+
+
+def _groups(channels: int, tiles: int, rows: int) -> int:
+    """Return the groups of tiles of a block."""
+    return min(2 if channels <= 4 * LANES else 4, -(-tiles // rows))
+
+
+def _product(form: Form) -> int:
+    """Return the bytes of M of one group and panel."""
+    return form.planes * VECTORS * ROWS * 4 * LANES
+
+
+def _patch(form: Form) -> int:
+    return form.y.side * form.x.side * 4 * LANES
 
 
 def transform_weights(weight: np.ndarray, form: Form, fetch: Fetch = at_hand) -> np.ndarray:

@@ -285,7 +285,8 @@ def _winograd(algorithm: Algorithm) -> Callable[[_Job], None]:
         else:
             run, x = wino.winograd, inner_channels(ctx, job.x)
             shape = tiles(s, form), s.channels, s.out_channels
-            blocks = winograd_plan.blocking(form, *shape, late is not None)
+            plan = winograd_plan.blocking if late is None else winograd_plan.blocking_late
+            blocks = plan(form, *shape)
         scratch, stride = ctx.scratch(blocks.scratch_bytes)
         (x_y, x_x), (out_y, out_x) = spatial(x, 2), spatial(out, 2)
         values: dict[str, Any] = {

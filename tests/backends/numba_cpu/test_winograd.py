@@ -63,7 +63,9 @@ class Case:
         ]
         tiles = b * -(-size[0] // form.y.m) * -(-size[1] // form.x.m)
         late = bool(options.get("late"))
-        blocks = options.get("blocks") or plan.blocking(form, tiles, c, n, late)
+        blocks = options.get("blocks") or (plan.blocking_late if late else plan.blocking)(
+            form, tiles, c, n
+        )
         bias, res = options.get("bias"), options.get("res")
         pack = (
             plan.pack_late(w.numpy(), late_of(form, tiles).shape.wide)

@@ -129,7 +129,7 @@ def test_pooled_has_the_bits_of_a_pool_behind(form) -> None:
 def test_blocks_do_not_change_a_bit(form, channels, batch, size, nt) -> None:
     x, weight = data(batch, channels, size, size), kernel(form, 70, channels)
     want = Case(form, x, weight, same(form), late=True).run()
-    full = plan.blocking(form, 10**6, channels, 70, late=True)
+    full = plan.blocking_late(form, 10**6, channels, 70)
     small = plan.Blocking(GROUP, 1, full.scratch_bytes)
     got = Case(form, x, weight, same(form), late=True, blocks=small).run(nt)
     assert np.array_equal(want, got)
