@@ -74,7 +74,7 @@ def test_nothing_is_forecast_for_what_a_model_does_not_show() -> None:
     deep = nn.Conv2d(64, 64, 3, padding=1, groups=64)
     assert lines not in forecast(nn.Sequential(nn.Conv2d(3, 64, 3, 2), deep))  # in bands
     assert strassen not in forecast(encoder())
-    wide = nn.TransformerEncoderLayer(384, 4, 512, batch_first=True)
+    wide = nn.TransformerEncoderLayer(512, 4, 512, batch_first=True)
     assert strassen in forecast(wide)
     assert strassen not in forecast(wide, "strict")
 

@@ -233,7 +233,7 @@ def lowered(fn: Function, threads: int = 1) -> Run:
 @pytest.mark.parametrize("epilogue", EPILOGUES)
 @pytest.mark.parametrize("bias", [False, True])
 def test_epilogues(epilogue, bias):
-    fn = layer((3, 33), 384, 256, *EPILOGUES[epilogue], bias=bias)
+    fn = layer((3, 33), 512, 512, *EPILOGUES[epilogue], bias=bias)
     made = lowered(fn, threads=2)
     assert [s.kernel.name for s in made.steps] == ["strassen_rows", "strassen"]
     g = torch.Generator().manual_seed(1)
@@ -242,20 +242,20 @@ def test_epilogues(epilogue, bias):
     made.run()
     (want,) = meaning.run(fn, *args, precision="f64")
     w = next(op.kind.const for op in fn.ops if isinstance(op.kind, Constant))
-    flat = args[0].reshape(99, 384).numpy()
+    flat = args[0].reshape(99, 512).numpy()
     weight = meaning.array_of(w)
     # The activations are 1.2-Lipschitz and a few ulps wrong; what follows has a rounding each.
     most = plan.error_bound(flat, weight.T) + 16 * UNIT * (1 + np.abs(exact(flat, weight)))
     most = 1.2 * most * max(1.0, *(float(r.abs().max()) for r in args[1:]), 1.0)
-    error = (made.results()[0].double() - want).abs().reshape(99, 256).numpy()
+    error = (made.results()[0].double() - want).abs().reshape(99, 512).numpy()
     assert (error <= most).all()
 
 
 def test_rows_apart_take_one_step_or_none():
     """Rows of a view that no one step walks are multiplied as they were."""
     b = Builder("unit")
-    x = b.param(TensorType(DType.F32, (48, 2, 384), (1, 0, 2)), "x")
-    w = b(Constant(meaning.const_of(torch.randn(256, 384))))
+    x = b.param(TensorType(DType.F32, (48, 2, 512), (1, 0, 2)), "x")
+    w = b(Constant(meaning.const_of(torch.randn(512, 512))))
     fn = b.finish(b(Linear(), x, w))
     assert ways(fn)
     made = lowered(fn)
@@ -276,10 +276,10 @@ def test_who_is_asked():
 
 @pytest.mark.parametrize("size", [5.0, 7.0])
 def test_columns_of_other_sizes_are_not_paired(size):
-    w = torch.ones(256, 384)
+    w = torch.ones(512, 512)
     w[3, 5] = size
     b = Builder("unit")
-    x = b.param(TensorType(DType.F32, (96, 384)), "x")
+    x = b.param(TensorType(DType.F32, (96, 512)), "x")
     fn = b.finish(b(Linear(), x, b(Constant(meaning.const_of(w)))))
     assert bool(ways(fn)) == (size < questions.MOST_UNEVEN)
 
@@ -289,7 +289,7 @@ class Encoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.up, self.down = nn.Linear(384, 1536), nn.Linear(1536, 384)
+        self.up, self.down = nn.Linear(512, 1536), nn.Linear(1536, 512)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.down(nn.functional.gelu(self.up(x)))
@@ -298,7 +298,7 @@ class Encoder(nn.Module):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_network_takes_it_and_is_right(threads):
     torch.manual_seed(0)
-    net, x = Encoder().eval(), torch.randn(2, 65, 384)
+    net, x = Encoder().eval(), torch.randn(2, 65, 512)
     made = leptonc.compile(net, x, threads=threads, cache=False, tune=False)
     with torch.no_grad():
         want = net.double()(x.double())
