@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 from leptonc.backends.numba_cpu.kernels import int8_winograd_forms, int8_winograd_plan, winograd_few
@@ -100,7 +101,20 @@ def costs(shape: ConvShape, precision: str, near: bool = False) -> dict[Algorith
             doublings = math.log2(held_bytes(shape, a) / least)
             cost = late_cost if a is Algorithm.LATE_4 else winograd_cost
             found[a] = cost(shape, form, near) * (1 + HELD * doublings)
+        if not near and _surely_late(shape, found):
+            del found[Algorithm.WINOGRAD_4]
     return found
+
+
+def _surely_late(s: ConvShape, found: Collection[Algorithm]) -> bool:
+    """Return whether F(4x4) need not be timed with weights transformed before.
+
+    Where these are two groups of rows, networks took as long late, or up to 2 % less (ResNet-18,
+    VGG-16, one thread and two), but races on two threads scatter by a fifth.
+    """
+    if Algorithm.LATE_4 not in found or LANES != 16:
+        return False
+    return tiles(s, forms(s)[Algorithm.LATE_4]) in LATE_TILES and s.out_channels >= LATE_COLUMNS
 
 
 def forms(s: ConvShape) -> dict[Algorithm, Form]:
@@ -181,6 +195,7 @@ HELD = 0.015  # of the time that is to be saved whenever the weights take twice 
 # more, halves and each plane of a tile.
 FEW_PLANE, HALVES, LATE_PRODUCT = 3.3, 37.0, 0.61
 MOST_LATE = 64  # tiles: more share the weights that are transformed before
+LATE_TILES, LATE_COLUMNS = range(13, 17), 128  # that are surely late, so many columns at least
 OVERLAP = 0.75  # of the shorter of product and reading weights, which go on together
 #: The multiple of the best estimate up to which a way is timed, by lanes: those of the processor
 #: that costs were fitted to; else ``choices.CLOSE``.

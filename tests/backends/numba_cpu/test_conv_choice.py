@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from leptonc.backends.numba_cpu.kernels import winograd_few
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower.conv_choice import (
+    LATE_COLUMNS,
+    LATE_TILES,
     MOST_LATE,
     NEAR,
     Algorithm,
@@ -61,6 +63,8 @@ def test_candidates_fit_the_stride(size: int, channels: int, out: int, stride: i
     small = min(channels, out) < LANES
     few = channels <= winograd_few.MOST and stride == 1 and LANES <= out <= NEAR / 4 / size**2
     assert set(forms(shape)) == ways
+    if late and LANES == 16 and count in LATE_TILES and out >= LATE_COLUMNS:
+        ways = ways - {F4}
     if Algorithm.DEPTHWISE not in found:
         assert set(found) == {DIRECT} | ({F4} if few else set() if small else ways)
     assert all(cost > 0 for a, cost in found.items() if a is not Algorithm.DEPTHWISE)
@@ -155,6 +159,13 @@ def test_one_axis_is_a_line_of_an_image(taps: int) -> None:
 def test_large_images_run_by_winograd_at_any_width(channels: int) -> None:
     assert choose(square(channels, 56, channels), "fp32") is F4
     assert choose(square(channels, 56, channels, stride=2), "fp32") is P2
+
+
+@pytest.mark.skipif(LANES != 16, reason="measured with 16 lanes")
+def test_weights_of_two_groups_of_rows_are_late_unless_caches_hold_them() -> None:
+    far, near = (costs(square(256, 14, 256), "fp32", near) for near in (False, True))
+    assert set(near) - set(far) == {F4} and L4 in far
+    assert F4 in costs(square(128, 14, 32), "fp32") and F4 in costs(square(256, 12, 256), "fp32")
 
 
 @pytest.mark.skipif(LANES != 16, reason="measured with 16 lanes")
