@@ -31,6 +31,7 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     VF,
     VI,
     fconst,
+    floats_on,
     fma,
     i64,
     load_vec,
@@ -82,10 +83,6 @@ def _sign(b: ir.IRBuilder, how: ir.Value) -> ir.Value:
     return splat(b, b.trunc(b.shl(b.and_(how, i64(NEGATIVE)), i64(31)), I32), VI)
 
 
-def _floats(b: ir.IRBuilder, ptr: ir.Value, offset: int) -> ir.Value:
-    return b.gep(ptr, [i64(offset)], source_etype=F32)
-
-
 class Writer:
     """Writes the tiles of one height into a part."""
 
@@ -104,32 +101,32 @@ class Writer:
                 prefetch(b, at)
             for k in range(UNROLL):
                 if k * LANES < ROWS * UNROLL:
-                    prefetch(b, _floats(b, soon, k * LANES))
+                    prefetch(b, floats_on(b, soon, k * LANES))
                 acc = self._step(k, rows, panel, acc)
                 if sign is not None:
                     some = (n * lines * VECTORS // UNROLL for n in (k, k + 1))
                     self._make(range(*some), sums, sign)
             asked = b.gep(asked, [t.advance], source_etype=I8)
-            soon, panel = _floats(b, soon, ROWS * UNROLL), _floats(b, panel, UNROLL * PANEL)
-            sums = [_floats(b, p, lines * PANEL) for p in sums]
-            return [_floats(b, rows, UNROLL), soon, asked, panel, *sums, *acc]
+            soon, panel = floats_on(b, soon, ROWS * UNROLL), floats_on(b, panel, UNROLL * PANEL)
+            sums = [floats_on(b, p, lines * PANEL) for p in sums]
+            return [floats_on(b, rows, UNROLL), soon, asked, panel, *sums, *acc]
 
         def one_vector(_, values: list[ir.Value]) -> list[ir.Value]:
             rows, *others = values
             _, *others = counted(b, i64(LANES // UNROLL), [rows, *others], some_depth)
-            return [_floats(b, rows, ROWS * LANES), *others]
+            return [floats_on(b, rows, ROWS * LANES), *others]
 
         a, *others = [b.inttoptr(v, PTR) for v in (t.a, t.ahead, t.panel, t.x, t.y, t.made)]
-        starts = [a, _floats(b, a, _SOON), *others]
+        starts = [a, floats_on(b, a, _SOON), *others]
         zeros = [fconst(0.0)] * len(self.cells)
         return counted(b, t.vectors, [*starts, *zeros], one_vector)[len(starts) :]
 
     def _step(self, k: int, rows: ir.Value, panel: ir.Value, acc: list[ir.Value]):
         """Return the cells after step ``k`` of UNROLL."""
         b, acc = self.b, list(acc)
-        columns = [load_vec(b, _floats(b, panel, k * PANEL + j * LANES)) for j in range(VECTORS)]
+        columns = [load_vec(b, floats_on(b, panel, k * PANEL + j * LANES)) for j in range(VECTORS)]
         for i in range(self.height):
-            one = splat(b, b.load(_floats(b, rows, i * LANES + k), align=4, typ=F32))
+            one = splat(b, b.load(floats_on(b, rows, i * LANES + k), align=4, typ=F32))
             for j, column in enumerate(columns):
                 acc[i * VECTORS + j] = fma(b, one, column, acc[i * VECTORS + j])
         return acc
@@ -138,9 +135,9 @@ class Writer:
         """Write some of the vectors of a sum of panels."""
         b, (x, y, made) = self.b, sums
         for j in vectors:
-            other = _signed(b, load_vec(b, _floats(b, y, j * LANES)), sign)
-            total = b.fadd(load_vec(b, _floats(b, x, j * LANES)), other)
-            b.store(total, _floats(b, made, j * LANES), align=4)
+            other = _signed(b, load_vec(b, floats_on(b, y, j * LANES)), sign)
+            total = b.fadd(load_vec(b, floats_on(b, x, j * LANES)), other)
+            b.store(total, floats_on(b, made, j * LANES), align=4)
 
     def finish(self, cells: list[ir.Value]) -> None:
         """Write what becomes of the products: onto ``c``, onto ``d`` or with it into the result."""

@@ -84,6 +84,11 @@ def pointer(
     return b.gep(base, [index], source_etype=ir.IntType(8 * size))
 
 
+def floats_on(b: ir.IRBuilder, ptr: ir.Value, count: int) -> ir.Value:
+    """Return the pointer ``count`` floats behind ``ptr``."""
+    return b.gep(ptr, [i64(count)], source_etype=F32)
+
+
 def load_vec(b: ir.IRBuilder, ptr: ir.Value) -> ir.Value:
     """Load ``LANES`` floats from an address that is only float-aligned."""
     return b.load(ptr, align=4, typ=VF)

@@ -22,6 +22,7 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     LANES,
     PTR,
     fconst,
+    floats_on,
     fma,
     i64,
     load_vec,
@@ -91,10 +92,6 @@ def _times(b: ir.IRBuilder, power: float, x: ir.Value) -> ir.Value:
     return x
 
 
-def _at(b: ir.IRBuilder, ptr: ir.Value, floats: int) -> ir.Value:
-    return b.gep(ptr, [i64(floats)], source_etype=F32)
-
-
 def emit_halves(form: Form, wide: int, b: ir.IRBuilder, raw, to, channels) -> None:
     """Write the inner rows of ``G`` times the taps: see :func:`winograd_late.make_halves`."""
     (y, x), rows, wide = form, range(1, form.y.n - 1), wide * LANES
@@ -103,19 +100,19 @@ def emit_halves(form: Form, wide: int, b: ir.IRBuilder, raw, to, channels) -> No
     def one_channel(_, values):
         source, target = values
         for at in range(0, x.taps * wide, LANES):
-            places = [_at(b, target, at)]
+            places = [floats_on(b, target, at)]
             for _ in rows[1:]:
                 places.append(b.gep(places[-1], [size], source_etype=F32))
             read = functools.partial(_tap, b, source, x.taps * wide, at)
             for k, made in evaluate(b, y, rows, read):
                 b.store(made, places[k - 1], align=4)
-        return _at(b, source, y.taps * x.taps * wide), _at(b, target, x.taps * wide)
+        return floats_on(b, source, y.taps * x.taps * wide), floats_on(b, target, x.taps * wide)
 
     counted(b, channels, [b.inttoptr(raw, PTR), b.inttoptr(to, PTR)], one_channel)
 
 
 def _tap(b: ir.IRBuilder, source: ir.Value, apart: int, at: int, k: int) -> ir.Value:
-    return load_vec(b, _at(b, source, k * apart + at))
+    return load_vec(b, floats_on(b, source, k * apart + at))
 
 
 @dataclass(frozen=True)
@@ -186,22 +183,24 @@ def emit_tile(
     prefetch(b, asked, level=2)
     soon = b.gep(soon, [share], source_etype=I8)
     if few:
-        prefetch(b, _at(b, asked, 16), level=2)
+        prefetch(b, floats_on(b, asked, 16), level=2)
     else:  # few tiles are all in the first-level cache
         prefetch(b, soon)
     read = [_columns(form, shape.wide, b, line, weights, v) for v in range(shape.wide)]
     for made in zip(*(evaluate(b, form.x, planes, r) for r in read), strict=True):
         plane = made[0][0]
         for t in range(height):
-            one = splat(b, b.load(_at(b, tiles, (plane * height + t) * LANES), align=4, typ=F32))
+            one = splat(
+                b, b.load(floats_on(b, tiles, (plane * height + t) * LANES), align=4, typ=F32)
+            )
             for v, (_, weight) in enumerate(made):
                 sums[plane, v, t] = fma(b, one, weight, sums[plane, v, t])
     weights = b.gep(weights, [line.step], source_etype=I8)
-    asked, tiles = b.gep(asked, [at.advance], source_etype=I8), _at(b, tiles, 1)
+    asked, tiles = b.gep(asked, [at.advance], source_etype=I8), floats_on(b, tiles, 1)
     rest = [(form.planes * height - 1) * LANES, (form.planes - form.x.n) * height * LANES]
     for loop, turns in ((inner, steps), (outer, left)):
         if loop is outer:
-            tiles, soon = _at(b, tiles, rest[0]), _at(b, soon, rest[1])
+            tiles, soon = floats_on(b, tiles, rest[0]), floats_on(b, soon, rest[1])
         after = b.sub(turns, i64(1))
         more = b.icmp_signed(">", after, i64(0))
         loop.close(more, [after, weights, asked, tiles, soon, *sums.values()])
