@@ -84,8 +84,10 @@ def schedule(fn: Function, pool: ConstPool, options: Options) -> Schedule:
     direct.update(joined(ctx, uncut, fn.producer, direct))
     direct.update(spaced(ctx, uncut, todo, {*direct, *fn.returns}))
     for stretch in stretches:
-        lower = _lower_whole if stretch.parts == 1 else _lower_parts
-        units.extend(lower(ctx, todo, stretch, direct, options))
+        if stretch.parts == 1:
+            units.extend(_lower_whole(ctx, todo, stretch, direct, options))
+        else:
+            units.extend(_lower_parts(ctx, todo, stretch, direct, fn.returns, options))
     ctx.makers = ctx.data
     for v, view in zip(fn.returns, outputs, strict=True):
         if ctx.view(v).buffer is not view.buffer:
@@ -143,16 +145,17 @@ def _lower_parts(
     todo: Sequence[Op],
     stretch: batch.Stretch,
     direct: Mapping[Value, View],
+    returns: Sequence[Value],
     options: Options,
 ) -> list[UnitInfo]:
     """Lower all units for the first part of the leading axis, then all for the next, and so on.
 
-    What is read behind the stretch is stored whole, each part writing its slice.
+    What is read behind the stretch or returned is stored whole, each part writing its slice.
     """
     span = range(stretch.first, stretch.stop)
     inside = {id(todo[i]) for i in span}
     made = [v for i in span for v in todo[i].results]
-    later = {v for op in todo if id(op) not in inside for v in op.operands}
+    later = {v for op in todo if id(op) not in inside for v in op.operands}.union(returns)
     whole = {v: direct.get(v) or ctx.new(v) for v in made if v in later or v in direct}
     infos: list[UnitInfo] = []
     runs: list[tuple[Run, ...]] = [()] * len(span)

@@ -186,6 +186,22 @@ def test_a_net_in_parts_gives_the_same_results(model, size, threads) -> None:
 
 
 @pytest.mark.numba
+def test_a_result_of_another_layout_than_the_callers_is_stored_whole(monkeypatch) -> None:
+    """Only a map of one pixel is returned channels-last: its bytes lie the same way."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(batch, "_cost", lambda op, parts, *rest: -float(parts))
+    net = nn.Sequential(
+        nn.Conv2d(1, 2, 2, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Conv2d(2, 3, 1)
+    ).eval()
+    x = torch.randn(2, 1, 3, 3)
+    cut = program(net, x, Caches(2**8, 2**12))
+    assert {u.parts for u in cut.schedule.units} == {2}
+    (got,) = run_program(cut, [x], output_types(cut))
+    with torch.no_grad():
+        torch.testing.assert_close(got, net(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.numba
 def test_parts_need_less_memory() -> None:
     torch.manual_seed(0)
     net, x = Net(), torch.randn(16, 3, 16, 16)
