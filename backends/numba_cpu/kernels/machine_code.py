@@ -67,6 +67,15 @@ def host_features() -> frozenset[str]:
     return frozenset(get_host_cpu_features().split(","))
 
 
+@functools.cache
+def adds_beside() -> bool:
+    """Return whether vectors are added in other pipes than they are multiplied in, as in AMD's Zen.
+
+    Elsewhere an addition takes the place of a multiply-add.
+    """
+    return llvm.get_host_cpu_name().startswith("znver")
+
+
 def target_features() -> str:
     """Return the feature flags that kernels are compiled for: the host's, as far as lanes reach.
 

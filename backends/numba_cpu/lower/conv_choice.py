@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from leptonc.backends.numba_cpu.kernels import int8_winograd_forms, int8_winograd_plan, winograd_few
 from leptonc.backends.numba_cpu.kernels.int8_dot import DOT
 from leptonc.backends.numba_cpu.kernels.int8_winograd_forms import LARGEST_CODE
+from leptonc.backends.numba_cpu.kernels.machine_code import adds_beside
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, VECTORS
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_late import FEW
@@ -106,13 +107,23 @@ def costs(shape: ConvShape, precision: str, near: bool = False) -> dict[Algorith
     return found
 
 
+def _costs_fit() -> bool:
+    """Return whether this processor is like the one that costs were fitted to."""
+    return LANES == 16 and adds_beside()
+
+
+def conv_close() -> float | None:
+    """Return the multiple of the best estimate up to which a way is timed; None: the usual one."""
+    return CONV_CLOSE if _costs_fit() else None
+
+
 def _surely_late(s: ConvShape, found: Collection[Algorithm]) -> bool:
     """Return whether F(4x4) need not be timed with weights transformed before.
 
     Where these are two groups of rows, networks took as long late, or up to 2 % less (ResNet-18,
     VGG-16, one thread and two), but races on two threads scatter by a fifth.
     """
-    if Algorithm.LATE_4 not in found or LANES != 16:
+    if Algorithm.LATE_4 not in found or not _costs_fit():
         return False
     return tiles(s, forms(s)[Algorithm.LATE_4]) in LATE_TILES and s.out_channels >= LATE_COLUMNS
 
@@ -192,14 +203,13 @@ IGEMM_RATE = 24.0  # bytes of weights per cycle, in addition to the product
 FAR_RATE, NEAR_RATE = 12.0, 32.0  # of Winograd's, from memory and where a network stays in caches
 HELD = 0.015  # of the time that is to be saved whenever the weights take twice the bytes
 # Of late weights, for a channel and a vector of columns: a plane of few tiles; where tiles are
-# more, halves and each plane of a tile.
-FEW_PLANE, HALVES, LATE_PRODUCT = 3.3, 37.0, 0.61
+# more, halves and each plane of a tile. By whether additions run beside multiply-adds; else they
+# take longer by what they are (on an Intel Xeon, Emerald Rapids, estimates fit within 3 %).
+LATE_PLANES = {True: (3.3, 37.0, 0.61), False: (4.4, 37.0, 1.0)}
 MOST_LATE = 64  # tiles: more share the weights that are transformed before
 LATE_TILES, LATE_COLUMNS = range(13, 17), 128  # that are surely late, so many columns at least
 OVERLAP = 0.75  # of the shorter of product and reading weights, which go on together
-#: The multiple of the best estimate up to which a way is timed, by lanes: those of the processor
-#: that costs were fitted to; else ``choices.CLOSE``.
-CONV_CLOSE = {16: 1.25}
+CONV_CLOSE = 1.25  # the multiple of the best estimate up to which a way is timed, where costs fit
 
 
 def igemm_cost(s: ConvShape) -> float:
@@ -238,8 +248,9 @@ def _transforms(s: ConvShape, form: Form, count: int) -> float:
 def late_cost(s: ConvShape, form: Form, _: bool) -> float:
     """Return the estimated cycles of :mod:`winograd_late`, which waits for no memory."""
     vectors, count = -(-s.out_channels // PANEL) * VECTORS, tiles(s, form)
-    planes = FEW_PLANE if count <= FEW else LATE_PRODUCT * (count + count % 2)
-    halves = 0.0 if count <= FEW else HALVES
+    few_plane, halves, plane = LATE_PLANES[adds_beside()]
+    planes = few_plane if count <= FEW else plane * (count + count % 2)
+    halves = 0.0 if count <= FEW else halves
     products = vectors * s.channels * (halves + planes * form.planes)
     return products + _transforms(s, form, count)
 

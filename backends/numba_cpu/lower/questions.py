@@ -15,13 +15,13 @@ from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower.choices import Question
 from leptonc.backends.numba_cpu.lower.conv_choice import (
     CODES_CLOSE,
-    CONV_CLOSE,
     FEWEST_ROWS,
     IGEMM_RATE,
     PRODUCT,
     Algorithm,
     ConvShape,
     choose,
+    conv_close,
     costs,
     held_bytes,
     int_costs,
@@ -80,7 +80,7 @@ def conv(shape: ConvShape, precision: str, reuse: Reuse) -> Question:
     by_name = {a.value: cost for a, cost in found.items()}
     held = {a.value: held_bytes(shape, a) for a in found if a is not Algorithm.DEPTHWISE}
     text = f"conv {_conv_text(shape)}: {', '.join(sorted(by_name))}"
-    return Question(text, by_name, CONV_CLOSE.get(LANES), held)
+    return Question(text, by_name, conv_close(), held)
 
 
 def int_conv(op: Op, weight: Const, precision: str) -> Question | None:

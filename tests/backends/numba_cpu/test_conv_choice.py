@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from leptonc.backends.numba_cpu.kernels import winograd_few
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
+from leptonc.backends.numba_cpu.lower import conv_choice
 from leptonc.backends.numba_cpu.lower.conv_choice import (
     LATE_COLUMNS,
     LATE_TILES,
@@ -24,6 +25,13 @@ from leptonc.backends.numba_cpu.lower.conv_choice import (
 )
 
 pytestmark = pytest.mark.numba
+
+
+@pytest.fixture(autouse=True)
+def fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this be a processor like the one that costs were fitted to."""
+    monkeypatch.setattr(conv_choice, "adds_beside", lambda: True)
+
 
 F4, F2, DIRECT = Algorithm.WINOGRAD_4, Algorithm.WINOGRAD_2, Algorithm.IGEMM
 F3 = Algorithm.WINOGRAD_3
@@ -204,6 +212,16 @@ def test_weights_that_stay_in_caches_may_be_larger() -> None:
     shape = square(64, 8, 128)
     assert choose(shape, "fp32", near=True) is F4
     assert choose(shape, "fp32", near=False) is L4
+
+
+def test_where_additions_take_the_place_of_products_late_weights_cost_more(monkeypatch) -> None:
+    shapes = [square(256, 14, 256), square(512, 7, 512), square(128, 28, 128)]
+    beside = [costs(s, "fp32")[L4] for s in shapes]
+    monkeypatch.setattr(conv_choice, "adds_beside", lambda: False)
+    for shape, cost in zip(shapes, beside, strict=True):
+        found = costs(shape, "fp32")
+        assert F4 in found and found[L4] > cost
+    assert conv_choice.conv_close() is None
 
 
 @given(size=SIZES, channels=WIDTHS, out=WIDTHS, stride=st.sampled_from([1, 2]))
