@@ -19,6 +19,7 @@ from leptonc.backends.numba_cpu.kernels.base import Native
 from leptonc.backends.numba_cpu.kernels.depthwise import depthwise
 from leptonc.backends.numba_cpu.kernels.igemm import igemm
 from leptonc.backends.numba_cpu.kernels.lines import lines
+from leptonc.backends.numba_cpu.kernels.microkernel import TILES
 from leptonc.backends.numba_cpu.kernels.norm import norm_rows
 from leptonc.backends.numba_cpu.kernels.pool import pool
 from leptonc.backends.numba_cpu.kernels.strassen import strassen
@@ -39,6 +40,10 @@ _NOT_STRICT = {
 
 def _is_conv(m: Any) -> bool:
     return isinstance(m, nn.Conv2d)
+
+
+def _multiplies(m: Any) -> bool:
+    return isinstance(m, nn.Linear | nn.Conv2d | nn.Conv1d)
 
 
 def _is_square(m: Any) -> bool:
@@ -92,7 +97,8 @@ SIGNS: tuple[tuple[Sign, Native], ...] = (
     (_is_square, winograd),
     (_attends, attention),
     (_is_depthwise, depthwise),
-    (lambda m: isinstance(m, nn.Linear | nn.Conv2d | nn.Conv1d), igemm),
+    (_multiplies, TILES),
+    (_multiplies, igemm),
     (lambda m: isinstance(m, _POOLS), pool),
     (_is_between_wide, strassen),
     (_is_depthwise, banded),

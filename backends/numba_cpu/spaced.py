@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from leptonc.backends.numba_cpu.kernels.igemm import LINE, SET_BYTES
+from leptonc.backends.numba_cpu.kernels.igemm_record import LINE, SET_BYTES
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.views import View, row_major, static_shape
 from leptonc.ir.core import Function, Op, Value

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import leptonc
-from leptonc.backends.numba_cpu.kernels.igemm import Res
+from leptonc.backends.numba_cpu.kernels.igemm_record import Res
 from leptonc.backends.numba_cpu.lower import conv
 from leptonc.errors import LeptoncError
 from leptonc.passes import recognize

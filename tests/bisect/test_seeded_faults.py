@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import leptonc
-from leptonc.backends.numba_cpu.kernels.igemm import Res
+from leptonc.backends.numba_cpu.kernels.igemm_record import Res
 from leptonc.backends.numba_cpu.lower import conv, norm
 from leptonc.bisect import Verdict
 from leptonc.ir.kinds.norm import Softmax

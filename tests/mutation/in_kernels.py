@@ -114,6 +114,12 @@ FAULTS: tuple[Fault, ...] = (
             "run_walk(stride, frame, lines, 1 - pad, 4 * c0", "depthwise", "depthwise_conv"),
     _kernel("tiles-skip-rows", "igemm", "dropped tail",
             "i += some * many", "i += some * many + (many - 1)", "igemm", "large_products"),
+    _kernel("second-panel-beside-the-first", "igemm", "wrong offset",
+            "panel, size if some == 2 else 0,", "panel, 4 * PANEL if some == 2 else 0,", "igemm",
+            "large_products"),
+    _kernel("second-panel-not-finished", "igemm", "dropped tail",
+            "(PANEL if apart == 0 else 2 * PANEL), PANEL)", "PANEL, PANEL)", "igemm",
+            "large_products"),
     _kernel("gather-share", "gather", "wrong thread share",
             "total = outer * count\n    for k in range(total * tid // nt, total * (tid + 1) // nt):"
             "\n        o, i = k // count, k % count\n        at = ldi64",

@@ -28,6 +28,7 @@ from leptonc.backends.numba_cpu.kernels.microkernel import (
     PANEL,
     PREFETCH,
     ROWS,
+    TILES,
     equal_tiles,
     run_tiles,
     tile_rows,
@@ -304,8 +305,8 @@ def _block(args, tables, scores, pitch, keys_packed, values_packed, b, h, s0, co
             while i < count:
                 some = tile_rows(count - i, room)
                 many = equal_tiles(count - i, some, room)
-                run_tiles(some, many, rows + 8 * i, 0, 1, k, 0, packed, to + 8 * i, 4 * p, room,
-                          0, 0, 0, packed + PREFETCH, 4 * PANEL, -_INF, _INF)  # fmt: skip
+                run_tiles(some, many, rows + 8 * i, 0, 1, k, 0, packed, 0, to + 8 * i, 4 * p,
+                          room, 0, 0, 0, packed + PREFETCH, 4 * PANEL, -_INF, _INF)  # fmt: skip
                 i += some * many
     for i in range(count):
         to, factor = ldi64(o_rows, i), vsplat(ldf(factors, i))
@@ -356,7 +357,7 @@ def _blocks(queries, size):
     return max(1, (queries + size - 1 - SPARE) // size)
 
 
-@kernel
+@kernel(parts=(TILES,))
 def attention(args, tid, nt):
     """Compute this thread's blocks of queries of every head."""
     heads, queries, total = arg(args, HEADS), arg(args, QUERIES), arg(args, KEYS)

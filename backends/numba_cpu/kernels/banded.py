@@ -14,7 +14,7 @@ from dataclasses import fields
 
 from leptonc.backends.numba_cpu.atomics import invoke
 from leptonc.backends.numba_cpu.kernels import depthwise as dw
-from leptonc.backends.numba_cpu.kernels import igemm as ig
+from leptonc.backends.numba_cpu.kernels import igemm_record as ig
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.vec import arg, ldi64, sti64, vload, vstore
 from leptonc.backends.numba_cpu.kernels.vectype import LANES

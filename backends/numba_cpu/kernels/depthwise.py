@@ -24,10 +24,11 @@ from leptonc.backends.numba_cpu.kernels.depthwise_tile import (
     run_tiles,
 )
 from leptonc.backends.numba_cpu.kernels.depthwise_walk import MOST_LINES, WALKS, WIDTH, run_walk
-from leptonc.backends.numba_cpu.kernels.igemm import Res
+from leptonc.backends.numba_cpu.kernels.igemm_record import Res
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
 from leptonc.backends.numba_cpu.kernels.tile_finish import (
     ADD_RES,
+    FINISH_TILE,
     MULTIPLY_RES,
     NO_RES,
     finish_tile,
@@ -273,7 +274,7 @@ def _strip(args, frame, code, way, line, c0, channels, unfinished):
         _finish(args, frame + _ROWS, out, res, arg(args, OUT_W), channels)
 
 
-@kernel
+@kernel(parts=(FINISH_TILE,))
 def depthwise(args, tid, nt):
     """Compute this thread's lines and channels of the conv that the record describes."""
     channels = arg(args, CHANNELS)

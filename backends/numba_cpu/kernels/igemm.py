@@ -17,163 +17,92 @@ are bytes, all strides elements (float32), 0 = absent where it says "or 0".
 
 from __future__ import annotations
 
-import enum
-from dataclasses import dataclass, fields
-
-import numpy as np
-
 from leptonc.backends.numba_cpu.kernels.activation import Act
-from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel, record
+from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
+from leptonc.backends.numba_cpu.kernels.igemm_record import (
+    A_O0,
+    A_O1,
+    A_X,
+    A_Y,
+    A_Z,
+    ACT,
+    ACT_P0,
+    ACT_P1,
+    B_O0,
+    B_O1,
+    BIAS,
+    BIAS_O1,
+    COLUMNS,
+    DEPTH,
+    DEPTH_BLOCK,
+    IN_D,
+    IN_H,
+    IN_W,
+    LINE,
+    OUT,
+    OUT_O0,
+    OUT_O1,
+    OUT_X,
+    OUT_Y,
+    OUT_Z,
+    OUTER0,
+    OUTER1,
+    PITCH,
+    RES,
+    RES_MODE,
+    RES_O0,
+    RES_O1,
+    RES_X,
+    RES_Y,
+    RES_Z,
+    ROW_BLOCK,
+    ROWS_X,
+    ROWS_Y,
+    ROWS_Z,
+    SCRATCH,
+    SCRATCH_BYTES,
+    STEP_X,
+    STEP_Y,
+    STEP_Z,
+    TAP_BLOCK,
+    TAP_TABLE,
+    TAPS,
+    ZERO_ROW,
+    A,
+    B,
+    Res,
+)
 from leptonc.backends.numba_cpu.kernels.microkernel import (
+    PAIR_HEIGHTS,
+    PAIR_TOP,
     PANEL,
     PREFETCH,
+    ROW,
     ROWS,
+    TILES,
+    equal_pairs,
     equal_tiles,
+    pair_rows,
     run_row,
     run_tiles,
     tile_rows,
 )
-from leptonc.backends.numba_cpu.kernels.row_panels import row_product
+from leptonc.backends.numba_cpu.kernels.row_panels import ROW_PANELS, row_product
 from leptonc.backends.numba_cpu.kernels.row_tables import affine_rows, ask_rows, copy_rows, fill
 from leptonc.backends.numba_cpu.kernels.tile_finish import (
     ADD_RES,
     FINISH_ROWS,
+    FINISH_TILE,
     MULTIPLY_RES,
     NO_RES,
     finish_tile,
 )
 from leptonc.backends.numba_cpu.kernels.vec import arg, argf, ldi64
 
-LINE = 64  # bytes of a cache line
-SET_BYTES = 4096  # addresses this far apart meet in one set of the first-level cache (64 sets)
-FEWEST_WAYS = 8  # of a set: fewer are rare
 COPY_PANELS = 3  # a block of A that serves fewer panels is not worth a copy
+# Rows from which on two panels are multiplied at a time; of fewer, all are one tile.
+PAIR_ROWS = PAIR_TOP + 1 if PAIR_HEIGHTS else 2**62
 
-
-class Res(enum.IntEnum):
-    """What happens with the residual operand."""
-
-    BEFORE = 0  # act(sum + bias + res)
-    AFTER = 1  # act(sum + bias) + res
-    TIMES = 2  # act(sum + bias) * res
-
-
-@dataclass(frozen=True)
-class IGemm:
-    """One call of :data:`igemm`; the fields are the slots of its record, in this order.
-
-    Attributes:
-        outer0, outer1: outer index counts (batch and group, or batch and head; else 1).
-        rows_z, rows_y, rows_x: output rows, ``M`` is their product.
-        columns: N. taps, depth: the summed extents (``taps >= 1``; ``depth`` may be 0).
-        a: address of input position (0, 0, 0). a_o0, a_o1: its outer strides.
-        a_z, a_y, a_x: strides of one input position along each axis.
-        step_z, step_y, step_x: input positions per output row (the conv's stride).
-        in_d, in_h, in_w: input positions that exist.
-        tap_table: address of int64[taps][3], ``(dz, dy, dx)``; 0 means all zero.
-        zero_row: address of ``depth`` zeros (or 0 if no row is ever outside).
-        b: address of packed B. b_o0, b_o1: its outer strides.
-        bias: address of float32[N] or 0. bias_o1: its stride along outer1.
-        out: address of the output. out_o0 ... out_x: its strides per outer index and per row index.
-        res: address of the residual operand or 0. res_o0 ... res_x: its strides.
-        res_mode: a ``Res``. act: an ``Act``. act_p0, act_p1: parameters of the activation.
-        scratch: address of the threads' tables. scratch_bytes: per thread, see
-            :func:`scratch_bytes`.
-        row_block: rows handled together, a multiple of ROWS. tap_block, depth_block: blocks of the
-            sum;
-            ``depth_block`` may be less than ``depth`` only if ``tap_block`` is 1.
-        pitch: 0, or the floats from row to row of a block of A that is copied before it is used
-            (see :func:`copy_pitch`), at least ``depth_block``.
-    """
-
-    outer0: int
-    outer1: int
-    rows_z: int
-    rows_y: int
-    rows_x: int
-    columns: int
-    taps: int
-    depth: int
-    a: int
-    a_o0: int
-    a_o1: int
-    a_z: int
-    a_y: int
-    a_x: int
-    step_z: int
-    step_y: int
-    step_x: int
-    in_d: int
-    in_h: int
-    in_w: int
-    tap_table: int
-    zero_row: int
-    b: int
-    b_o0: int
-    b_o1: int
-    bias: int
-    bias_o1: int
-    out: int
-    out_o0: int
-    out_o1: int
-    out_z: int
-    out_y: int
-    out_x: int
-    res: int
-    res_o0: int
-    res_o1: int
-    res_z: int
-    res_y: int
-    res_x: int
-    res_mode: int
-    act: int
-    act_p0: float
-    act_p1: float
-    scratch: int
-    scratch_bytes: int
-    row_block: int
-    tap_block: int
-    depth_block: int
-    pitch: int
-
-    def record(self) -> np.ndarray:
-        """Return the int64 record."""
-        floats = ("act_p0", "act_p1")
-        values = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return record(*(float(v) if name in floats else int(v) for name, v in values))
-
-
-def table_bytes(row_block: int, tap_block: int) -> int:
-    """Return the bytes of a thread's tables of row addresses (a multiple of 64)."""
-    return -(-8 * (row_block + ROWS) * (tap_block + 2) // 64) * 64
-
-
-def scratch_bytes(row_block: int, tap_block: int, pitch: int = 0) -> int:
-    """Return the bytes of scratch one thread needs: tables, and the copied block of A."""
-    return table_bytes(row_block, tap_block) + 4 * row_block * tap_block * pitch
-
-
-def copy_pitch(row_step: int, depth_block: int) -> int:
-    """Return the ``pitch`` that a block of A rows ``row_step`` floats apart needs, 0 for none.
-
-    The lines of rows that lie a multiple of a page apart meet in one set of the first-level cache.
-    If a tile has more rows than the set has ways, each of its loads misses: such rows are copied to
-    places an odd number of cache lines apart.
-    """
-    if row_step == 0 or 4 * row_step % SET_BYTES or ROWS <= FEWEST_WAYS:
-        return 0
-    lines = -(-4 * depth_block // LINE)
-    return (lines + 1 - lines % 2) * LINE // 4
-
-
-(
-    OUTER0, OUTER1, ROWS_Z, ROWS_Y, ROWS_X, COLUMNS, TAPS, DEPTH,
-    A, A_O0, A_O1, A_Z, A_Y, A_X, STEP_Z, STEP_Y, STEP_X, IN_D, IN_H, IN_W, TAP_TABLE, ZERO_ROW,
-    B, B_O0, B_O1, BIAS, BIAS_O1,
-    OUT, OUT_O0, OUT_O1, OUT_Z, OUT_Y, OUT_X, RES, RES_O0, RES_O1, RES_Z, RES_Y, RES_X, RES_MODE,
-    ACT, ACT_P0, ACT_P1, SCRATCH, SCRATCH_BYTES, ROW_BLOCK, TAP_BLOCK, DEPTH_BLOCK,
-    PITCH,
-) = range(len(fields(IGemm)))  # fmt: skip
 
 _INF = float("inf")
 _NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
@@ -257,35 +186,62 @@ def _late(args):
 
 
 @inline_njit
-def _panel(args, tables, step, count, taps, depth, offset, b, column, bias, first, last,
-           following):  # fmt: skip
-    """Compute one panel of columns for a block of rows; ``tables``: output, residual, A rows.
+def _next_tiles(left, width, apart, most):
+    """Return the rows of the next tile of ``left``, and how many such follow, in ``most`` rows."""
+    if apart == 0:
+        some = tile_rows(left, width)
+        return some, min(equal_tiles(left, some, width), most // some) if most > some else 1
+    some = pair_rows(left)
+    return some, min(equal_pairs(left, some), most // some) if most > some else 1
 
-    Only its first tile waits for the panel. So that memory is busy for the others, too, every tile
-    asks for its part of the panel that is ``following``.
+
+@inline_njit
+def _ask(table, count, column, apart):
+    """Ask for the parts of rows that a tile reads."""
+    ask_rows(table, count, 4 * column)
+    if apart != 0:
+        ask_rows(table, count, 4 * (column + PANEL))
+
+
+@inline_njit
+def _finish(args, late, rows, step, count, column, apart):
+    """Finish some rows of a panel, of two if they lie ``apart``."""
+    for at in range(column, column + (PANEL if apart == 0 else 2 * PANEL), PANEL):
+        finish_tile(
+            arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1), late, rows, rows + step, count,
+            4 * at, arg(args, COLUMNS) - at,
+        )  # fmt: skip
+
+
+@inline_njit
+def _panel(args, tables, step, count, taps, depth, offset, b, apart, column, bias, first, last,
+           following):  # fmt: skip
+    """Compute a panel of columns for a block of rows, or two that lie ``apart``.
+
+    ``tables``: output, residual, A rows. Only its first tile waits for the panel. So that memory is
+    busy for the others, too, every tile asks for its part of the panel that is ``following``.
     """
     width, late = arg(args, COLUMNS) - column, _late(args)
     low, high, unfinished = _bounds(args, last)
     alone = arg(args, ROWS_Z) * arg(args, ROWS_Y) * arg(args, ROWS_X) == 1
-    tiles, size = (count + ROWS - 1) // ROWS, 4 * PANEL * taps * depth
+    height = ROWS if apart == 0 else PAIR_TOP
+    tiles, size = (count + height - 1) // height, 4 * PANEL * taps * depth
     ahead, advance = following, 4 * PANEL // tiles
     if tiles == 1:
         ahead = b + PREFETCH
     i, finished = 0, 0
     while i < count:
-        out_rows, some, many = tables + 8 * i, tile_rows(count - i, width), 1
+        out_rows = tables + 8 * i
         init = 0 if first else out_rows
         plus = out_rows + step if last and late == NO_RES and arg(args, RES) != 0 else 0
         read = out_rows + step if last and arg(args, RES) != 0 else init
+        most = FINISH_ROWS - (i - finished) if unfinished else count
+        some, many = _next_tiles(count - i, width, apart, most if read == 0 else 1)
         if read != 0:  # the rows that the next tile will read
             if i + some < count:
-                ask_rows(read + 8 * some, min(some, count - i - some), 4 * column)
+                _ask(read + 8 * some, min(some, count - i - some), column, apart)
             else:
-                ask_rows(read - 8 * i, some, 4 * (column + PANEL))
-        else:
-            many = equal_tiles(count - i, some, width)
-            if unfinished:
-                many = min(many, (FINISH_ROWS - (i - finished)) // some)
+                _ask(read - 8 * i, some, column + (PANEL if apart == 0 else 2 * PANEL), apart)
         if alone:
             run_row(
                 out_rows + 2 * step, step, taps, depth, 4 * offset, b, out_rows, 4 * column,
@@ -293,17 +249,13 @@ def _panel(args, tables, step, count, taps, depth, offset, b, column, bias, firs
             )  # fmt: skip
         else:
             run_tiles(
-                some, many, out_rows + 2 * step, step, taps, depth, 4 * offset, b, out_rows,
+                some, many, out_rows + 2 * step, step, taps, depth, 4 * offset, b, apart, out_rows,
                 4 * column, width, bias if first else 0, init, plus, ahead, advance, low, high,
             )  # fmt: skip
         i += some * many
         ahead += size // tiles * many
         if unfinished and (i >= count or i - finished > FINISH_ROWS - ROWS):
-            rows = tables + 8 * finished
-            finish_tile(
-                arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1), late, rows,
-                rows + step, i - finished, 4 * column, width,
-            )  # fmt: skip
+            _finish(args, late, tables + 8 * finished, step, i - finished, column, apart)
             finished = i
 
 
@@ -335,13 +287,18 @@ def _block(args, tables, m0, count, panel0, panel1, a, b, bias, out, res):
             first = tap0 == 0 and k0 == 0
             last = tap0 + some_taps >= taps and k0 + some_depth >= depth
             part = b + 4 * PANEL * (tap0 * depth + k0)
-            for p in range(panel0, panel1):
-                panel = part + 4 * PANEL * p * taps * depth
-                following = panel + 4 * PANEL * taps * depth
-                if p + 1 == panel1:  # the first panel of the next part of the sum
-                    following = part + 4 * PANEL * (panel0 * taps * depth + some_taps * some_depth)
+            size = 4 * PANEL * taps * depth  # bytes from panel to panel
+            p = panel0
+            while p < panel1:
+                some = 2 if count >= PAIR_ROWS and p + 1 < panel1 and size > 0 else 1
+                panel = part + p * size
+                following = panel + some * size
+                if p + some == panel1:  # the first panel of the next part of the sum
+                    following = part + panel0 * size + 4 * PANEL * some_taps * some_depth
                 _panel(args, tables, step, count, some_taps, some_depth, 0 if pitch != 0 else k0,
-                       panel, p * PANEL, bias, first, last, following)  # fmt: skip
+                       panel, size if some == 2 else 0, p * PANEL, bias, first, last,
+                       following)  # fmt: skip
+                p += some
             k0 += some_depth
             if k0 >= depth:
                 break
@@ -354,7 +311,7 @@ def _is_plain_row(args):
     return one_sum and arg(args, TAP_TABLE) == 0 and not _bounds(args, True)[2]
 
 
-@kernel
+@kernel(parts=(FINISH_TILE, TILES, ROW, ROW_PANELS))
 def igemm(args, tid, nt):
     """Compute this thread's share of the product that an :class:`IGemm` record describes."""
     outer1 = arg(args, OUTER1)

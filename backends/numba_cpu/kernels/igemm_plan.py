@@ -15,7 +15,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from leptonc.backends.numba_cpu.kernels.activation import Act
-from leptonc.backends.numba_cpu.kernels.igemm import IGemm, Res, copy_pitch, scratch_bytes
+from leptonc.backends.numba_cpu.kernels.igemm_record import (
+    IGemm,
+    Res,
+    copy_pitch,
+    scratch_bytes,
+)
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
 
 #: floats of A (row block x sum block) and depth of a panel that the blocking aims at.

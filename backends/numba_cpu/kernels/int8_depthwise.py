@@ -21,7 +21,7 @@ import numpy as np
 from leptonc.backends.numba_cpu.kernels.activation import Act, vact
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.depthwise import line_shares
-from leptonc.backends.numba_cpu.kernels.igemm import Res
+from leptonc.backends.numba_cpu.kernels.igemm_record import Res
 from leptonc.backends.numba_cpu.kernels.int8_depthwise_groups import group_lines, lay_beside
 from leptonc.backends.numba_cpu.kernels.int8_depthwise_plan import (
     DEEP,

@@ -14,7 +14,8 @@ import numpy as np
 
 from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel, record
-from leptonc.backends.numba_cpu.kernels.igemm import (
+from leptonc.backends.numba_cpu.kernels.igemm import grid, input_rows
+from leptonc.backends.numba_cpu.kernels.igemm_record import (
     A_O0,
     A_O1,
     A_X,
@@ -63,8 +64,6 @@ from leptonc.backends.numba_cpu.kernels.igemm import (
     B,
     IGemm,
     Res,
-    grid,
-    input_rows,
 )
 from leptonc.backends.numba_cpu.kernels.int8_finish import store_codes
 from leptonc.backends.numba_cpu.kernels.int8_gather import gather_line
@@ -88,7 +87,7 @@ from leptonc.backends.numba_cpu.kernels.int8_tile import (
 )
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, PREFETCH, ROWS
 from leptonc.backends.numba_cpu.kernels.row_tables import affine_rows, fill
-from leptonc.backends.numba_cpu.kernels.tile_finish import FINISH_ROWS, finish_tile
+from leptonc.backends.numba_cpu.kernels.tile_finish import FINISH_ROWS, FINISH_TILE, finish_tile
 from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, argf, ldi64
 
 LATE_NOTHING, LATE_ADD, LATE_TIMES = 0, 1, 2  # as of tile_finish
@@ -335,7 +334,7 @@ def _block(args, tables, m0, count, panel0, panel1, a, b, columns, out, res):
                arg(args, EXTRA) + HEADER * (columns // PANEL + p), following)  # fmt: skip
 
 
-@kernel
+@kernel(parts=(FINISH_TILE,))
 def int8_gemm(args, tid, nt):
     """Compute this thread's share of the product that an :class:`Int8Gemm` record describes."""
     outer1 = arg(args, OUTER1)

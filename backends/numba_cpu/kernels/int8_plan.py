@@ -10,8 +10,8 @@ import dataclasses
 
 import numpy as np
 
-from leptonc.backends.numba_cpu.kernels.igemm import IGemm
 from leptonc.backends.numba_cpu.kernels.igemm_plan import ConvPlan, even_block
+from leptonc.backends.numba_cpu.kernels.igemm_record import IGemm
 from leptonc.backends.numba_cpu.kernels.int8_dot import MOST_DEPTH
 from leptonc.backends.numba_cpu.kernels.int8_gather import pitch_of
 from leptonc.backends.numba_cpu.kernels.int8_gemm import Int8Gemm, scratch_bytes

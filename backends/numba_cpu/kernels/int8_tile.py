@@ -345,11 +345,11 @@ def run_byte_tile(
     ahead, advance, sums, scale, bias, res_rows, res_kind, res_zero, out_kind, zero, extra,
     res_scale, low, high, inverse, code_low, code_high,
 ):  # fmt: skip
-    """Compute a tile of up to ROWS x PANEL outputs; ``count`` to ``panel`` as of ``run_tile``.
+    """Compute a tile of up to ROWS x PANEL outputs; ``count`` to ``panel`` as of ``run_tiles``.
 
     ``depth`` counts four bytes of A each; B is ``i8[taps][depth][PANEL][4]``.
     ``out_rows``, ``column``, ``width``: where results go; columns are elements here. A's bytes are
-    unsigned. ``ahead``, ``advance``: as of ``run_tile``.
+    unsigned. ``ahead``, ``advance``: as of ``run_tiles``.
     ``sums``: address of int32 that cells begin with, ``scale``, ``bias``: of float32; all three
     for whole panels. ``res_rows``: addresses of the residual's rows; ``res_kind``: NO_RES,
     FLOAT_RES, U8_RES or I8_RES, with ``res_zero`` and ``res_scale``. ``low``, ``high``: bounds of

@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
-from leptonc.backends.numba_cpu.kernels.igemm import (
+from leptonc.backends.numba_cpu.kernels.igemm_record import (
     A_X,
     A_Y,
     A_Z,
@@ -73,7 +73,7 @@ from leptonc.backends.numba_cpu.kernels.int8_winograd_tile import (
 )
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, tile_rows
 from leptonc.backends.numba_cpu.kernels.row_tables import fill
-from leptonc.backends.numba_cpu.kernels.tile_finish import finish_tile
+from leptonc.backends.numba_cpu.kernels.tile_finish import FINISH_TILE, finish_tile
 from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, argf, ldi64, sti64
 from leptonc.backends.numba_cpu.kernels.winograd import split_tiles
 
@@ -248,7 +248,7 @@ def _run_block(args, base, t0, count, panel0, panel1):
         _end(args, count, p * PANEL, outs, residuals, stage, m)
 
 
-@kernel
+@kernel(parts=(FINISH_TILE,))
 def int8_winograd(args, tid, nt):
     """Compute this thread's share of the convolution that an :class:`Int8Winograd` describes."""
     m = arg(args, M)

@@ -168,7 +168,7 @@ def run_word_tile(
     typingctx, count, rows, tap_step, taps, depth, offset, panel, out_rows, column, width, ahead,
     advance,
 ):  # fmt: skip
-    """Compute a tile of up to ROWS x PANEL sums; arguments as of ``run_tile``.
+    """Compute a tile of up to ROWS x PANEL sums; arguments as of ``run_tiles``.
 
     ``depth`` counts pairs of int16; B is ``i16[taps][depth][PANEL][2]``. Sums are stored in whole
     vectors: one where ``width`` is at most LANES, else two.

@@ -10,8 +10,6 @@ would take half of its time.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from llvmlite import ir
@@ -20,10 +18,13 @@ from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels import vecmath as vm
 from leptonc.backends.numba_cpu.kernels.base import inline_njit
+from leptonc.backends.numba_cpu.kernels.part import part
 from leptonc.backends.numba_cpu.kernels.tile_writer import (
     HALF_HEIGHTS,
     HALF_ROWS,
     HEIGHTS,
+    PAIR_HEIGHTS,
+    PAIR_TOP,
     PANEL,
     PREFETCH,
     ROWS,
@@ -35,6 +36,7 @@ from leptonc.backends.numba_cpu.kernels.tile_writer import (
 )
 from leptonc.backends.numba_cpu.kernels.vectype import (
     F32,
+    I8,
     I64,
     LANES,
     VM,
@@ -45,18 +47,22 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     masked_load,
     masked_store,
     pointer,
-    shared_function,
     splat,
 )
 
 __all__ = [
+    "PAIR_HEIGHTS",
+    "PAIR_TOP",
     "PANEL",
     "PREFETCH",
+    "ROW",
     "ROWS",
+    "TILES",
     "VECTORS",
+    "equal_pairs",
     "equal_tiles",
+    "pair_rows",
     "run_row",
-    "run_tile",
     "run_tiles",
     "tile_rows",
 ]
@@ -73,6 +79,7 @@ class Tile:
     depth: ir.Value
     offset: ir.Value
     panel: ir.Value
+    apart: ir.Value
     out_rows: ir.Value
     column: ir.Value
     width: ir.Value
@@ -85,8 +92,8 @@ class Tile:
     high: ir.Value
 
 
-_PARAMS = [I64] * 15 + [F32, F32]
-_ONE = i64(1)
+_PARAMS = [I64] * 16 + [F32, F32]
+_APART = list(Tile.__dataclass_fields__).index("apart")
 
 
 class FloatTile(TileWriter):
@@ -124,6 +131,11 @@ class FloatTile(TileWriter):
         """Return the pointer of vector ``j`` of this tile's columns from byte address ``base``."""
         start = self.b.add(base, self.t.column)
         return pointer(self.b, start, i64(j * LANES))
+
+    def panels(self, at: ir.Value) -> list[ir.Value]:
+        """Return a pointer into the panel, and the same place of the second one if there is one."""
+        second = [self.b.gep(at, [self.t.apart], source_etype=I8)] * (self.nv > VECTORS)
+        return [at, *second]
 
     def broadcast(self, at: ir.Value) -> ir.Value:
         """Return the element of A at a pointer in all lanes."""
@@ -211,35 +223,38 @@ class FloatTile(TileWriter):
                 self.b.store(value, self.at(starts[i], j), align=4)
 
 
-_FLOATS = TileForm("lep_tile", FloatTile, Tile, _PARAMS)
+_FLOATS = TileForm("lep_tile", FloatTile, Tile, _PARAMS, pair_heights=PAIR_HEIGHTS)
 
 
-def _runner(name: str, choose: Callable[..., None], count: int):
-    """Return signature and code of an intrinsic of ``count`` int64 and the two bounds."""
+@part("float_tiles", [I64, *_PARAMS])
+def TILES(b: ir.IRBuilder, count: ir.Value, *args: ir.Value) -> None:
+    """Call the smallest tile that holds ``count`` rows."""
+    emit_choice(_FLOATS, b, count, *args)
 
-    def build(context, builder, sig, args):
-        params = [I64] * count + [F32, F32]
-        fn = shared_function(builder.module, name, ir.VoidType(), params, choose)
-        builder.call(fn, args)
-        return context.get_dummy_value()
 
-    return types.void(*(types.int64,) * count, *(types.float32,) * 2), build
+@part("float_row", [t for i, t in enumerate(_PARAMS) if i not in (0, _APART)])
+def ROW(b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Call the tile of one row: the first argument is how many, none lie apart."""
+    args = (i64(1), *args)
+    emit_row(_FLOATS, b, *args[:_APART], i64(0), *args[_APART:])
 
 
 @intrinsic
 def run_tiles(
-    typingctx, count, tiles, rows, tap_step, taps, depth, offset, panel, out_rows, column, width,
-    bias, init_rows, plus_rows, ahead, advance, low, high,
+    typingctx, count, tiles, rows, tap_step, taps, depth, offset, panel, apart, out_rows, column,
+    width, bias, init_rows, plus_rows, ahead, advance, low, high,
 ):  # fmt: skip
     """Compute ``tiles`` tiles of ``count`` x PANEL outputs, one below the other.
 
     A tile taller than ``count`` may run: the tables must repeat their last row up to ROWS entries,
-    and of a height that is not in HEIGHTS (HALF_HEIGHTS for one vector) there is one tile only.
+    and of a height that is not in HEIGHTS (HALF_HEIGHTS for one vector, PAIR_HEIGHTS for two
+    panels) there is one tile only. Kernels that call it have the part TILES.
     All arguments are int64 but the last two.
 
     ``count``: rows of a tile. ``rows``: address of the row addresses of A in the first tap.
     ``tap_step``: bytes from there to the next tap's. ``taps``, ``depth``: taps, and k per tap.
-    ``offset``: bytes added to each A row. ``panel``: packed B ``[taps][depth][PANEL]``.
+    ``offset``: bytes added to each A row. ``panel``: packed B ``[taps][depth][PANEL]``. ``apart``:
+    0, or the bytes to a second panel, that of the next columns, and to what is asked for with it.
     ``out_rows``: address of the output row addresses. ``column``: bytes added to each output row,
     initial row and added row, and to ``bias``. ``width``: columns that exist from there. ``bias``:
     address or 0. ``init_rows``: address of the addresses of rows to start from (partial sums) or 0.
@@ -247,20 +262,7 @@ def run_tiles(
     of what to ask for meanwhile, any; it grows by ``advance`` bytes, at most those of a row of the
     panel, per k. ``low``, ``high``: float32 bounds of the result.
     """
-    return _runner("lep_run_tiles", functools.partial(emit_choice, _FLOATS), 16)
-
-
-@intrinsic
-def run_tile(
-    typingctx, count, rows, tap_step, taps, depth, offset, panel, out_rows, column, width, bias,
-    init_rows, plus_rows, ahead, advance, low, high,
-):  # fmt: skip
-    """Compute one tile of up to ROWS x PANEL outputs; arguments as of :func:`run_tiles`."""
-
-    def choose(b: ir.IRBuilder, count: ir.Value, *args: ir.Value) -> None:
-        emit_choice(_FLOATS, b, count, _ONE, *args)
-
-    return _runner("lep_run_tile", choose, 15)
+    return types.void(*(types.int64,) * 17, *(types.float32,) * 2), TILES.code
 
 
 @intrinsic
@@ -271,9 +273,10 @@ def run_row(
     """Compute one row of up to PANEL outputs; arguments as of :func:`run_tiles`.
 
     Each sum is made of ROW_SUMS / 2 or more partial sums per tap, so its rounding differs from that
-    of a tile: what uses this must do so for all numbers of threads.
+    of a tile: what uses this must do so for all numbers of threads. Kernels that call it have the
+    part ROW.
     """
-    return _runner("lep_run_row", lambda b, *args: emit_row(_FLOATS, b, _ONE, *args), 14)
+    return types.void(*(types.int64,) * 14, *(types.float32,) * 2), ROW.code
 
 
 @inline_njit
@@ -298,6 +301,21 @@ def tile_rows(left, width):
         for height in HEIGHTS:
             best = height if height >= want else best
     return min(best, left)
+
+
+@inline_njit
+def pair_rows(left):
+    """Return how many of ``left`` rows the next tile of two panels takes; see :func:`tile_rows`."""
+    if left >= 3 * PAIR_TOP:
+        return PAIR_TOP
+    tiles = (left + PAIR_TOP - 1) // PAIR_TOP
+    return (left + tiles - 1) // tiles
+
+
+@inline_njit
+def equal_pairs(left, some):
+    """Return how many tiles in a row :func:`pair_rows` makes as high as the next one, ``some``."""
+    return max(1, left // PAIR_TOP - 2) if some == PAIR_TOP else 1
 
 
 @inline_njit

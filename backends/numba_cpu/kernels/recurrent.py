@@ -10,7 +10,15 @@ torch.nn.RNN.
 from __future__ import annotations
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
-from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, PREFETCH, ROWS, run_row, run_tile
+from leptonc.backends.numba_cpu.kernels.microkernel import (
+    PANEL,
+    PREFETCH,
+    ROW,
+    ROWS,
+    TILES,
+    run_row,
+    run_tiles,
+)
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -104,7 +112,7 @@ def _cell(cell, x, g, h, c, n):
         _plain(x, g, h, n, cell == RELU)
 
 
-@kernel
+@kernel(parts=(TILES, ROW))
 def recurrence(args, tid, nt):
     """Walk this thread's sequences through all steps."""
     cell, steps, n = arg(args, CELL), arg(args, STEPS), arg(args, HIDDEN)
@@ -133,9 +141,9 @@ def recurrence(args, tid, nt):
                             arg(args, BIAS), 0, 0, panel + PREFETCH, 4 * PANEL, -_INF,
                             _INF)  # fmt: skip
                 else:
-                    run_tile(count, h_rows, 0, 1, n, 0, panel, g_rows, 4 * p, wide - p,
-                             arg(args, BIAS), 0, 0, panel + PREFETCH, 4 * PANEL, -_INF,
-                             _INF)  # fmt: skip
+                    run_tiles(count, 1, h_rows, 0, 1, n, 0, panel, 0, g_rows, 4 * p, wide - p,
+                              arg(args, BIAS), 0, 0, panel + PREFETCH, 4 * PANEL, -_INF,
+                              _INF)  # fmt: skip
             for i in range(count):
                 x = arg(args, GATES) + 4 * (t * arg(args, G_T) + (b0 + i) * arg(args, G_B))
                 hi = h + 4 * i * n

@@ -15,9 +15,10 @@ from numba.extending import intrinsic
 from leptonc.backends.numba_cpu.kernels.base import inline_njit
 from leptonc.backends.numba_cpu.kernels.ir_loops import Loop
 from leptonc.backends.numba_cpu.kernels.microkernel import FloatTile, Tile, run_row
+from leptonc.backends.numba_cpu.kernels.part import part
 from leptonc.backends.numba_cpu.kernels.tile_writer import PANEL, PREFETCH, ROW_SUMS, VECTORS
 from leptonc.backends.numba_cpu.kernels.vec import sti64
-from leptonc.backends.numba_cpu.kernels.vectype import F32, I64, i64, shared_function
+from leptonc.backends.numba_cpu.kernels.vectype import F32, I64, i64
 
 _PARAMS = [I64] * 7 + [F32, F32]
 _BYTES = 4 * PANEL
@@ -32,7 +33,8 @@ class _RowPanel(FloatTile):
         return table
 
 
-def _write(
+@part("float_row_panels", _PARAMS)
+def ROW_PANELS(
     b: ir.IRBuilder, panels: ir.Value, depth: ir.Value, a: ir.Value, *rest: ir.Value
 ) -> None:
     """Write the loop over panels."""
@@ -43,8 +45,8 @@ def _write(
     left, panel, bias, res, out = loop.values
     tile = Tile(
         tiles=i64(1), rows=a, tap_step=zero, taps=i64(1), depth=depth, offset=zero, panel=panel,
-        out_rows=out, column=zero, width=i64(PANEL), bias=bias, init_rows=zero, plus_rows=res,
-        ahead=b.add(panel, i64(PREFETCH)), advance=i64(_BYTES), low=low, high=high,
+        apart=zero, out_rows=out, column=zero, width=i64(PANEL), bias=bias, init_rows=zero,
+        plus_rows=res, ahead=b.add(panel, i64(PREFETCH)), advance=i64(_BYTES), low=low, high=high,
     )  # fmt: skip
     writer = _RowPanel(b, 1, VECTORS, ROW_SUMS // VECTORS, tile)
     writer.bias = writer.first_values()
@@ -65,20 +67,14 @@ def run_row_panels(typingctx, panels, depth, a, panel, bias, res, out, low, high
     added to the finished sums, or 0. ``out``: address of the row. All are int64; ``low``, ``high``:
     float32 bounds of the result.
     """
-
-    def build(context, builder, sig, args):
-        fn = shared_function(builder.module, "lep_row_panels", ir.VoidType(), _PARAMS, _write)
-        builder.call(fn, args)
-        return context.get_dummy_value()
-
-    return types.void(*(types.int64,) * 7, *(types.float32,) * 2), build
+    return types.void(*(types.int64,) * 7, *(types.float32,) * 2), ROW_PANELS.code
 
 
 @inline_njit
 def row_product(n, depth, a, b, bias, res, out, tables, low, high, tid, nt):
     """Compute this thread's columns of one row: whole panels, then what is less than one.
 
-    ``tables``: room for three words; everything else as of :class:`~igemm.IGemm`.
+    ``tables``: room for three words; everything else as of :class:`~igemm_record.IGemm`.
     """
     panels = -(-n // PANEL)
     begin, end = panels * tid // nt, panels * (tid + 1) // nt

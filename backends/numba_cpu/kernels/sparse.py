@@ -22,7 +22,7 @@ from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels.activation import Act, vact
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
-from leptonc.backends.numba_cpu.kernels.igemm import Res
+from leptonc.backends.numba_cpu.kernels.igemm_record import Res
 from leptonc.backends.numba_cpu.kernels.pack import transpose_block
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,

@@ -22,7 +22,12 @@ from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
 from leptonc.backends.numba_cpu.kernels.row_tables import fill
 from leptonc.backends.numba_cpu.kernels.strassen_plan import ENTRIES, GAP, PRODUCTS, TILE_BYTES
 from leptonc.backends.numba_cpu.kernels.strassen_tile import multiply_sums
-from leptonc.backends.numba_cpu.kernels.tile_finish import FINISH_ROWS, NO_RES, finish_tile
+from leptonc.backends.numba_cpu.kernels.tile_finish import (
+    FINISH_ROWS,
+    FINISH_TILE,
+    NO_RES,
+    finish_tile,
+)
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -127,7 +132,7 @@ def _product(args, row, pair, scratch, a, ahead):
         ahead += arg(args, ADVANCE) * arg(args, TURNS)
 
 
-@kernel
+@kernel(parts=(FINISH_TILE,))
 def strassen(args, tid, nt):
     """Compute this thread's pairs of panels."""
     pairs, tiles = arg(args, PAIRS), arg(args, TILES)

@@ -1,8 +1,7 @@
 """numba_cpu > kernels > tile_finish: activations and late residuals of a few stored tiles.
 
 It runs over tiles that were just stored, while they are in the first-level cache. Written as IR
-because it is called from the innermost loops of ``igemm``: a numba function would be compiled once
-for every level that calls it.
+and a part of its own: every kernel of products ends with it.
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels.activation import over_rows
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
+from leptonc.backends.numba_cpu.kernels.part import part
 from leptonc.backends.numba_cpu.kernels.vectype import (
     F32,
     I64,
@@ -26,7 +26,6 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     masked_load,
     masked_store,
     pointer,
-    shared_function,
 )
 
 NO_RES, ADD_RES, MULTIPLY_RES = 0, 1, 2
@@ -100,8 +99,11 @@ def _activate(b: ir.IRBuilder, act, p0, p1, rows, count, offset, mask, whole) ->
         _rows(b, count, "copy_out", copy_out)
 
 
-def _write(b: ir.IRBuilder, act, p0, p1, late, out_rows, res_rows, count, column, width) -> None:
-    """Write the loop over the vectors of a row; ``count`` and ``width`` are at least 1."""
+@part("finish_tile", [I64, F32, F32, *[I64] * 6])
+def FINISH_TILE(
+    b: ir.IRBuilder, act, p0, p1, late, out_rows, res_rows, count, column, width
+) -> None:
+    """Finish one vector of each row after the other; ``count`` and ``width`` are at least 1."""
     limit = b.select(b.icmp_signed("<", width, i64(PANEL)), width, i64(PANEL))
     vectors = b.udiv(b.add(limit, i64(LANES - 1)), i64(LANES))
 
@@ -124,15 +126,7 @@ def finish_tile(typingctx, act, p0, p1, late, out_rows, res_rows, count, column,
     MULTIPLY_RES. ``out_rows``: address of the output row addresses (bytes). ``res_rows``: those
     of the residual; read, but not followed, with NO_RES. ``count``: rows, 1 to FINISH_ROWS.
     ``column``: bytes added to each row. ``width``: columns that exist from there, at
-    least 1.
+    least 1. Kernels that call it have the part FINISH_TILE.
     """
     numbers = (types.int64,) * 6
-    sig = types.void(types.int64, types.float32, types.float32, *numbers)
-
-    def build(context, builder, sig, args):
-        params = [I64, F32, F32, *[I64] * 6]
-        fn = shared_function(builder.module, "lep_finish_tile", ir.VoidType(), params, _write)
-        builder.call(fn, args)
-        return context.get_dummy_value()
-
-    return sig, build
+    return types.void(types.int64, types.float32, types.float32, *numbers), FINISH_TILE.code

@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels import vecmath as vm
 from leptonc.backends.numba_cpu.kernels.activation import activated
-from leptonc.backends.numba_cpu.kernels.igemm import Res
+from leptonc.backends.numba_cpu.kernels.igemm_record import Res
 from leptonc.backends.numba_cpu.kernels.ir_loops import Loop
 from leptonc.backends.numba_cpu.kernels.part import part
 from leptonc.backends.numba_cpu.kernels.vectype import (

@@ -10,7 +10,7 @@ import numpy as np
 
 from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.base import inline_njit
-from leptonc.backends.numba_cpu.kernels.igemm import Res
+from leptonc.backends.numba_cpu.kernels.igemm_record import Res
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from leptonc.backends.numba_cpu.kernels import banded as kb
 from leptonc.backends.numba_cpu.kernels import depthwise as dw
-from leptonc.backends.numba_cpu.kernels import igemm as ig
+from leptonc.backends.numba_cpu.kernels import igemm_record as ig
+from leptonc.backends.numba_cpu.kernels.igemm import igemm
 from leptonc.backends.numba_cpu.kernels.pack import pad_image
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.legal import No
@@ -80,7 +81,7 @@ def _chain(steps: Sequence[Step | TorchStep]) -> _Chain | None:
     """Return ``[igemm,] depthwise [, igemm]`` if the steps are that and each feeds the next."""
     found: list[Step] = []
     for step in steps:
-        if isinstance(step, TorchStep) or step.kernel not in (ig.igemm, dw.depthwise):
+        if isinstance(step, TorchStep) or step.kernel not in (igemm, dw.depthwise):
             return None
         if found and found[-1].writes[0] not in step.reads:
             return None
@@ -147,8 +148,8 @@ def _one_step(ctx: Lowering, steps: Sequence[Step | TorchStep]) -> Step | None:
     _, stride = ctx.scratch(kb.work_bytes(lines * inner, band * outer, taps), work)
     base, _ = ctx.scratch(0)
     values: dict[str, Slot] = {
-        "expand": 0 if chain.expand is None else ig.igemm, "depthwise": dw.depthwise,
-        "project": 0 if chain.project is None else ig.igemm, "band": band,
+        "expand": 0 if chain.expand is None else igemm, "depthwise": dw.depthwise,
+        "project": 0 if chain.project is None else igemm, "band": band,
         "inner_line": inner, "outer_line": outer, "scratch": base, "scratch_bytes": stride,
         "work": work,
     }  # fmt: skip

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from leptonc.backends.numba_cpu.kernels.activation import Act
-from leptonc.backends.numba_cpu.kernels.igemm import Res
+from leptonc.backends.numba_cpu.kernels.igemm_record import Res
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.product import Finish
 from leptonc.backends.numba_cpu.lower.shape import as_dtype, contiguous, copy_view

@@ -9,7 +9,8 @@ from typing import Any
 
 from leptonc.backends.numba_cpu.kernels import igemm_plan
 from leptonc.backends.numba_cpu.kernels.activation import Act
-from leptonc.backends.numba_cpu.kernels.igemm import IGemm, Res, igemm
+from leptonc.backends.numba_cpu.kernels.igemm import igemm
+from leptonc.backends.numba_cpu.kernels.igemm_record import IGemm, Res
 from leptonc.backends.numba_cpu.kernels.pack import pack_b, packed_size
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view

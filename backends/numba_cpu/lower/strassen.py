@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from leptonc.backends.numba_cpu.kernels import strassen as kernels
-from leptonc.backends.numba_cpu.kernels.igemm import Res
+from leptonc.backends.numba_cpu.kernels.igemm_record import Res
 from leptonc.backends.numba_cpu.kernels.strassen_plan import Sizes
 from leptonc.backends.numba_cpu.kernels.tile_finish import ADD_RES, MULTIPLY_RES, NO_RES
 from leptonc.backends.numba_cpu.lower import questions

@@ -12,28 +12,30 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leptonc.backends.numba_cpu.kernels import igemm as module
 from leptonc.backends.numba_cpu.kernels import igemm_plan, microkernel, pack
+from leptonc.backends.numba_cpu.kernels import igemm_record as module
 from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.base import record
-from leptonc.backends.numba_cpu.kernels.igemm import (
-    COPY_PANELS,
+from leptonc.backends.numba_cpu.kernels.igemm import COPY_PANELS, igemm
+from leptonc.backends.numba_cpu.kernels.igemm_record import (
     FEWEST_WAYS,
     LINE,
     SET_BYTES,
     IGemm,
     Res,
     copy_pitch,
-    igemm,
     scratch_bytes,
 )
 from leptonc.backends.numba_cpu.kernels.microkernel import (
     HALF_HEIGHTS,
     HALF_ROWS,
     HEIGHTS,
+    PAIR_HEIGHTS,
     PANEL,
     ROWS,
+    equal_pairs,
     equal_tiles,
+    pair_rows,
     tile_rows,
 )
 from leptonc.backends.numba_cpu.kernels.tile_finish import FINISH_ROWS
@@ -399,6 +401,41 @@ def test_tiles_of_one_call_are_those_of_single_calls(width, monkeypatch):
             grouped += [some] * many(left, some, width)
             left = count - sum(grouped)
         assert grouped == single
+
+
+@pytest.mark.skipif(not PAIR_HEIGHTS, reason="no tile takes two panels")
+@pytest.mark.parametrize("rows", range(1, 60))
+def test_rows_of_two_panels_are_high_tiles_then_three_that_share_what_is_left(rows):
+    height, many = cast(Any, pair_rows).py_func, cast(Any, equal_pairs).py_func
+    top, left, single, grouped = PAIR_HEIGHTS[0], rows, [], []
+    while left > 0:
+        single.append(height(left))
+        left -= single[-1]
+    while (left := rows - sum(grouped)) > 0:
+        grouped += [height(left)] * many(left, height(left))
+    assert grouped == single
+    assert all(some == top for some in single[:-3])
+    assert len(single) == -(-rows // top)
+    assert rows < top or min(single) >= top // 2
+
+
+@pytest.mark.parametrize("act", [Act.NONE, Act.RELU, Act.SILU])
+@pytest.mark.parametrize("rows", [6, 7, 13, 24, 90])
+@pytest.mark.parametrize("columns", [2 * PANEL, 2 * PANEL + 1, 4 * PANEL - 1])
+def test_panels_side_by_side_have_the_bits_of_each_alone(columns, rows, act):
+    k, given = 70, {"a": draw(rows, 70), "bias": draw(columns, seed=2)}
+    w, res = draw(columns, k, seed=1), draw(rows, columns, seed=3)
+    call = replace(igemm_plan.linear(rows, k, columns), act=act, res_mode=Res.AFTER)
+    out = np.full((rows, columns), np.nan, np.float32)
+    launch(call, **given, b=pack.pack_linear(w), out=out, res=res)
+    for begin in range(0, columns, PANEL):
+        some = slice(begin, min(begin + PANEL, columns))
+        width = some.stop - begin
+        one = replace(igemm_plan.linear(rows, k, width), act=act, res_mode=Res.AFTER)
+        alone = np.full((rows, width), np.nan, np.float32)
+        launch(one, a=given["a"], bias=given["bias"][some].copy(), b=pack.pack_linear(w[some]),
+               out=alone, res=res[:, some].copy())  # fmt: skip
+        np.testing.assert_array_equal(out[:, some], alone)
 
 
 @given(rows=st.integers(1, 20_000), depth=st.integers(1, 4096), columns=st.integers(1, 4096))

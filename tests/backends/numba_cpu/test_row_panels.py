@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from leptonc.backends.numba_cpu.kernels import igemm_plan, pack
 from leptonc.backends.numba_cpu.kernels.activation import Act
-from leptonc.backends.numba_cpu.kernels.igemm import IGemm, Res, igemm
+from leptonc.backends.numba_cpu.kernels.igemm import igemm
+from leptonc.backends.numba_cpu.kernels.igemm_record import IGemm, Res
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
 
 pytestmark = pytest.mark.numba

@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 import leptonc
-from leptonc.backends.numba_cpu.kernels.igemm import LINE, OUT_X, SET_BYTES, igemm
+from leptonc.backends.numba_cpu.kernels.igemm import igemm
 from leptonc.backends.numba_cpu.kernels.igemm_plan import WHOLE_DEPTH, large_blocks, linear
+from leptonc.backends.numba_cpu.kernels.igemm_record import LINE, OUT_X, SET_BYTES
 from leptonc.backends.numba_cpu.kernels.microkernel import ROWS
 from leptonc.backends.numba_cpu.schedule import Step
 

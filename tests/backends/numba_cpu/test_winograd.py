@@ -17,7 +17,7 @@ from leptonc.backends.numba_cpu.kernels import winograd_points as points
 from leptonc.backends.numba_cpu.kernels import winograd_slots as slots
 from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.base import Native, record
-from leptonc.backends.numba_cpu.kernels.igemm import Res
+from leptonc.backends.numba_cpu.kernels.igemm_record import Res
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_calls import TRANSFORMS
 from leptonc.backends.numba_cpu.kernels.winograd_late import EARLY, late_of

@@ -16,7 +16,7 @@ from torch import nn
 from leptonc.backends.numba_cpu.kernels import winograd_plan as plan
 from leptonc.backends.numba_cpu.kernels import winograd_points as points
 from leptonc.backends.numba_cpu.kernels.activation import Act
-from leptonc.backends.numba_cpu.kernels.igemm import Res
+from leptonc.backends.numba_cpu.kernels.igemm_record import Res
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_late import GROUP, LATE
 from leptonc.backends.numba_cpu.kernels.winograd_late_tile import scales
