@@ -20,7 +20,7 @@ from strategies.sharding import (
     speeds_for,
 )
 
-from leptonc.ir.kinds import binary, contract, norm, pointwise, quantize, reduce, unary
+from leptonc.ir.kinds import binary, contract, data, norm, pointwise, quantize, reduce, unary
 from leptonc.ir.types import DType
 from leptonc.shard.rules import RULES
 from leptonc.shard.spread import spread
@@ -35,7 +35,7 @@ UNEVEN = (1.0, 2.5, 0.7, 1.0, 1.0, 3.0, 1.0, 1.0)
 _INEXACT = (
     contract.Attention, norm.BatchNorm, norm.LayerNorm, norm.RmsNorm, norm.GroupNorm, norm.Softmax,
     norm.LogSoftmax, reduce.Var, binary.Atan2, binary.Pow, pointwise.Gelu, pointwise.Softplus,
-    pointwise.Elu, quantize.FakeQuantize,
+    pointwise.Elu, quantize.FakeQuantize, data.Recurrent,
 )  # fmt: skip
 _EXACT_UNARY = (
     unary.Relu, unary.Neg, unary.Abs, unary.Sign, unary.Floor, unary.Ceil, unary.Round,
