@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from leptonc.backends.numba_cpu.kernels import int8_mean as means
@@ -28,6 +28,9 @@ from leptonc.ir.kinds.reduce import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, M
 from leptonc.ir.types import DType
 
 SERIAL_ELEMENTS = 4096  # input elements below which a pool runs on one thread
+#: Input elements from which on the mean of an image is that of the means of its bands of lines,
+#: at most so many: threads find the lines that they wrote in their own caches.
+BAND_ELEMENTS, MOST_BANDS = 1 << 16, 16
 
 
 def _three(values: Sequence[int], fill: int) -> tuple[int, ...]:
@@ -83,6 +86,24 @@ class _Job:
             ctx.step(run, slots, [image], [result], serial=small)
         self.done()
 
+    def bands(self) -> int:
+        """Return into how many equal bands of lines to cut an image whose mean is asked for."""
+        batch, channels, depth, lines, _ = self.image.shape
+        whole = self.values["mean"] and self.result.numel == batch * channels
+        if not whole or depth != 1 or self.image.numel < BAND_ELEMENTS * batch:
+            return 1
+        return max(n for n in range(1, MOST_BANDS + 1) if lines % n == 0)
+
+    def step_in_bands(self, ctx: Lowering, bands: int) -> None:
+        """Emit the means of ``bands`` bands of lines, then their mean."""
+        batch, channels = self.image.shape[:2]
+        shape, strides = (batch, channels, 1, bands, 1), (bands * channels, 1, 0, channels, 0)
+        means = ctx.temp(DType.F32, shape, strides)
+        to = {"out": means.ref, "out_b": strides[0], "out_y": channels, "out_h": bands}
+        of = {"x": means.ref, "x_b": strides[0], "x_y": channels, "in_h": bands, "in_w": 1}
+        replace(self, result=means, done=lambda: None).step(ctx, pool, NAMES, **to)
+        replace(self, image=means).step(ctx, pool, NAMES, **of)
+
 
 def _job(ctx: Lowering, op: Op, made: Value) -> _Job:
     """Return what makes ``made``; an image with channels outside is copied channels-last first."""
@@ -111,7 +132,11 @@ def _job(ctx: Lowering, op: Op, made: Value) -> _Job:
 def lower_pool(ctx: Lowering, op: Op) -> None:
     """Lower a pool of floats, or the largest of codes."""
     codes = op.result.type.dtype.value if op.result.type.dtype.is_int else ""
-    _job(ctx, op, op.result).step(ctx, int8_pool[codes] if codes else pool, NAMES)
+    job = _job(ctx, op, op.result)
+    if isinstance(op.kind, AdaptiveAvgPool) and (bands := job.bands()) > 1:
+        job.step_in_bands(ctx, bands)
+    else:
+        job.step(ctx, int8_pool[codes] if codes else pool, NAMES)
 
 
 def _lower_mean(ctx: Lowering, op: Op, codes: Op | None = None) -> None:

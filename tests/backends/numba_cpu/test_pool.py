@@ -32,6 +32,11 @@ WINDOWS: list[tuple[Kind, tuple[int, ...]]] = [
     (AdaptiveAvgPool((5,)), (3, 70, 13)),
     (AdaptiveAvgPool((2, 3, 7)), (1, 33, 5, 6, 7)),
     (AdaptiveAvgPool((1,)), (3, 4, 7, 9)),
+    (AdaptiveAvgPool((1, 1)), (2, 70, 48, 33)),
+    (AdaptiveAvgPool((1, 1)), (1, 150, 25, 19)),
+    (AdaptiveAvgPool((1, 1)), (2, 32, 67, 33)),
+    (AdaptiveAvgPool((1,)), (1, 32, 40, 70)),
+    (AdaptiveMaxPool((1, 1)), (1, 70, 48, 33)),
     (AdaptiveMaxPool((3, 9)), (2, 13, 7, 7)),
     (AdaptiveMaxPool((1, 1)), (2, 64, 7, 7)),
 ]
