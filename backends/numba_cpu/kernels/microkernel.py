@@ -234,7 +234,7 @@ def TILES(b: ir.IRBuilder, count: ir.Value, *args: ir.Value) -> None:
 
 @part("float_row", [t for i, t in enumerate(_PARAMS) if i not in (0, _APART)])
 def ROW(b: ir.IRBuilder, *args: ir.Value) -> None:
-    """Call the tile of one row: the first argument is how many, none lie apart."""
+    """Call the tile of one row and one panel, with what :func:`run_tiles` takes besides."""
     args = (i64(1), *args)
     emit_row(_FLOATS, b, *args[:_APART], i64(0), *args[_APART:])
 

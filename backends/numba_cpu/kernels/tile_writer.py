@@ -9,7 +9,7 @@ cells live in registers over all taps. What a cell is, and how it begins and end
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -299,7 +299,9 @@ def emit_rows(form: TileForm, mr: int, sums: int, b: ir.IRBuilder, *args: ir.Val
     b.position_at_end(end)
 
 
-def _widths(form: TileForm, b: ir.IRBuilder, t: Any):
+def _widths(
+    form: TileForm, b: ir.IRBuilder, t: Any
+) -> Iterator[tuple[int, tuple[int, ...], ir.Value]]:
     """Yield vectors, heights and when they are chosen; the last are for all that is left."""
     if form.pair_heights:
         yield 2 * VECTORS, form.pair_heights, b.icmp_signed("!=", t.apart, i64(0))
