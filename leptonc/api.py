@@ -98,15 +98,17 @@ def compile(
         sharding: how the model is divided, for all but ``"cpu"``.
         dynamic: sizes that may change, ``{"x": {0: Dim("batch", max=64)}}``, or ``"auto"``.
         pipeline: passes, ``"O0"`` to ``"O3"`` or a pipeline string.
-        precision: which algorithms may run. ``"strict"``: plain sums, no Winograd, no Strassen.
+        precision: which algorithms may run. ``"strict"``: plain sums of float32.
             ``"fp32"``: also Winograd convolution F(2x2, 3x3) and F(4x4, 3x3), whose error bounds
             are 64/9 and 256 times that of the sum for equally large weights and data (2x2 tiles
             with stride 2: 5.4 times), F(3x3, 5x5) (147 times), and along one axis F(4, 3) (1x3,
             3x1: 16 times) and F(4, 7) (1x7, 7x1: 49 times); and one level of Strassen's algorithm
             (3 times) for linear layers of many rows: those half of all rows apart are added up, so
             that what is not finite in one, or the errors of a large one, come to the other. The
-            errors measured are at most 8 times as large. ``"fast"``: the same at present. With
-            ``verify`` the result may be 8, 32 or 64 times as far from float64 as eager.
+            errors measured are at most 8 times as large. Large products run on tile registers
+            (Intel AMX) where there are some, float32 in three bfloat16 parts: errors are those of
+            plain sums, an infinity makes NaN of what it meets. ``"fast"``: the same at present.
+            With ``verify`` the result may be 8, 32 or 64 times as far from float64 as eager.
         verify: ``"final"`` checks the whole net once, on the example; ``"unit"`` also every unit,
             on its own operands and probes drawn from them, at the smallest and at odd sizes, too,
             where sizes are dynamic; ``"pass"`` also what each pass made; ``"off"`` nothing. A unit

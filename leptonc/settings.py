@@ -32,6 +32,7 @@ class Settings:
         cache_bytes: upper bound of the compile cache in bytes (``LEPTONC_CACHE_BYTES``).
         num_threads: threads asked for (``LEPTONC_NUM_THREADS``).
         lanes: float32 lanes of a vector register (``LEPTONC_LANES``: 4, 8 or 16).
+        tiles: whether kernels use tile registers where there are some (``LEPTONC_TILES=0``: not).
         spin_us: how long an idle worker spins before it blocks, in microseconds
             (``LEPTONC_SPIN_US``).
         cache_enabled: whether caches on disk are used at all (``LEPTONC_CACHE=0`` turns them off).
@@ -44,6 +45,7 @@ class Settings:
     cache_bytes: int = 2 * GIB
     num_threads: int | None = None
     lanes: int | None = None
+    tiles: bool = True
     spin_us: int = 75
     cache_enabled: bool = True
     helpers: int = 4
@@ -66,6 +68,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         cache_bytes=_int(env, "LEPTONC_CACHE_BYTES", low=0, default=2 * GIB),
         num_threads=_int(env, "LEPTONC_NUM_THREADS", low=1),
         lanes=lanes,
+        tiles=env.get("LEPTONC_TILES", "1").strip().lower() not in NO,
         spin_us=_int(env, "LEPTONC_SPIN_US", low=0, default=75),
         cache_enabled=env.get("LEPTONC_CACHE", "1").strip().lower() not in NO,
         helpers=_int(env, "LEPTONC_HELPERS", low=0, default=4),

@@ -13,9 +13,11 @@ from typing import Any
 
 from torch import nn
 
+from leptonc.backends.numba_cpu.kernels.amx import AMX
 from leptonc.backends.numba_cpu.kernels.attention import attention
 from leptonc.backends.numba_cpu.kernels.banded import banded
 from leptonc.backends.numba_cpu.kernels.base import Native
+from leptonc.backends.numba_cpu.kernels.bf16x3 import bf16x3
 from leptonc.backends.numba_cpu.kernels.depthwise import depthwise
 from leptonc.backends.numba_cpu.kernels.igemm import igemm
 from leptonc.backends.numba_cpu.kernels.lines import lines
@@ -33,7 +35,7 @@ from leptonc.passes.fusing.policy import FEW_CHANNELS
 
 Sign = Callable[[Any], bool]
 _NOT_STRICT = {
-    strassen, winograd, read_all, *(t for form in FORMS for t in TRANSFORMS[form].needed),
+    strassen, bf16x3, winograd, read_all, *(t for form in FORMS for t in TRANSFORMS[form].needed),
     *(p for lates in LATE.values() for late in lates for p in late.parts),
 }  # fmt: skip
 
@@ -88,6 +90,13 @@ def _is_between_wide(m: Any) -> bool:
     return isinstance(m, nn.LayerNorm) and m.normalized_shape[-1] >= LEAST_SIDES[1]
 
 
+def _has_many_rows(m: Any) -> bool:
+    """Return whether tile registers pay for it or its neighbours: wide, and not of a single row."""
+    wide = _is_conv(m) and m.groups == 1 and min(m.in_channels, m.out_channels) >= _WIDE // 2
+    norm = isinstance(m, nn.LayerNorm) and m.normalized_shape[-1] >= _WIDE
+    return norm or (wide and m.kernel_size == (1, 1))
+
+
 _WIDE = 256  # channels
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
@@ -100,14 +109,14 @@ SIGNS: tuple[tuple[Sign, Native], ...] = (
     (_multiplies, TILES),
     (_multiplies, igemm),
     (lambda m: isinstance(m, _POOLS), pool),
-    (_is_between_wide, strassen),
+    (_has_many_rows, bf16x3) if AMX else (_is_between_wide, strassen),
     (_is_depthwise, banded),
     (_reads_few, lines),
     (lambda m: isinstance(m, nn.LayerNorm), norm_rows),
     *((_sign_of(form), t) for form in FORMS for t in TRANSFORMS[form].needed),
     *((_is_deep, p) for late in LATE[Form.square(3, 4)] for p in late.parts),
     # What sweeps the caches when ways of a product are timed.
-    (lambda m: _is_square(m) or _is_between_wide(m), read_all),
+    (lambda m: _is_square(m) or _is_between_wide(m) or (AMX and _has_many_rows(m)), read_all),
 )
 
 

@@ -24,7 +24,7 @@ _FLAGS: Mapping[str, str] = {
     "ncnn": "fp32 (no fp16, no bf16), Winograd, light mode, converted by pnnx",
     "openvino": "latency hint, 1 stream, f32, from the same ONNX file",
 }
-_WANTED = ("avx512f", "avx512vnni", "avxvnni", "avx2", "fma", "neon")
+_WANTED = ("avx512f", "avx512vnni", "avxvnni", "amx-bf16", "avx2", "fma", "neon")
 
 
 def facts(

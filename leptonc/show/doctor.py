@@ -10,7 +10,7 @@ from leptonc.backends.numba_cpu.kernels.machine_code import host_features, lanes
 from leptonc.runtime.cache import CompileCache
 from leptonc.runtime.governor import Governor
 
-_WANTED = ("avx512f", "avx512vnni", "avxvnni", "avx2", "fma", "f16c", "sse4.2", "neon")
+_WANTED = ("avx512f", "avx512vnni", "avxvnni", "amx-bf16", "avx2", "fma", "f16c", "sse4.2", "neon")
 _PACKAGES = ("leptonc", "torch", "numba", "llvmlite", "numpy", "sympy", "networkx")
 
 

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from mutation.fault import Fault
 
+_CPUINFO = Path("/proc/cpuinfo")
+#: Whether the processor has tile registers; what judges a fault imports leptonc by itself, later.
+_HAS_TILES = _CPUINFO.exists() and "amx_bf16" in _CPUINFO.read_text()
 _KERNELS = "backends/numba_cpu/kernels"
 _TESTS = "tests/backends/numba_cpu"
 
@@ -16,6 +21,46 @@ def _kernel(
     path = f"{_KERNELS}/{file}.py"
     return Fault(name, "kernel", category, path, before, after, own, models, threads=threads)
 
+
+# Where there are tile registers networks use them in place of Strassen's algorithm.
+_WIDE, _WIDER = ((), ()) if _HAS_TILES else (("many_rows",), ("most_rows",))
+_STRASSEN: tuple[Fault, ...] = (
+    _kernel("strassen-onto-what-was-there", "strassen_plan", "stale buffer",
+            "ONTO * (quadrant in met)", "ONTO", "strassen", *_WIDE),
+    _kernel("strassen-sum-for-difference", "strassen_plan", "wrong arithmetic",
+            "self._panel(y), NEGATIVE * (sign < 0)]", "self._panel(y), 0]", "strassen",
+            *_WIDE),
+    _kernel("strassen-share", "strassen", "wrong thread share",
+            "range(pairs * tid // nt, pairs * (tid + 1) // nt)",
+            "range(pairs // nt * tid, pairs // nt * (tid + 1))", "strassen", *_WIDE,
+            threads=2),
+    _kernel("strassen-finishes-again", "strassen", "wrong epilogue order",
+            "            finished = following\n", "            finished = 0\n", "strassen",
+            *_WIDER),
+)  # fmt: skip
+
+_TILES: tuple[Fault, ...] = (
+    _kernel("bf16x3-of-five-products", "bf16x3_tile", "wrong arithmetic",
+            "(0, 0), (0, 2))", "(0, 0))", "bf16x3", "many_rows"),
+    _kernel("bf16x3-next-tap", "bf16x3_tile", "wrong stride",
+            "down = b.select(tap, b.add(down, rest), down)", "down = b.select(tap, down, down)",
+            "bf16x3"),
+    _kernel("bf16x3-tail-of-a-panel", "bf16x3_tile", "dropped tail",
+            "here = [splat(b, b.icmp_signed(\"<\", b.add(row, i64(n)), left), VM)",
+            "here = [splat(b, b.icmp_signed(\"<\", row, left), VM)", "bf16x3"),
+    _kernel("bf16x3-share", "bf16x3", "wrong thread share",
+            "panels * i_column // by_columns, panels * (i_column + 1) // by_columns",
+            "panels // by_columns * i_column, panels // by_columns * (i_column + 1)", "bf16x3",
+            "odd_panels", threads=2),
+    _kernel("bf16x3-onto-what-was-there", "bf16x3", "stale buffer",
+            "bias, tap0 + k0 > 0, last)", "bias, True, last)", "bf16x3", "many_rows"),
+    _kernel("bf16x3-last-block-waits", "bf16x3", "dropped tail",
+            "ldi64(notes, _STORE + 1), 4 * column, arg(args, COLUMNS) - column, bias, low,\n",
+            "1, 4 * column, arg(args, COLUMNS) - column, bias, low,\n", "bf16x3", "many_rows"),
+    Fault("strict-takes-bf16x3", "planner", "precision setting ignored",
+          "backends/numba_cpu/lower/product_cost.py", 'if not AMX or precision == "strict":',
+          "if not AMX:", (f"{_TESTS}/test_bf16x3.py",)),
+)  # fmt: skip
 
 FAULTS: tuple[Fault, ...] = (
     _kernel("sum-drops-tail", "runs", "dropped tail",
@@ -203,16 +248,6 @@ FAULTS: tuple[Fault, ...] = (
             "begin, end = panels * tid // nt, panels * (tid + 1) // nt",
             "begin, end = panels // nt * tid, panels // nt * (tid + 1)", "row_panels igemm",
             "wide_row", threads=2),
-    _kernel("strassen-onto-what-was-there", "strassen_plan", "stale buffer",
-            "ONTO * (quadrant in met)", "ONTO", "strassen", "many_rows"),
-    _kernel("strassen-sum-for-difference", "strassen_plan", "wrong arithmetic",
-            "self._panel(y), NEGATIVE * (sign < 0)]", "self._panel(y), 0]", "strassen",
-            "many_rows"),
-    _kernel("strassen-share", "strassen", "wrong thread share",
-            "range(pairs * tid // nt, pairs * (tid + 1) // nt)",
-            "range(pairs // nt * tid, pairs // nt * (tid + 1))", "strassen", "many_rows",
-            threads=2),
-    _kernel("strassen-finishes-again", "strassen", "wrong epilogue order",
-            "            finished = following\n", "            finished = 0\n", "strassen",
-            "most_rows"),
+    *_STRASSEN,
+    *(_TILES if _HAS_TILES else ()),
 )  # fmt: skip

@@ -63,7 +63,7 @@ FAULTS: tuple[Fault, ...] = (
              'if precision == "strict" or not isinstance(op.kind, Linear):',
              "if not isinstance(op.kind, Linear):", (f"{_TESTS}/test_strassen.py",)),
     _planner("strassen-of-uneven-columns", "lower/questions", "dead guard",
-             "if unevenness(weight) > MOST_UNEVEN:", "if unevenness(weight) < 0:",
+             "return unevenness(weight) <= MOST_UNEVEN", "return True",
              (f"{_TESTS}/test_strassen.py",)),
     _planner("winograd-of-dilated", "lower/conv_choice", "dead guard",
              "        and s.dilation == (1, 1)\n", "", (f"{_TESTS}/test_conv_choice.py",),

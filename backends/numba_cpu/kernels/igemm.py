@@ -163,21 +163,21 @@ def input_rows(args, table, m0, count, base, tap, size):
 
 
 @inline_njit
-def _bounds(args, last):
+def bounds(args, last):
     """Return the clamp that the tile applies itself, and whether ``finish_tile`` has work left."""
     act = arg(args, ACT)
-    if last and _late(args) == NO_RES:
+    if last and late_residual(args) == NO_RES:
         if act == _RELU:
             return 0.0, _INF, False
         if act == _RELU6:
             return 0.0, 6.0, False
         if act == _CLAMP:
             return argf(args, ACT_P0), argf(args, ACT_P1), False
-    return -_INF, _INF, last and (act != _NONE or _late(args) != NO_RES)
+    return -_INF, _INF, last and (act != _NONE or late_residual(args) != NO_RES)
 
 
 @inline_njit
-def _late(args):
+def late_residual(args):
     """Return what ``finish_tile`` has to do with the residual."""
     mode = arg(args, RES_MODE)
     if arg(args, RES) == 0 or mode == _BEFORE:
@@ -221,8 +221,8 @@ def _panel(args, tables, step, count, taps, depth, offset, b, apart, column, bia
     ``tables``: output, residual, A rows. Only its first tile waits for the panel. So that memory is
     busy for the others, too, every tile asks for its part of the panel that is ``following``.
     """
-    width, late = arg(args, COLUMNS) - column, _late(args)
-    low, high, unfinished = _bounds(args, last)
+    width, late = arg(args, COLUMNS) - column, late_residual(args)
+    low, high, unfinished = bounds(args, last)
     alone = arg(args, ROWS_Z) * arg(args, ROWS_Y) * arg(args, ROWS_X) == 1
     height = ROWS if apart == 0 else PAIR_TOP
     tiles, size = (count + height - 1) // height, 4 * PANEL * taps * depth
@@ -308,7 +308,7 @@ def _block(args, tables, m0, count, panel0, panel1, a, b, bias, out, res):
 def _is_plain_row(args):
     """Return whether a product of one row is one sum that its tile finishes."""
     one_sum = arg(args, TAPS) == 1 and arg(args, DEPTH_BLOCK) >= arg(args, DEPTH)
-    return one_sum and arg(args, TAP_TABLE) == 0 and not _bounds(args, True)[2]
+    return one_sum and arg(args, TAP_TABLE) == 0 and not bounds(args, True)[2]
 
 
 @kernel(parts=(FINISH_TILE, TILES, ROW, ROW_PANELS))
@@ -321,7 +321,7 @@ def igemm(args, tid, nt):
     if outer <= 0 or m <= 0 or n <= 0:
         return
     if outer * m == 1 and _is_plain_row(args):
-        low, high, _ = _bounds(args, True)
+        low, high, _ = bounds(args, True)
         tables = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
         row_product(n, arg(args, DEPTH), arg(args, A), arg(args, B), arg(args, BIAS),
                     arg(args, RES), arg(args, OUT), tables, low, high, tid, nt)  # fmt: skip

@@ -30,6 +30,7 @@ from numba.core import registry
 from numba.core.codegen import get_host_cpu_features
 
 from leptonc.backends.numba_cpu.kernels import elf_object
+from leptonc.backends.numba_cpu.kernels.amx_permission import permitted
 from leptonc.runtime.cache import private_directory
 from leptonc.settings import read_settings
 
@@ -41,7 +42,8 @@ except ImportError:  # no such locks here: processes that need the same kernel c
 KEEP_FINGERPRINTS = 8
 _DIGEST_BYTES = 32
 _POLL_S = 0.005
-_WIDE = ("avx512", "avx10")  # how the names of the features that come with 16 lanes begin
+_WIDE = ("avx512", "avx10", "amx")  # how the names of the features that come with 16 lanes begin
+_TILES = "+amx"
 _LATE = ("avxvnni",)  # what is narrow, but younger than AVX-512
 
 
@@ -63,8 +65,15 @@ def _widest() -> int:
 
 @functools.cache
 def host_features() -> frozenset[str]:
-    """Return LLVM's feature flags of the host, e.g. ``"+avx2"`` (``"-avx512f"`` when absent)."""
-    return frozenset(get_host_cpu_features().split(","))
+    """Return LLVM's feature flags of the host, e.g. ``"+avx2"`` (``"-avx512f"`` when absent).
+
+    Tile registers are absent, too, where they are not wanted (``LEPTONC_TILES=0``) or the system
+    does not let this process use them.
+    """
+    flags = frozenset(get_host_cpu_features().split(","))
+    tiles = {f for f in flags if f.startswith(_TILES)}
+    usable = not tiles or (read_settings().tiles and permitted())
+    return flags if usable else flags - tiles | {f"-{f[1:]}" for f in tiles}
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from dataclasses import replace
 from leptonc.backends.numba_cpu.kernels import igemm_plan
 from leptonc.backends.numba_cpu.kernels.pack import pack_linear, pack_matrix
 from leptonc.backends.numba_cpu.legal import YES, Claim, ClaimFn, No
-from leptonc.backends.numba_cpu.lower import conv, shape, transposed
+from leptonc.backends.numba_cpu.lower import conv, questions, shape, transposed
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.dots import dots, fits
 from leptonc.backends.numba_cpu.lower.epilogue import (
@@ -29,8 +29,7 @@ from leptonc.backends.numba_cpu.lower.product import (
 )
 from leptonc.backends.numba_cpu.lower.shape import as_dtype, contiguous, copy_view
 from leptonc.backends.numba_cpu.lower.sparse import sparse_product, wins
-from leptonc.backends.numba_cpu.lower.strassen import strassen_product
-from leptonc.backends.numba_cpu.lower.strassen import wins as strassen_wins
+from leptonc.backends.numba_cpu.lower.strassen import possible, strassen_product
 from leptonc.backends.numba_cpu.schedule import Slot
 from leptonc.backends.numba_cpu.views import View, row_major, static_shape
 from leptonc.ir.core import Function, Kind, Op, Value
@@ -63,8 +62,12 @@ def lower_linear(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> No
     elif const is not None:
         key = ("linear", id(const.payload))
         b = ctx.packed(key, lambda: pack_linear(elements_of(const), fetch), const)
-        product = strassen_product if strassen_wins(ctx, op, x, out, end) else rows_product
-        product(ctx, x, b, out, end)
+        question = questions.linear(op, const, ctx.precision)
+        way = questions.PLAIN if question is None else ctx.decide(question)
+        if way == questions.STRASSEN and possible(x, out, end):
+            strassen_product(ctx, x, b, out, end)
+        else:
+            rows_product(ctx, x, b, out, end, by_parts=way == questions.BF16X3)
     else:
         weight = as_dtype(ctx, ctx.view(op.operands[1]), DType.F32)
         packed = pack_at_run_time(ctx, weight.transpose((1, 0)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -150,8 +151,11 @@ def _sparse(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> None:
 # --- indirect product ---------------------------------------------------------------------------
 
 
-def _igemm(job: _Job) -> None:
-    """Append the product; narrow groups of a constant weight are merged (see _wider_groups)."""
+def _igemm(job: _Job, by_parts: bool = False) -> None:
+    """Append the product; narrow groups of a constant weight are merged (see _wider_groups).
+
+    ``by_parts``: by :mod:`bf16x3`.
+    """
     factor = _wider_groups(job)
     job = replace(job, shape=replace(job.shape, groups=job.shape.groups // factor))
     s = job.shape
@@ -161,7 +165,7 @@ def _igemm(job: _Job) -> None:
         dilation=s.dilation, groups=s.groups,
     )  # fmt: skip
     b, reads = _panels(job)
-    if not job.ctx.in_bands and lines.fits(s, job.epilogue):
+    if not (by_parts or job.ctx.in_bands) and lines.fits(s, job.epilogue):
         lines.lower_lines(job.ctx, s, job.x, b, job.out, job.end, job.pool, reads)
         return
     if lines.few_channels(s):
@@ -173,10 +177,12 @@ def _igemm(job: _Job) -> None:
         a_z = a_z if len(s.size) == 3 else x.strides[0]
         call = replace(plan.call, a_o0=x.strides[0], a_z=a_z, a_y=a_y, a_x=a_x)
         plan = replace(plan, call=call)
-    _emit_plan(job, plan, x, b, reads)
+    _emit_plan(job, plan, x, b, reads, by_parts)
 
 
-def _emit_plan(job: _Job, plan: ConvPlan, x: View, b: Slot, reads: Sequence[View]) -> None:
+def _emit_plan(
+    job: _Job, plan: ConvPlan, x: View, b: Slot, reads: Sequence[View], by_parts: bool
+) -> None:
     """Append the step of a plan whose input strides are set."""
     ctx, call, out, res = job.ctx, plan.call, job.out, job.end.res
     out_z, out_y, out_x = spatial(out, 3)
@@ -189,7 +195,7 @@ def _emit_plan(job: _Job, plan: ConvPlan, x: View, b: Slot, reads: Sequence[View
         z, y, x_ = spatial(res, 3)
         z = z if volume else res.strides[0]
         call = replace(call, res_o0=res.strides[0], res_z=z, res_y=y, res_x=x_)
-    emit(ctx, tables(ctx, plan, call), x, b, out, job.end, reads)
+    emit(ctx, tables(ctx, plan, call), x, b, out, job.end, reads, by_parts)
 
 
 def tables(ctx: Lowering, plan: ConvPlan, call: Any) -> Any:
@@ -339,6 +345,7 @@ def _depthwise(job: _Job) -> None:
 
 _LOWER: dict[Algorithm, Callable[[_Job], None]] = {
     Algorithm.IGEMM: _igemm,
+    Algorithm.BF16X3: partial(_igemm, by_parts=True),
     **{algorithm: _winograd(algorithm) for algorithm in (*WINOGRAD.values(), Algorithm.LATE_4)},
     Algorithm.DEPTHWISE: _depthwise,
 }

@@ -16,6 +16,12 @@ from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_late import FEW
 from leptonc.backends.numba_cpu.kernels.winograd_plan import depth
 from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, ONE, Axis, Form
+from leptonc.backends.numba_cpu.lower.product_cost import (
+    FEWEST_ROWS,
+    IGEMM_RATE,
+    bf16x3_cycles,
+    igemm_cycles,
+)
 from leptonc.passes.fusing.policy import FEW_CHANNELS
 
 
@@ -23,6 +29,7 @@ class Algorithm(enum.Enum):
     """How a convolution runs."""
 
     IGEMM = "igemm"
+    BF16X3 = "bf16x3"
     WINOGRAD_2 = "winograd2"
     WINOGRAD_3 = "winograd3"
     WINOGRAD_4 = "winograd4"
@@ -93,6 +100,9 @@ def costs(shape: ConvShape, precision: str, near: bool = False) -> dict[Algorith
     if shape.groups == shape.channels == shape.out_channels and shape.channels > 1:
         return {Algorithm.DEPTHWISE: 0.0}  # nothing to compare it with
     found = {Algorithm.IGEMM: igemm_cost(shape)}
+    by_parts = _bf16x3_cost(shape, precision)
+    if by_parts < math.inf:
+        found[Algorithm.BF16X3] = by_parts
     shape = shape.plane
     if precision != "strict" and _few_fits(shape):
         found[Algorithm.WINOGRAD_4] = few_cost(shape)
@@ -185,7 +195,7 @@ def _padded_little(s: ConvShape) -> bool:
 # big weights in no cache: root mean square error 12 % (Winograd) and 8 % (product). With stride 2
 # fitted to ResNet-18, ResNet-50 and Inception, timed within the networks. A multiply-add of a row
 # with a panel is one cycle.
-PRODUCT, WINOGRAD_PRODUCT = 1.1, 1.15
+WINOGRAD_PRODUCT = 1.15
 # Cycles for a vector of channels of one tile: in, out.
 TRANSFORM = {
     Form.square(3, 2): (60.0, 60.0),
@@ -198,8 +208,6 @@ TRANSFORM = {
     Form.square(5, 3): (220.0, 150.0),
 }
 NEAR = 1 << 19  # bytes of a result up to which the stores of few channels are no matter
-FEWEST_ROWS = 4  # a product of fewer rows takes as long
-IGEMM_RATE = 24.0  # bytes of weights per cycle, in addition to the product
 FAR_RATE, NEAR_RATE = 12.0, 32.0  # of Winograd's, from memory and where a network stays in caches
 HELD = 0.015  # of the time that is to be saved whenever the weights take twice the bytes
 # Of late weights, for a channel and a vector of columns: a plane of few tiles; where tiles are
@@ -215,9 +223,14 @@ CONV_CLOSE = 1.25  # the multiple of the best estimate up to which a way is time
 def igemm_cost(s: ConvShape) -> float:
     """Return the estimated cycles of the indirect product."""
     rows, depth = s.batch * math.prod(s.out), s.channels * math.prod(s.kernel)
-    panels = -(-s.out_channels // PANEL)
-    product = PRODUCT * max(rows, FEWEST_ROWS) * panels * depth
-    return product + 4 * depth * panels * PANEL / IGEMM_RATE
+    return igemm_cycles(rows, depth, s.out_channels)
+
+
+def _bf16x3_cost(s: ConvShape, precision: str) -> float:
+    if s.groups > 1 or s.channels <= FEW_CHANNELS:
+        return math.inf
+    rows, taps = s.batch * math.prod(s.out), math.prod(s.kernel)
+    return bf16x3_cycles(rows, taps, s.channels, s.out_channels, precision)
 
 
 def few_cost(s: ConvShape) -> float:

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from leptonc.backends.numba_cpu.kernels import igemm_plan
+from leptonc.backends.numba_cpu.kernels import bf16x3_plan, igemm_plan
 from leptonc.backends.numba_cpu.kernels.activation import Act
+from leptonc.backends.numba_cpu.kernels.bf16x3 import bf16x3
 from leptonc.backends.numba_cpu.kernels.igemm import igemm
 from leptonc.backends.numba_cpu.kernels.igemm_record import IGemm, Res
 from leptonc.backends.numba_cpu.kernels.pack import pack_b, packed_size
 from leptonc.backends.numba_cpu.lower.core import Lowering
+from leptonc.backends.numba_cpu.lower.product_cost import bf16x3_cycles
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
 from leptonc.backends.numba_cpu.schedule import Slot
 from leptonc.backends.numba_cpu.views import View, row_major
@@ -42,6 +44,7 @@ def emit(
     out: View,
     finish: Finish,
     reads: Sequence[View] = (),
+    by_parts: bool | None = None,
 ) -> None:
     """Append the step of ``call``, whose strides and extents are set, with these operands.
 
@@ -53,8 +56,11 @@ def emit(
         out: the result; its element 0 is the record's.
         finish: the epilogue; the strides of its residual are in ``call``.
         reads: further buffers that the step reads.
+        by_parts: whether by :mod:`bf16x3`; None: where that is estimated to be faster.
     """
-    call = igemm_plan.spread_rows(call)
+    if by_parts is None:
+        by_parts = not ctx.in_bands and _gains_by_parts(call, ctx.precision)
+    call = bf16x3_plan.blocked(call) if by_parts else igemm_plan.spread_rows(call)
     scratch, stride = ctx.scratch(int(call.scratch_bytes))
     code, p0, p1 = finish.act
     values: dict[str, Any] = dict(vars(call))  # in the order of its fields
@@ -66,7 +72,13 @@ def emit(
     rows = call.outer0 * call.outer1 * call.rows_z * call.rows_y * call.rows_x
     if rows * call.columns > 0:
         small = rows * call.columns * max(call.taps * call.depth, 1) < SERIAL_WORK
-        ctx.step(igemm, slots, [a, *reads, *finish.reads, *extra], [out], serial=small)
+        kernel, extra = bf16x3 if by_parts else igemm, [*reads, *finish.reads, *extra]
+        ctx.step(kernel, slots, [a, *extra], [out], serial=small)
+
+
+def _gains_by_parts(call: IGemm, precision: str) -> bool:
+    rows = call.rows_z * call.rows_y * call.rows_x
+    return bf16x3_cycles(rows, call.taps, call.depth, call.columns, precision) < math.inf
 
 
 def _slot(name: str, value: Any) -> Slot:
@@ -95,8 +107,9 @@ def padded(axes: list[Axis], count: int, views: int) -> tuple[list[int], list[li
 
 
 def rows_product(
-    ctx: Lowering, a: View, b: Slot, out: View, finish: Finish, reads: Sequence[View] = ()
-) -> None:
+    ctx: Lowering, a: View, b: Slot, out: View, finish: Finish, reads: Sequence[View] = (),
+    by_parts: bool | None = None,
+) -> None:  # fmt: skip
     """Append ``out[..., n] = a[..., k] @ B`` for one packed B; all leading axes are rows.
 
     ``a``, ``out`` and the residual have the same leading axes, of any strides; only what no three
@@ -111,7 +124,7 @@ def rows_product(
         if not out.is_contiguous:
             made = ctx.temp(DType.F32, out.shape, row_major(out.shape))
         finish = replace(finish, res=None if res is None else contiguous(ctx, res))
-        rows_product(ctx, a, b, made, finish, reads)
+        rows_product(ctx, a, b, made, finish, reads, by_parts)
         if made is not out:
             copy_view(ctx, made, out)
         return
@@ -125,7 +138,7 @@ def rows_product(
     )  # fmt: skip
     if math.prod(lead) == 0:
         call = replace(call, rows_x=0)
-    emit(ctx, igemm_plan.large_blocks(call), a, b, out, finish, reads)
+    emit(ctx, igemm_plan.large_blocks(call), a, b, out, finish, reads, by_parts)
 
 
 def pack_at_run_time(ctx: Lowering, matrices: View, scale: float = 1.0) -> View:

@@ -15,9 +15,6 @@ from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower.choices import Question
 from leptonc.backends.numba_cpu.lower.conv_choice import (
     CODES_CLOSE,
-    FEWEST_ROWS,
-    IGEMM_RATE,
-    PRODUCT,
     Algorithm,
     ConvShape,
     choose,
@@ -25,6 +22,11 @@ from leptonc.backends.numba_cpu.lower.conv_choice import (
     costs,
     held_bytes,
     int_costs,
+)
+from leptonc.backends.numba_cpu.lower.product_cost import (
+    IGEMM_RATE,
+    bf16x3_cycles,
+    igemm_cycles,
 )
 from leptonc.cost.flops import nbytes
 from leptonc.ir.constants import Const
@@ -97,7 +99,7 @@ def asked(body: Function, precision: str, reuse: Reuse) -> Iterator[Question]:
         weight = body.producer.get(op.operands[1]) if len(op.operands) > 1 else None
         if weight is None or not isinstance(weight.kind, Constant):
             continue
-        for ask in (sparse, strassen):
+        for ask in (sparse, linear):
             found = ask(op, weight.kind.const, precision)
             if found is not None:
                 yield found
@@ -132,8 +134,7 @@ def sparse(op: Op, weight: Const, precision: str) -> Question | None:
     rows = int(op.result.type.numel) // max(n, 1)
     blocks = -(-rows // sparse_kernels.ROWS)
     listed = blocks * (n * depth * share * SPARSE_ELEMENT + (n + depth) * TURN * LANES)
-    panels = -(-n // PANEL)
-    dense = PRODUCT * max(rows, FEWEST_ROWS) * panels * depth + 4 * depth * n / IGEMM_RATE
+    dense = igemm_cycles(rows, depth, n)
     text = f"{rows} rows of {depth} to {n}, {share:.2f} of the weights: {DENSE}, {SPARSE}"
     return Question(text, {DENSE: dense, SPARSE: listed}, close=math.inf)  # always timed
 
@@ -145,17 +146,16 @@ STRASSEN_PRODUCT, OPERAND = 1.0, 6.0
 #: its compile would take 0.7 s more.
 LEAST_SIDES = (96, 512, 512)
 MOST_UNEVEN = 6.0  # times the largest weight of the column that one is paired with
-PLAIN, STRASSEN = "plain", "strassen"
+PLAIN, STRASSEN, BF16X3 = "plain", "strassen", "bf16x3"
 
 
-def strassen(op: Op, weight: Const, precision: str) -> Question | None:
-    """Return whether to compute a linear layer by :mod:`strassen`, if that can.
+def linear(op: Op, weight: Const, precision: str) -> Question | None:
+    """Return how to compute a linear layer, if there is more than one way.
 
-    Rounding errors are larger, and infinities reach other rows: not with ``precision="strict"``.
-    Where a column has larger weights than the one that it is paired with, as the last layers of
-    blocks do that hold the outliers of trained transformers, so are the errors of the other: in
-    all-MiniLM-L6-v2, layers that are uneven by 8 to 33 made the largest error of the network ten
-    times what it was. Of random weights and of most trained layers, columns are even within 6.
+    By :mod:`bf16x3` where tile registers pay, which is always timed: another process on the same
+    core takes more of them than of vectors. Else by :mod:`strassen`, if that can. An infinity makes
+    NaN of other numbers by both, by one rounding errors are larger, too: neither with
+    ``precision="strict"``.
     """
     if precision == "strict" or not isinstance(op.kind, Linear):
         return None
@@ -163,18 +163,31 @@ def strassen(op: Op, weight: Const, precision: str) -> Question | None:
         return None
     n, depth = (int(d) for d in op.operands[1].type.shape)
     rows = int(op.result.type.numel) // max(n, 1)
-    sides = (rows, depth, n)
+    found = {PLAIN: igemm_cycles(rows, depth, n)}
+    by_parts = bf16x3_cycles(rows, 1, depth, n, precision)
+    if by_parts < math.inf:
+        found[BF16X3] = by_parts
+    elif _strassen_fits(rows, depth, n, weight):
+        products = rows * -(-n // PANEL) * depth
+        operands = OPERAND * Sizes(rows, depth, n).sums_floats / LANES
+        found[STRASSEN] = STRASSEN_PRODUCT * products + operands + 4 * depth * n / IGEMM_RATE
+    text = f"{rows} rows of {depth} to {n}: {', '.join(found)}"
+    close = math.inf if BF16X3 in found else None
+    return Question(text, found, close) if len(found) > 1 else None
+
+
+def _strassen_fits(rows: int, depth: int, columns: int, weight: Const) -> bool:
+    """Return whether :mod:`strassen` can compute a linear layer, and errs little.
+
+    Where a column has larger weights than the one that it is paired with, as the last layers of
+    blocks do that hold the outliers of trained transformers, so are the errors of the other: in
+    all-MiniLM-L6-v2, layers that are uneven by 8 to 33 made the largest error of the network ten
+    times what it was. Of random weights and of most trained layers, columns are even within 6.
+    """
+    sides = (rows, depth, columns)
     if any(map(operator.lt, sides, LEAST_SIDES)) or not Sizes(*sides).fit:
-        return None
-    products, weights = rows * -(-n // PANEL) * depth, 4 * depth * n / IGEMM_RATE
-    if unevenness(weight) > MOST_UNEVEN:
-        return None
-    operands = OPERAND * Sizes(*sides).sums_floats / LANES
-    costs = {
-        PLAIN: PRODUCT * products + weights,
-        STRASSEN: STRASSEN_PRODUCT * products + weights + operands,
-    }
-    return Question(f"{rows} rows of {depth} to {n}: {PLAIN}, {STRASSEN}", costs)
+        return False
+    return unevenness(weight) <= MOST_UNEVEN
 
 
 def _is_rows(op: Op) -> bool:

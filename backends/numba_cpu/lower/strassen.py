@@ -9,25 +9,19 @@ from leptonc.backends.numba_cpu.kernels import strassen as kernels
 from leptonc.backends.numba_cpu.kernels.igemm_record import Res
 from leptonc.backends.numba_cpu.kernels.strassen_plan import Sizes
 from leptonc.backends.numba_cpu.kernels.tile_finish import ADD_RES, MULTIPLY_RES, NO_RES
-from leptonc.backends.numba_cpu.lower import questions
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import zeros
 from leptonc.backends.numba_cpu.lower.product import Finish, merged
 from leptonc.backends.numba_cpu.schedule import Slot
 from leptonc.backends.numba_cpu.views import View
-from leptonc.ir.core import Op
 from leptonc.ir.types import DType
 
 LATE = {Res.BEFORE: NO_RES, Res.AFTER: ADD_RES, Res.TIMES: MULTIPLY_RES}
 
 
-def wins(ctx: Lowering, op: Op, x: View, out: View, end: Finish) -> bool:
-    """Return whether the product was measured, or is estimated, to be faster by Strassen."""
-    weight = ctx.constant(op.operands[1])
-    question = None if weight is None else questions.strassen(op, weight, ctx.precision)
-    if question is None or _steps(x, out, end) is None:
-        return False
-    return ctx.decide(question) == questions.STRASSEN
+def possible(x: View, out: View, end: Finish) -> bool:
+    """Return whether rows lie so that the kernel can walk them."""
+    return _steps(x, out, end) is not None
 
 
 def _steps(x: View, out: View, end: Finish) -> tuple[int, ...] | None:
@@ -40,7 +34,7 @@ def _steps(x: View, out: View, end: Finish) -> tuple[int, ...] | None:
 
 
 def strassen_product(ctx: Lowering, x: View, b: Slot, out: View, end: Finish) -> None:
-    """Append ``out[..., n] = finish(x[..., k] @ B)`` for packed B, where :func:`wins` said so."""
+    """Append ``out[..., n] = finish(x[..., k] @ B)``, B packed, where that is :func:`possible`."""
     steps = _steps(x, out, end)
     assert steps is not None
     sizes = Sizes(math.prod(x.shape[:-1]), x.shape[-1], out.shape[-1])

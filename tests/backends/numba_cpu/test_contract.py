@@ -160,6 +160,7 @@ def square(c: int, n: int, size: int, kernel: int = 3, groups: int = 1) -> ConvS
     return ConvShape(1, c, side, n, k, (1, 1), p, (1, 1), groups, side)
 
 
+@pytest.mark.usefixtures("no_tiles")
 def test_choice() -> None:
     assert choose(square(64, 64, 56), "fp32") is Algorithm.WINOGRAD_4
     assert choose(square(128, 128, 28), "fp32") is Algorithm.WINOGRAD_4

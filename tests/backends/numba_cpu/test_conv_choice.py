@@ -24,7 +24,7 @@ from leptonc.backends.numba_cpu.lower.conv_choice import (
     held_bytes,
 )
 
-pytestmark = pytest.mark.numba
+pytestmark = [pytest.mark.numba, pytest.mark.usefixtures("no_tiles")]
 
 
 @pytest.fixture(autouse=True)

@@ -39,7 +39,7 @@ from leptonc.ir.kinds.data import Constant
 from leptonc.ir.types import DType, TensorType
 from tests.backends.numba_cpu.harness import Run
 
-pytestmark = pytest.mark.numba
+pytestmark = [pytest.mark.numba, pytest.mark.usefixtures("no_tiles")]
 ROOM = 64  # floats around what a kernel may write
 UNIT = 2.0**-24
 

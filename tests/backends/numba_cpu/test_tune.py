@@ -28,6 +28,7 @@ from leptonc.runtime.choices import Book, Measured
 from leptonc.runtime.slabs import FEWEST, HUGE, SLAB
 from leptonc.show.explain import explain
 
+pytestmark = pytest.mark.usefixtures("no_tiles")
 COSTS = st.dictionaries(st.sampled_from("abcdef"), st.floats(1.0, 1e6), min_size=1)
 TIMES = st.dictionaries(
     st.sampled_from("abcdef"), st.lists(st.floats(1e-6, 1.0), min_size=2, max_size=8), min_size=2

@@ -1,0 +1,314 @@
+"""numba_cpu > kernels > bf16x3_tile: float32 in three bfloat16 parts, and products of such, as IR.
+
+``x = h + m + l``: ``h`` is ``x`` cut off to its leading 8 bits, ``m`` the same of what is left, and
+the rest has 8 bits at most. Parts lie as :mod:`amx` wants them, a *step* of depth after the other::
+
+    [step][part][tile of 16 rows of A, or of 16 columns of B][16][16][2]
+
+Neighbours in the last axis are the numbers ``k`` and ``k + 16`` of a step: of A and B alike, so
+that two vectors make a vector of each part without a shuffle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+from leptonc.backends.numba_cpu.kernels import amx
+from leptonc.backends.numba_cpu.kernels import vecmath as vm
+from leptonc.backends.numba_cpu.kernels.ir_loops import Loop, counted, when
+from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
+from leptonc.backends.numba_cpu.kernels.part import part
+from leptonc.backends.numba_cpu.kernels.vectype import (
+    F32,
+    I8,
+    I64,
+    LANES,
+    PTR,
+    VF,
+    VI,
+    VM,
+    first_lanes,
+    i64,
+    iconst,
+    load_vec,
+    masked_load,
+    masked_store,
+    pointer,
+    prefetch,
+    splat,
+)
+
+PARTS = 3
+SIDE = 2  # tiles of a block: of rows, and of columns
+BLOCK_ROWS = SIDE * amx.ROWS
+PART_BYTES = SIDE * amx.TILE_BYTES
+STEP, STEP_BYTES = amx.DEPTH, PARTS * PART_BYTES
+CELLS_BYTES = (
+    SIDE * SIDE * amx.TILE_BYTES
+)  # sums of a block, ``f32[tile of rows, of columns, ...]``
+#: Products of parts of A and B that count: the others are below 2**-21 of the product, together.
+#: From one to the next the tiles of one side stay in their registers.
+PRODUCTS = ((2, 0), (1, 0), (1, 1), (0, 1), (0, 0), (0, 2))
+_ROWS_AT, _COLUMNS_AT = 4, 6  # registers of tiles of A and B; those before are sums
+_HIGH = -(1 << 16)
+_AHEAD = STEP * PANEL  # floats from a row of B to what is asked for meanwhile
+SLOTS = len(PRODUCTS)  # of a step
+
+
+def _on(b: ir.IRBuilder, ptr: ir.Value, nbytes: int | ir.Value) -> ir.Value:
+    """Return the pointer so many bytes further."""
+    return b.gep(ptr, [i64(nbytes) if isinstance(nbytes, int) else nbytes], source_etype=I8)
+
+
+def _split(b: ir.IRBuilder, values: Sequence[ir.Value], ptr: ir.Value) -> None:
+    """Store the parts of two vectors, ``PART_BYTES`` apart."""
+    for i in range(PARTS):
+        bits = [b.bitcast(v, VI) for v in values]
+        cut = [b.and_(v, iconst(_HIGH)) for v in bits]
+        words = b.or_(b.lshr(bits[0], iconst(16)), cut[1])
+        b.store(words, _on(b, ptr, i * PART_BYTES), align=amx.ROW_BYTES)
+        values = [b.fsub(v, b.bitcast(c, VF)) for v, c in zip(values, cut, strict=True)]
+
+
+@part("split_rows", [I64] * 6)
+def SPLIT_ROWS(b: ir.IRBuilder, table, count, offset, depth, steps, to) -> None:
+    """Split ``depth`` floats of the rows of a tile; zeros follow up to ``steps``, at least one."""
+
+    def row(i: ir.Value, target: ir.Value, done: ir.Value, masks: list[ir.Value]) -> list[ir.Value]:
+        source = b.load(pointer(b, table, i, 8), align=8, typ=PTR)
+        source = _on(b, source, b.add(offset, b.mul(done, i64(4 * STEP))))
+        vectors = [
+            masked_load(b, _on(b, source, 4 * LANES * n), mask) for n, mask in enumerate(masks)
+        ]
+        _split(b, vectors, target)
+        return [_on(b, target, amx.ROW_BYTES)]
+
+    def step(done: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
+        left = b.sub(depth, b.mul(done, i64(STEP)))
+        masks = [first_lanes(b, b.sub(left, i64(n))) for n in (0, LANES)]
+        counted(b, count, values, lambda i, v: row(i, v[0], done, masks))
+        return [_on(b, values[0], STEP_BYTES)]
+
+    counted(b, steps, [pointer(b, to)], step)
+
+
+#: What is left to split of panels of B: address and row within a step of the next row, where its
+#: parts go and where that ends, rows left of this tap and of each.
+PROGRESS = ("source", "row", "target", "end", "left", "depth")
+NOTES_BYTES = 128  # of what a thread writes down: this, and which block is stored
+
+
+class _Splitter:
+    """Writes the splitting of panels, a row and the one 16 further at a time."""
+
+    def __init__(self, b: ir.IRBuilder, progress: ir.Value) -> None:
+        self.b, self.progress = b, progress
+        source, row, target, self.end, left, self.depth = (
+            b.load(self._slot(name), align=8, typ=I64) for name in PROGRESS
+        )
+        self.state = [source, row, target, left]
+
+    def _slot(self, name: str) -> ir.Value:
+        return pointer(self.b, self.progress, i64(PROGRESS.index(name)), 8)
+
+    def save(self, state: list[ir.Value]) -> None:
+        """Store the progress."""
+        for name, value in zip(("source", "row", "target", "left"), state, strict=True):
+            self.b.store(value, self._slot(name), align=8)
+
+    def more(self, state: list[ir.Value]) -> ir.Value:
+        """Return whether something is left to split."""
+        return self.b.icmp_signed("<", state[2], self.end)
+
+    def some(self, state: list[ir.Value]) -> list[ir.Value]:
+        """Split the next two rows."""
+        b, (source, row, target, left) = self.b, state
+        here = [splat(b, b.icmp_signed("<", b.add(row, i64(n)), left), VM) for n in (0, amx.PAIRS)]
+        for j in range(SIDE):
+            places = [PANEL * amx.PAIRS * n + LANES * j for n in range(2)]
+            for at in places:
+                prefetch(b, pointer(b, source, i64(at + _AHEAD)))
+            vectors = [
+                masked_load(b, pointer(b, source, i64(at)), mask)
+                for at, mask in zip(places, here, strict=True)
+            ]
+            _split(b, vectors, pointer(b, target, i64(j * amx.TILE_BYTES), 1))
+        after = b.add(row, i64(1))
+        turn = b.icmp_signed("==", after, i64(amx.PAIRS))
+        rest = b.select(turn, b.sub(left, i64(STEP)), left)
+        tap = b.icmp_signed("<=", rest, i64(0))  # the next tap begins behind the last row
+        down = b.select(turn, i64(1 + amx.PAIRS), i64(1))
+        down = b.select(tap, b.add(down, rest), down)
+        further = b.select(
+            turn, i64(STEP_BYTES - amx.TILE_BYTES + amx.ROW_BYTES), i64(amx.ROW_BYTES)
+        )
+        return [
+            b.add(source, b.mul(down, i64(4 * PANEL))),
+            b.select(turn, i64(0), after),
+            b.add(target, further),
+            b.select(tap, self.depth, rest),
+        ]
+
+
+@part("split_panel", [I64])
+def SPLIT_PANEL(b: ir.IRBuilder, progress) -> None:
+    """Split all that is left."""
+    splitter = _Splitter(b, progress)
+    with b.if_then(splitter.more(splitter.state)):
+        loop = Loop(b, "row", splitter.state)
+        state = splitter.some(loop.values)
+        loop.close(splitter.more(state), state)
+        splitter.save(state)
+
+
+class _Storer:
+    """Writes the end of a block, row by row; see :func:`store_cells` for the arguments."""
+
+    def __init__(
+        self, b: ir.IRBuilder, cells, out_rows, plus_rows, count, column, width, bias, low, high
+    ) -> None:
+        self.b, self.cells, self.out_rows, self.count, self.column = (
+            b, cells, out_rows, count, column
+        )  # fmt: skip
+        self.masks = [first_lanes(b, b.sub(width, i64(LANES * j))) for j in range(SIDE)]
+        has_bias, has_plus = (b.icmp_signed("!=", v, i64(0)) for v in (bias, plus_rows))
+        # Where there is none nothing is loaded, but the address must be one that can be read.
+        base = pointer(b, b.select(has_bias, b.add(bias, column), cells))
+        wanted = [b.and_(mask, splat(b, has_bias, VM)) for mask in self.masks]
+        self.bias = [masked_load(b, _on(b, base, 4 * LANES * j), m) for j, m in enumerate(wanted)]
+        self.added = [b.and_(mask, splat(b, has_plus, VM)) for mask in self.masks]
+        self.plus_rows = b.select(has_plus, plus_rows, out_rows)
+        self.low, self.high = splat(b, low), splat(b, high)
+
+    def more(self, i: ir.Value) -> ir.Value:
+        """Return whether row ``i`` is one."""
+        return self.b.icmp_signed("<", i, self.count)
+
+    def row(self, i: ir.Value) -> ir.Value:
+        """Store row ``i``; return the number of the next."""
+        b = self.b
+        tile = b.mul(b.udiv(i, i64(amx.ROWS)), i64((SIDE - 1) * amx.TILE_BYTES))
+        here = b.add(b.add(self.cells, tile), b.mul(i, i64(amx.ROW_BYTES)))
+        out, res = (self._place(table, i) for table in (self.out_rows, self.plus_rows))
+        for j, mask in enumerate(self.masks):
+            v = load_vec(b, pointer(b, here, i64(j * amx.TILE_BYTES), 1))
+            v = b.fadd(v, self.bias[j])
+            v = b.fadd(v, masked_load(b, _on(b, res, 4 * LANES * j), self.added[j]))
+            v = vm.clamp_high(b, vm.clamp_low(b, v, self.low), self.high)
+            masked_store(b, v, _on(b, out, 4 * LANES * j), mask)
+        return b.add(i, i64(1))
+
+    def _place(self, table: ir.Value, i: ir.Value) -> ir.Value:
+        row = self.b.load(pointer(self.b, table, i, 8), align=8, typ=PTR)
+        return _on(self.b, row, self.column)
+
+
+_STORED = [*[I64] * 7, F32, F32]
+
+
+@part("store_cells", _STORED)
+def STORE_CELLS(b: ir.IRBuilder, *args: ir.Value) -> None:
+    """Store the rows of a block."""
+    storer = _Storer(b, *args)
+    counted(b, storer.count, [], lambda i, _: [storer.row(i)][:0])
+
+
+def _start(b: ir.IRBuilder, places: list[ir.Value], onto: ir.Value) -> None:
+    """Load the sums from their cells, or write zeros."""
+    with b.if_else(b.icmp_signed("!=", onto, i64(0))) as (more, none):
+        with more:
+            for i, place in enumerate(places):
+                amx.load(b, i, place)
+        with none:
+            for i in range(len(places)):
+                amx.zero(b, i)
+
+
+def _products(b: ir.IRBuilder, parts: list[ir.Value]) -> Iterator[int]:
+    """Write the products of a step, given pointers to the parts of A and B; yield after some."""
+    held = [-1, -1]
+    for slot, wanted in enumerate(PRODUCTS):
+        for side, first in enumerate((_ROWS_AT, _COLUMNS_AT)):
+            if held[side] != wanted[side]:
+                held[side] = wanted[side]
+                for t in range(SIDE):
+                    place = wanted[side] * PART_BYTES + t * amx.TILE_BYTES
+                    amx.load(b, first + t, _on(b, parts[side], place))
+        for i in range(SIDE):
+            for j in range(SIDE):
+                amx.multiply(b, SIDE * i + j, _ROWS_AT + i, _COLUMNS_AT + j)
+        yield slot
+
+
+@part("multiply_parts", [*[I64] * 9, *_STORED])
+def MULTIPLY_PARTS(
+    b: ir.IRBuilder, rows, columns, cells, steps, onto, progress, slots, turns, stores, *stored
+) -> None:
+    """Write the products of a block of A and B into its cells, or add them ``onto`` these.
+
+    Between products, which wait for each other in tile registers, the next panel is split, in so
+    many ``slots`` of a step ``turns`` times two rows, and another block is ``stored``.
+    """
+    splitter, storer = _Splitter(b, progress), _Storer(b, *stored)
+
+    def split(state: list[ir.Value]) -> list[ir.Value]:
+        return counted(b, turns, state, lambda _, s: when(b, splitter.more(s), s, splitter.some))
+
+    def store(i: list[ir.Value]) -> list[ir.Value]:
+        return when(b, storer.more(i[0]), i, lambda i: [storer.row(i[0])])
+
+    def step(_, values: list[ir.Value]) -> list[ir.Value]:
+        parts, done, state = values[:2], values[2:3], values[3:]
+        for slot in _products(b, parts):
+            state = when(b, b.icmp_signed("<", i64(slot), slots), state, split)
+            done = counted(b, stores, done, lambda _, i: store(i))
+        return [*(_on(b, v, STEP_BYTES) for v in parts), *done, *state]
+
+    places = [_on(b, pointer(b, cells), i * amx.TILE_BYTES) for i in range(SIDE * SIDE)]
+    _start(b, places, onto)
+    starts = [pointer(b, rows), pointer(b, columns), i64(0), *splitter.state]
+    splitter.save(counted(b, steps, starts, step)[3:])
+    for i, place in enumerate(places):
+        amx.store(b, i, place)
+
+
+@intrinsic
+def split_rows(typingctx, table, count, offset, depth, steps, to):
+    """Split at most 16 rows of A: ``table``: of their addresses, ``to``: address of their tile."""
+    return types.void(*(types.int64,) * 6), SPLIT_ROWS.code
+
+
+@intrinsic
+def split_panel(typingctx, progress):
+    """Split what ``progress``, an address of numbers as PROGRESS names them, says is left of B."""
+    return types.void(types.int64), SPLIT_PANEL.code
+
+
+@intrinsic
+def multiply_parts(
+    typingctx, rows, columns, cells, steps, onto, progress, slots, turns, stores, stored_cells,
+    out_rows, plus_rows, count, column, width, bias, low, high,
+):  # fmt: skip
+    """Multiply a block: addresses of the parts of BLOCK_ROWS rows and PANEL columns, of its cells.
+
+    ``steps``: at least one. ``onto``: whether sums go on with what the cells hold. ``progress``: of
+    panels to split meanwhile, in so many ``slots`` of a step (at most SLOTS), ``turns`` times.
+    ``stores``: rows of another block to store in each slot, SLOTS a step; the rest: arguments of
+    :func:`store_cells` for that, whose ``count`` may be 0.
+    """
+    return types.void(*(types.int64,) * 16, *(types.float32,) * 2), MULTIPLY_PARTS.code
+
+
+@intrinsic
+def store_cells(typingctx, cells, out_rows, plus_rows, count, column, width, bias, low, high):
+    """Store rows of a block: ``clamp(cells + bias + plus)``.
+
+    ``out_rows``, ``plus_rows``: addresses of the row addresses of the result, of what is added or
+    0. ``count``: rows, 1 to BLOCK_ROWS. ``column``: bytes added to each row and to ``bias``, an
+    address or 0. ``width``: columns that exist from there. ``low``, ``high``: float32.
+    """
+    return types.void(*(types.int64,) * 7, *(types.float32,) * 2), STORE_CELLS.code
