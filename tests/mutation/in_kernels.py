@@ -54,6 +54,8 @@ _TILES: tuple[Fault, ...] = (
             "odd_panels", threads=2),
     _kernel("bf16x3-onto-what-was-there", "bf16x3", "stale buffer",
             "bias, tap0 + k0 > 0, last)", "bias, True, last)", "bf16x3", "many_rows"),
+    _kernel("bf16x3-one-of-two-sums", "bf16x3_tile", "dropped tail",
+            "for n in (j, SIDE + j))", "for n in (j, j))", "bf16x3", "many_rows"),
     _kernel("bf16x3-last-block-waits", "bf16x3", "dropped tail",
             "ldi64(notes, _STORE + 1), 4 * column, arg(args, COLUMNS) - column, bias, low,\n",
             "1, 4 * column, arg(args, COLUMNS) - column, bias, low,\n", "bf16x3", "many_rows"),

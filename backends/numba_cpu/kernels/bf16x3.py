@@ -155,7 +155,7 @@ def _activate(args, table, notes):
 
 
 @inline_njit
-def _multiply(args, rows, columns, cells, steps, onto, notes, blocks, table, bias):
+def _multiply(args, tiles, rows, columns, cells, steps, onto, notes, blocks, table, bias):
     """Multiply a block of rows by a panel; meanwhile split and store what the notes say."""
     # Two rows of each of a step of the next panel, spread over the steps of all blocks.
     turns = 3 if blocks == 1 else 2 if blocks == 2 else 1
@@ -165,9 +165,10 @@ def _multiply(args, rows, columns, cells, steps, onto, notes, blocks, table, bia
     out_rows, column = table + 8 * ldi64(notes, _STORE), ldi64(notes, _STORE + 2)
     plus = late_residual(args) == NO_RES and arg(args, RES) != 0
     multiply_parts(
-        rows, columns, cells, steps, onto, notes, slots, turns, stores, ldi64(notes, _STORE + 3),
-        out_rows, out_rows + 8 * (arg(args, ROW_BLOCK) + ROWS) if plus else 0,
-        ldi64(notes, _STORE + 1), 4 * column, arg(args, COLUMNS) - column, bias, low, high,
+        tiles, rows, columns, cells, steps, onto, notes, slots, turns, stores,
+        ldi64(notes, _STORE + 3), out_rows,
+        out_rows + 8 * (arg(args, ROW_BLOCK) + ROWS) if plus else 0, ldi64(notes, _STORE + 1),
+        4 * column, arg(args, COLUMNS) - column, bias, low, high,
     )  # fmt: skip
     _activate(args, table, notes)
 
@@ -189,8 +190,8 @@ def _panels(args, scratch, count, panel0, panel1, part, depth, steps, bias, onto
         for i in range(blocks):
             row = i * BLOCK_ROWS
             some = min(BLOCK_ROWS, count - row)
-            _multiply(args, scratch + i * steps * STEP_BYTES, columns, cells, steps, onto, notes,
-                      blocks, table, bias)  # fmt: skip
+            _multiply(args, 1 if some <= TILE_ROWS else 2, scratch + i * steps * STEP_BYTES,
+                      columns, cells, steps, onto, notes, blocks, table, bias)  # fmt: skip
             _plan_store(notes, row, some if last else 0, p * PANEL, cells)
             if goes_on:
                 cells += CELLS_BYTES

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from leptonc.backends.numba_cpu.kernels import amx
 from leptonc.backends.numba_cpu.kernels.bf16x3_tile import (
     BLOCK_ROWS,
     CELLS_BYTES,
@@ -21,6 +22,7 @@ from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
 MOST_STEPS = 32
 MOST_PARTS = 136
 MOST_BLOCKS = 16
+ENOUGH_BLOCKS, MOST_CELLS = 8, 128  # of rows to split a panel beside; of blocks whose sums go on
 
 
 def blocked(call: IGemm) -> IGemm:
@@ -28,19 +30,30 @@ def blocked(call: IGemm) -> IGemm:
 
     ``taps * depth`` and the columns are at least 1.
     """
-    steps = -(-call.depth // STEP)
-    if steps > MOST_STEPS:
-        taps, parts = 1, -(-steps // MOST_STEPS)
+    blocks = max(1, -(-call.rows_z * call.rows_y * call.rows_x // BLOCK_ROWS))
+    steps, at_once = -(-call.depth // STEP), _steps_at_once(blocks, -(-call.columns // PANEL))
+    if steps > at_once:
+        taps, parts = 1, -(-steps // at_once)
         depth = STEP * -(-steps // parts)
     else:
-        parts = -(-call.taps // (MOST_STEPS // steps))
+        parts = -(-call.taps // (at_once // steps))
         taps, depth = -(-call.taps // parts), call.depth
-    blocks = max(1, -(-call.rows_z * call.rows_y * call.rows_x // BLOCK_ROWS))
     steps = taps * -(-depth // STEP)
     most = min(MOST_BLOCKS, MOST_PARTS // steps)
     even = -(-blocks // -(-blocks // most))
     call = replace(call, row_block=BLOCK_ROWS * even, tap_block=taps, depth_block=depth, pitch=0)
     return replace(call, scratch_bytes=_scratch_bytes(call, even, steps))
+
+
+def _steps_at_once(blocks: int, panels: int) -> int:
+    """Return the most steps of depth for which parts are made at a time.
+
+    Fewer than MOST_STEPS leave room for more blocks of rows, beside which a panel is split once, as
+    long as the cells of all panels, which go on from one part of the depth to the next, are few.
+    """
+    together = min(blocks, ENOUGH_BLOCKS)
+    few = together * panels <= MOST_CELLS
+    return min(MOST_STEPS, MOST_PARTS // together) if few else MOST_STEPS
 
 
 def _scratch_bytes(call: IGemm, blocks: int, steps: int) -> int:
@@ -70,7 +83,8 @@ def cycles(rows: int, taps: int, depth: int, columns: int) -> float:
     together = min(blocks, MOST_BLOCKS, MOST_PARTS // min(steps, MOST_STEPS))
     # A panel is split beside products: the fewer these are, the less.
     split = _PANEL * blocks / together**2
-    multiply = steps * (panels * (blocks * _PRODUCT + split) + blocks * _ROWS)
+    halves = -(-rows // amx.ROWS)  # one tile of rows takes half of a block's products
+    multiply = steps * (panels * (halves / 2 * _PRODUCT + split) + blocks * _ROWS)
     reading = 4.0 * taps * depth * panels * PANEL / _RATE
     return multiply + blocks * panels * _STORE + reading + _CALL
 

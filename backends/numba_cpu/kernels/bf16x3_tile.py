@@ -218,7 +218,9 @@ def STORE_CELLS(b: ir.IRBuilder, *args: ir.Value) -> None:
 
 
 def _start(b: ir.IRBuilder, places: list[ir.Value], onto: ir.Value) -> None:
-    """Load the sums from their cells, or write zeros."""
+    """Load sums from their cells, or write zeros; those without a place are zero."""
+    for i in range(len(places), SIDE * SIDE):
+        amx.zero(b, i)
     with b.if_else(b.icmp_signed("!=", onto, i64(0))) as (more, none):
         with more:
             for i, place in enumerate(places):
@@ -228,32 +230,51 @@ def _start(b: ir.IRBuilder, places: list[ir.Value], onto: ir.Value) -> None:
                 amx.zero(b, i)
 
 
-def _products(b: ir.IRBuilder, parts: list[ir.Value]) -> Iterator[int]:
-    """Write the products of a step, given pointers to the parts of A and B; yield after some."""
+def _products(b: ir.IRBuilder, parts: list[ir.Value], tiles: int) -> Iterator[int]:
+    """Write the products of a step, given pointers to the parts of A and B; yield after some.
+
+    One tile of rows has two sums of each tile of columns, which take turns: a product waits for the
+    one before that goes to the same sum.
+    """
     held = [-1, -1]
     for slot, wanted in enumerate(PRODUCTS):
         for side, first in enumerate((_ROWS_AT, _COLUMNS_AT)):
             if held[side] != wanted[side]:
                 held[side] = wanted[side]
-                for t in range(SIDE):
+                for t in range((tiles, SIDE)[side]):
                     place = wanted[side] * PART_BYTES + t * amx.TILE_BYTES
                     amx.load(b, first + t, _on(b, parts[side], place))
-        for i in range(SIDE):
+        for i in range(tiles):
+            row = i if tiles == SIDE else slot % SIDE
             for j in range(SIDE):
-                amx.multiply(b, SIDE * i + j, _ROWS_AT + i, _COLUMNS_AT + j)
+                amx.multiply(b, SIDE * row + j, _ROWS_AT + i, _COLUMNS_AT + j)
         yield slot
 
 
-@part("multiply_parts", [*[I64] * 9, *_STORED])
+def _add_up(b: ir.IRBuilder, cells: ir.Value) -> None:
+    """Add both sums of a block that has one tile of rows."""
+
+    def row(_, values: list[ir.Value]) -> list[ir.Value]:
+        for j in range(SIDE):
+            place, other = (_on(b, values[0], n * amx.TILE_BYTES) for n in (j, SIDE + j))
+            b.store(b.fadd(load_vec(b, place), load_vec(b, other)), place, align=amx.ROW_BYTES)
+        return [_on(b, values[0], amx.ROW_BYTES)]
+
+    counted(b, i64(amx.ROWS), [pointer(b, cells)], row)
+
+
+@part("multiply_parts", [*[I64] * 10, *_STORED])
 def MULTIPLY_PARTS(
-    b: ir.IRBuilder, rows, columns, cells, steps, onto, progress, slots, turns, stores, *stored
-) -> None:
+    b: ir.IRBuilder, tiles, rows, columns, cells, steps, onto, progress, slots, turns, stores,
+    *stored,
+) -> None:  # fmt: skip
     """Write the products of a block of A and B into its cells, or add them ``onto`` these.
 
     Between products, which wait for each other in tile registers, the next panel is split, in so
     many ``slots`` of a step ``turns`` times two rows, and another block is ``stored``.
     """
     splitter, storer = _Splitter(b, progress), _Storer(b, *stored)
+    places = [_on(b, pointer(b, cells), i * amx.TILE_BYTES) for i in range(SIDE * SIDE)]
 
     def split(state: list[ir.Value]) -> list[ir.Value]:
         return counted(b, turns, state, lambda _, s: when(b, splitter.more(s), s, splitter.some))
@@ -261,19 +282,26 @@ def MULTIPLY_PARTS(
     def store(i: list[ir.Value]) -> list[ir.Value]:
         return when(b, storer.more(i[0]), i, lambda i: [storer.row(i[0])])
 
-    def step(_, values: list[ir.Value]) -> list[ir.Value]:
+    def step(some: int, values: list[ir.Value]) -> list[ir.Value]:
         parts, done, state = values[:2], values[2:3], values[3:]
-        for slot in _products(b, parts):
+        for slot in _products(b, parts, some):
             state = when(b, b.icmp_signed("<", i64(slot), slots), state, split)
             done = counted(b, stores, done, lambda _, i: store(i))
         return [*(_on(b, v, STEP_BYTES) for v in parts), *done, *state]
 
-    places = [_on(b, pointer(b, cells), i * amx.TILE_BYTES) for i in range(SIDE * SIDE)]
-    _start(b, places, onto)
-    starts = [pointer(b, rows), pointer(b, columns), i64(0), *splitter.state]
-    splitter.save(counted(b, steps, starts, step)[3:])
-    for i, place in enumerate(places):
-        amx.store(b, i, place)
+    def block(some: int) -> None:
+        _start(b, places[: SIDE * some], onto)
+        starts = [pointer(b, rows), pointer(b, columns), i64(0), *splitter.state]
+        splitter.save(counted(b, steps, starts, lambda _, values: step(some, values))[3:])
+        for i, place in enumerate(places):
+            amx.store(b, i, place)
+
+    with b.if_else(b.icmp_signed("==", tiles, i64(1))) as (one, all_of_them):
+        with one:
+            block(1)
+            _add_up(b, cells)
+        with all_of_them:
+            block(SIDE)
 
 
 @intrinsic
@@ -290,17 +318,18 @@ def split_panel(typingctx, progress):
 
 @intrinsic
 def multiply_parts(
-    typingctx, rows, columns, cells, steps, onto, progress, slots, turns, stores, stored_cells,
-    out_rows, plus_rows, count, column, width, bias, low, high,
+    typingctx, tiles, rows, columns, cells, steps, onto, progress, slots, turns, stores,
+    stored_cells, out_rows, plus_rows, count, column, width, bias, low, high,
 ):  # fmt: skip
     """Multiply a block: addresses of the parts of BLOCK_ROWS rows and PANEL columns, of its cells.
 
-    ``steps``: at least one. ``onto``: whether sums go on with what the cells hold. ``progress``: of
-    panels to split meanwhile, in so many ``slots`` of a step (at most SLOTS), ``turns`` times.
-    ``stores``: rows of another block to store in each slot, SLOTS a step; the rest: arguments of
-    :func:`store_cells` for that, whose ``count`` may be 0.
+    ``tiles``: of rows; with 1 only the first 16 rows are multiplied. ``steps``: at least one.
+    ``onto``: whether sums go on with what the cells hold. ``progress``: of panels to split
+    meanwhile, in so many ``slots`` of a step (at most SLOTS), ``turns`` times. ``stores``: rows of
+    another block to store in each slot, SLOTS a step; the rest: arguments of :func:`store_cells`
+    for that, whose ``count`` may be 0.
     """
-    return types.void(*(types.int64,) * 16, *(types.float32,) * 2), MULTIPLY_PARTS.code
+    return types.void(*(types.int64,) * 17, *(types.float32,) * 2), MULTIPLY_PARTS.code
 
 
 @intrinsic
