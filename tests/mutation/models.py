@@ -326,6 +326,7 @@ MODELS: dict[str, Model] = {
     "wide_row": _net(lambda: nn.Linear(512, 2080), (1, 512)),  # an odd number of panels
     "many_rows": _net(lambda: nn.Sequential(nn.Linear(512, 576), nn.ReLU()), (97, 512)),
     "most_rows": _net(lambda: nn.Sequential(nn.Linear(512, 576), nn.GELU()), (400, 512)),
+    "many_few": _net(lambda: nn.Sequential(nn.Linear(128, 96), nn.ReLU()), (400, 128)),
     "odd_panels": _net(lambda: nn.Sequential(nn.Linear(512, 608), nn.ReLU()), (97, 512)),
     "square_linear": _net(lambda: nn.Linear(24, 24), (5, 24)),
     "linear_of_inputs": _of(lambda x, w: F.linear(x, w), (5, 24), (24, 24)),

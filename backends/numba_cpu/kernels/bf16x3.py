@@ -13,7 +13,7 @@ for all rows of a block. Sums run over k in one order, whatever the number of th
 
 from __future__ import annotations
 
-from leptonc.backends.numba_cpu.kernels.amx import PAIRS, TILE_BYTES, configure_tiles, release_tiles
+from leptonc.backends.numba_cpu.kernels.amx import PAIRS, configure_tiles, release_tiles
 from leptonc.backends.numba_cpu.kernels.amx import ROWS as TILE_ROWS
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.bf16x3_tile import (
@@ -21,13 +21,14 @@ from leptonc.backends.numba_cpu.kernels.bf16x3_tile import (
     CELLS_BYTES,
     MULTIPLY_PARTS,
     NOTES_BYTES,
-    PROGRESS,
+    ROW_NOTES_AT,
     SLOTS,
     SPLIT_PANEL,
     SPLIT_ROWS,
     STEP,
     STEP_BYTES,
     STORE_CELLS,
+    STORE_NOTES_AT,
     multiply_parts,
     split_panel,
     split_rows,
@@ -77,7 +78,6 @@ from leptonc.backends.numba_cpu.kernels.row_tables import affine_rows
 from leptonc.backends.numba_cpu.kernels.tile_finish import FINISH_TILE, NO_RES, finish_tile
 from leptonc.backends.numba_cpu.kernels.vec import arg, argf, ldi64, sti64
 
-_STORE = len(PROGRESS)  # the first of the notes about the block that is stored
 # Cycles of a step of depth: of a block of rows and a panel, to split a panel or a block.
 _PRODUCT, _SPLIT = 384, 224
 
@@ -99,100 +99,132 @@ def _grid(nt, outer, m, panels):
 
 
 @inline_njit
-def _split_rows(table, count, offset, depth, steps, all_steps, to):
-    """Split the rows of a table, ``depth`` floats from byte ``offset``, for ``steps``."""
-    for i in range(0, count, TILE_ROWS):
-        place = to + i // BLOCK_ROWS * all_steps * STEP_BYTES
-        place += i % BLOCK_ROWS // TILE_ROWS * TILE_BYTES
-        split_rows(table + 8 * i, min(TILE_ROWS, count - i), offset, depth, steps, place)
+def _note(at, values):
+    """Write whole numbers one after the other."""
+    for i in range(len(values)):
+        sti64(at, i, values[i])
 
 
 @inline_njit
-def _plan_panel(notes, panel, depth, steps, to):
-    """Write down what is to be split next: all ``steps`` of a panel, ``depth`` rows of each tap."""
-    sti64(notes, 0, panel)
-    sti64(notes, 1, 0)
-    sti64(notes, 2, to)
-    sti64(notes, 3, to + steps * STEP_BYTES)
-    sti64(notes, 4, depth)
-    sti64(notes, 5, depth)
+def _plan_panels(notes, panel, depth, steps, to):
+    """Write down what is to be split next: ``steps`` of panels, ``depth`` rows of each tap."""
+    _note(notes, (panel, 0, to, to + steps * STEP_BYTES, depth, depth))
 
 
 @inline_njit
-def _plan_store(notes, row, count, column, cells):
+def _plan_rows(notes, table, rows, offset, depth, steps, to):
+    """Write down what is to be split next: ``steps`` of rows, from byte ``offset`` on."""
+    end = to + steps * STEP_BYTES
+    _note(notes + ROW_NOTES_AT, (0, offset, to, end, depth, table, rows))
+
+
+@inline_njit
+def _plan_store(notes, out_rows, count, column, cells):
     """Write down which block is to be stored next."""
-    sti64(notes, _STORE, row)
-    sti64(notes, _STORE + 1, count)
-    sti64(notes, _STORE + 2, column)
-    sti64(notes, _STORE + 3, cells)
+    _note(notes + STORE_NOTES_AT, (out_rows, count, column, cells))
+
+
+@inline_njit
+def _rows_in_turn(args):
+    """Return whether parts of all panels are made first, and rows are taken block by block."""
+    return arg(args, ROW_BLOCK) == BLOCK_ROWS
 
 
 @inline_njit
 def _places(args, scratch):
-    """Return where parts of panels, cells, notes and tables begin; the parts of rows come first."""
+    """Return where parts of rows and panels, cells, notes and tables begin, and a table's bytes."""
     taps, depth_block = arg(args, TAP_BLOCK), arg(args, DEPTH_BLOCK)
     blocks, steps = arg(args, ROW_BLOCK) // BLOCK_ROWS, taps * ((depth_block + STEP - 1) // STEP)
-    columns = scratch + blocks * steps * STEP_BYTES
-    cells = columns + 2 * steps * STEP_BYTES
-    kept = 2
+    panels, kept = (arg(args, COLUMNS) + PANEL - 1) // PANEL, 2
     if taps < arg(args, TAPS) or depth_block < arg(args, DEPTH):
-        kept = (arg(args, COLUMNS) + PANEL - 1) // PANEL * blocks
+        kept = panels * blocks
+    many, few = blocks * steps * STEP_BYTES, 2 * steps * STEP_BYTES
+    if _rows_in_turn(args):
+        many, few = few, panels * steps * STEP_BYTES
+    cells = scratch + many + few
     notes = cells + kept * CELLS_BYTES
-    return columns, cells, notes, notes + NOTES_BYTES
+    step = 8 * (arg(args, ROW_BLOCK) + ROWS)
+    return scratch, scratch + many, cells, notes, notes + NOTES_BYTES, step
 
 
 @inline_njit
-def _activate(args, table, notes):
+def _results(args, table, step, m0, count, out, res):
+    """Write the addresses of rows of the result and, behind them, of the residual."""
+    rows_y, rows_x = arg(args, ROWS_Y), arg(args, ROWS_X)
+    affine_rows(table, m0, count, rows_y, rows_x, out,
+                arg(args, OUT_Z), arg(args, OUT_Y), arg(args, OUT_X), 4)  # fmt: skip
+    if res != 0:
+        affine_rows(table + step, m0, count, rows_y, rows_x, res,
+                    arg(args, RES_Z), arg(args, RES_Y), arg(args, RES_X), 4)  # fmt: skip
+
+
+@inline_njit
+def _activate(args, notes, step):
     """Apply to the block that was stored what bounds are not enough for."""
-    count, column = ldi64(notes, _STORE + 1), ldi64(notes, _STORE + 2)
+    at = notes + STORE_NOTES_AT
+    out_rows, count, column = ldi64(at, 0), ldi64(at, 1), ldi64(at, 2)
     if count > 0 and bounds(args, True)[2]:
-        out_rows = table + 8 * ldi64(notes, _STORE)
         finish_tile(
             arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1), late_residual(args), out_rows,
-            out_rows + 8 * (arg(args, ROW_BLOCK) + ROWS), count, 4 * column,
-            arg(args, COLUMNS) - column,
+            out_rows + step, count, 4 * column, arg(args, COLUMNS) - column,
         )  # fmt: skip
 
 
 @inline_njit
-def _multiply(args, tiles, rows, columns, cells, steps, onto, notes, blocks, table, bias):
-    """Multiply a block of rows by a panel; meanwhile split and store what the notes say."""
-    # Two rows of each of a step of the next panel, spread over the steps of all blocks.
+def _multiply(args, count, rows, columns, cells, steps, onto, notes, blocks, panels, step, bias):
+    """Multiply ``count`` rows by a panel; meanwhile split and store what the notes say.
+
+    Two rows of each of a step of the next panel are spread over the steps of all ``blocks`` of
+    rows, rows of a step of the next block over those of all ``panels``; 0: nothing is split.
+    """
     turns = 3 if blocks == 1 else 2 if blocks == 2 else 1
-    slots = (PAIRS + blocks * turns - 1) // (blocks * turns)
+    slots = (PAIRS + blocks * turns - 1) // (blocks * turns) if blocks > 0 else 0
+    row_turns = (BLOCK_ROWS + SLOTS * panels - 1) // (SLOTS * panels) if panels > 0 else 1
+    row_slots = (BLOCK_ROWS + panels * row_turns - 1) // (panels * row_turns) if panels > 0 else 0
     stores = (BLOCK_ROWS + SLOTS * steps - 1) // (SLOTS * steps)
     low, high, _ = bounds(args, True)
-    out_rows, column = table + 8 * ldi64(notes, _STORE), ldi64(notes, _STORE + 2)
+    at = notes + STORE_NOTES_AT
+    out_rows, column = ldi64(at, 0), ldi64(at, 2)
     plus = late_residual(args) == NO_RES and arg(args, RES) != 0
     multiply_parts(
-        tiles, rows, columns, cells, steps, onto, notes, slots, turns, stores,
-        ldi64(notes, _STORE + 3), out_rows,
-        out_rows + 8 * (arg(args, ROW_BLOCK) + ROWS) if plus else 0, ldi64(notes, _STORE + 1),
-        4 * column, arg(args, COLUMNS) - column, bias, low, high,
+        1 if count <= TILE_ROWS else 2, rows, columns, cells, steps, onto, notes, slots, turns,
+        row_slots, row_turns, stores, ldi64(at, 3), out_rows, out_rows + step if plus else 0,
+        ldi64(at, 1), 4 * column, arg(args, COLUMNS) - column, bias, low, high,
     )  # fmt: skip
-    _activate(args, table, notes)
+    _activate(args, notes, step)
+
+
+@inline_njit
+def _store_last(args, notes, step, bias):
+    """Store the last block, which waits for no other."""
+    low, high, _ = bounds(args, True)
+    at = notes + STORE_NOTES_AT
+    out_rows, column = ldi64(at, 0), ldi64(at, 2)
+    plus = late_residual(args) == NO_RES and arg(args, RES) != 0
+    store_cells(ldi64(at, 3), out_rows, out_rows + step if plus else 0, ldi64(at, 1), 4 * column,
+                arg(args, COLUMNS) - column, bias, low, high)  # fmt: skip
+    _activate(args, notes, step)
 
 
 @inline_njit
 def _panels(args, scratch, count, panel0, panel1, part, depth, steps, bias, onto, last):
     """Multiply all blocks of rows by some panels, for ``steps`` of depth."""
-    columns, cells, notes, tables = _places(args, scratch)
-    table = tables + 8 * (arg(args, ROW_BLOCK) + ROWS)
+    rows, columns, cells, notes, tables, step = _places(args, scratch)
     blocks = (count + BLOCK_ROWS - 1) // BLOCK_ROWS
     size = 4 * PANEL * arg(args, TAPS) * arg(args, DEPTH)
     # Parts of a panel and, unless sums go on, cells of a block have two places each.
     there, spare, goes_on = columns + steps * STEP_BYTES, cells + CELLS_BYTES, onto or not last
-    _plan_panel(notes, part + panel0 * size, depth, steps, columns)
+    _plan_panels(notes, part + panel0 * size, depth, steps, columns)
     for p in range(panel0, panel1):
         split_panel(notes)
         if p + 1 < panel1:
-            _plan_panel(notes, part + (p + 1) * size, depth, steps, there)
+            _plan_panels(notes, part + (p + 1) * size, depth, steps, there)
         for i in range(blocks):
-            row = i * BLOCK_ROWS
-            some = min(BLOCK_ROWS, count - row)
-            _multiply(args, 1 if some <= TILE_ROWS else 2, scratch + i * steps * STEP_BYTES,
-                      columns, cells, steps, onto, notes, blocks, table, bias)  # fmt: skip
-            _plan_store(notes, row, some if last else 0, p * PANEL, cells)
+            some = min(BLOCK_ROWS, count - i * BLOCK_ROWS)
+            _multiply(args, some, rows + i * steps * STEP_BYTES, columns, cells, steps, onto,
+                      notes, blocks, 0, step, bias)  # fmt: skip
+            out_rows = tables + step + 8 * i * BLOCK_ROWS
+            _plan_store(notes, out_rows, some if last else 0, p * PANEL, cells)
             if goes_on:
                 cells += CELLS_BYTES
             else:
@@ -202,16 +234,11 @@ def _panels(args, scratch, count, panel0, panel1, part, depth, steps, bias, onto
 
 @inline_njit
 def _block(args, scratch, m0, count, panel0, panel1, a, b, bias, out, res):
-    """Compute the rows ``m0 .. m0 + count`` of panels ``panel0 .. panel1`` of one outer index."""
+    """Compute the rows ``m0 .. m0 + count`` of some panels, of which one is split at a time."""
     taps, depth = arg(args, TAPS), arg(args, DEPTH)
     tap_block, depth_block = arg(args, TAP_BLOCK), arg(args, DEPTH_BLOCK)
-    _, cells, notes, tables = _places(args, scratch)
-    rows_y, rows_x, step = arg(args, ROWS_Y), arg(args, ROWS_X), 8 * (arg(args, ROW_BLOCK) + ROWS)
-    affine_rows(tables + step, m0, count, rows_y, rows_x, out,
-                arg(args, OUT_Z), arg(args, OUT_Y), arg(args, OUT_X), 4)  # fmt: skip
-    if res != 0:
-        affine_rows(tables + 2 * step, m0, count, rows_y, rows_x, res,
-                    arg(args, RES_Z), arg(args, RES_Y), arg(args, RES_X), 4)  # fmt: skip
+    rows, _, cells, notes, tables, step = _places(args, scratch)
+    _results(args, tables + step, step, m0, count, out, res)
     _plan_store(notes, 0, 0, 0, cells)
     for tap0 in range(0, taps, tap_block):
         some_taps = min(tap_block, taps - tap0)
@@ -220,19 +247,45 @@ def _block(args, scratch, m0, count, panel0, panel1, a, b, bias, out, res):
             some_steps = (some_depth + STEP - 1) // STEP
             for t in range(some_taps):
                 input_rows(args, tables, m0, count, a, tap0 + t, 4)
-                _split_rows(tables, count, 4 * k0, some_depth, some_steps, some_taps * some_steps,
-                            scratch + t * some_steps * STEP_BYTES)  # fmt: skip
+                for i in range(0, count, BLOCK_ROWS):
+                    to = i // BLOCK_ROWS * some_taps + t
+                    _plan_rows(notes, tables + 8 * i, min(BLOCK_ROWS, count - i), 4 * k0,
+                               some_depth, some_steps,
+                               rows + to * some_steps * STEP_BYTES)  # fmt: skip
+                    split_rows(notes)
             last = tap0 + some_taps >= taps and k0 + some_depth >= depth
             _panels(args, scratch, count, panel0, panel1, b + 4 * PANEL * (tap0 * depth + k0),
                     some_depth, some_taps * some_steps, bias, tap0 + k0 > 0, last)  # fmt: skip
-    # The last block waits for no other.
-    low, high, _ = bounds(args, True)
-    out_rows, column = tables + step + 8 * ldi64(notes, _STORE), ldi64(notes, _STORE + 2)
-    plus = late_residual(args) == NO_RES and res != 0
-    store_cells(ldi64(notes, _STORE + 3), out_rows, out_rows + step if plus else 0,
-                ldi64(notes, _STORE + 1), 4 * column, arg(args, COLUMNS) - column, bias, low,
-                high)  # fmt: skip
-    _activate(args, tables + step, notes)
+    _store_last(args, notes, step, bias)
+
+
+@inline_njit
+def _by_rows(args, scratch, begin, end, panel0, panel1, a, b, bias, out, res):
+    """Compute the rows ``begin .. end`` of some panels, all of which are split first."""
+    rows, columns, cells, notes, tables, step = _places(args, scratch)
+    depth, panels = arg(args, DEPTH), panel1 - panel0
+    steps = (depth + STEP - 1) // STEP
+    _plan_panels(notes, b + 4 * PANEL * depth * panel0, depth, steps * panels, columns)
+    split_panel(notes)
+    # Parts of a block of rows, cells of a block and tables of results have two places each.
+    there, spare, now, later = rows + steps * STEP_BYTES, cells + CELLS_BYTES, step, 3 * step
+    _plan_store(notes, 0, 0, 0, cells)
+    input_rows(args, tables, begin, min(BLOCK_ROWS, end - begin), a, 0, 4)
+    _plan_rows(notes, tables, min(BLOCK_ROWS, end - begin), 0, depth, steps, rows)
+    for m0 in range(begin, end, BLOCK_ROWS):
+        split_rows(notes)
+        count, following = min(BLOCK_ROWS, end - m0), min(BLOCK_ROWS, end - m0 - BLOCK_ROWS)
+        if following > 0:
+            input_rows(args, tables, m0 + BLOCK_ROWS, following, a, 0, 4)
+            _plan_rows(notes, tables, following, 0, depth, steps, there)
+        _results(args, tables + now, step, m0, count, out, res)
+        for p in range(panels):
+            _multiply(args, count, rows, columns + p * steps * STEP_BYTES, cells, steps, False,
+                      notes, 0, panels, step, bias)  # fmt: skip
+            _plan_store(notes, tables + now, count, (panel0 + p) * PANEL, cells)
+            cells, spare = spare, cells
+        rows, there, now, later = there, rows, later, now
+    _store_last(args, notes, step, bias)
 
 
 @kernel(parts=(FINISH_TILE, SPLIT_ROWS, SPLIT_PANEL, MULTIPLY_PARTS, STORE_CELLS))
@@ -262,6 +315,9 @@ def bf16x3(args, tid, nt):
         out = arg(args, OUT) + 4 * (o0 * arg(args, OUT_O0) + o1 * arg(args, OUT_O1))
         here_bias = bias + 4 * o1 * arg(args, BIAS_O1) if bias != 0 else 0
         here_res = res + 4 * (o0 * arg(args, RES_O0) + o1 * arg(args, RES_O1)) if res != 0 else 0
+        if _rows_in_turn(args):
+            _by_rows(args, scratch, begin, end, panel0, panel1, a, b, here_bias, out, here_res)
+            continue
         for m0 in range(begin, end, row_block):
             _block(args, scratch, m0, min(row_block, end - m0), panel0, panel1, a, b, here_bias,
                    out, here_res)  # fmt: skip

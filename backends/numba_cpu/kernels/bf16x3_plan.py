@@ -31,7 +31,11 @@ def blocked(call: IGemm) -> IGemm:
     ``taps * depth`` and the columns are at least 1.
     """
     blocks = max(1, -(-call.rows_z * call.rows_y * call.rows_x // BLOCK_ROWS))
-    steps, at_once = -(-call.depth // STEP), _steps_at_once(blocks, -(-call.columns // PANEL))
+    steps, panels = -(-call.depth // STEP), -(-call.columns // PANEL)
+    if _rows_in_turn(blocks, call.taps, steps, panels):
+        call = replace(call, row_block=BLOCK_ROWS, tap_block=1, depth_block=call.depth, pitch=0)
+        return replace(call, scratch_bytes=_scratch_bytes(call, panels, steps))
+    at_once = _steps_at_once(blocks, panels)
     if steps > at_once:
         taps, parts = 1, -(-steps // at_once)
         depth = STEP * -(-steps // parts)
@@ -39,8 +43,9 @@ def blocked(call: IGemm) -> IGemm:
         parts = -(-call.taps // (at_once // steps))
         taps, depth = -(-call.taps // parts), call.depth
     steps = taps * -(-depth // STEP)
+    # One block would mean rows in turn: two, one of them empty, do not.
     most = min(MOST_BLOCKS, MOST_PARTS // steps)
-    even = -(-blocks // -(-blocks // most))
+    even = max(2, -(-blocks // -(-blocks // most)))
     call = replace(call, row_block=BLOCK_ROWS * even, tap_block=taps, depth_block=depth, pitch=0)
     return replace(call, scratch_bytes=_scratch_bytes(call, even, steps))
 
@@ -56,35 +61,51 @@ def _steps_at_once(blocks: int, panels: int) -> int:
     return min(MOST_STEPS, MOST_PARTS // together) if few else MOST_STEPS
 
 
-def _scratch_bytes(call: IGemm, blocks: int, steps: int) -> int:
+def _rows_in_turn(blocks: int, taps: int, steps: int, panels: int) -> bool:
+    """Return whether parts of all panels are made first, and rows are taken block by block.
+
+    Then a block of rows is split while the one before is multiplied.
+    """
+    return taps == 1 and blocks >= ENOUGH_BLOCKS and (panels + 2) * steps <= MOST_PARTS
+
+
+def _scratch_bytes(call: IGemm, many: int, steps: int) -> int:
     """Return the bytes of a thread's scratch, in the order of :func:`bf16x3._places`.
 
-    Parts of the rows and of two panels; cells of two blocks, or of all where sums go on in the next
-    block of the depth; notes; tables of addresses: of a tap's rows, of the result, the residual.
+    Parts of ``many`` blocks of rows and of two panels, or of so many panels and two blocks; cells
+    of two blocks, or of all where sums go on in the next block of the depth; notes; five tables of
+    addresses: of a tap's rows, twice of the result and the residual.
     """
     goes_on = call.tap_block < call.taps or call.depth_block < call.depth
-    cells = blocks * -(-call.columns // PANEL) if goes_on else 2
-    tables = 3 * 8 * (call.row_block + ROWS)
-    total = (blocks + 2) * steps * STEP_BYTES + cells * CELLS_BYTES + NOTES_BYTES + tables
+    cells = many * -(-call.columns // PANEL) if goes_on else 2
+    tables = 5 * 8 * (call.row_block + ROWS)
+    total = (many + 2) * steps * STEP_BYTES + cells * CELLS_BYTES + NOTES_BYTES + tables
     return -(-total // LINE) * LINE
 
 
 # Cycles, fitted to products of 32 to 3136 rows on an Intel Xeon (Emerald Rapids): of a step of
-# depth of a block of rows and a panel; to split a panel's step beside a single block, a block's
-# step; to store a block; of a call.
-_PRODUCT, _PANEL, _ROWS, _STORE, _CALL = 530.0, 560.0, 400.0, 660.0, 1000.0
+# depth of a block of rows and a panel; to split a step of a panel, of a block of rows; to split one
+# of a panel beside a single block, one of a block beside a single panel; to store a block; of a
+# call.
+_PRODUCT, _PANEL, _ROWS, _BESIDE, _ROWS_BESIDE = 530.0, 260.0, 400.0, 560.0, 860.0
+_STORE, _CALL = 660.0, 1000.0
 _RATE = 16.0  # bytes of weights per cycle, in addition: in networks they come from far caches
 
 
 def cycles(rows: int, taps: int, depth: int, columns: int) -> float:
-    """Return the estimated cycles of one core for a product of ``rows`` of ``taps * depth``."""
+    """Return the estimated cycles of one core for a product of ``rows`` of ``taps * depth``.
+
+    What is split goes on beside products: the fewer these are, the less.
+    """
     steps = taps * max(1, -(-depth // STEP))
     blocks, panels = max(1, -(-rows // BLOCK_ROWS)), -(-columns // PANEL)
-    together = min(blocks, MOST_BLOCKS, MOST_PARTS // min(steps, MOST_STEPS))
-    # A panel is split beside products: the fewer these are, the less.
-    split = _PANEL * blocks / together**2
+    if _rows_in_turn(blocks, taps, steps, panels):
+        split = panels * _PANEL + blocks * _ROWS_BESIDE / panels
+    else:
+        together = min(blocks, MOST_BLOCKS, MOST_PARTS // min(steps, MOST_STEPS))
+        split = blocks * _ROWS + panels * _BESIDE * blocks / together**2
     halves = -(-rows // amx.ROWS)  # one tile of rows takes half of a block's products
-    multiply = steps * (panels * (halves / 2 * _PRODUCT + split) + blocks * _ROWS)
+    multiply = steps * (panels * halves / 2 * _PRODUCT + split)
     reading = 4.0 * taps * depth * panels * PANEL / _RATE
     return multiply + blocks * panels * _STORE + reading + _CALL
 

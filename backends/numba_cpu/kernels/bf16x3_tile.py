@@ -74,55 +74,64 @@ def _split(b: ir.IRBuilder, values: Sequence[ir.Value], ptr: ir.Value) -> None:
         values = [b.fsub(v, b.bitcast(c, VF)) for v, c in zip(values, cut, strict=True)]
 
 
-@part("split_rows", [I64] * 6)
-def SPLIT_ROWS(b: ir.IRBuilder, table, count, offset, depth, steps, to) -> None:
-    """Split ``depth`` floats of the rows of a tile; zeros follow up to ``steps``, at least one."""
-
-    def row(i: ir.Value, target: ir.Value, done: ir.Value, masks: list[ir.Value]) -> list[ir.Value]:
-        source = b.load(pointer(b, table, i, 8), align=8, typ=PTR)
-        source = _on(b, source, b.add(offset, b.mul(done, i64(4 * STEP))))
-        vectors = [
-            masked_load(b, _on(b, source, 4 * LANES * n), mask) for n, mask in enumerate(masks)
-        ]
-        _split(b, vectors, target)
-        return [_on(b, target, amx.ROW_BYTES)]
-
-    def step(done: ir.Value, values: list[ir.Value]) -> list[ir.Value]:
-        left = b.sub(depth, b.mul(done, i64(STEP)))
-        masks = [first_lanes(b, b.sub(left, i64(n))) for n in (0, LANES)]
-        counted(b, count, values, lambda i, v: row(i, v[0], done, masks))
-        return [_on(b, values[0], STEP_BYTES)]
-
-    counted(b, steps, [pointer(b, to)], step)
+#: What a thread writes down for later. What is left to split of panels of B: address of the next
+#: row and its place in a step, where parts go and where that ends, rows left of this tap, of each.
+PANEL_NOTES = ("source", "row", "target", "end", "left", "depth")
+#: What is left to split of a block of rows of A: the next row, bytes to its next step, where its
+#: parts go and where that ends, floats left; the table of addresses and its rows.
+ROW_NOTES = ("row", "offset", "target", "end", "left", "table", "rows")
+ROW_NOTES_AT = 8 * len(PANEL_NOTES)
+STORE_NOTES_AT = ROW_NOTES_AT + 8 * len(ROW_NOTES)  # which block is stored next, see :mod:`bf16x3`
+NOTES_BYTES = 192
 
 
-#: What is left to split of panels of B: address and row within a step of the next row, where its
-#: parts go and where that ends, rows left of this tap and of each.
-PROGRESS = ("source", "row", "target", "end", "left", "depth")
-NOTES_BYTES = 128  # of what a thread writes down: this, and which block is stored
+class _Job:
+    """Writes work that goes on between products: what is left of it stands in a thread's notes.
 
+    ``state``: what changes; its third value is compared with where it ends.
+    """
 
-class _Splitter:
-    """Writes the splitting of panels, a row and the one 16 further at a time."""
+    NAMES: tuple[str, ...]
+    CHANGES: tuple[str, ...]
 
-    def __init__(self, b: ir.IRBuilder, progress: ir.Value) -> None:
-        self.b, self.progress = b, progress
-        source, row, target, self.end, left, self.depth = (
-            b.load(self._slot(name), align=8, typ=I64) for name in PROGRESS
-        )
-        self.state = [source, row, target, left]
+    def __init__(self, b: ir.IRBuilder, notes: ir.Value) -> None:
+        self.b, self.notes = b, notes
+        self.had = {name: b.load(self._slot(name), align=8, typ=I64) for name in self.NAMES}
+        self.state = [self.had[name] for name in self.CHANGES]
 
     def _slot(self, name: str) -> ir.Value:
-        return pointer(self.b, self.progress, i64(PROGRESS.index(name)), 8)
+        return pointer(self.b, self.notes, i64(self.NAMES.index(name)), 8)
 
     def save(self, state: list[ir.Value]) -> None:
-        """Store the progress."""
-        for name, value in zip(("source", "row", "target", "left"), state, strict=True):
+        """Store what is left."""
+        for name, value in zip(self.CHANGES, state, strict=True):
             self.b.store(value, self._slot(name), align=8)
 
     def more(self, state: list[ir.Value]) -> ir.Value:
-        """Return whether something is left to split."""
-        return self.b.icmp_signed("<", state[2], self.end)
+        """Return whether something is left."""
+        return self.b.icmp_signed("<", state[2], self.had["end"])
+
+    def some(self, state: list[ir.Value]) -> list[ir.Value]:
+        """Do a little; return what is left then."""
+        raise NotImplementedError
+
+    def at_once(self) -> None:
+        """Do all that is left."""
+        with self.b.if_then(self.more(self.state)):
+            loop = Loop(self.b, "some", self.state)
+            state = self.some(loop.values)
+            loop.close(self.more(state), state)
+            self.save(state)
+
+    def while_multiplying(self, state: list[ir.Value], turns: ir.Value) -> list[ir.Value]:
+        """Do a little, ``turns`` times."""
+        return counted(self.b, turns, state, lambda _, s: when(self.b, self.more(s), s, self.some))
+
+
+class _Panels(_Job):
+    """Splits panels, a row and the one 16 further at a time."""
+
+    NAMES, CHANGES = PANEL_NOTES, ("source", "row", "target", "left")
 
     def some(self, state: list[ir.Value]) -> list[ir.Value]:
         """Split the next two rows."""
@@ -143,26 +152,52 @@ class _Splitter:
         tap = b.icmp_signed("<=", rest, i64(0))  # the next tap begins behind the last row
         down = b.select(turn, i64(1 + amx.PAIRS), i64(1))
         down = b.select(tap, b.add(down, rest), down)
-        further = b.select(
-            turn, i64(STEP_BYTES - amx.TILE_BYTES + amx.ROW_BYTES), i64(amx.ROW_BYTES)
-        )
+        row_bytes = i64(amx.ROW_BYTES)
+        further = b.select(turn, b.add(row_bytes, i64(STEP_BYTES - amx.TILE_BYTES)), row_bytes)
         return [
             b.add(source, b.mul(down, i64(4 * PANEL))),
             b.select(turn, i64(0), after),
             b.add(target, further),
-            b.select(tap, self.depth, rest),
+            b.select(tap, self.had["depth"], rest),
+        ]
+
+
+class _Rows(_Job):
+    """Splits a block of rows, a step of each after the other."""
+
+    NAMES, CHANGES = ROW_NOTES, ("row", "offset", "target", "left")
+
+    def some(self, state: list[ir.Value]) -> list[ir.Value]:
+        """Split a step of the next row; numbers beyond the depth are zeros."""
+        b, (row, offset, target, left) = self.b, state
+        source = b.load(pointer(b, self.had["table"], row, 8), align=8, typ=PTR)
+        source = _on(b, source, offset)
+        vectors = [
+            masked_load(b, _on(b, source, 4 * n), first_lanes(b, b.sub(left, i64(n))))
+            for n in (0, LANES)
+        ]
+        place = b.add(target, b.mul(row, i64(amx.ROW_BYTES)))  # rows of both tiles, side by side
+        _split(b, vectors, pointer(b, place))
+        after = b.add(row, i64(1))
+        turn = b.icmp_signed("==", after, self.had["rows"])
+        return [
+            b.select(turn, i64(0), after),
+            b.select(turn, b.add(offset, i64(4 * STEP)), offset),
+            b.select(turn, b.add(target, i64(STEP_BYTES)), target),
+            b.select(turn, b.sub(left, i64(STEP)), left),
         ]
 
 
 @part("split_panel", [I64])
-def SPLIT_PANEL(b: ir.IRBuilder, progress) -> None:
-    """Split all that is left."""
-    splitter = _Splitter(b, progress)
-    with b.if_then(splitter.more(splitter.state)):
-        loop = Loop(b, "row", splitter.state)
-        state = splitter.some(loop.values)
-        loop.close(splitter.more(state), state)
-        splitter.save(state)
+def SPLIT_PANEL(b: ir.IRBuilder, notes) -> None:
+    """Split what is left of panels."""
+    _Panels(b, notes).at_once()
+
+
+@part("split_rows", [I64])
+def SPLIT_ROWS(b: ir.IRBuilder, notes) -> None:
+    """Split what is left of rows."""
+    _Rows(b, b.add(notes, i64(ROW_NOTES_AT))).at_once()
 
 
 class _Storer:
@@ -263,36 +298,42 @@ def _add_up(b: ir.IRBuilder, cells: ir.Value) -> None:
     counted(b, i64(amx.ROWS), [pointer(b, cells)], row)
 
 
-@part("multiply_parts", [*[I64] * 10, *_STORED])
+@part("multiply_parts", [*[I64] * 12, *_STORED])
 def MULTIPLY_PARTS(
-    b: ir.IRBuilder, tiles, rows, columns, cells, steps, onto, progress, slots, turns, stores,
-    *stored,
+    b: ir.IRBuilder, tiles, rows, columns, cells, steps, onto, notes, slots, turns, row_slots,
+    row_turns, stores, *stored,
 ) -> None:  # fmt: skip
     """Write the products of a block of A and B into its cells, or add them ``onto`` these.
 
-    Between products, which wait for each other in tile registers, the next panel is split, in so
-    many ``slots`` of a step ``turns`` times two rows, and another block is ``stored``.
+    Products wait for each other in tile registers. Between them what the notes say is split, panels
+    in so many ``slots`` of a step ``turns`` times, rows likewise, and another block is ``stored``.
     """
-    splitter, storer = _Splitter(b, progress), _Storer(b, *stored)
+    jobs = (_Panels(b, notes), _Rows(b, b.add(notes, i64(ROW_NOTES_AT))))
+    when_and_how_often = ((slots, turns), (row_slots, row_turns))
+    storer, changes = _Storer(b, *stored), len(jobs[0].state)
     places = [_on(b, pointer(b, cells), i * amx.TILE_BYTES) for i in range(SIDE * SIDE)]
-
-    def split(state: list[ir.Value]) -> list[ir.Value]:
-        return counted(b, turns, state, lambda _, s: when(b, splitter.more(s), s, splitter.some))
 
     def store(i: list[ir.Value]) -> list[ir.Value]:
         return when(b, storer.more(i[0]), i, lambda i: [storer.row(i[0])])
 
+    def some_of(j: int, slot: int, state: list[ir.Value]) -> list[ir.Value]:
+        wanted, often = when_and_how_often[j]
+        here = b.icmp_signed("<", i64(slot), wanted)
+        return when(b, here, state, lambda s: jobs[j].while_multiplying(s, often))
+
     def step(some: int, values: list[ir.Value]) -> list[ir.Value]:
-        parts, done, state = values[:2], values[2:3], values[3:]
+        parts, done, states = values[:2], values[2:3], [values[3:][:changes], values[3:][changes:]]
         for slot in _products(b, parts, some):
-            state = when(b, b.icmp_signed("<", i64(slot), slots), state, split)
+            states = [some_of(j, slot, state) for j, state in enumerate(states)]
             done = counted(b, stores, done, lambda _, i: store(i))
-        return [*(_on(b, v, STEP_BYTES) for v in parts), *done, *state]
+        return [*(_on(b, v, STEP_BYTES) for v in parts), *done, *states[0], *states[1]]
 
     def block(some: int) -> None:
         _start(b, places[: SIDE * some], onto)
-        starts = [pointer(b, rows), pointer(b, columns), i64(0), *splitter.state]
-        splitter.save(counted(b, steps, starts, lambda _, values: step(some, values))[3:])
+        starts = [pointer(b, rows), pointer(b, columns), i64(0), *jobs[0].state, *jobs[1].state]
+        ends = counted(b, steps, starts, lambda _, values: step(some, values))[3:]
+        for job, state in zip(jobs, (ends[:changes], ends[changes:]), strict=True):
+            job.save(state)
         for i, place in enumerate(places):
             amx.store(b, i, place)
 
@@ -305,31 +346,32 @@ def MULTIPLY_PARTS(
 
 
 @intrinsic
-def split_rows(typingctx, table, count, offset, depth, steps, to):
-    """Split at most 16 rows of A: ``table``: of their addresses, ``to``: address of their tile."""
-    return types.void(*(types.int64,) * 6), SPLIT_ROWS.code
+def split_rows(typingctx, notes):
+    """Split what notes, an address of numbers as ROW_NOTES names them at ROW_NOTES_AT, say."""
+    return types.void(types.int64), SPLIT_ROWS.code
 
 
 @intrinsic
-def split_panel(typingctx, progress):
-    """Split what ``progress``, an address of numbers as PROGRESS names them, says is left of B."""
+def split_panel(typingctx, notes):
+    """Split what notes, an address of numbers as PANEL_NOTES names them, say is left of panels."""
     return types.void(types.int64), SPLIT_PANEL.code
 
 
 @intrinsic
 def multiply_parts(
-    typingctx, tiles, rows, columns, cells, steps, onto, progress, slots, turns, stores,
-    stored_cells, out_rows, plus_rows, count, column, width, bias, low, high,
+    typingctx, tiles, rows, columns, cells, steps, onto, notes, slots, turns, row_slots, row_turns,
+    stores, stored_cells, out_rows, plus_rows, count, column, width, bias, low, high,
 ):  # fmt: skip
     """Multiply a block: addresses of the parts of BLOCK_ROWS rows and PANEL columns, of its cells.
 
     ``tiles``: of rows; with 1 only the first 16 rows are multiplied. ``steps``: at least one.
-    ``onto``: whether sums go on with what the cells hold. ``progress``: of panels to split
-    meanwhile, in so many ``slots`` of a step (at most SLOTS), ``turns`` times. ``stores``: rows of
-    another block to store in each slot, SLOTS a step; the rest: arguments of :func:`store_cells`
-    for that, whose ``count`` may be 0.
+    ``onto``: whether sums go on with what the cells hold. ``notes``: what to split meanwhile;
+    panels in so many ``slots`` of a step (at most SLOTS), ``turns`` times two rows, a block of rows
+    in ``row_slots``, ``row_turns`` times one. ``stores``: rows of another block to store in each
+    slot, SLOTS a step; the rest: arguments of :func:`store_cells` for that, whose ``count`` may be
+    0.
     """
-    return types.void(*(types.int64,) * 17, *(types.float32,) * 2), MULTIPLY_PARTS.code
+    return types.void(*(types.int64,) * 19, *(types.float32,) * 2), MULTIPLY_PARTS.code
 
 
 @intrinsic

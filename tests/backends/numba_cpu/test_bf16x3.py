@@ -20,6 +20,7 @@ from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.amx import AMX
 from leptonc.backends.numba_cpu.kernels.bf16x3 import bf16x3
 from leptonc.backends.numba_cpu.kernels.bf16x3_plan import (
+    ENOUGH_BLOCKS,
     MOST_BLOCKS,
     MOST_STEPS,
     blocked,
@@ -74,7 +75,8 @@ def exact(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 @given(st.data())
 def test_linear_is_within_its_bound_and_equal_on_all_threads(data):
-    m = data.draw(st.integers(1, 5 * BLOCK_ROWS), "rows")
+    blocks = st.sampled_from([0, 1, 3, ENOUGH_BLOCKS - 1, ENOUGH_BLOCKS + 1])
+    m = BLOCK_ROWS * data.draw(blocks, "blocks") + data.draw(st.integers(1, BLOCK_ROWS), "rows")
     k = data.draw(st.integers(1, 3 * STEP), "depth")
     n = data.draw(st.integers(1, 4 * PANEL), "columns")
     scale = 10.0 ** data.draw(st.integers(-12, 12), "scale")
@@ -92,8 +94,12 @@ def test_sums_go_on_from_block_to_block_of_the_depth(k):
     assert (product(a, b, 2) == out).all()
 
 
-def test_more_rows_than_a_block_takes():
-    a, b = draw((MOST_BLOCKS + 2) * BLOCK_ROWS + 1, STEP), draw(STEP, PANEL + 3, seed=1)
+@pytest.mark.parametrize("panels", [2, 12])
+def test_more_rows_than_a_block_takes(panels):
+    m, k = (MOST_BLOCKS + 2) * BLOCK_ROWS + 1, 12 * STEP
+    a, b = draw(m, k), draw(k, panels * PANEL - 3, seed=1)
+    in_turn = blocked(igemm_plan.linear(m, k, b.shape[1])).row_block == BLOCK_ROWS
+    assert in_turn == (panels == 2)
     assert (np.abs(product(a, b) - exact(a, b)) <= error_bound(a, b)).all()
 
 
@@ -116,9 +122,9 @@ def test_errors_are_those_of_float32():
 
 @pytest.mark.parametrize("act", [Act.NONE, Act.RELU, Act.RELU6, Act.GELU, Act.SQUARE])
 @pytest.mark.parametrize("mode", [None, *Res])
-@pytest.mark.parametrize("k", [STEP - 3, 8 * STEP])
-def test_endings(act, mode, k):
-    m, n = 3 * BLOCK_ROWS + 7, 2 * PANEL + 9
+@pytest.mark.parametrize(("m", "k"), [(103, STEP - 3), (103, 8 * STEP), (290, 3 * STEP)])
+def test_endings(act, mode, m, k):
+    n = 2 * PANEL + 9
     a, b, bias, res = draw(m, k), draw(k, n, seed=1), draw(n, seed=2), draw(m, n, seed=3)
     out = np.full((m, n + 2), 7, np.float32)
     call = replace(igemm_plan.linear(m, k, n, out_row=n + 2), act=act, res_mode=mode or 0)
@@ -144,7 +150,7 @@ def test_endings(act, mode, k):
 def test_conv(data):
     batch, groups = data.draw(st.integers(1, 2)), data.draw(st.sampled_from([1, 1, 2]))
     channels, columns = (groups * data.draw(st.integers(1, 40)) for _ in range(2))
-    size = [data.draw(st.integers(3, 12)) for _ in range(2)]
+    size = [data.draw(st.integers(3, 20)) for _ in range(2)]
     kernel = [data.draw(st.integers(1, 3)) for _ in range(2)]
     stride, pad = data.draw(st.integers(1, 2)), data.draw(st.integers(0, 1))
     x = torch.from_numpy(draw(batch, channels, *size))
