@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mutation.fault import Fault
+from mutation.fault import UNIT, Fault
 
 _CPUINFO = Path("/proc/cpuinfo")
 #: Whether the processor has tile registers; what judges a fault imports leptonc by itself, later.
@@ -19,7 +19,8 @@ def _kernel(
 ) -> Fault:  # fmt: skip
     own = tuple(f"{_TESTS}/test_{t}.py" for t in tests.split())
     path = f"{_KERNELS}/{file}.py"
-    return Fault(name, "kernel", category, path, before, after, own, models, threads=threads)
+    names = UNIT if models else ()
+    return Fault(name, "kernel", category, path, before, after, own, models, names, threads)
 
 
 # Where there are tile registers networks use them in place of Strassen's algorithm.
@@ -64,7 +65,7 @@ _TILES: tuple[Fault, ...] = (
             "bf16x3", "many_few"),
     Fault("strict-takes-bf16x3", "planner", "precision setting ignored",
           "backends/numba_cpu/lower/product_cost.py", 'if not AMX or precision == "strict":',
-          "if not AMX:", (f"{_TESTS}/test_bf16x3.py",)),
+          "if not AMX:", (f"{_TESTS}/test_bf16x3.py",), names=()),
 )  # fmt: skip
 
 FAULTS: tuple[Fault, ...] = (
@@ -134,8 +135,8 @@ FAULTS: tuple[Fault, ...] = (
     _kernel("tiles-reach-over", "microkernel", "wrong residual",
             "    return min(best, left)\n", "    return best\n", "igemm", "conv_relu_add"),
     _kernel("late-relu-early", "igemm", "wrong epilogue order",
-            "if last and _late(args) == NO_RES:\n        if act == _RELU:",
-            "if _late(args) == NO_RES:\n        if act == _RELU:", "igemm", "deep_linear"),
+            "if last and late_residual(args) == NO_RES:\n        if act == _RELU:",
+            "if late_residual(args) == NO_RES:\n        if act == _RELU:", "igemm", "deep_linear"),
     _kernel("conv-right-edge", "igemm", "off-by-one band",
             "high = (arg(args, IN_W) - 1 - dx) // step_x + 1",
             "high = (arg(args, IN_W) - 1 - dx) // step_x", "igemm", "conv_relu_add"),
