@@ -12,7 +12,7 @@ from leptonc.backends.numba_cpu.kernels.int8_dot import DOT
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
 from leptonc.backends.numba_cpu.kernels.strassen_plan import Sizes
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
-from leptonc.backends.numba_cpu.lower.choices import Question
+from leptonc.backends.numba_cpu.lower.choices import CLOSE, Question
 from leptonc.backends.numba_cpu.lower.conv_choice import (
     CODES_CLOSE,
     Algorithm,
@@ -82,7 +82,10 @@ def conv(shape: ConvShape, precision: str, reuse: Reuse) -> Question:
     by_name = {a.value: cost for a, cost in found.items()}
     held = {a.value: held_bytes(shape, a) for a in found if a is not Algorithm.DEPTHWISE}
     text = f"conv {_conv_text(shape)}: {', '.join(sorted(by_name))}"
-    return Question(text, by_name, conv_close(), held)
+    close, best = conv_close(), min(found, key=lambda a: found[a])
+    if best is Algorithm.BF16X3:  # beside another process it may be slower than vectors
+        close = max(close or CLOSE, 1.01 * found[Algorithm.IGEMM] / found[best])
+    return Question(text, by_name, close, held)
 
 
 def int_conv(op: Op, weight: Const, precision: str) -> Question | None:

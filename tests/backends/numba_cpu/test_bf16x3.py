@@ -31,6 +31,7 @@ from leptonc.backends.numba_cpu.kernels.bf16x3_tile import BLOCK_ROWS, STEP
 from leptonc.backends.numba_cpu.kernels.igemm_record import IGemm, Res
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
 from leptonc.backends.numba_cpu.lower import questions
+from leptonc.backends.numba_cpu.lower.choices import contenders
 from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm, ConvShape, choose, held_bytes
 from leptonc.ir.core import Builder
 from leptonc.ir.kinds.contract import Linear
@@ -233,6 +234,12 @@ def test_convolutions_choose_it():
     assert choose(pointwise(512, 512, 4), "fp32") is Algorithm.IGEMM
     assert choose(pointwise(3, 512), "fp32") is Algorithm.IGEMM
     assert held_bytes(wide, Algorithm.BF16X3) == held_bytes(wide, Algorithm.IGEMM)
+
+
+@pytest.mark.parametrize("channels", [256, 4096])
+def test_vectors_are_always_timed_beside_it(channels):
+    q = questions.conv(pointwise(channels, 512), "fp32", questions.FAR)
+    assert contenders(q) == ["bf16x3", "igemm"]
 
 
 class Wide(nn.Module):
