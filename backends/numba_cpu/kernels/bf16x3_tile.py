@@ -47,9 +47,7 @@ SIDE = 2  # tiles of a block: of rows, and of columns
 BLOCK_ROWS = SIDE * amx.ROWS
 PART_BYTES = SIDE * amx.TILE_BYTES
 STEP, STEP_BYTES = amx.DEPTH, PARTS * PART_BYTES
-CELLS_BYTES = (
-    SIDE * SIDE * amx.TILE_BYTES
-)  # sums of a block, ``f32[tile of rows, of columns, ...]``
+CELLS_BYTES = SIDE * SIDE * amx.TILE_BYTES  # of a block's sums: tiles of rows by those of columns
 #: Products of parts of A and B that count: the others are below 2**-21 of the product, together.
 #: From one to the next the tiles of one side stay in their registers.
 PRODUCTS = ((2, 0), (1, 0), (1, 1), (0, 1), (0, 0), (0, 2))
