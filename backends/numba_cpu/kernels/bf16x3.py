@@ -34,31 +34,20 @@ from leptonc.backends.numba_cpu.kernels.bf16x3_tile import (
     split_rows,
     store_cells,
 )
-from leptonc.backends.numba_cpu.kernels.igemm import bounds, input_rows, late_residual
+from leptonc.backends.numba_cpu.kernels.igemm import bounds, input_rows, late_residual, operands
 from leptonc.backends.numba_cpu.kernels.igemm_record import (
-    A_O0,
-    A_O1,
     ACT,
     ACT_P0,
     ACT_P1,
-    B_O0,
-    B_O1,
-    BIAS,
-    BIAS_O1,
     COLUMNS,
     DEPTH,
     DEPTH_BLOCK,
-    OUT,
-    OUT_O0,
-    OUT_O1,
     OUT_X,
     OUT_Y,
     OUT_Z,
     OUTER0,
     OUTER1,
     RES,
-    RES_O0,
-    RES_O1,
     RES_X,
     RES_Y,
     RES_Z,
@@ -70,8 +59,6 @@ from leptonc.backends.numba_cpu.kernels.igemm_record import (
     SCRATCH_BYTES,
     TAP_BLOCK,
     TAPS,
-    A,
-    B,
 )
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
 from leptonc.backends.numba_cpu.kernels.row_tables import affine_rows
@@ -291,8 +278,7 @@ def _by_rows(args, scratch, begin, end, panel0, panel1, a, b, bias, out, res):
 @kernel(parts=(FINISH_TILE, SPLIT_ROWS, SPLIT_PANEL, MULTIPLY_PARTS, STORE_CELLS))
 def bf16x3(args, tid, nt):
     """Compute this thread's share of the product that an :class:`IGemm` record describes."""
-    outer1 = arg(args, OUTER1)
-    outer = arg(args, OUTER0) * outer1
+    outer = arg(args, OUTER0) * arg(args, OUTER1)
     m = arg(args, ROWS_Z) * arg(args, ROWS_Y) * arg(args, ROWS_X)
     panels = (arg(args, COLUMNS) + PANEL - 1) // PANEL
     by_outer, by_rows, by_columns = _grid(nt, outer, m, panels)
@@ -306,19 +292,13 @@ def bf16x3(args, tid, nt):
     end = min(BLOCK_ROWS * (blocks * (i_row + 1) // by_rows), m)
     row_block = arg(args, ROW_BLOCK)
     scratch = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
-    bias, res = arg(args, BIAS), arg(args, RES)
     configure_tiles()
     for o in range(outer * i_outer // by_outer, outer * (i_outer + 1) // by_outer):
-        o0, o1 = o // outer1, o % outer1
-        a = arg(args, A) + 4 * (o0 * arg(args, A_O0) + o1 * arg(args, A_O1))
-        b = arg(args, B) + 4 * (o0 * arg(args, B_O0) + o1 * arg(args, B_O1))
-        out = arg(args, OUT) + 4 * (o0 * arg(args, OUT_O0) + o1 * arg(args, OUT_O1))
-        here_bias = bias + 4 * o1 * arg(args, BIAS_O1) if bias != 0 else 0
-        here_res = res + 4 * (o0 * arg(args, RES_O0) + o1 * arg(args, RES_O1)) if res != 0 else 0
+        a, b, bias, out, res = operands(args, o)
         if _rows_in_turn(args):
-            _by_rows(args, scratch, begin, end, panel0, panel1, a, b, here_bias, out, here_res)
+            _by_rows(args, scratch, begin, end, panel0, panel1, a, b, bias, out, res)
             continue
         for m0 in range(begin, end, row_block):
-            _block(args, scratch, m0, min(row_block, end - m0), panel0, panel1, a, b, here_bias,
-                   out, here_res)  # fmt: skip
+            _block(args, scratch, m0, min(row_block, end - m0), panel0, panel1, a, b, bias, out,
+                   res)  # fmt: skip
     release_tiles()

@@ -11,6 +11,7 @@ that two vectors make a vector of each part without a shuffle.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Iterator, Sequence
 
 from llvmlite import ir
@@ -83,7 +84,7 @@ STORE_NOTES_AT = ROW_NOTES_AT + 8 * len(ROW_NOTES)  # which block is stored next
 NOTES_BYTES = 192
 
 
-class _Job:
+class _Job(abc.ABC):
     """Writes work that goes on between products: what is left of it stands in a thread's notes.
 
     ``state``: what changes; its third value is compared with where it ends.
@@ -109,9 +110,9 @@ class _Job:
         """Return whether something is left."""
         return self.b.icmp_signed("<", state[2], self.had["end"])
 
+    @abc.abstractmethod
     def some(self, state: list[ir.Value]) -> list[ir.Value]:
         """Do a little; return what is left then."""
-        raise NotImplementedError
 
     def at_once(self) -> None:
         """Do all that is left."""

@@ -130,6 +130,19 @@ def grid(nt, outer, m, panels):
 
 
 @inline_njit
+def operands(args, o):
+    """Return the addresses of A, B, bias, result and residual for an outer index; 0: absent."""
+    o0, o1 = o // arg(args, OUTER1), o % arg(args, OUTER1)
+    a = arg(args, A) + 4 * (o0 * arg(args, A_O0) + o1 * arg(args, A_O1))
+    b = arg(args, B) + 4 * (o0 * arg(args, B_O0) + o1 * arg(args, B_O1))
+    out = arg(args, OUT) + 4 * (o0 * arg(args, OUT_O0) + o1 * arg(args, OUT_O1))
+    bias, res = arg(args, BIAS), arg(args, RES)
+    bias += 4 * o1 * arg(args, BIAS_O1) if bias != 0 else 0
+    res += 4 * (o0 * arg(args, RES_O0) + o1 * arg(args, RES_O1)) if res != 0 else 0
+    return a, b, bias, out, res
+
+
+@inline_njit
 def input_rows(args, table, m0, count, base, tap, size):
     """Write the addresses of the input rows of one tap; positions outside read the zero row.
 
@@ -314,8 +327,7 @@ def _is_plain_row(args):
 @kernel(parts=(FINISH_TILE, TILES, ROW, ROW_PANELS))
 def igemm(args, tid, nt):
     """Compute this thread's share of the product that an :class:`IGemm` record describes."""
-    outer1 = arg(args, OUTER1)
-    outer = arg(args, OUTER0) * outer1
+    outer = arg(args, OUTER0) * arg(args, OUTER1)
     m = arg(args, ROWS_Z) * arg(args, ROWS_Y) * arg(args, ROWS_X)
     n = arg(args, COLUMNS)
     if outer <= 0 or m <= 0 or n <= 0:
@@ -336,14 +348,8 @@ def igemm(args, tid, nt):
     begin, end = m * i_row // by_rows, m * (i_row + 1) // by_rows
     row_block = arg(args, ROW_BLOCK)
     tables = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
-    bias, res = arg(args, BIAS), arg(args, RES)
     for o in range(outer * i_outer // by_outer, outer * (i_outer + 1) // by_outer):
-        o0, o1 = o // outer1, o % outer1
-        a = arg(args, A) + 4 * (o0 * arg(args, A_O0) + o1 * arg(args, A_O1))
-        b = arg(args, B) + 4 * (o0 * arg(args, B_O0) + o1 * arg(args, B_O1))
-        out = arg(args, OUT) + 4 * (o0 * arg(args, OUT_O0) + o1 * arg(args, OUT_O1))
-        here_bias = bias + 4 * o1 * arg(args, BIAS_O1) if bias != 0 else 0
-        here_res = res + 4 * (o0 * arg(args, RES_O0) + o1 * arg(args, RES_O1)) if res != 0 else 0
+        a, b, bias, out, res = operands(args, o)
         for m0 in range(begin, end, row_block):
-            _block(args, tables, m0, min(row_block, end - m0), panel0, panel1, a, b, here_bias,
-                   out, here_res)  # fmt: skip
+            _block(args, tables, m0, min(row_block, end - m0), panel0, panel1, a, b, bias, out,
+                   res)  # fmt: skip

@@ -200,6 +200,12 @@ def test_without_the_permission_of_the_system_there_are_none(flag, monkeypatch):
     assert len(found) == len(machine_code.host_features())
 
 
+def test_they_can_be_left_out(monkeypatch):
+    monkeypatch.setenv("LEPTONC_TILES", "0")
+    found = machine_code.host_features.__wrapped__()
+    assert not {f for f in found if f.startswith("+amx")}
+
+
 def test_fewer_lanes_have_none(monkeypatch):
     monkeypatch.setattr(machine_code, "lanes", lambda: 8)
     assert not {f for f in machine_code.target_features().split(",") if f.startswith("+amx")}
