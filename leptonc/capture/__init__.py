@@ -1,4 +1,4 @@
-"""Capture: a PyTorch model -> a Function, by way of torch.export's high-level ATen graph.
+"""Capture: a PyTorch model -> a Function, by way of the high-level ATen graph of torch.export.
 
 The package is also the public function ``leptonc.capture(model, example_inputs, dynamic=None)``:
 a package and a function of one name cannot stand side by side, so the module is callable.

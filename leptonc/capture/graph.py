@@ -53,7 +53,7 @@ class GraphReader:
         """Prepare a walk; ``owners`` names the parameters, buffers and inputs by placeholder."""
         self.b, self.sizes, self.owners, self.remarks = b, sizes, owners, remarks
 
-    def read(self, module: GraphModule, graph: Graph, env: dict[Node, Any]) -> list[Any]:
+    def read(self, module: GraphModule | None, graph: Graph, env: dict[Node, Any]) -> list[Any]:
         """Import every node; ``env`` holds the placeholders. Returns what the graph returns."""
         aliases = Aliases(graph)
         for node in graph.nodes:
@@ -286,7 +286,7 @@ def _reason(error: Exception) -> str:
     return str(error) if known else f"its importer failed: {type(error).__name__}: {error}"
 
 
-def _attribute(module: GraphModule, path: str) -> Any:
+def _attribute(module: GraphModule | None, path: str) -> Any:
     found: Any = module
     for part in path.split("."):
         found = getattr(found, part)

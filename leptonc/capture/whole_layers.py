@@ -71,7 +71,7 @@ _RULES = {
 
 @contextmanager
 def whole_layers() -> Iterator[None]:
-    """Let shape rules stand for these layers while torch.export traces."""
+    """Let shape rules stand for these layers in a trace."""
     with _LOCK:
         before = {op: dict(op.py_kernels) for op in _RULES}
         try:

@@ -20,7 +20,7 @@ from leptonc.runtime.heap import trim
 class Pause:
     """Pauses the collector; compiles may nest and run in several threads, the last one resumes it.
 
-    numba and torch.export build millions of objects that live until the compile ends. Looking
+    numba and traces build millions of objects that live until the compile ends. Looking
     through all of them again and again costs a fifth of a cold compile.
     """
 

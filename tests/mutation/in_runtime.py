@@ -101,6 +101,25 @@ FAULTS: tuple[Fault, ...] = (
     _runtime("road-takes-strided", "leptonc/road.py", "wrong stride",
              'f" or {name}.requires_grad or not {name}.is_contiguous()"',
              'f" or {name}.requires_grad"', ("tests/test_road.py",)),
+    *(
+        _runtime(name, f"leptonc/capture/{file}.py", "trace", before, after,
+                 ("tests/capture/test_trace.py",))
+        for name, file, before, after in (
+            ("trace-holds-factories", "trace", "_snapshot(out) if factory else out", "out"),
+            ("trace-keeps-attributes", "trace", "if changed := before.changed:",
+             'if changed := "":'),
+            ("trace-keeps-buffers", "trace",
+             "if now.get(path) is not self.state.get(path):", "if path not in now:"),
+            ("trace-takes-shared-memory", "trace",
+             "if len(set(own)) < len(own) or not places", "if not places"),
+            ("trace-writes-constants", "trace",
+             "            return fake\n", "            return x\n"),
+            ("trace-asks-nothing", "trace", "            setattr(torch.compiler, f, True)",
+             "            pass"),
+            ("attributes-stay-set", "attributes", "                    _put_back(module, before)\n",
+             ""),
+        )
+    ),
     _runtime("mutation-alias-ignored", "leptonc/capture/alias.py", "input alias",
              "self.order[n] < here < self.last_use[n] and self.same[n] is not me",
              "self.order[n] < here > self.last_use[n] and self.same[n] is not me",
