@@ -87,22 +87,16 @@ def test_a_model_that_is_gone() -> None:
         net.bisect(IMAGE)
 
 
-def test_a_capture_that_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_capture_that_differs() -> None:
     """A model that answers otherwise than it was captured: no pass or unit is to blame."""
 
     class Switch(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.factor = 2.0
-
         def forward(self, x: Tensor) -> Tensor:
-            return x * self.factor
+            return x * (2.0 if torch.compiler.is_exporting() else 3.0)
 
     model = Switch().eval()
     x = torch.randn(4, 4)
-    net = compiled(model, x)
-    monkeypatch.setattr(torch.nn.Module, "__call__", lambda self, x: x * 3.0)
-    verdict = net.bisect(x)
+    verdict = compiled(model, x).bisect(x)
     assert verdict.found == "capture" and verdict.guilty
 
 
