@@ -36,7 +36,7 @@ from leptonc.passes.fusing.policy import FEW_CHANNELS
 Sign = Callable[[Any], bool]
 _NOT_STRICT = {
     strassen, bf16x3, winograd, read_all, *(t for form in FORMS for t in TRANSFORMS[form].needed),
-    *(p for lates in LATE.values() for late in lates for p in late.parts),
+    *(late.part for lates in LATE.values() for late in lates),
 }  # fmt: skip
 
 
@@ -114,7 +114,7 @@ SIGNS: tuple[tuple[Sign, Native], ...] = (
     (_reads_few, lines),
     (lambda m: isinstance(m, nn.LayerNorm), norm_rows),
     *((_sign_of(form), t) for form in FORMS for t in TRANSFORMS[form].needed),
-    *((_is_deep, p) for late in LATE[Form.square(3, 4)] for p in late.parts),
+    *((_is_deep, late.part) for late in LATE[Form.square(3, 4)]),
     # What sweeps the caches when ways of a product are timed.
     (lambda m: _is_square(m) or _is_between_wide(m) or (AMX and _has_many_rows(m)), read_all),
 )

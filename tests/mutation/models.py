@@ -362,7 +362,7 @@ MODELS: dict[str, Model] = {
     "image_pool_of_nan": Model(lambda: _pooled(5, 2), (), _image_with_nan),
     # Weights that no cache holds: more than 32 MiB in all.
     "deep_convs": _net(lambda: nn.Sequential(*_convs(*[528] * 5).values()), (1, 528, 7, 7)),
-    "late_convs": _net(lambda: nn.Sequential(*_convs(*[528] * 5).values()), (1, 528, 8, 16)),
+    "late_convs": _net(lambda: nn.Sequential(*_convs(*[528] * 5).values()), (1, 528, 8, 12)),
     "cut_residual": _with(
         lambda self, x: F.silu(self.one(x)) + F.relu(self.two(x) + x), lambda: _convs(32, 32, 32),
         (1, 32, 13, 11),

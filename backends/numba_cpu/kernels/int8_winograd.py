@@ -257,7 +257,7 @@ def int8_winograd(args, tid, nt):
     panels = (arg(args, COLUMNS) + PANEL - 1) // PANEL
     if tiles <= 0 or panels <= 0:
         return
-    by_tiles, by_panels = split_tiles(nt, tiles, panels)
+    by_tiles, by_panels = split_tiles(nt, tiles, panels, False)
     if tid >= by_tiles * by_panels:
         return
     i_tile, i_panel = tid // by_panels, tid % by_panels

@@ -20,8 +20,8 @@ with bias, residual and activation, or with a 2x2 max-pool. The record is :mod:`
 
 Memory of a thread: a patch of one tile of LANES channels, for zeros and for what is cut off; V
 ``[group][P][phase][vector of channels][ROWS][LANES]``, with one vector more per plane lest planes
-share cache sets; M ``[group][vector of columns][P][ROWS][LANES]``; tables of addresses. Where
-weights are transformed late, V is that of :mod:`winograd_late`, and a block of halves comes behind.
+share cache sets; M ``[group][vector of columns][P][ROWS][LANES]``; tables of addresses; where
+weights are transformed late (:mod:`winograd_late`), the planes of a line.
 
 Error: every output is within :func:`winograd_points.error_bound`. Measured, ``max |y - exact| / max
 |exact|``, largest of 5 draws of unit normal data at 16 / 512 channels: 4e-6 / 1.5e-5 (m = 4), 3e-7
@@ -37,7 +37,8 @@ from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.prefetch import ask_later, ask_to_write
 from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, ldi64, sti64
 from leptonc.backends.numba_cpu.kernels.winograd_finish import FINISH
-from leptonc.backends.numba_cpu.kernels.winograd_late import GROUP, late_shape, multiply_late
+from leptonc.backends.numba_cpu.kernels.winograd_late import multiply_few, multiply_lines
+from leptonc.backends.numba_cpu.kernels.winograd_late_tile import FEW
 from leptonc.backends.numba_cpu.kernels.winograd_product import (
     HEIGHTS,
     MULTIPLY,
@@ -50,6 +51,7 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     CHANNELS,
     COLUMNS,
     LATE,
+    LINE,
     M_X,
     M_Y,
     N_X,
@@ -81,15 +83,17 @@ from leptonc.backends.numba_cpu.kernels.winograd_tiles import place, read_tile, 
 _BYTES = 4 * LANES
 _AHEAD = 16384  # bytes of weights to prefetch before they are read
 _NEAR = 2048  # the same for tiles of few rows, which need them as fast as any cache gives them
+_LINES = 32  # eighths of a tile that the planes of a panel take to make
 _FAR = 1 << 22  # bytes of input and output from which on the second-level cache is far too small
 
 
 @inline_njit
-def split_tiles(nt, tiles, panels):
+def split_tiles(nt, tiles, panels, by_line):
     """Return how many parts of the tiles and of the panels to make.
 
     The cost of a part, in eighths of a tile times a panel: products, which wait for the weights
-    below LANES tiles; the input transform, which every part of the panels repeats.
+    below LANES tiles, and what makes these, where that is done line by line, in every part of the
+    tiles; the input transform, which every part of the panels repeats.
     """
     best, best_tiles, best_panels = -1, 1, 1
     for parts in range(1, nt + 1):
@@ -97,7 +101,7 @@ def split_tiles(nt, tiles, panels):
         by_panels = min(nt // by_tiles, panels)
         share = (tiles + by_tiles - 1) // by_tiles
         wide = (panels + by_panels - 1) // by_panels
-        cost = 8 * wide * max(share, LANES) + share
+        cost = wide * (8 * max(share, LANES) + (_LINES if by_line else 0)) + share
         if best < 0 or cost < best:
             best, best_tiles, best_panels = cost, by_tiles, by_panels
     return best_tiles, best_panels
@@ -207,6 +211,7 @@ def _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_g
                     vectors,
                     ahead + g * (size // groups),
                     advance,
+                    0,
                     apart,
                 )
             done += fetch * count * m * wide
@@ -224,36 +229,37 @@ def _run_block(args, base, t0, count, panel0, panel1):
     """Compute tiles ``t0 .. t0 + count`` of panels ``panel0 .. panel1``; scratch at ``base``."""
     vectors, panel_block = (arg(args, CHANNELS) + LANES - 1) // LANES, arg(args, PANEL_BLOCK)
     stride, planes = arg(args, STRIDE), arg(args, N_Y) * arg(args, N_X)
-    late, (height, _) = arg(args, LATE) != 0, late_shape(args)
-    rows = GROUP if late else _rows_of_groups(count)
+    few, by_line = arg(args, LATE) != 0, arg(args, LINE) != 0
+    rows = _rows_of_groups(count)
     groups = (count + rows - 1) // rows
     v_plane = (stride * stride * vectors * ROWS + 1) * _BYTES
     v_group, column = planes * v_plane, planes * ROWS * _BYTES
     m_group = panel_block * VECTORS * column
     v_bytes, v_step = groups * v_group, ROWS * _BYTES
-    if late:
-        v_plane, v_step = height * _BYTES, planes * height * _BYTES
-        v_bytes = (count + height - 1) // height * vectors * v_step
+    if few:
+        v_plane, v_step = FEW * _BYTES, planes * FEW * _BYTES
+        v_bytes = vectors * v_step
     patch = arg(args, SIDE_Y) * arg(args, SIDE_X) * _BYTES  # the first bytes: of one tile
     v = base + patch
     m_base = v + v_bytes
     table = m_base + groups * m_group
     for t in range(count):
         to = v + t // rows * v_group + t % rows * _BYTES
-        if late:
-            to = v + t // height * vectors * v_step + t % height * _BYTES
         read_tile(args, base, t0 + t, to, v_plane, v_step)
     area = arg(args, BATCH) * arg(args, OUT_H) * arg(args, OUT_W)
-    fetch = 4 * area * (arg(args, CHANNELS) + arg(args, COLUMNS)) > _FAR
+    fetch = not by_line and 4 * area * (arg(args, CHANNELS) + arg(args, COLUMNS)) > _FAR
     if fetch:
         _tables(args, table, t0, count, arg(args, TILE_BLOCK))
     size = 4 * PANEL * _depth(args)
     for p0 in range(panel0, panel1, panel_block):
         panels = min(panel_block, panel1 - p0)
         following = arg(args, WEIGHTS) + (p0 + panels if p0 + panels < panel1 else panel0) * size
-        if late:
-            half = table + (16 * arg(args, TILE_BLOCK) + 63) // 64 * 64
-            multiply_late(args, count, v, m_base, m_group, half, p0, panels)
+        if few:
+            multiply_few(args, v, m_base, p0, panels)
+        elif by_line:
+            at = table + (16 * arg(args, TILE_BLOCK) + _BYTES - 1) // _BYTES * _BYTES
+            multiply_lines(args, groups, rows, count, v, v_plane, v_group, m_base, m_group, at,
+                           p0, panels)  # fmt: skip
         else:
             _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_group, p0,
                       panels, following, fetch)  # fmt: skip
@@ -275,7 +281,7 @@ def winograd(args, tid, nt):
     panels = (arg(args, COLUMNS) + PANEL - 1) // PANEL
     if tiles <= 0 or panels <= 0:
         return
-    by_tiles, by_panels = split_tiles(nt, tiles, panels)
+    by_tiles, by_panels = split_tiles(nt, tiles, panels, arg(args, LINE) != 0)
     if tid >= by_tiles * by_panels:
         return
     i_tile, i_panel = tid // by_panels, tid % by_panels

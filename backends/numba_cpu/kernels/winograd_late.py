@@ -1,49 +1,50 @@
 """numba_cpu > kernels > winograd_late: products of :mod:`winograd` with weights as they are.
 
 Transformed once for all calls, the weights of F(4x4, 3x3) are four times the bytes, and a layer of
-few tiles waits for them. Here they stay as they are, and each call transforms them: along the lines
-of the kernel block by block of channels, to halves in the second-level cache (:func:`make_halves`),
-which all tiles of the image share; along its columns in the registers of the products
-(:mod:`winograd_late_tile`). Of up to FEW tiles the halves are made in registers, too: that repeats
-little then, and storing them takes longer.
+few tiles waits for them. Here they stay as they are, and each call transforms them. Of up to FEW
+tiles that is done in the registers of the products (:mod:`winograd_late_tile`): storing what is
+made would take longer than making it anew. For more tiles the planes of one line are made of a
+panel (:func:`make_line`), stored in the second-level cache, and multiplied by
+:mod:`winograd_product` as if they had been made before.
 
 The points of :mod:`winograd_points` are small powers of two for 3x3. The denominators of ``G`` are
-left out of the planes and multiply the sums of a block of channels, so that a row takes two
-roundings. Blocks also shorten the chains of sums: with 512 channels results err a third of what
-they do where one chain runs over all channels.
-
-Weights are ``f32[columns of wide vectors, channels, *taps, wide, LANES]``
-(:func:`winograd_plan.pack_late`), of whole vectors of channels. V is ``[tiles of height][vector of
-channels][P][height][LANES]``: what one call reads of a vector of channels lies together.
+left out until the end of a row, so that it takes few roundings. Weights are ``f32[columns of wide
+vectors, channels, *taps, wide, LANES]`` (:func:`winograd_plan.pack_late`), of whole vectors of
+channels. V is that of :mod:`winograd`; of few tiles ``[vector of channels][P][FEW][LANES]``: what
+one call reads of a vector of channels lies together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit
-from leptonc.backends.numba_cpu.kernels.microkernel import ROWS, VECTORS
+from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.part import Part, part
 from leptonc.backends.numba_cpu.kernels.vec import arg
 from leptonc.backends.numba_cpu.kernels.vectype import I64, LANES, i64
 from leptonc.backends.numba_cpu.kernels.winograd_calls import call_of
 from leptonc.backends.numba_cpu.kernels.winograd_late_tile import (
+    APART,
+    FEW,
     VECTOR,
     Line,
     Place,
-    Shape,
-    emit_halves,
+    emit_line,
     emit_tile,
+    sets,
 )
 from leptonc.backends.numba_cpu.kernels.winograd_points import Form, points
+from leptonc.backends.numba_cpu.kernels.winograd_product import UNROLL, multiply_tile
 from leptonc.backends.numba_cpu.kernels.winograd_slots import (
+    BLOCK,
     CHANNELS,
-    HALVES,
+    LINE,
     M_X,
     M_Y,
     N_X,
@@ -55,34 +56,37 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
 )
 from leptonc.backends.numba_cpu.kernels.winograd_slots import LATE as PRODUCTS
 
-FEW = 4  # tiles for which halves are not stored
-_FEW, _MANY = Shape(FEW, 1, few=True), Shape(2, 2) if LANES == 16 else Shape(4, 1)
-GROUP = ROWS // _MANY.height * _MANY.height  # tiles of a group of M
-BLOCK = 4  # vectors of channels whose weights are transformed at a time
+#: Vectors of channels that are taken at a time: by few tiles; by up to SOME, whose planes of a line
+#: the first-level cache holds; by more, which add up seldom and wait less for the second-level one.
+_FEW_BLOCK, _SOME_BLOCK, _MANY_BLOCK = 4, 1, 8
+SOME = 20
 
 
 @dataclass(frozen=True)
 class Late:
-    """The products of one form: of planes in so many turns, of ``halves`` unless tiles are few."""
+    """What multiplies with weights as they are: one part, and how often a product is begun.
 
-    shape: Shape
-    halves: Part | None
-    products: Part
-    turns: int
+    ``wide``: vectors of columns side by side in the weights. ``block``: vectors of channels at a
+    time. ``turns``: of the products of few tiles, else 0: the part makes planes.
+    """
 
-    @property
-    def parts(self) -> tuple[Part, ...]:
-        """What a network that multiplies so needs."""
-        return (self.products,) if self.halves is None else (self.halves, self.products)
+    part: Part
+    wide: int
+    block: int
+    turns: int = 0
 
     def slots(self) -> dict[str, Part | int]:
         """Return what the record says of it."""
-        return {"halves": self.halves or 0, "late": self.products, "turns": self.turns}
+        few = self.turns > 0
+        return {
+            "line": 0 if few else self.part, "late": self.part if few else 0,
+            "turns": self.turns, "block": self.block,
+        }  # fmt: skip
 
 
 #: What the record says where weights are transformed before.
-EARLY: Mapping[str, Part | int] = {"halves": 0, "late": 0, "turns": 0}
-_PARAMS, _HALVES = [I64] * 11, [I64] * 3
+EARLY: Mapping[str, Part | int] = {"line": 0, "late": 0, "turns": 0, "block": 0}
+_PARAMS, _LINE = [I64] * 9, [I64] * 4
 
 
 def _name(form: Form, what: str) -> str:
@@ -91,145 +95,151 @@ def _name(form: Form, what: str) -> str:
 
 def _few(form: Form) -> Late:
     """Return the products of up to FEW tiles: a turn for each line and set of its planes."""
-    (y, x), at = form, points(form.y)
-    turns = [(i, planes) for i in range(y.n) for planes in _FEW.sets(form)]
-    row = x.taps * _FEW.wide * VECTOR
+    turns = [(i, planes) for i in range(form.y.n) for planes in sets(form)]
 
     @part(_name(form, "late_few"), _PARAMS)
-    def products(b: ir.IRBuilder, turn, a, raw, half, *rest):
+    def products(b: ir.IRBuilder, turn, a, raw, *rest):
         end = b.append_basic_block("end")
         switch = b.switch(turn, end)
         for k, (i, planes) in enumerate(turns):
             here = b.append_basic_block("planes")
             switch.add_case(i64(k), here)
             b.position_at_end(here)
-            inner = 0 < i < y.n - 1
-            start = b.add(raw, i64((y.taps - 1) * row)) if i == y.n - 1 else raw
-            line = Line(start, i64(y.taps * row), at[i] if inner else None)
-            emit_tile(form, _FEW, planes, b, i64(i), line, Place(a, *rest))
+            emit_tile(form, planes, b, i64(i), _line(form, b, i, raw, 1), Place(a, *rest))
             b.branch(end)
         b.position_at_end(end)
 
-    return Late(_FEW, None, products, len(turns))
+    return Late(products, 1, _FEW_BLOCK, len(turns))
 
 
 def _many(form: Form) -> Late:
-    """Return the products of more tiles, and what they are made of."""
-    y, sets = form.y, _MANY.sets(form)
+    """Return what makes the planes of a line for more tiles."""
 
-    @part(_name(form, "halves"), _HALVES)
-    def halves(b: ir.IRBuilder, *args: ir.Value) -> None:
-        emit_halves(form, _MANY.wide, b, *args)
-
-    @part(_name(form, "late"), _PARAMS)
-    def products(b: ir.IRBuilder, turn, a, raw, half, *rest):
-        i, end = b.sdiv(turn, i64(len(sets))), b.append_basic_block("end")
-        line, place = _line(form, b, i, raw, half, rest[2]), Place(a, *rest)
-        switch = b.switch(b.srem(turn, i64(len(sets))), end)
-        for k, planes in enumerate(sets):
-            here = b.append_basic_block("planes")
+    @part(_name(form, "late_line"), _LINE)
+    def line(b: ir.IRBuilder, i, raw, to, channels):
+        end = b.append_basic_block("end")
+        switch = b.switch(i, end)
+        for k in range(form.y.n):
+            here = b.append_basic_block("line")
             switch.add_case(i64(k), here)
             b.position_at_end(here)
-            emit_tile(form, _MANY, planes, b, i, line, place)
+            emit_line(form, k, b, _line(form, b, k, raw, VECTORS), to, channels)
             b.branch(end)
         b.position_at_end(end)
 
-    return Late(_MANY, halves, products, y.n * len(sets))
+    return Late(line, VECTORS, _MANY_BLOCK)
 
 
-def _line(form: Form, b: ir.IRBuilder, i, raw, half, vectors) -> Line:
-    """Return the half transformed weights of line ``i``: those of the first and last are taps."""
-    y, row = form.y, form.x.taps * _MANY.wide * VECTOR
-    size = b.mul(vectors, i64(LANES * row))
-    inner = b.add(half, b.mul(b.sub(i, i64(1)), size))
-    first = b.icmp_signed("==", i, i64(0))
-    last = b.icmp_signed("==", i, i64(y.n - 1))
-    start = b.select(first, raw, b.select(last, b.add(raw, i64((y.taps - 1) * row)), inner))
-    return Line(start, b.select(b.or_(first, last), i64(y.taps * row), i64(row)))
+def _line(form: Form, b: ir.IRBuilder, i: int, raw, wide: int) -> Line:
+    """Return what line ``i`` is made of: the first and last of one row of taps."""
+    y, row = form.y, form.x.taps * wide * VECTOR
+    start = b.add(raw, i64((y.taps - 1) * row)) if i == y.n - 1 else raw
+    inner = 0 < i < y.n - 1
+    return Line(start, i64(y.taps * row), wide, points(y)[i] if inner else None)
 
 
 #: F(2x2) has fewer planes than tiles to spread their transform over: kept, it is faster.
 _FORMS = (Form.square(3, 4),)
 LATE: Mapping[Form, tuple[Late, Late]] = {form: (_few(form), _many(form)) for form in _FORMS}
-"""For each form that may be late: the products of up to FEW tiles, those of more."""
+"""For each form that may be late: the products of up to FEW tiles, what more are multiplied by."""
 
 
 def late_of(form: Form, tiles: int) -> Late:
-    """Return the products for so many tiles over the batch."""
+    """Return what is late for so many tiles over the batch."""
     few, many = LATE[form]
-    return few if tiles <= FEW else many
+    some = replace(many, block=_SOME_BLOCK) if tiles <= SOME else many
+    return few if tiles <= FEW else some
 
 
-def halves_bytes(form: Form) -> int:
-    """Return the bytes of a block of halves, a multiple of those of a vector."""
-    return (form.y.n - 2) * form.x.taps * BLOCK * LANES * _MANY.wide * VECTOR
+def line_bytes(form: Form, block: int) -> int:
+    """Return the bytes of the planes of a line, a multiple of those of a vector."""
+    return form.x.n * 4 * (block * LANES * PANEL + APART)
 
 
-_CALL, _CALL_HALVES = call_of(_PARAMS), call_of(_HALVES)
-
-
-@intrinsic
-def make_halves(typingctx, code, raw, to, channels):
-    """Write the inner rows of ``G`` times the taps of ``channels`` channels, at least 1.
-
-    ``code``: the address of the form's part. ``raw``: address of ``f32[channels, *taps, wide,
-    LANES]``. ``to``: address of ``f32[n_y - 2, channels, x.taps, wide, LANES]``.
-    """
-    return types.void(*(types.int64,) * 4), _CALL_HALVES
+_CALL, _CALL_LINE = call_of(_PARAMS), call_of(_LINE)
 
 
 @intrinsic
-def multiply_planes(
-    typingctx, code, turn, a, raw, half, out, column, vectors, onto, ahead, advance, soon
-):
-    """Multiply the planes of a turn of some tiles with a block of weights.
+def make_line(typingctx, code, i, raw, to, channels):
+    """Write the planes of line ``i`` of a panel of weights.
 
-    ``code``: the address of the form's products. ``a``: address of plane 0 of V, of these tiles and
-    the first vector of channels. ``raw``: address of ``f32[vectors * LANES, *taps, wide, LANES]``,
-    the first vector of columns; ``half``: address of what :func:`make_halves` made of them, or not
-    read. ``out``: address of plane 0 of M, ``f32[ROWS, LANES]``, and plane by plane; ``column``:
-    bytes to the next vector of columns. ``vectors``: of channels, at least 1. ``onto``: 0, or sums
-    are added to what lies at ``out``. ``ahead``: address of what to ask for meanwhile, ``advance``
-    bytes with each channel. ``soon``: bytes from ``a`` to the tiles of the next call.
+    ``code``: the address of the form's part. ``raw``: address of ``f32[channels, *taps, PANEL]``.
+    ``to``: address of ``f32[n_x, channels, PANEL]``. ``channels``: at least 1.
     """
-    return types.void(*(types.int64,) * 12), _CALL
+    return types.void(*(types.int64,) * 5), _CALL_LINE
 
 
-_HEIGHT, _WIDE = _MANY.height, _MANY.wide
+@intrinsic
+def multiply_planes(typingctx, code, turn, a, raw, out, column, vectors, onto, ahead, advance):
+    """Multiply the planes of a turn of FEW tiles with a block of weights.
+
+    ``code``: the address of the form's products. ``a``: address of plane 0 of V, of the first
+    vector of channels. ``raw``: address of ``f32[vectors * LANES, *taps, LANES]``. ``out``: address
+    of plane 0 of M, ``f32[ROWS, LANES]``, and plane by plane; ``column``: bytes to the next vector
+    of columns. ``vectors``: of channels, at least 1. ``onto``: 0, or sums are added to what lies at
+    ``out``. ``ahead``: address of what to ask for meanwhile, ``advance`` bytes with each channel.
+    """
+    return types.void(*(types.int64,) * 10), _CALL
 
 
 @inline_njit
-def late_shape(args):
-    """Return how many tiles lie side by side in V, and vectors of columns in the weights."""
-    return (FEW, 1) if arg(args, HALVES) == 0 else (_HEIGHT, _WIDE)
+def _taps(args):
+    """Return the taps of a kernel."""
+    return (arg(args, SIDE_Y) - arg(args, M_Y) + 1) * (arg(args, SIDE_X) - arg(args, M_X) + 1)
 
 
 @inline_njit
-def multiply_late(args, count, v, m_base, m_group, half, panel0, panels):
-    """Multiply every plane of V with ``panels`` panels of weights, from ``panel0``, into M."""
-    height, wide = late_shape(args)
+def multiply_few(args, v, m_base, panel0, panels):
+    """Multiply every plane of V of few tiles with ``panels`` panels, from ``panel0``, into M."""
     channels, turns = arg(args, CHANNELS) // LANES, arg(args, TURNS)
     # Of a vector of channels: weights, V; of M: from vector to vector of columns.
-    taps = (arg(args, SIDE_Y) - arg(args, M_Y) + 1) * (arg(args, SIDE_X) - arg(args, M_X) + 1)
     planes = arg(args, N_Y) * arg(args, N_X)
-    size, step = LANES * wide * VECTOR * taps, planes * height * VECTOR
-    column = planes * ROWS * VECTOR
-    raw = arg(args, WEIGHTS) + panel0 * (VECTORS // wide) * channels * size
-    calls = (count + height - 1) // height
-    for j in range(0, panels * VECTORS, wide):
-        for k in range(0, channels, BLOCK):
-            vectors = min(BLOCK, channels - k)
+    size, step = LANES * VECTOR * _taps(args), planes * FEW * VECTOR
+    column, block = planes * ROWS * VECTOR, arg(args, BLOCK)
+    raw = arg(args, WEIGHTS) + panel0 * VECTORS * channels * size
+    for j in range(panels * VECTORS):
+        for k in range(0, channels, block):
+            vectors = min(block, channels - k)
             following = raw + vectors * size  # of the next block, or of the next columns
-            if arg(args, HALVES) != 0:
-                make_halves(arg(args, HALVES), raw, half, vectors * LANES)
-            share, ahead = vectors * size // (turns * calls), following
+            share, ahead = vectors * size // turns, following
             for turn in range(turns):
-                for t in range(calls):
-                    g, row = t * height // GROUP, t * height % GROUP
-                    multiply_planes(
-                        arg(args, PRODUCTS), turn, v + (t * channels + k) * step, raw, half,
-                        m_base + j * column + g * m_group + row * VECTOR, column, vectors, k,
-                        ahead, share // (vectors * LANES), channels * step if t + 1 < calls else 0,
+                multiply_planes(
+                    arg(args, PRODUCTS), turn, v + k * step, raw, m_base + j * column, column,
+                    vectors, k, ahead, share // (vectors * LANES),
+                )  # fmt: skip
+                ahead += share
+            raw = following
+
+
+@inline_njit
+def multiply_lines(args, groups, rows, count, v, v_plane, v_group, m_base, m_group, planes,
+                   panel0, panels):  # fmt: skip
+    """Multiply every plane of V with ``panels`` panels, made line by line at ``planes``, into M.
+
+    Meanwhile the weights of the next panel are asked for, a share with each product.
+    """
+    n_y, n_x = arg(args, N_Y), arg(args, N_X)
+    channels = arg(args, CHANNELS) // LANES  # vectors of them
+    # Of a vector of channels: weights, V of a plane; of M: from vector to vector of columns.
+    size, step = LANES * 4 * PANEL * _taps(args), ROWS * VECTOR
+    column, block = n_y * n_x * ROWS * VECTOR, arg(args, BLOCK)
+    raw = arg(args, WEIGHTS) + panel0 * channels * size
+    for p in range(panels):
+        for k in range(0, channels, block):
+            vectors = min(block, channels - k)
+            ahead = raw + vectors * size  # of the next block, or of the next panel
+            share = vectors * size // (n_y * n_x * groups)
+            apart = 4 * (vectors * LANES * PANEL + APART)
+            for plane in range(n_y * n_x):
+                i, j = plane // n_x, plane % n_x
+                if j == 0:
+                    make_line(arg(args, LINE), i, raw, planes, vectors * LANES)
+                out = m_base + VECTORS * p * column + plane * step
+                for g in range(groups):
+                    multiply_tile(
+                        min(rows, count - g * rows), v + g * v_group + plane * v_plane + k * step,
+                        planes + j * apart, out + g * m_group, column, vectors, ahead,
+                        share // (vectors * LANES // UNROLL), k, 0,
                     )  # fmt: skip
                     ahead += share
-            raw = following
+            raw += vectors * size

@@ -1,9 +1,9 @@
 """numba_cpu > kernels > winograd_late_tile: the register tiles of :mod:`winograd_late`, as IR.
 
-A tile multiplies the planes of one line of a transformed weight with some tiles of the image. It
-makes them of the line before its second transform, in registers: a plane of a pair of points is the
-even part of the taps plus or minus the odd one, and what multiplies a tap is a power of two, so the
-planes of a line take additions alone, for which the processor has pipes that do not multiply.
+A plane of a pair of points is the even part of the taps plus or minus the odd one, and what
+multiplies a tap is a power of two, so the planes of a line take additions alone, for which some
+processors have pipes that do not multiply. Of few tiles of the image a register tile multiplies the
+planes of one line while it makes them; of more the planes of a line are stored.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
-from leptonc.backends.numba_cpu.kernels.ir_loops import Loop, counted, opaque
+from leptonc.backends.numba_cpu.kernels.ir_loops import Loop, counted
 from leptonc.backends.numba_cpu.kernels.microkernel import ROWS
 from leptonc.backends.numba_cpu.kernels.vectype import (
     F32,
@@ -34,25 +34,16 @@ from leptonc.backends.numba_cpu.kernels.winograd_points import Axis, Form, matri
 from leptonc.backends.numba_cpu.kernels.winograd_transform import add_times
 
 VECTOR = 4 * LANES  # bytes
+FEW = 4  # tiles that register tiles multiply while they make the planes
+APART = LANES  # floats between planes of a line, lest they share cache sets
 _SUMS = 24 if LANES == 16 else 12  # that registers hold beside what planes are made of
 Read = Callable[[int], ir.Value]
 
 
-@dataclass(frozen=True)
-class Shape:
-    """What one call multiplies: so many tiles of the image, so many vectors of columns.
-
-    The weights of the ``wide`` vectors lie side by side, V of the ``height`` tiles as well.
-    """
-
-    height: int
-    wide: int
-    few: bool = False  # all tiles there are
-
-    def sets(self, form: Form) -> list[tuple[int, ...]]:
-        """Return the planes of a line that are made together: their columns."""
-        some, n = max(1, _SUMS // (self.height * self.wide)), form.x.n
-        return [tuple(range(j, min(j + some, n))) for j in range(0, n, some)]
+def sets(form: Form) -> list[tuple[int, ...]]:
+    """Return the planes of a line that few tiles are multiplied with together: their columns."""
+    some, n = max(1, _SUMS // FEW), form.x.n
+    return [tuple(range(j, min(j + some, n))) for j in range(0, n, some)]
 
 
 def scales(axis: Axis) -> list[float]:
@@ -92,63 +83,61 @@ def _times(b: ir.IRBuilder, power: float, x: ir.Value) -> ir.Value:
     return x
 
 
-def emit_halves(form: Form, wide: int, b: ir.IRBuilder, raw, to, channels) -> None:
-    """Write the inner rows of ``G`` times the taps: see :func:`winograd_late.make_halves`."""
-    (y, x), rows, wide = form, range(1, form.y.n - 1), wide * LANES
-    size = b.mul(channels, i64(x.taps * wide))
-
-    def one_channel(_, values):
-        source, target = values
-        for at in range(0, x.taps * wide, LANES):
-            places = [floats_on(b, target, at)]
-            for _ in rows[1:]:
-                places.append(b.gep(places[-1], [size], source_etype=F32))
-            read = functools.partial(_tap, b, source, x.taps * wide, at)
-            for k, made in evaluate(b, y, rows, read):
-                b.store(made, places[k - 1], align=4)
-        return floats_on(b, source, y.taps * x.taps * wide), floats_on(b, target, x.taps * wide)
-
-    counted(b, channels, [b.inttoptr(raw, PTR), b.inttoptr(to, PTR)], one_channel)
-
-
 def _tap(b: ir.IRBuilder, source: ir.Value, apart: int, at: int, k: int) -> ir.Value:
     return load_vec(b, floats_on(b, source, k * apart + at))
 
 
 @dataclass(frozen=True)
 class Line:
-    """Half transformed weights of a line of planes, or what they are made of.
+    """What the planes of a line are made of.
 
-    ``start``: address of the first channel's; ``step``: bytes from channel to channel. Without a
-    ``point`` they are ``f32[x.taps, wide, LANES]``, with one all taps, of which the row of that
-    point is to be made.
+    ``start``: address of the first channel's taps; ``step``: bytes from channel to channel;
+    ``wide``: vectors of columns side by side. With a ``point`` they are ``f32[*taps, wide, LANES]``
+    and the row of that point is to be made, else one row of them, which is the line.
     """
 
     start: ir.Value
     step: ir.Value
-    point: float | None = None
+    wide: int
+    point: float | None
 
 
-def _columns(form: Form, wide: int, b: ir.IRBuilder, line: Line, at: ir.Value, v: int) -> Read:
-    """Return what reads column ``k`` of the taps of vector ``v``, of the channel at ``at``."""
-    row = form.x.taps * wide * LANES
+def _columns(form: Form, b: ir.IRBuilder, line: Line, at: ir.Value, v: int) -> Read:
+    """Return what reads column ``k`` of the line, vector ``v``, of the channel at ``at``."""
+    row = form.x.taps * line.wide * LANES
+    made: dict[int, ir.Value] = {}
 
     def read(k: int) -> ir.Value:
-        # A middle tap that LLVM knows to have read already would stay in a register: it spills.
-        here = opaque(b, at) if k == 1 and line.point is None else at
-        tap = functools.partial(_tap, b, here, row, (k * wide + v) * LANES)
+        tap = functools.partial(_tap, b, at, row, (k * line.wide + v) * LANES)
         if line.point is None:
             return tap(0)
         even = add_times(b, line.point**2, tap(2), tap(0))
         return add_times(b, line.point, tap(1), even)
 
-    made: dict[int, ir.Value] = {}
-
     def once(k: int) -> ir.Value:
         made[k] = made.get(k) or read(k)
         return made[k]
 
-    return read if line.point is None else once
+    return once
+
+
+def emit_line(form: Form, i: int, b: ir.IRBuilder, line: Line, to, channels) -> None:
+    """Write the planes of line ``i``: see :func:`winograd_late.make_line`."""
+    size, wide = b.add(b.mul(channels, i64(line.wide * LANES)), i64(APART)), line.wide
+    factors = [scales(form.y)[i] * scale for scale in scales(form.x)]
+
+    def one_channel(_, values):
+        source, target = values
+        for v in range(wide):
+            places = [floats_on(b, target, v * LANES)]
+            for _ in factors[1:]:
+                places.append(b.gep(places[-1], [size], source_etype=F32))
+            read = _columns(form, b, line, source, v)
+            for k, made in evaluate(b, form.x, range(form.x.n), read):
+                b.store(b.fmul(fconst(factors[k]), made), places[k], align=4)
+        return b.gep(source, [line.step], source_etype=I8), floats_on(b, target, wide * LANES)
+
+    counted(b, channels, [b.inttoptr(line.start, PTR), b.inttoptr(to, PTR)], one_channel)
 
 
 @dataclass(frozen=True)
@@ -162,59 +151,45 @@ class Place:
     onto: ir.Value
     ahead: ir.Value
     advance: ir.Value
-    soon: ir.Value
 
 
 def emit_tile(
-    form: Form, shape: Shape, planes: Sequence[int], b: ir.IRBuilder, i, line: Line, at: Place
+    form: Form, planes: Sequence[int], b: ir.IRBuilder, i: ir.Value, line: Line, at: Place
 ) -> None:
-    """Write the products of the planes of line ``i`` with ``shape.height`` tiles."""
-    height, few = shape.height, shape.few
-    cells = [(j, v, t) for j in planes for v in range(shape.wide) for t in range(height)]
-    first = b.add(at.a, b.mul(i, i64(form.x.n * height * VECTOR)))
-    share = i64(form.x.n * height * 4)  # of the next tiles, to ask for with each channel
-    soon = b.add(b.add(first, at.soon), i64(-form.x.n * height * 4))
-    starts = [b.inttoptr(p, PTR) for p in (line.start, at.ahead, first, soon)]
+    """Write the products of the planes of line ``i`` with FEW tiles."""
+    cells = [(j, t) for j in planes for t in range(FEW)]
+    first = b.add(at.a, b.mul(i, i64(form.x.n * FEW * VECTOR)))
+    starts = [b.inttoptr(p, PTR) for p in (line.start, at.ahead, first)]
     outer = Loop(b, "vector", [at.vectors, *starts, *[fconst(0.0)] * len(cells)])
     left, *state = outer.values
     inner = Loop(b, "channels", [i64(LANES), *state])
-    steps, weights, asked, tiles, soon, *values = inner.values
+    steps, weights, asked, tiles, *values = inner.values
     sums = dict(zip(cells, values, strict=True))
-    prefetch(b, asked, level=2)
-    soon = b.gep(soon, [share], source_etype=I8)
-    if few:
-        prefetch(b, floats_on(b, asked, 16), level=2)
-    else:  # few tiles are all in the first-level cache
-        prefetch(b, soon)
-    read = [_columns(form, shape.wide, b, line, weights, v) for v in range(shape.wide)]
-    for made in zip(*(evaluate(b, form.x, planes, r) for r in read), strict=True):
-        plane = made[0][0]
-        for t in range(height):
-            one = splat(
-                b, b.load(floats_on(b, tiles, (plane * height + t) * LANES), align=4, typ=F32)
-            )
-            for v, (_, weight) in enumerate(made):
-                sums[plane, v, t] = fma(b, one, weight, sums[plane, v, t])
+    for ahead in (0, 16):
+        prefetch(b, floats_on(b, asked, ahead), level=2)
+    for plane, weight in evaluate(b, form.x, planes, _columns(form, b, line, weights, 0)):
+        for t in range(FEW):
+            place = floats_on(b, tiles, (plane * FEW + t) * LANES)
+            one = splat(b, b.load(place, align=4, typ=F32))
+            sums[plane, t] = fma(b, one, weight, sums[plane, t])
     weights = b.gep(weights, [line.step], source_etype=I8)
     asked, tiles = b.gep(asked, [at.advance], source_etype=I8), floats_on(b, tiles, 1)
-    rest = [(form.planes * height - 1) * LANES, (form.planes - form.x.n) * height * LANES]
     for loop, turns in ((inner, steps), (outer, left)):
         if loop is outer:
-            tiles, soon = floats_on(b, tiles, rest[0]), floats_on(b, soon, rest[1])
+            tiles = floats_on(b, tiles, (form.planes * FEW - 1) * LANES)
         after = b.sub(turns, i64(1))
         more = b.icmp_signed(">", after, i64(0))
-        loop.close(more, [after, weights, asked, tiles, soon, *sums.values()])
+        loop.close(more, [after, weights, asked, tiles, *sums.values()])
     _write(form, b, i, sums, at)
 
 
 def _write(form: Form, b: ir.IRBuilder, i, sums: dict, at: Place) -> None:
     """Write the sums times what was left out of ``G``, or add them where ``onto`` is not 0."""
     out = b.add(at.out, b.mul(i, i64(form.x.n * ROWS * VECTOR)))
-    bases = (out, b.add(out, at.column))
-    places = [pointer(b, bases[v], i64((j * ROWS + t) * LANES)) for j, v, t in sums]
+    places = [pointer(b, out, i64((j * ROWS + t) * LANES)) for j, t in sums]
     scale = _one_of(b, i, scales(form.y))
-    by_plane = {j: b.fmul(scale, fconst(scales(form.x)[j])) for j in {j: None for j, _, _ in sums}}
-    factors = [by_plane[j] for j, _, _ in sums]
+    by_plane = {j: b.fmul(scale, fconst(scales(form.x)[j])) for j in {j: None for j, _ in sums}}
+    factors = [by_plane[j] for j, _ in sums]
     add, write, end = (b.append_basic_block(name) for name in ("add", "write", "end"))
     b.cbranch(b.icmp_signed("!=", at.onto, i64(0)), add, write)
     b.position_at_end(write)

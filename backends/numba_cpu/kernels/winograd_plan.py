@@ -10,7 +10,8 @@ import numpy as np
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.pack import Fetch, aligned_empty, at_hand, copy_by_pieces
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
-from leptonc.backends.numba_cpu.kernels.winograd_late import GROUP, halves_bytes, late_of
+from leptonc.backends.numba_cpu.kernels.winograd_late import Late, line_bytes
+from leptonc.backends.numba_cpu.kernels.winograd_late_tile import FEW
 from leptonc.backends.numba_cpu.kernels.winograd_points import Form, matrices
 
 _BLOCK = 1 << 16  # float64 elements of transformed weights that are made at once
@@ -44,25 +45,22 @@ def slots(form: Form) -> dict[str, int]:
     }  # fmt: skip
 
 
-def blocking(form: Form, tiles: int, channels: int, columns: int) -> Blocking:
-    """Return the blocks of a conv with ``tiles`` tiles over the batch."""
+def blocking(
+    form: Form, tiles: int, channels: int, columns: int, late: Late | None = None
+) -> Blocking:
+    """Return the blocks of a conv with ``tiles`` tiles over the batch, its weights ``late``."""
     panels, vector = -(-columns // PANEL), 4 * LANES
     # V of a group of ROWS.
     v = form.planes * (form.stride**2 * _vectors(channels) * ROWS + 1) * vector
     groups, panel_block = _groups(channels, tiles, ROWS), min(panels, 2)
     # Where tiles do not fill groups, they are spread over more of them.
     memory = 2 * groups * (v + panel_block * _product(form))
-    return Blocking(groups * ROWS, panel_block, _patch(form) + memory + 2 * 8 * groups * ROWS)
-
-
-def blocking_late(form: Form, tiles: int, channels: int, columns: int) -> Blocking:
-    """Return the blocks of a conv whose weights are transformed late, as :func:`blocking`."""
-    late, panel_block = late_of(form, tiles), min(-(-columns // PANEL), 2)
-    height, groups = late.shape.height, _groups(channels, tiles, GROUP)
-    block = min(groups * GROUP, -(-tiles // height) * height)
-    v = block * form.planes * _vectors(channels) * 4 * LANES
-    m, tables = groups * panel_block * _product(form), -(-2 * 8 * block // 64) * 64
-    return Blocking(block, panel_block, _patch(form) + v + m + tables + halves_bytes(form))
+    tables = 2 * 8 * groups * ROWS
+    if late is not None and late.turns > 0:
+        memory = form.planes * _vectors(channels) * FEW * vector + panel_block * _product(form)
+    elif late is not None:
+        tables = -(-tables // vector) * vector + line_bytes(form, late.block)
+    return Blocking(groups * ROWS, panel_block, _patch(form) + memory + tables)
 
 
 def _groups(channels: int, tiles: int, rows: int) -> int:

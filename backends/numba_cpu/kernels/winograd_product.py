@@ -72,7 +72,7 @@ def _ask(b: ir.IRBuilder, k: int, asked: ir.Value, apart: ir.Value | None) -> No
 
 def _tile(
     height: int, panels: int, b: ir.IRBuilder, a, panel, out, out_step, vectors, ahead, advance,
-    apart,
+    onto, apart,
 ) -> None:  # fmt: skip
     """Write the tile of ``height`` rows; see :func:`multiply_tile`."""
     cells = height * VECTORS  # of a panel
@@ -108,13 +108,22 @@ def _tile(
     starts += [b.inttoptr(b.add(panel, apart), PTR)] * (panels - 1)
     zeros = [fconst(0.0)] * (cells * panels)
     sums = _counted(b, vectors, [*starts, *zeros], one_vector)[2 + panels :]
-    for j in range(VECTORS * panels):
-        for i in range(height):
-            to = pointer(b, b.add(out, b.mul(out_step, i64(j))), i64(i * LANES))
-            b.store(sums[j // VECTORS * cells + i * VECTORS + j % VECTORS], to, align=4)
+    places = {
+        j // VECTORS * cells + i * VECTORS + j % VECTORS: pointer(b, line, i64(i * LANES))
+        for j in range(VECTORS * panels)
+        for line in [b.add(out, b.mul(out_step, i64(j)))]
+        for i in range(height)
+    }
+    with b.if_else(b.icmp_signed("!=", onto, i64(0))) as (more, none):
+        with more:
+            for cell, to in places.items():
+                b.store(b.fadd(sums[cell], load_vec(b, to)), to, align=4)
+        with none:
+            for cell, to in places.items():
+                b.store(sums[cell], to, align=4)
 
 
-_PARAMS = [I64] * 8
+_PARAMS = [I64] * 9
 
 
 @part("wino_multiply", [I64, *_PARAMS])
@@ -138,14 +147,15 @@ def MULTIPLY(b: ir.IRBuilder, count: ir.Value, *args: ir.Value) -> None:
 
 
 @intrinsic
-def multiply_tile(typingctx, count, a, panel, out, out_step, vectors, ahead, advance, apart):
+def multiply_tile(typingctx, count, a, panel, out, out_step, vectors, ahead, advance, onto, apart):
     """Multiply ``count`` rows of A with a panel of B or two; a tile taller than that may run.
 
     ``count``: rows, 1 to ROWS; for two panels, to PAIR_ROWS. ``a``: address of ``f32[vectors, ROWS,
     LANES]``. ``panel``: address of ``f32[vectors * LANES, PANEL]``. ``out``: address of ``f32[ROWS,
     LANES]``, the first vector of columns; ``out_step``: bytes from there to the next. ``vectors``:
     vectors of channels, at least 1. ``ahead``: address of what to ask for meanwhile, ``advance``
-    bytes every UNROLL channels, at most those of UNROLL rows of the panel. ``apart``: bytes to a
-    second panel, and to what is asked for with it, or 0.
+    bytes every UNROLL channels, at most those of UNROLL rows of the panel. ``onto``: 0, or sums are
+    added to what lies at ``out``. ``apart``: bytes to a second panel, and to what is asked for with
+    it, or 0.
     """
-    return types.void(*(types.int64,) * 9), MULTIPLY.code
+    return types.void(*(types.int64,) * 10), MULTIPLY.code

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 NAMES = (
-    "read", "edge", "write", "pooled", "halves", "late", "turns",
+    "read", "edge", "write", "pooled", "line", "late", "turns", "block",
     "stride", "m_y", "m_x", "n_y", "n_x", "side_y", "side_x",
     "x", "x_b", "x_y", "x_x", "batch", "in_h", "in_w", "channels", "columns", "pad_y", "pad_x",
     "out_h", "out_w", "out", "out_b", "out_y", "out_x", "weights", "bias",
@@ -11,8 +11,9 @@ NAMES = (
     "tile_block", "panel_block", "scratch", "scratch_bytes",
 )  # fmt: skip
 """Slots of the record, in order: the addresses of the form's transforms, ``pooled`` or 0
-(:class:`winograd_calls.Transforms`); where weights are transformed late the addresses of what makes
-halves of them, or 0, and of the products, and their turns, else 0 (:class:`winograd_late.Late`);
+(:class:`winograd_calls.Transforms`); where weights are transformed late the address of what makes
+the planes of a line, or of the products of few tiles and their turns, and a block of channels, else
+0 (:class:`winograd_late.Late`);
 its stride, 1 or 2, and the sides of its tiles of outputs, transformed and of inputs
 (:func:`winograd_plan.slots`); addresses (bytes;
 ``bias``, ``res`` or 0), strides (elements, of image, line and pixel), sizes. ``res_mode`` is a
@@ -22,7 +23,7 @@ of the pooled image, and there is no residual. ``weights`` and blocks come from
 :mod:`winograd_plan`."""
 
 (
-    READ, EDGE, WRITE, POOLED, HALVES, LATE, TURNS,
+    READ, EDGE, WRITE, POOLED, LINE, LATE, TURNS, BLOCK,
     STRIDE, M_Y, M_X, N_Y, N_X, SIDE_Y, SIDE_X,
     X, X_B, X_Y, X_X, BATCH, IN_H, IN_W, CHANNELS, COLUMNS, PAD_Y, PAD_X,
     OUT_H, OUT_W, OUT, OUT_B, OUT_Y, OUT_X, WEIGHTS, BIAS,

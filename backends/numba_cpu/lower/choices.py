@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 CLOSE = 1.6  # a candidate estimated at more than this multiple of the best is not timed
 MARGIN = 0.95  # who is to beat the model's favourite must need less than this part of its time
-LIGHT = 0.93  # the same for who is to beat a candidate that holds fewer bytes
+LIGHT = 0.9  # the same for who is to beat a candidate that holds fewer bytes
 AGREE = 1.15  # the two fastest runs of a candidate may differ by this factor
 
 ONLY_WAY = "the only way"

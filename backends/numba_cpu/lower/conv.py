@@ -265,7 +265,7 @@ def _winograd_weights(job: _Job, form: Form, late: Late | None) -> Slot:
     const, fetch = job.ctx.constant(job.weight), job.ctx.pool.fetch
     assert const is not None
     if late is not None:
-        wide = late.shape.wide
+        wide = late.wide
         return job.ctx.packed(
             ("winograd late", wide, id(const.payload)),
             lambda: winograd_plan.pack_late(elements_of(const), wide, fetch),
@@ -291,8 +291,7 @@ def _winograd(algorithm: Algorithm) -> Callable[[_Job], None]:
         else:
             run, x = wino.winograd, inner_channels(ctx, job.x)
             shape = tiles(s, form), s.channels, s.out_channels
-            plan = winograd_plan.blocking if late is None else winograd_plan.blocking_late
-            blocks = plan(form, *shape)
+            blocks = winograd_plan.blocking(form, *shape, late)
         scratch, stride = ctx.scratch(blocks.scratch_bytes)
         (x_y, x_x), (out_y, out_x) = spatial(x, 2), spatial(out, 2)
         values: dict[str, Any] = {

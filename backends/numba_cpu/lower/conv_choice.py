@@ -11,9 +11,10 @@ from leptonc.backends.numba_cpu.kernels import int8_winograd_forms, int8_winogra
 from leptonc.backends.numba_cpu.kernels.int8_dot import DOT
 from leptonc.backends.numba_cpu.kernels.int8_winograd_forms import LARGEST_CODE
 from leptonc.backends.numba_cpu.kernels.machine_code import adds_beside
-from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, VECTORS
+from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
-from leptonc.backends.numba_cpu.kernels.winograd_late import FEW
+from leptonc.backends.numba_cpu.kernels.winograd_late import SOME
+from leptonc.backends.numba_cpu.kernels.winograd_late_tile import FEW
 from leptonc.backends.numba_cpu.kernels.winograd_plan import depth
 from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, ONE, Axis, Form
 from leptonc.backends.numba_cpu.lower.product_cost import (
@@ -209,11 +210,11 @@ TRANSFORM = {
 }
 NEAR = 1 << 19  # bytes of a result up to which the stores of few channels are no matter
 FAR_RATE, NEAR_RATE = 12.0, 32.0  # of Winograd's, from memory and where a network stays in caches
-HELD = 0.015  # of the time that is to be saved whenever the weights take twice the bytes
-# Of late weights, for a channel and a vector of columns: a plane of few tiles; where tiles are
-# more, halves and each plane of a tile. By whether additions run beside multiply-adds; else they
-# take longer by what they are (on an Intel Xeon, Emerald Rapids, estimates fit within 3 %).
-LATE_PLANES = {True: (3.3, 37.0, 0.61), False: (4.4, 37.0, 1.0)}
+HELD = 0.04  # of the time that is to be saved whenever the weights take twice the bytes
+# Of late weights, for a channel and a vector of columns: a plane of few tiles; what lines take in
+# addition where tiles are up to SOME, of each group of tiles, and where they are more. By whether
+# additions run beside multiply-adds (fitted to an Intel Xeon, Emerald Rapids, where they do not).
+LATE = {True: (3.3, 30.0, 160.0), False: (4.4, 110.0, 235.0)}
 MOST_LATE = 64  # tiles: more share the weights that are transformed before
 LATE_TILES, LATE_COLUMNS = range(13, 17), 128  # that are surely late, so many columns at least
 OVERLAP = 0.75  # of the shorter of product and reading weights, which go on together
@@ -261,11 +262,13 @@ def _transforms(s: ConvShape, form: Form, count: int) -> float:
 def late_cost(s: ConvShape, form: Form, _: bool) -> float:
     """Return the estimated cycles of :mod:`winograd_late`, which waits for no memory."""
     vectors, count = -(-s.out_channels // PANEL) * VECTORS, tiles(s, form)
-    few_plane, halves, plane = LATE_PLANES[adds_beside()]
-    planes = few_plane if count <= FEW else plane * (count + count % 2)
-    halves = 0.0 if count <= FEW else halves
-    products = vectors * s.channels * (halves + planes * form.planes)
-    return products + _transforms(s, form, count)
+    few_plane, group, many = LATE[adds_beside()]
+    of_one = few_plane * form.planes
+    if count > FEW:
+        lines = group * -(-count // ROWS) if count <= SOME else many
+        rows = max(count + count % 2, FEWEST_ROWS)
+        of_one = WINOGRAD_PRODUCT / VECTORS * rows * form.planes + lines
+    return vectors * s.channels * of_one + _transforms(s, form, count)
 
 
 # Products of codes: cycles of a row with a panel for a step, which is four codes or two int16, by

@@ -62,13 +62,11 @@ class Case:
             for s, p, q, axis in zip((h, wide), pad, ends, form, strict=True)
         ]
         tiles = b * -(-size[0] // form.y.m) * -(-size[1] // form.x.m)
-        late = bool(options.get("late"))
-        blocks = options.get("blocks") or (plan.blocking_late if late else plan.blocking)(
-            form, tiles, c, n
-        )
+        late = late_of(form, tiles) if options.get("late") else None
+        blocks = options.get("blocks") or plan.blocking(form, tiles, c, n, late)
         bias, res = options.get("bias"), options.get("res")
         pack = (
-            plan.pack_late(w.numpy(), late_of(form, tiles).shape.wide)
+            plan.pack_late(w.numpy(), late.wide)
             if late
             else plan.transform_weights(w.numpy(), form)
         )

@@ -17,9 +17,10 @@ from leptonc.backends.numba_cpu.kernels import winograd_plan as plan
 from leptonc.backends.numba_cpu.kernels import winograd_points as points
 from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.igemm_record import Res
+from leptonc.backends.numba_cpu.kernels.microkernel import ROWS
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
-from leptonc.backends.numba_cpu.kernels.winograd_late import GROUP, LATE
-from leptonc.backends.numba_cpu.kernels.winograd_late_tile import scales
+from leptonc.backends.numba_cpu.kernels.winograd_late import LATE
+from leptonc.backends.numba_cpu.kernels.winograd_late_tile import scales, sets
 from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.contract import lower_contract
 from leptonc.backends.numba_cpu.lower.conv_choice import (
@@ -106,6 +107,7 @@ def test_any_thread_count_gives_the_same_bits(form, shape, channels, out, nt, mo
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_long_sums_err_less_than_one_chain(form) -> None:
+    """Of few tiles: sums of some channels are added up."""
     x, weight = data(1, 512, 7, 7), kernel(form, 64, 512)
     want = reference(form, x, weight, same(form))
     late, early = (
@@ -129,8 +131,8 @@ def test_pooled_has_the_bits_of_a_pool_behind(form) -> None:
 def test_blocks_do_not_change_a_bit(form, channels, batch, size, nt) -> None:
     x, weight = data(batch, channels, size, size), kernel(form, 70, channels)
     want = Case(form, x, weight, same(form), late=True).run()
-    full = plan.blocking_late(form, 10**6, channels, 70)
-    small = plan.Blocking(GROUP, 1, full.scratch_bytes)
+    full = plan.blocking(form, 10**6, channels, 70, LATE[form][1])
+    small = plan.Blocking(ROWS, 1, full.scratch_bytes)
     got = Case(form, x, weight, same(form), late=True, blocks=small).run(nt)
     assert np.array_equal(want, got)
 
@@ -147,10 +149,9 @@ def test_packed_weights_are_where_they_are_read(out: int, inner: int, vectors: i
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_every_plane_is_made_once(form) -> None:
-    for late in LATE[form]:
-        sets = late.shape.sets(form)
-        assert [j for some in sets for j in some] == list(range(form.x.n))
-        assert late.turns == len(sets) * form.y.n
+    few, many = LATE[form]
+    assert [j for some in sets(form) for j in some] == list(range(form.x.n))
+    assert few.turns == len(sets(form)) * form.y.n and many.turns == 0
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
@@ -196,10 +197,11 @@ def by_late(lower: Callable[[Lowering, Function], bool | None], ctx: Lowering, f
 
 @given(
     channels=st.integers(1, 5).map(lambda v: v * LANES), out=st.integers(LANES, 70),
-    size=st.tuples(st.integers(2, 16), st.integers(2, 16)), nt=st.integers(1, 3),
+    half=st.tuples(st.integers(1, 8), st.integers(1, 8)), nt=st.integers(1, 3),
 )  # fmt: skip
 @settings(max_examples=15, deadline=None)
-def test_a_convolution_and_its_pool_run_so(channels, out, size, nt) -> None:
+def test_a_convolution_and_its_pool_run_so(channels, out, half, nt) -> None:
+    size = (2 * half[0], 2 * half[1])  # as many tiles with a pool behind
     x, w, bias = values(1, channels, *size), values(out, channels, 3, 3), values(out)
     conv = Conv((1, 1), (1, 1), (1, 1), 1)
     late = functools.partial(by_late, lower_contract)
