@@ -30,7 +30,7 @@ from leptonc.settings import read_settings
 
 MIN_KERNELS = 3  # fewer are compiled before helpers have started (about 0.5 s)
 _LONGEST = 4096  # answers read at a time
-_EXIT_WAIT_S = 1.0  # that the first process may take to end its helpers
+_EXIT_WAIT_S, _EXIT_STEP_S = 1.0, 0.001  # that the first process may take to end its helpers
 _ENTRY = (  # without the collector: a short life, and collections are a fifth of it
     "import gc, json, sys; gc.disable(); sys.path[:], *job = json.loads(sys.stdin.readline()); "
     "from leptonc.backends.numba_cpu.kernels.helping import supervise; supervise(*job)"
@@ -183,11 +183,11 @@ class Helpers:
             self._close()
             if not forked:
                 self._process.kill()
-            try:
-                self._process.wait(_EXIT_WAIT_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            end = time.monotonic() + _EXIT_WAIT_S
+            while self._process.poll() is None and time.monotonic() < end:
+                time.sleep(_EXIT_STEP_S)  # Popen.wait sleeps 50 ms at a time
+            self._process.kill()
+            self._process.wait()
         self._process, self._running = None, []
         self._asked.clear()
 
