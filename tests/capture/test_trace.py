@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from leptonc.bench import suites
 from leptonc.capture import Captured, frontend
 from leptonc.capture.frontend import capture
 from leptonc.capture.trace import NotPlain, trace
@@ -175,6 +176,13 @@ def test_structures_and_names() -> None:
     assert {"shift", "table"} <= names
 
 
+@pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2_x1_0", "minilm_16"])
+def test_networks(name: str) -> None:
+    (net,) = suites.pick(tuple(suites.SUITES), [name])
+    model, inputs = suites.build(net), net.inputs(1)
+    assert text(traced(model, inputs, {})) == text(exported(model, inputs, {}))
+
+
 _STEPS: tuple[Callable[[Tensor], Tensor], ...] = (
     lambda x: x.relu_(),
     lambda x: x + x.mean(-1, keepdim=True),
@@ -239,7 +247,7 @@ class Sets(nn.Module):
 
 def _autocast(m: Any, x: Tensor) -> None:
     with torch.autocast("cpu"):
-        x @ x.transpose(1, 2)
+        _ = x @ x.transpose(1, 2)
 
 
 OTHERS: dict[str, Callable[[Any, Tensor], Any]] = {
