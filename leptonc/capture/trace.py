@@ -9,6 +9,7 @@ explains what it refuses.
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -271,7 +272,9 @@ class _Recorder(ProxyTorchDispatchMode):
 
     def program(self, in_spec: pytree.TreeSpec, result: Any) -> Program:
         """Return what was written down. Raises NotPlain: a result that torch cannot take apart."""
-        flat, out_spec = pytree.tree_flatten(boxed(result))
+        flat, out_spec = pytree.tree_flatten(result)
+        if any(map(dataclasses.is_dataclass, flat)):  # boxing makes a plain tuple of a Size
+            flat, out_spec = pytree.tree_flatten(boxed(result))
         for x in flat:
             if not isinstance(x, (FakeTensor, *_PLAIN_VALUES)):
                 raise NotPlain(f"the model returns a {type(x).__name__}")

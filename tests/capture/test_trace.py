@@ -120,6 +120,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "opaque": lambda x: torch.special.bessel_j0(x) + 1,
     "dead": lambda x: (x.exp(), x.detach(), x * 2)[2],
     "passed through": lambda x: (x, x * 2, 5, "text", None),
+    "sizes": lambda x: (x + 1, x.shape, [x.shape[1:]]),
     "in place": _inplace,
     "no_grad": _no_grad,
     "inference": torch.inference_mode()(lambda x: x.sin() + x),
