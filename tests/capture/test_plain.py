@@ -37,7 +37,8 @@ def same(a: Any, b: Any) -> bool:
     if type(a) is not type(b):
         return False
     if isinstance(a, float):
-        return math.copysign(1, a) == math.copysign(1, b) and (a == b or (a != a and b != b))
+        nan = a != a and b != b  # one NaN is as good as another
+        return nan or (math.copysign(1, a) == math.copysign(1, b) and a == b)
     if isinstance(a, complex):
         return same(a.real, b.real) and same(a.imag, b.imag)
     if isinstance(a, dict):
@@ -50,9 +51,7 @@ def same(a: Any, b: Any) -> bool:
 
 @given(values)
 def test_what_is_written_is_read(value: Any) -> None:
-    if isinstance(value, float) and value != value:
-        value = math.nan  # one NaN is as good as another
-    assert same(decode(json.loads(json.dumps(encode(value)))), value) or value != value
+    assert same(decode(json.loads(json.dumps(encode(value)))), value)
 
 
 @pytest.mark.parametrize("value", [object(), {1}, b"x", torch.zeros(1), print, st, 1j.__class__])
