@@ -209,12 +209,14 @@ TRANSFORM = {
     Form.square(5, 3): (220.0, 150.0),
 }
 NEAR = 1 << 19  # bytes of a result up to which the stores of few channels are no matter
-FAR_RATE, NEAR_RATE = 12.0, 32.0  # of Winograd's, from memory and where a network stays in caches
+# Bytes of Winograd's weights a cycle: from memory, likewise by processor; where all of a network
+# stays in caches.
+FAR_RATE, NEAR_RATE = {True: 12.0, False: 6.0}, 32.0
 HELD = 0.04  # of the time that is to be saved whenever the weights take twice the bytes
 # Of late weights, for a channel and a vector of columns: a plane of few tiles; what lines take in
 # addition where tiles are up to SOME, of each group of tiles, and where they are more. By whether
 # additions run beside multiply-adds (fitted to an Intel Xeon, Emerald Rapids, where they do not).
-LATE = {True: (3.3, 30.0, 160.0), False: (4.4, 110.0, 235.0)}
+LATE = {True: (3.3, 30.0, 160.0), False: (4.4, 75.0, 235.0)}
 MOST_LATE = 64  # tiles: more share the weights that are transformed before
 LATE_TILES, LATE_COLUMNS = range(13, 17), 128  # that are surely late, so many columns at least
 OVERLAP = 0.75  # of the shorter of product and reading weights, which go on together
@@ -249,7 +251,7 @@ def winograd_cost(s: ConvShape, form: Form, near: bool) -> float:
     panels, rows = -(-s.out_channels // PANEL), depth(form, s.channels)
     product = WINOGRAD_PRODUCT * max(count + count % 2, FEWEST_ROWS) * panels * rows
     weights = 4.0 * rows * panels * PANEL
-    reading = weights / (NEAR_RATE if near else FAR_RATE)
+    reading = weights / (NEAR_RATE if near else FAR_RATE[adds_beside()])
     return product + reading - OVERLAP * min(product, reading) + _transforms(s, form, count)
 
 
@@ -276,6 +278,7 @@ def late_cost(s: ConvShape, form: Form, _: bool) -> float:
 # Without them four codes take three instructions (more for steps apart, see :mod:`int8_pairs`), two
 # int16 take two.
 CODES_STEP = {"vnni": 1.1, "split": 2.6, "plain": 9.0}
+CODES_FAR_RATE = 12.0  # bytes of weights a cycle
 WORDS_STEP = {"vnni": 1.22, "split": 1.4, "plain": 4.5}
 #: To transform a register of int16 of a tile, a panel of sums, by the side of an output tile.
 CODES_TRANSFORM = {2: (45.0, 45.0), 4: (100.0, 150.0)}
@@ -315,7 +318,7 @@ def _int_winograd_cost(s: ConvShape, form: int8_winograd_forms.Form) -> float:
     panels, pairs = -(-s.out_channels // PANEL), int8_winograd_plan.pairs(s.channels)
     steps = form.planes * pairs * panels
     product = WORDS_STEP[DOT] * max(tiles, FEWEST_ROWS) * steps
-    reading = 4.0 * PANEL * steps / FAR_RATE
+    reading = 4.0 * PANEL * steps / CODES_FAR_RATE
     vectors = (-(-s.channels // (2 * LANES)), panels)
     transforms = tiles * sum(t * v for t, v in zip(CODES_TRANSFORM[form.m], vectors, strict=True))
     total = product + reading - OVERLAP * min(product, reading) + transforms
