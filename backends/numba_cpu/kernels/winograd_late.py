@@ -3,9 +3,9 @@
 Transformed once for all calls, the weights of F(4x4, 3x3) are four times the bytes, and a layer of
 few tiles waits for them. Here they stay as they are, and each call transforms them. Of up to FEW
 tiles that is done in the registers of the products (:mod:`winograd_late_tile`): storing what is
-made would take longer than making it anew. For more tiles the planes of one line are made of a
-panel (:func:`make_line`), stored in the second-level cache, and multiplied by
-:mod:`winograd_product` as if they had been made before.
+made would take longer than making it anew. For more tiles the planes of one line are made of some
+channels of a panel (:func:`make_line`), stored in a near cache, and multiplied by
+:mod:`winograd_product` as if they had been made before; sums of some channels are added up in M.
 
 The points of :mod:`winograd_points` are small powers of two for 3x3. The denominators of ``G`` are
 left out until the end of a row, so that it takes few roundings. Weights are ``f32[columns of wide
