@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -177,7 +178,20 @@ def test_structures_and_names() -> None:
     assert {"shift", "table"} <= names
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2", "shufflenet_v2_x1_0", "minilm_16"])
+_VISION = pytest.mark.skipif(
+    importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed"
+)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "efficientnet_lite0",
+        "minilm_16",
+        pytest.param("mobilenet_v2", marks=_VISION),
+        pytest.param("shufflenet_v2_x1_0", marks=_VISION),
+    ],
+)
 def test_networks(name: str) -> None:
     (net,) = suites.pick(tuple(suites.SUITES), [name])
     model, inputs = suites.build(net), net.inputs(1)
