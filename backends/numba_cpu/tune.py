@@ -1,9 +1,9 @@
 """numba_cpu > tune: time the candidates of a network's open questions, within a budget.
 
 Each candidate is lowered as a program of its own with the unit's true sizes, weights and epilogue.
-Programs take turns; before each run the caches are swept and the inputs written, as in a network,
-where weights come from memory and inputs from the unit before. What was decided goes to a book, so
-that the same question costs nothing the next time.
+Programs take turns; before each round the caches are swept, and before each run the inputs are
+read, as in a network, where weights come from memory and inputs from the unit before. What was
+decided goes to a book, so that the same question costs nothing the next time.
 """
 
 from __future__ import annotations
@@ -116,8 +116,12 @@ def tune(
     if todo:
         HELPERS.settle()  # a race beside a compiler would measure both
     end, new = clock() + budget_s, dict[str, Answer]()
+    sweep: Callable[[], object] = _nothing
     if todo and prepare is None:
-        prepare = functools.partial(_prepare, options, _memory(_swept_bytes(distance, options)))
+        memory = _memory(_swept_bytes(distance, options))
+        prepare = functools.partial(_prepare, options, memory)
+        if _once_a_round(memory):
+            sweep = _sweeper(options, memory)
     for item in sorted(todo, key=lambda o: -o.worth):
         q = item.question
         if prepare is None or clock() >= end:
@@ -125,27 +129,38 @@ def tune(
             continue
         races = {c: prepare(item.op, q, c) for c in choices.contenders(q)}
         end += sum(r.compile_s for r in races.values())
-        times = race({c: r.run for c, r in races.items()}, end, clock)
+        times = race({c: r.run for c, r in races.items()}, end, clock, sweep)
         new[q.key] = choices.pick(times, q.held)
         pool.spare.update(races[new[q.key].chosen].arrays)
     book.settle({page(k, distance): _kept(a) for k, a in new.items()})
     return {**answers, **new}
 
 
+def _nothing() -> None:
+    """Sweep nothing."""
+
+
 def race(
-    runs: Mapping[str, Callable[[], float]], end: float, clock: Clock
+    runs: Mapping[str, Callable[[], float]],
+    end: float,
+    clock: Clock,
+    sweep: Callable[[], object] = _nothing,
 ) -> dict[str, list[float]]:
     """Return the seconds of each candidate's counted runs, taken in turns.
 
     The first round does not count (pages are mapped, the core wakes up). There are more rounds
-    while the runs disagree and there is time before ``end``.
+    while the runs disagree and there is time before ``end``; ``sweep`` begins each of them. Who was
+    last in a round is first in the next: what a run leaves in the caches, its successor finds.
     """
     for run in runs.values():
         run()
     times: dict[str, list[float]] = {c: [] for c in runs}
+    turns = list(runs.items())
     for counted in range(1, MOST + 1):
-        for c, run in runs.items():
+        sweep()
+        for c, run in turns:
             times[c].append(run())
+        turns.reverse()
         agreed = all(choices.steady(t) for t in times.values()) if counted > 1 else False
         clear = counted >= USUAL or choices.settled(times)
         if counted >= FEWEST and (clock() >= end or (agreed and clear)):
@@ -195,10 +210,29 @@ def _prepare(
     compile_s = time.perf_counter() - begin
     random = np.random.default_rng(0)
     inputs = [aligned(_values(random, v)) for v in alone.params]
-    program = _swept(plan, sweep)
+    program = _swept(plan, sweep[:0] if _once_a_round(sweep) else sweep)
     first = len(program.steps) - len(plan.steps)
     arrays = {key: pool.arrays[i] for key, i in pool.known.items()}
     return Race(_turn(_runner(program, plan, inputs, first), sweep.nbytes), arrays, compile_s)
+
+
+def _once_a_round(sweep: np.ndarray) -> bool:
+    """Return whether one sweep serves a round: it costs more than all runs, and leaves no weights.
+
+    A short one leaves what a rival read where the next candidate would not have it.
+    """
+    return sweep.nbytes > SETTLING
+
+
+def _sweeper(options: Options, sweep: np.ndarray) -> Callable[[], object]:
+    """Return what reads ``sweep`` with all threads."""
+    sums = np.zeros(options.threads * LANES, np.float32)
+    program = Program(
+        threads=options.threads, constants={"sweep": sweep, "sums": sums}, inputs=0, outputs=0
+    )
+    groups = sweep.nbytes // _GROUP
+    program.step(read_all, program.const("sweep"), groups, program.const("sums"))
+    return program.timed
 
 
 def _swept(plan: Schedule, sweep: np.ndarray) -> Program:

@@ -28,6 +28,7 @@ from typing import Any, TypeVar, overload
 import numpy as np
 
 from leptonc.backends.numba_cpu.kernels.loaded_code import code_digest, digest_of_tools
+from leptonc.backends.numba_cpu.kernels.language import DeviceFunction
 from leptonc.backends.numba_cpu.kernels.machine_code import (
     CodeFile,
     NativeCode,
@@ -35,12 +36,8 @@ from leptonc.backends.numba_cpu.kernels.machine_code import (
     lanes,
     native_code,
 )
-from leptonc.backends.numba_cpu.kernels.toolchain import (
-    ObjectCode,
-    compile_object,
-    device_function,
-)
-from leptonc.errors import TargetError
+from leptonc.backends.numba_cpu.kernels.syntax import KernelError
+from leptonc.backends.numba_cpu.kernels.toolchain import ObjectCode, Optimized, of_function
 
 __all__ = [
     "Kernel", "KernelError", "factory", "inline_njit", "kernel", "lanes", "make_kernel", "record",
@@ -52,10 +49,6 @@ _PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int
 
 
 N = TypeVar("N", bound="Native")
-
-
-class KernelError(TargetError):
-    """A kernel was declared or called in a way that cannot work."""
 
 
 class Native(abc.ABC):
@@ -172,18 +165,23 @@ class Native(abc.ABC):
     @property
     def written_from(self) -> tuple[object, ...]:
         """What decides about the machine code, see :mod:`loaded_code`."""
-        return self.name, self.kind, self.parts, self.fn, digest_of_tools(type(self)._object)
+        return self.name, self.kind, self.parts, self.fn, digest_of_tools(type(self)._module)
 
     def _save(self, file: CodeFile) -> ObjectCode:
         made = self._object()
-        # Code with addresses of this process is useless elsewhere.
-        if made.portable:
-            file.save(made.symbol, made.code)
+        file.save(made.symbol, made.code)
         return made
 
-    @abc.abstractmethod
     def _object(self) -> ObjectCode:
-        """Return the function compiled."""
+        return self._module().object_code()
+
+    def assembly(self) -> str:
+        """Return the function in assembly language, without its parts; compiles it anew."""
+        return self._module().assembly()
+
+    @abc.abstractmethod
+    def _module(self) -> Optimized:
+        """Return the function's code."""
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.module}.{self.name})"
@@ -197,20 +195,17 @@ class Kernel(Native):
         fn: types.FunctionType,
         name: str,
         params: tuple = (),
-        contract: bool = False,
         signature: str = SIGNATURE,
         parts: tuple[Native, ...] = (),
     ) -> None:
         named = f"{name}[{','.join(map(str, params))}]" if params else name
-        super().__init__(fn, named, f"{'+contract' * contract}{signature}", parts)
-        self._contract = contract
+        super().__init__(fn, named, signature, parts)
         self._signature = signature
         self._call: Callable | None = None
 
-    def _object(self) -> ObjectCode:
-        fastmath = {"contract"} if self._contract else set[str]()
-        level = 2 if self.parts else 3  # parts have the loops that matter
-        return compile_object(_renamed(self.fn, self.name), self._signature, fastmath, level)
+    def _module(self) -> Optimized:
+        level = 1 if self.parts else 3  # parts have the loops that matter
+        return of_function(self.fn, _symbol(self.name), self._signature, level)
 
     def __call__(self, args: np.ndarray | int, tid: int = 0, nt: int = 1) -> None:
         """Run thread ``tid`` of ``nt`` natively (tests, tuning); programs use the address."""
@@ -261,49 +256,39 @@ KERNELS = _Registry()
 
 
 @overload
-def kernel(
-    fn: Callable[..., None], *, contract: bool = False, parts: tuple[Native, ...] = ()
-) -> Kernel: ...
+def kernel(fn: Callable[..., None], *, parts: tuple[Native, ...] = ()) -> Kernel: ...
 
 
 @overload
 def kernel(
-    fn: None = None, *, contract: bool = False, parts: tuple[Native, ...] = ()
+    fn: None = None, *, parts: tuple[Native, ...] = ()
 ) -> Callable[[Callable[..., None]], Kernel]: ...
 
 
-def kernel(
-    fn: Callable[..., None] | None = None,
-    *,
-    contract: bool = False,
-    parts: tuple[Native, ...] = (),
-):
+def kernel(fn: Callable[..., None] | None = None, *, parts: tuple[Native, ...] = ()):
     """Declare a module-level function as a kernel (decorator, with or without options).
 
     Args:
         fn: ``def f(args, tid, nt)`` without a closure.
-        contract: let LLVM fuse ``a * b + c`` in scalar code; vector code uses explicit ``fma``.
         parts: what it calls of :mod:`part`, all of it: helpers compile that at the same time.
 
     Raises:
         KernelError: ``fn`` is a closure: only :func:`make_kernel` can give that a stable name.
     """
     if fn is None:
-        return lambda f: kernel(f, contract=contract, parts=parts)
+        return lambda f: kernel(f, parts=parts)
     if fn.__closure__:
         raise KernelError(f"{fn.__qualname__} is a closure: use make_kernel(fn, name=, params=)")
-    return KERNELS.add(Kernel(fn, fn.__name__, (), contract, parts=parts))
+    return KERNELS.add(Kernel(fn, fn.__name__, parts=parts))
 
 
-def make_kernel(
-    fn: types.FunctionType, name: str, params: tuple = (), *, contract: bool = False
-) -> Kernel:
+def make_kernel(fn: types.FunctionType, name: str, params: tuple = ()) -> Kernel:
     """Return the kernel made by a factory; ``name`` and ``params`` identify it within its module.
 
     Everything the closure depends on must follow from ``params`` (and the kernel sources): calling
     it again with the same name and parameters returns the same object.
     """
-    return KERNELS.add(Kernel(fn, name, tuple(params), contract))
+    return KERNELS.add(Kernel(fn, name, tuple(params)))
 
 
 def factory(make: Callable[..., N]) -> Callable[..., N]:
@@ -322,16 +307,16 @@ def factory(make: Callable[..., N]) -> Callable[..., N]:
     return made
 
 
-def inline_njit(fn: types.FunctionType | None = None, **options):
-    """Compile a device function: plain ``numba.njit`` with our error model, for use inside kernels.
+def inline_njit(fn: types.FunctionType | None = None, *, forceinline: bool = False):
+    """Declare a helper of kernels (decorator, with or without options), see :mod:`language`.
 
-    A closure gets a name that says what it closes over, so that symbols in the machine code tell
-    the variants of a factory apart.
+    Args:
+        fn: what kernels and other helpers call.
+        forceinline: put it into its callers in any case: what they know is known in it, then.
     """
     if fn is None:
-        return lambda f: inline_njit(f, **options)
-    named = _renamed(fn, f"{fn.__qualname__}_{code_digest(fn)[:8]}") if fn.__closure__ else fn
-    return device_function(nogil=True, **options)(named)
+        return lambda f: inline_njit(f, forceinline=forceinline)
+    return DeviceFunction(fn, forceinline)
 
 
 def record(*slots: int | float | np.ndarray | np.generic) -> np.ndarray:
@@ -357,12 +342,9 @@ def slot_bits(slot: int | float | np.ndarray | np.generic) -> int:
     raise KernelError(f"a record slot cannot hold {slot!r} ({type(slot).__name__})")
 
 
-def _renamed(fn: types.FunctionType, name: str) -> types.FunctionType:
-    """Return a copy of ``fn`` whose native symbols carry ``name`` (see :func:`inline_njit`)."""
+def _symbol(name: str) -> str:
+    """Return the symbol of a kernel's machine code, as profilers show it."""
     clean = "".join(c if c.isalnum() else "_" for c in name)
     if len(clean) > 60:
         clean = clean[:50] + hashlib.sha256(name.encode()).hexdigest()[:8]
-    copy = types.FunctionType(fn.__code__, fn.__globals__, clean, fn.__defaults__, fn.__closure__)
-    copy.__qualname__ = clean
-    copy.__module__ = fn.__module__
-    return copy
+    return f"leptonc_{clean}"

@@ -88,8 +88,8 @@ def _grid(nt, outer, m, panels):
 @inline_njit
 def _note(at, values):
     """Write whole numbers one after the other."""
-    for i in range(len(values)):
-        sti64(at, i, values[i])
+    for i, value in enumerate(values):
+        sti64(at, i, value)
 
 
 @inline_njit

@@ -1,23 +1,74 @@
-"""numba_cpu > kernels > language: the part of numba's language that kernels are written in.
+"""numba_cpu > kernels > language: what kernels are written in, and what numba knows of it.
 
-A kernel is made of integers, floats, tuples, ranges and our own intrinsics. numba's CPU target also
-knows arrays, strings, containers, dates and random numbers: it imports them (scipy with them) when
-the first function is compiled, looks for news of all of them whenever it types an intrinsic, and
-asks them what an addition might mean. Kernels and their helpers have a target of their own, which
-does not: what is installed here is all there is.
+A kernel is Python: integers, floats and registers, tuples, ranges, conditions, calls of helpers
+(:class:`DeviceFunction`), of ``math`` and of intrinsics, which are numba's. Names mean what they
+mean in Python; what is known while the code is written (globals, closures, tuples of them) costs
+nothing. It allocates nothing and raises nothing: division by zero gives 0, as numba has it.
+
+numba's extensions (intrinsics, types) are what registers are made of, and its target converts
+numbers and writes ``math``. The rest, functions and their control flow, is written by
+:mod:`statements` and :mod:`expressions`: numba's own way from bytecode over its IR and type
+inference takes a second for a kernel, ten times as long. Of numba's declarations those of numbers,
+tuples and ``math`` are installed, not its arrays, strings and containers, which would be imported
+(scipy with them).
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+import types as python
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from llvmlite import ir
-from numba.core import cpu, fastmathpass, target_extension, types, typing
-from numba.core.registry import CPUDispatcher, CPUTarget
-from numba.core.typing import templates
+from numba.core import cpu, target_extension, types, typing
+from numba.core.registry import CPUTarget
 
 NAME = "leptonc_kernels"  # of the target, for numba
+
+
+@dataclass(frozen=True)
+class DeviceFunction:
+    """A helper: a function that kernels call, each of which gets its own copy.
+
+    Attributes:
+        py_func: the function; Python may call it, too.
+        forceinline: whether LLVM must put it into its callers, so that what they know is known.
+    """
+
+    py_func: python.FunctionType
+    forceinline: bool = False
+
+
+class Operators:
+    """What operators mean for types of our own; modules fill it when they are imported.
+
+    Which of them are there differs between processes, so kernels are told apart by what a module
+    lists as ``REGISTERED``, see :mod:`loaded_code`.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[object, ...], tuple[types.Type, Callable[..., ir.Value]]] = {}
+
+    def define(
+        self, op: object, kinds: tuple[types.Type, ...], result: types.Type,
+        write: Callable[..., ir.Value],
+    ) -> None:  # fmt: skip
+        """Say that ``op`` of operands of ``kinds`` is what ``write(builder, *values)`` writes."""
+        self._known[op, *kinds] = result, write
+
+    def find(
+        self, op: object, kinds: tuple[types.Type, ...]
+    ) -> tuple[types.Type, Callable[..., ir.Value]] | None:
+        """Return the result's type and what writes it, if there is such an operator."""
+        return self._known.get((op, *kinds))
+
+    def writers(self) -> list[Callable[..., ir.Value]]:
+        """Return all that writes operators."""
+        return [write for _, write in self._known.values()]
+
+
+OPERATORS = Operators()
 
 
 class Language(target_extension.CPU):
@@ -25,68 +76,33 @@ class Language(target_extension.CPU):
 
 
 class _TypingContext(typing.BaseContext):
-    """Knows the types of what kernels may call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._known: dict[tuple[object, tuple[types.Type, ...]], object] = {}
-
-    def resolve_function_type(
-        self, func: object, args: tuple[types.Type, ...], kws: dict[str, types.Type]
-    ) -> object:
-        """Return the signature of a call; of an operator or intrinsic it is found only once.
-
-        All that is declared is there before the first kernel: what was found stays true.
-        """
-        if kws or not isinstance(func, types.Function):
-            return super().resolve_function_type(func, args, kws)
-        found = self._known.get((func, args))
-        if found is None:
-            found = self._known[func, args] = super().resolve_function_type(func, args, kws)
-        return found
-
-    def _load_builtins(self) -> None:
-        from numba.core.typing import builtins, collections  # noqa: F401, PLC0415
-
-        self.install_registry(templates.builtin_registry)
-
-    def resolve_value_type(self, val: object) -> types.Type:
-        """Return the type of a constant; a module or what is declared here is no array or list.
-
-        numba would ask first whether it is one, or a function of cffi, and import what can tell.
-        """
-        plain = isinstance(val, int | float | tuple)
-        return (not plain and self._get_global_type(val)) or super().resolve_value_type(val)
+    """What an intrinsic is asked for its type with; it knows none of numba's functions."""
 
     def load_additional_registries(self) -> None:
-        """Declare the functions of ``math``."""
-        from numba.core.typing import mathdecl  # noqa: PLC0415
+        """Declare nothing: numba would build a table of all it knows, a tenth of a second."""
 
-        self.install_registry(mathdecl.registry)
+    def _load_builtins(self) -> None:
+        pass
 
 
 class _TargetContext(cpu.CPUContext):
     """Knows the code of what kernels may call."""
 
     def load_additional_registries(self) -> None:
-        """Declare numbers, ranges, tuples and ``math``; the rest of numba is not there."""
+        """Declare numbers, tuples and ``math``; the rest of numba is not there."""
         from numba.cpython import (  # noqa: PLC0415
             builtins,  # noqa: F401
-            iterators,  # noqa: F401
-            listobj,  # noqa: F401
             mathimpl,
             numbers,  # noqa: F401
-            rangeobj,  # noqa: F401
-            slicing,  # noqa: F401
             tupleobj,  # noqa: F401
         )
 
         self.install_registry(mathimpl.registry)
 
-    def post_lowering(self, mod: ir.Module, library: object) -> None:
-        """Set the flags of arithmetic; numba's runtime is not linked: kernels allocate nothing."""
-        if self.fastmath:
-            fastmathpass.rewrite_module(mod, self.fastmath)
+    def add_linking_libs(self, libs: Iterable[object]) -> None:
+        """Refuse what numba would compile by itself: the code of a kernel is one module."""
+        if tuple(libs):
+            raise NotImplementedError("numba would compile a function for it")
 
 
 class _Target(CPUTarget):
@@ -103,20 +119,10 @@ target_extension.target_registry[NAME] = Language
 TARGET = _Target(NAME)
 
 
-class KernelDispatcher(CPUDispatcher):
-    """A device function: compiled when a kernel that calls it is."""
+class _Contexts:
+    """Where numba looks for the contexts of a target; kernels have no dispatcher."""
 
     targetdescr = TARGET
 
-    def get_call_template(self, args: tuple[types.Type, ...], kws: dict[str, types.Type]) -> Any:
-        """Return how a call is typed; a whole number that is constant is typed as any other.
 
-        numba would compile a helper once more for each constant it is called with. LLVM finds
-        constants in what it inlines, and helpers that need them ask for ``forceinline``.
-        """
-        plain = (types.unliteral(a) if isinstance(a, types.IntegerLiteral) else a for a in args)
-        return super().get_call_template(tuple(plain), kws)
-
-
-target_extension.dispatcher_registry[Language] = KernelDispatcher
-REGISTERED = (Language, KernelDispatcher)
+target_extension.dispatcher_registry[Language] = _Contexts

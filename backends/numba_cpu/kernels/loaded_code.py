@@ -22,8 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from llvmlite import ir
 from numba.core import types as numba_types
-from numba.core.dispatcher import Dispatcher
 from numba.core.extending import _Intrinsic
+
+from leptonc.backends.numba_cpu.kernels.language import DeviceFunction
 
 #: A module's table of what it registers with numba: kernels reach that without naming it.
 REGISTERED = "REGISTERED"
@@ -32,7 +33,7 @@ WRITTEN_FROM = "written_from"
 _FOREIGN = sys.stdlib_module_names | {"llvmlite", "numba", "numpy"}
 # One object each, however often it is named. Tuples and numbers are none: whether two equal ones
 # are the same object depends on how their module was loaded.
-_SHARED = {types.FunctionType, type, types.ModuleType, dict, list, Dispatcher, _Intrinsic}
+_SHARED = {types.FunctionType, type, types.ModuleType, dict, list, DeviceFunction, _Intrinsic}
 # What Python adds to a class (once its instances are copied, too) and decorators do; numba's number
 # of a pass differs with its imports.
 _NO_CODE = frozenset({
@@ -199,8 +200,8 @@ def _(value: types.ModuleType) -> Described:
 
 
 @described.register
-def _(value: Dispatcher) -> Described:
-    return Described("compiled", (value.py_func, value.targetoptions))
+def _(value: DeviceFunction) -> Described:
+    return Described("helper", (value.py_func, value.forceinline))
 
 
 @described.register

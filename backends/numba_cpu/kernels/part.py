@@ -18,7 +18,7 @@ from llvmlite import ir
 from leptonc.backends.numba_cpu.kernels.base import KERNELS, Native
 from leptonc.backends.numba_cpu.kernels.loaded_code import digest_of_tools
 from leptonc.backends.numba_cpu.kernels.machine_code import LINKED
-from leptonc.backends.numba_cpu.kernels.toolchain import ObjectCode, assemble_object
+from leptonc.backends.numba_cpu.kernels.toolchain import Optimized, of_writer
 
 
 class Part(Native):
@@ -49,8 +49,8 @@ class Part(Native):
         fn.attributes.add("nounwind")
         return fn
 
-    def _object(self) -> ObjectCode:
-        return assemble_object(self.symbol, self._write)
+    def _module(self) -> Optimized:
+        return of_writer(self.symbol, self._write)
 
     def _write(self, module: ir.Module) -> None:
         fn = self._declared(module)

@@ -26,10 +26,10 @@ from collections.abc import Callable
 
 from llvmlite import ir
 from numba.core import types
-from numba.core.typing.templates import ConcreteTemplate, infer_global, signature
-from numba.extending import intrinsic, lower_builtin
+from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels import vecmath as vm
+from leptonc.backends.numba_cpu.kernels.language import OPERATORS
 from leptonc.backends.numba_cpu.kernels.vectype import (
     F32,
     F64,
@@ -376,20 +376,12 @@ vfrombits = _op(vf32, (vi32,), lambda b, x: b.bitcast(x, VF), "Return the float 
 # --- Python operators on float vectors ------------------------------------------------------------
 def _operator(symbol: Callable, arity: int, build: Callable) -> tuple[str, Callable]:
     """Let kernels write ``symbol`` between vectors; return its name and what writes its code."""
-    sig = signature(vf32, *[vf32] * arity)
-    infer_global(symbol)(type(f"Vec_{symbol.__name__}", (ConcreteTemplate,), {"cases": [sig]}))
-
-    def lower(context, builder, sig, args):
-        return build(builder, *args)
-
-    lower_builtin(symbol, *[vf32] * arity)(lower)
-    return symbol.__name__, lower
+    OPERATORS.define(symbol, (vf32,) * arity, vf32, build)
+    return symbol.__name__, build
 
 
 _BINARY = {
-    operator.add: "fadd", operator.iadd: "fadd", operator.sub: "fsub", operator.isub: "fsub",
-    operator.mul: "fmul", operator.imul: "fmul", operator.truediv: "fdiv",
-    operator.itruediv: "fdiv",
+    operator.add: "fadd", operator.sub: "fsub", operator.mul: "fmul", operator.truediv: "fdiv",
 }  # fmt: skip
 REGISTERED = (
     *(_operator(s, 2, lambda b, x, y, n=n: getattr(b, n)(x, y)) for s, n in _BINARY.items()),

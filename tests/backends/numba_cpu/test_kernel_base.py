@@ -144,8 +144,15 @@ def test_changed_code_is_compiled_again(cache_dir) -> None:
 
         return body
 
-    plus = fresh(version(inline_njit(lambda x: x + 1)))
-    minus = fresh(version(inline_njit(lambda x: x - 1)))
+    @inline_njit
+    def above(x):
+        return x + 1
+
+    @inline_njit
+    def below(x):
+        return x - 1
+
+    plus, minus = fresh(version(above)), fresh(version(below))
     assert (run(plus, 5), run(minus, 5)) == (6, 4)
     assert minus.from_cache is False
 

@@ -99,6 +99,34 @@ def test_a_race_ends_early_when_it_is_clear_and_goes_on_while_runs_disagree() ->
     assert [len(t) for t in late.values()] == [module.FEWEST] * 2
 
 
+def test_a_sweep_begins_each_counted_round_and_turns_are_reversed() -> None:
+    done = list[str]()
+
+    def run(name: str):
+        return lambda: done.append(name) or 1.0
+
+    module.race({c: run(c) for c in "abc"}, 0.0, lambda: 1.0, lambda: done.append("sweep"))
+    rounds = "".join(done).split("sweep")
+    assert rounds == ["abc", *itertools.islice(itertools.cycle(["abc", "cba"]), module.FEWEST)]
+
+
+@pytest.mark.numba
+def test_a_long_sweep_is_read_once_a_round_a_short_one_by_each_candidate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    item, swept, whole = module.questions(program(), OPTIONS)[1], list[int](), module._swept
+    monkeypatch.setattr(
+        module, "_swept", lambda plan, sweep: swept.append(sweep.nbytes) or whole(plan, sweep)
+    )
+    for nbytes in (module.SETTLING, 2 * module.SETTLING):
+        sweep = np.ones(nbytes // 4, np.float32)
+        assert module._prepare(OPTIONS, sweep, item.op, item.question, "igemm").run() > 0
+    assert swept == [module.SETTLING, 0]
+    times = module._sweeper(OPTIONS, sweep)()
+    assert isinstance(times, np.ndarray) and times.shape[:2] == (1, OPTIONS.threads)
+    assert (np.diff(times[0]) > 0).all()
+
+
 # --- over a network ------------------------------------------------------------------------------
 
 
@@ -293,6 +321,12 @@ def test_helpers_settle_before_a_race_and_only_then(
     assert done[:1] == (["settled"] if open_ else []) and done.count("settled") == open_
 
 
+def item_alone(item: module.Open) -> Function:
+    """Return the program of one unit."""
+    op = item.op
+    return Function("conv", tuple(dict.fromkeys(op.operands)), (op,), op.results)
+
+
 @pytest.mark.numba
 @pytest.mark.parametrize("candidate", ["igemm", "winograd2", "winograd4"])
 def test_a_candidate_runs_alone_with_the_layout_it_has_in_the_network(candidate: str) -> None:
@@ -301,9 +335,8 @@ def test_a_candidate_runs_alone_with_the_layout_it_has_in_the_network(candidate:
     assert candidate in item.question.costs
     made = module._prepare(OPTIONS, np.ones(4096, np.float32), item.op, item.question, candidate)
     assert 0.0 < made.run() < 10.0 and 0.0 < made.run() < 10.0
-    alone = Function("conv", tuple(dict.fromkeys(item.op.operands)), (item.op,), item.op.results)
     forced = {item.question.key: Answer(candidate, "timed")}
-    plan = schedule(alone, ConstPool(), Options(answers=forced, as_laid_out=True))
+    plan = schedule(item_alone(item), ConstPool(), Options(answers=forced, as_laid_out=True))
     assert len(plan.steps) == 1, "no copies between layouts"
     # the weights packed for the race serve the network: nothing is packed again
     pool = ConstPool(spare={k: np.full_like(a, 7) for k, a in made.arrays.items()})
