@@ -27,8 +27,8 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 
-from leptonc.backends.numba_cpu.kernels.loaded_code import code_digest, digest_of_tools
 from leptonc.backends.numba_cpu.kernels.language import DeviceFunction
+from leptonc.backends.numba_cpu.kernels.loaded_code import code_digest, digest_of_tools
 from leptonc.backends.numba_cpu.kernels.machine_code import (
     CodeFile,
     NativeCode,

@@ -230,7 +230,7 @@ def compare(b: ir.IRBuilder, op: Callable[..., Any], x: Operand, y: Operand) -> 
     if not (is_number(left) and is_number(right)):
         return _registered(b, op, left, right)
     kind = common(left.type, right.type)
-    if kind == types.boolean or isinstance(kind, types.Integer) and kind.bitwidth < 64:
+    if kind == types.boolean or (isinstance(kind, types.Integer) and kind.bitwidth < 64):
         kind = types.int64 if kind == types.boolean or kind.signed else types.uint64
     codes = [cast(b, v, kind).code for v in (left, right)]
     how: Callable[..., ir.Value] = b.icmp_signed
@@ -338,7 +338,7 @@ def looked_up(b: ir.IRBuilder, table: tuple[Operand, ...], place: Value) -> Valu
     return Value(kind, b.load(spot, typ=codes[0].type))
 
 
-# --- division: rounded down, of the divisor's sign -------------------------------------------------
+# --- division: rounded down, of the divisor's sign ------------------------------------------------
 def _division(b: ir.IRBuilder, kind: types.Type, n: ir.Value, d: ir.Value) -> tuple[ir.Value, ...]:
     """Return quotient and rest, both 0 where ``d`` is."""
     zero = ir.Constant(n.type, 0)

@@ -33,9 +33,9 @@ def tree_of(fn: types.FunctionType) -> ast.FunctionDef:
         if found.name == code.co_name and _compiled(found, fn) == code.co_code:
             return found
     raise KernelError(
-        f"{fn.__module__}.{fn.__qualname__}: {code.co_filename}:{code.co_firstlineno} does not hold "
-        "its source; a kernel is a function with `def`, in a file that has not changed since it "
-        "was imported: start Python again"
+        f"{fn.__module__}.{fn.__qualname__}: {code.co_filename}:{code.co_firstlineno} does not "
+        "hold its source; a kernel is a function with `def`, in a file that has not changed since "
+        "it was imported: start Python again"
     )
 
 
