@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import types as python
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
@@ -31,18 +31,11 @@ from leptonc.backends.numba_cpu.kernels.variables import (
     Binding,
     Bindings,
     Edge,
+    Loop,
     Unclear,
     Variables,
     kind_of_all,
 )
-
-
-@dataclass
-class Loop:
-    """Ways out of a loop's body: to its next round, and out of it."""
-
-    again: list[Edge] = field(default_factory=list[Edge])
-    out: list[Edge] = field(default_factory=list[Edge])
 
 
 class _Retyped(Exception):
@@ -245,7 +238,10 @@ class FunctionWriter(Variables):
             self.meet(out, self.block("out"))
 
     def _range(self, node: ast.For, limits: Sequence[Operand]) -> None:
-        """Write a loop over whole numbers; its variable may be changed, the count is not."""
+        """Write a loop over whole numbers; its variable may be changed, the count is not.
+
+        A computed step of 0 makes none; Python would raise.
+        """
         if not 1 <= len(limits) <= 3:
             raise KernelError(f"range takes one to three numbers, not {len(limits)}")
         start, stop = (Known(0), limits[0]) if len(limits) == 1 else limits[:2]
@@ -258,9 +254,9 @@ class FunctionWriter(Variables):
             at = self.b.load(counter, typ=ops.I64)
             if isinstance(step, Known):
                 return self.b.icmp_signed("<" if step.value > 0 else ">", at, values[1])
-            up = self.b.icmp_signed(">", values[2], ir.Constant(ops.I64, 0))
+            up, down = (self.b.icmp_signed(x, values[2], ops.computed(Known(0)).code) for x in "><")
             ways = [self.b.icmp_signed(sign, at, values[1]) for sign in "<>"]
-            return self.b.select(up, *ways)
+            return self.b.or_(self.b.and_(up, ways[0]), self.b.and_(down, ways[1]))
 
         def begin() -> None:
             self.assign(node.target, Value(types.int64, self.b.load(counter, typ=ops.I64)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from llvmlite import ir
@@ -38,6 +38,14 @@ class Unclear:
 Binding: TypeAlias = "Known | Place | Unclear | tuple[Binding, ...]"
 Bindings: TypeAlias = dict[str, Binding]
 Edge: TypeAlias = tuple[ir.Block, Bindings]  # a block without an end, and what is bound there
+
+
+@dataclass
+class Loop:
+    """Ways out of a loop's body: to its next round, and out of it."""
+
+    again: list[Edge] = field(default_factory=list[Edge])
+    out: list[Edge] = field(default_factory=list[Edge])
 
 
 class Variables(Expressions):

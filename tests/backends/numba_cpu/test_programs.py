@@ -307,6 +307,47 @@ def test_division_by_zero_gives_zero() -> None:
     assert run(7, -2, -7, 1) == [-4, -1, 3, -1]
 
 
+@pytest.mark.parametrize("step", [1, 2, 5, -1, -3, 0])
+@pytest.mark.parametrize(("start", "stop"), [(0, 7), (7, 0), (-4, 3), (2, 2)])
+def test_a_computed_step_goes_up_or_down(start: int, stop: int, step: int) -> None:
+    run = native(
+        """
+        def program(a, b, c, d):
+            total = 0
+            for i in range(a, b, c):
+                total = 10 * total + i
+                d = i
+                if total > 10 ** 9:
+                    break
+            return total, b, c, d
+        """.replace("10 ** 9", "1000000000")
+    )
+    total, last = 0, 77
+    for i in range(start, stop, step) if step else ():
+        total, last = 10 * total + i, i
+    assert run(start, stop, step, 77) == [total, stop, step, last]
+
+
+@inline_njit
+def _first(numbers, x):
+    return x + numbers[0]
+
+
+@kernel
+def known_numbers(args, tid, nt):
+    """Add known tuples that are equal, of other types."""
+    sti64(args, 1, _first((1,), ldi64(args, 0)))
+    std(args, 2, _first((1.0,), ldi64(args, 0)))
+    sti64(args, 3, _first((True,), ldi64(args, 0)))
+
+
+def test_helpers_tell_known_numbers_apart_by_their_type() -> None:
+    args = np.array([2**53, 0, 0, 0], np.int64)
+    known_numbers(args)
+    assert args[[1, 3]].tolist() == [2**53 + 1] * 2
+    assert args[2:3].view(np.float64)[0] == 2.0**53  # a float64 has no bit for the 1
+
+
 def test_what_is_not_reached_is_not_evaluated() -> None:
     """The address 0 would end the process."""
     run = native(
