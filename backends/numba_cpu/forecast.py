@@ -77,9 +77,10 @@ def _sign_of(form: Form) -> Sign:
     return sign
 
 
-def _is_deep(m: Any) -> bool:
-    """Return whether it is a wide 3x3 convolution, whose images are small as a rule."""
-    return _sign_of(Form.square(3, 4))(m) and min(m.in_channels, m.out_channels) >= _WIDE
+def _deep(form: Form) -> Sign:
+    """Return the sign of a wide convolution that a form fits: its images are small as a rule."""
+    fits = _sign_of(form)
+    return lambda m: fits(m) and min(m.in_channels, m.out_channels) >= _WIDE
 
 
 def _is_between_wide(m: Any) -> bool:
@@ -114,7 +115,7 @@ SIGNS: tuple[tuple[Sign, Native], ...] = (
     (_reads_few, lines),
     (lambda m: isinstance(m, nn.LayerNorm), norm_rows),
     *((_sign_of(form), t) for form in FORMS for t in TRANSFORMS[form].needed),
-    *((_is_deep, late.part) for late in LATE[Form.square(3, 4)]),
+    *((_deep(form), late.part) for form, lates in LATE.items() for late in lates),
     # What sweeps the caches when ways of a product are timed.
     (lambda m: _is_square(m) or _is_between_wide(m) or (AMX and _has_many_rows(m)), read_all),
 )

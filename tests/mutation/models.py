@@ -363,6 +363,9 @@ MODELS: dict[str, Model] = {
     # Weights that no cache holds: more than 32 MiB in all.
     "deep_convs": _net(lambda: nn.Sequential(*_convs(*[528] * 5).values()), (1, 528, 7, 7)),
     "late_convs": _net(lambda: nn.Sequential(*_convs(*[528] * 5).values()), (1, 528, 8, 12)),
+    "late_phases": _net(
+        lambda: nn.Sequential(*(nn.Conv2d(528, 528, 3, 2, 1) for _ in range(3))), (1, 528, 48, 40)
+    ),
     "cut_residual": _with(
         lambda self, x: F.silu(self.one(x)) + F.relu(self.two(x) + x), lambda: _convs(32, 32, 32),
         (1, 32, 13, 11),

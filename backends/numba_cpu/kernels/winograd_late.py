@@ -1,11 +1,12 @@
 """numba_cpu > kernels > winograd_late: products of :mod:`winograd` with weights as they are.
 
-Transformed once for all calls, the weights of F(4x4, 3x3) are four times the bytes, and a layer of
-few tiles waits for them. Here they stay as they are, and each call transforms them. Of up to FEW
-tiles that is done in the registers of the products (:mod:`winograd_late_tile`): storing what is
-made would take longer than making it anew. For more tiles the planes of one line are made of some
-channels of a panel (:func:`make_line`), stored in a near cache, and multiplied by
-:mod:`winograd_product` as if they had been made before; sums of some channels are added up in M.
+Transformed once for all calls, the weights of F(4x4, 3x3) are four times the bytes, with stride 2
+2.8 times, and a layer of few tiles waits for them. Here they stay as they are, and each call
+transforms them. Of up to FEW tiles that is done in the registers of the products
+(:mod:`winograd_late_tile`): storing what is made would take longer than making it anew. For more
+tiles, and with stride 2, the planes of one line are made of some channels of a panel
+(:func:`make_line`), stored in a near cache, and multiplied by :mod:`winograd_product` as if they
+had been made before; sums of some channels, and of the phases, are added up in M.
 
 The points of :mod:`winograd_points` are small powers of two for 3x3. The denominators of ``G`` are
 left out until the end of a row, so that it takes few roundings. Weights are ``f32[columns of wide
@@ -33,13 +34,14 @@ from leptonc.backends.numba_cpu.kernels.winograd_late_tile import (
     APART,
     FEW,
     VECTOR,
-    Line,
     Place,
     emit_line,
     emit_tile,
+    line_of,
     sets,
+    slots_of,
 )
-from leptonc.backends.numba_cpu.kernels.winograd_points import Form, points
+from leptonc.backends.numba_cpu.kernels.winograd_points import Form
 from leptonc.backends.numba_cpu.kernels.winograd_product import UNROLL, multiply_tile
 from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     BLOCK,
@@ -51,6 +53,7 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     N_Y,
     SIDE_X,
     SIDE_Y,
+    STRIDE,
     TURNS,
     WEIGHTS,
 )
@@ -90,7 +93,8 @@ _PARAMS, _LINE = [I64] * 9, [I64] * 4
 
 
 def _name(form: Form, what: str) -> str:
-    return f"wino_{what}_{form.y.m}x{form.x.m}_{form.y.taps}x{form.x.taps}"
+    by = f"_by{form.stride}" if form.stride > 1 else ""
+    return f"wino_{what}_{form.y.m}x{form.x.m}_{form.y.taps}x{form.x.taps}{by}"
 
 
 def _few(form: Form) -> Late:
@@ -105,7 +109,7 @@ def _few(form: Form) -> Late:
             here = b.append_basic_block("planes")
             switch.add_case(i64(k), here)
             b.position_at_end(here)
-            emit_tile(form, planes, b, i64(i), _line(form, b, i, raw, 1), Place(a, *rest))
+            emit_tile(form, planes, b, i64(i), line_of(form, b, i, raw, 1), Place(a, *rest))
             b.branch(end)
         b.position_at_end(end)
 
@@ -123,37 +127,35 @@ def _many(form: Form) -> Late:
             here = b.append_basic_block("line")
             switch.add_case(i64(k), here)
             b.position_at_end(here)
-            emit_line(form, k, b, _line(form, b, k, raw, VECTORS), to, channels)
+            phases = range(form.y.shares(k))
+            lines = [line_of(form, b, k, raw, VECTORS, phase) for phase in phases]
+            emit_line(form, k, b, lines, to, channels)
             b.branch(end)
         b.position_at_end(end)
 
     return Late(line, VECTORS, _MANY_BLOCK)
 
 
-def _line(form: Form, b: ir.IRBuilder, i: int, raw, wide: int) -> Line:
-    """Return what line ``i`` is made of: the first and last of one row of taps."""
-    y, row = form.y, form.x.taps * wide * VECTOR
-    start = b.add(raw, i64((y.taps - 1) * row)) if i == y.n - 1 else raw
-    inner = 0 < i < y.n - 1
-    return Line(start, i64(y.taps * row), wide, points(y)[i] if inner else None)
-
-
 #: F(2x2) has fewer planes than tiles to spread their transform over: kept, it is faster.
-_FORMS = (Form.square(3, 4),)
-LATE: Mapping[Form, tuple[Late, Late]] = {form: (_few(form), _many(form)) for form in _FORMS}
-"""For each form that may be late: the products of up to FEW tiles, what more are multiplied by."""
+LATE: Mapping[Form, tuple[Late, ...]] = {
+    Form.square(3, 4): (_few(Form.square(3, 4)), _many(Form.square(3, 4))),
+    Form.square(3, 2, 2): (_many(Form.square(3, 2, 2)),),
+}
+"""For each form that may be late: the products of up to FEW tiles, if it has them, and last what
+more are multiplied by."""
 
 
 def late_of(form: Form, tiles: int) -> Late:
     """Return what is late for so many tiles over the batch."""
-    few, many = LATE[form]
-    some = replace(many, block=_SOME_BLOCK) if tiles <= SOME else many
-    return few if tiles <= FEW else some
+    first, many = LATE[form][0], LATE[form][-1]
+    if tiles <= FEW and first.turns > 0:
+        return first
+    return replace(many, block=_SOME_BLOCK) if tiles <= SOME else many
 
 
 def line_bytes(form: Form, block: int) -> int:
     """Return the bytes of the planes of a line, a multiple of those of a vector."""
-    return form.x.n * 4 * (block * LANES * PANEL + APART)
+    return len(slots_of(form, 0)) * 4 * (block * LANES * PANEL + APART)
 
 
 _CALL, _CALL_LINE = call_of(_PARAMS), call_of(_LINE)
@@ -164,7 +166,8 @@ def make_line(typingctx, code, i, raw, to, channels):
     """Write the planes of line ``i`` of a panel of weights.
 
     ``code``: the address of the form's part. ``raw``: address of ``f32[channels, *taps, PANEL]``.
-    ``to``: address of ``f32[n_x, channels, PANEL]``. ``channels``: at least 1.
+    ``to``: address of ``f32[n_x of each phase, channels,
+    PANEL]``, each followed by APART floats. ``channels``: at least 1.
     """
     return types.void(*(types.int64,) * 5), _CALL_LINE
 
@@ -185,7 +188,9 @@ def multiply_planes(typingctx, code, turn, a, raw, out, column, vectors, onto, a
 @inline_njit
 def _taps(args):
     """Return the taps of a kernel."""
-    return (arg(args, SIDE_Y) - arg(args, M_Y) + 1) * (arg(args, SIDE_X) - arg(args, M_X) + 1)
+    stride = arg(args, STRIDE)
+    down = arg(args, SIDE_Y) - stride * (arg(args, M_Y) - 1)
+    return down * (arg(args, SIDE_X) - stride * (arg(args, M_X) - 1))
 
 
 @inline_njit
@@ -218,28 +223,34 @@ def multiply_lines(args, groups, rows, count, v, v_plane, v_group, m_base, m_gro
 
     Meanwhile the weights of the next panel are asked for, a share with each product.
     """
-    n_y, n_x = arg(args, N_Y), arg(args, N_X)
+    n_y, n_x, stride = arg(args, N_Y), arg(args, N_X), arg(args, STRIDE)
     channels = arg(args, CHANNELS) // LANES  # vectors of them
     # Of a vector of channels: weights, V of a plane; of M: from vector to vector of columns.
     size, step = LANES * 4 * PANEL * _taps(args), ROWS * VECTOR
     column, block = n_y * n_x * ROWS * VECTOR, arg(args, BLOCK)
+    products = (stride * (n_y - 1) + 1) * (stride * (n_x - 1) + 1)  # of all planes and phases
     raw = arg(args, WEIGHTS) + panel0 * channels * size
     for p in range(panels):
         for k in range(0, channels, block):
             vectors = min(block, channels - k)
             ahead = raw + vectors * size  # of the next block, or of the next panel
-            share = vectors * size // (n_y * n_x * groups)
-            apart = 4 * (vectors * LANES * PANEL + APART)
+            share = vectors * size // (products * groups)
+            apart, made = 4 * (vectors * LANES * PANEL + APART), planes
             for plane in range(n_y * n_x):
                 i, j = plane // n_x, plane % n_x
                 if j == 0:
                     make_line(arg(args, LINE), i, raw, planes, vectors * LANES)
+                    made = planes
+                phases = (stride if i < n_y - 1 else 1) * (stride if j < n_x - 1 else 1)
                 out = m_base + VECTORS * p * column + plane * step
-                for g in range(groups):
-                    multiply_tile(
-                        min(rows, count - g * rows), v + g * v_group + plane * v_plane + k * step,
-                        planes + j * apart, out + g * m_group, column, vectors, ahead,
-                        share // (vectors * LANES // UNROLL), k, 0,
-                    )  # fmt: skip
-                    ahead += share
+                for phase in range(phases):
+                    for g in range(groups):
+                        multiply_tile(
+                            min(rows, count - g * rows),
+                            v + g * v_group + plane * v_plane + (phase * channels + k) * step,
+                            made, out + g * m_group, column, vectors, ahead,
+                            share // (vectors * LANES // UNROLL), k + phase, 0,
+                        )  # fmt: skip
+                        ahead += share
+                    made += apart
             raw += vectors * size

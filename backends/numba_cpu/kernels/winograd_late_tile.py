@@ -2,7 +2,8 @@
 
 A plane of a pair of points is the even part of the taps plus or minus the odd one, and what
 multiplies a tap is a power of two, so the planes of a line take additions alone, for which some
-processors have pipes that do not multiply. Of few tiles of the image a register tile multiplies the
+processors have pipes that do not multiply. With stride 2 a line has the planes of two phases, of
+two taps each or of one. Of few tiles of the image a register tile multiplies the
 planes of one line while it makes them; of more the planes of a line are stored.
 """
 
@@ -91,15 +92,28 @@ def _tap(b: ir.IRBuilder, source: ir.Value, apart: int, at: int, k: int) -> ir.V
 class Line:
     """What the planes of a line are made of.
 
-    ``start``: address of the first channel's taps; ``step``: bytes from channel to channel;
-    ``wide``: vectors of columns side by side. With a ``point`` they are ``f32[*taps, wide, LANES]``
-    and the row of that point is to be made, else one row of them, which is the line.
+    ``start``: address of the first channel's taps, ``f32[*taps, wide, LANES]``; ``step``: bytes
+    from channel to channel; ``wide``: vectors of columns side by side. The line is the polynomial
+    of ``rows`` of taps at ``point``; of a single one it is that row.
     """
 
     start: ir.Value
     step: ir.Value
     wide: int
-    point: float | None
+    rows: tuple[int, ...]
+    point: float
+
+
+def line_of(form: Form, b: ir.IRBuilder, i: int, raw: ir.Value, wide: int, phase: int = 0) -> Line:
+    """Return what line ``i`` of a phase is made of; with stride 1 there is one phase."""
+    axis = form.y
+    step = i64(axis.taps * form.x.taps * wide * VECTOR)
+    rows, place = axis.phases[phase], points(axis)[i] if i < axis.n - 1 else 0.0
+    if i == axis.n - 1:
+        rows = rows[-1:]
+    elif place == 0:
+        rows = rows[:1]
+    return Line(raw, step, wide, rows, place)
 
 
 def _columns(form: Form, b: ir.IRBuilder, line: Line, at: ir.Value, v: int) -> Read:
@@ -108,11 +122,13 @@ def _columns(form: Form, b: ir.IRBuilder, line: Line, at: ir.Value, v: int) -> R
     made: dict[int, ir.Value] = {}
 
     def read(k: int) -> ir.Value:
-        tap = functools.partial(_tap, b, at, row, (k * line.wide + v) * LANES)
-        if line.point is None:
-            return tap(0)
-        even = add_times(b, line.point**2, tap(2), tap(0))
-        return add_times(b, line.point, tap(1), even)
+        first, *others = (
+            functools.partial(_tap, b, at, row, (k * line.wide + v) * LANES, r) for r in line.rows
+        )
+        if len(others) == 2:
+            even = add_times(b, line.point**2, others[1](), first())
+            return add_times(b, line.point, others[0](), even)
+        return add_times(b, line.point, others[0](), first()) if others else first()
 
     def once(k: int) -> ir.Value:
         made[k] = made.get(k) or read(k)
@@ -121,23 +137,55 @@ def _columns(form: Form, b: ir.IRBuilder, line: Line, at: ir.Value, v: int) -> R
     return once
 
 
-def emit_line(form: Form, i: int, b: ir.IRBuilder, line: Line, to, channels) -> None:
-    """Write the planes of line ``i``: see :func:`winograd_late.make_line`."""
-    size, wide = b.add(b.mul(channels, i64(line.wide * LANES)), i64(APART)), line.wide
-    factors = [scales(form.y)[i] * scale for scale in scales(form.x)]
+def _along(form: Form, b: ir.IRBuilder, phase: int, read: Read) -> Iterator[tuple[int, ir.Value]]:
+    """Yield the planes of a line and a phase, without their :func:`scales`."""
+    axis = form.x
+    if axis.stride == 1:
+        yield from evaluate(b, axis, range(axis.n), read)
+        return
+    taps, at = axis.phases[phase], points(axis)
+    for j in (j for j in range(axis.n) if axis.shares(j) > phase):
+        if j == axis.n - 1:
+            yield j, read(taps[-1])
+        elif len(taps) > 1 and at[j]:
+            yield j, add_times(b, at[j], read(taps[1]), read(taps[0]))
+        else:
+            yield j, read(taps[0])
+
+
+def slots_of(form: Form, i: int) -> dict[tuple[int, int, int], int]:
+    """Return where the planes of line ``i`` lie: by column and phases, as V has them."""
+    found = [
+        (j, py, px)
+        for j in range(form.x.n)
+        for py in range(form.y.shares(i))
+        for px in range(form.x.shares(j))
+    ]
+    return {key: k for k, key in enumerate(found)}
+
+
+def emit_line(form: Form, i: int, b: ir.IRBuilder, lines: Sequence[Line], to, channels) -> None:
+    """Write the planes of line ``i``, of all its phases: see :func:`winograd_late.make_line`."""
+    wide, slots = lines[0].wide, slots_of(form, i)
+    size = b.add(b.mul(channels, i64(wide * LANES)), i64(APART))
+    down, across = scales(form.y)[i], scales(form.x)
 
     def one_channel(_, values):
         source, target = values
         for v in range(wide):
             places = [floats_on(b, target, v * LANES)]
-            for _ in factors[1:]:
+            while len(places) < len(slots):
                 places.append(b.gep(places[-1], [size], source_etype=F32))
-            read = _columns(form, b, line, source, v)
-            for k, made in evaluate(b, form.x, range(form.x.n), read):
-                b.store(b.fmul(fconst(factors[k]), made), places[k], align=4)
-        return b.gep(source, [line.step], source_etype=I8), floats_on(b, target, wide * LANES)
+            for py, line in enumerate(lines):
+                read = _columns(form, b, line, source, v)
+                for px in range(form.x.stride):
+                    for j, made in _along(form, b, px, read):
+                        value = b.fmul(fconst(down * across[j]), made)
+                        b.store(value, places[slots[j, py, px]], align=4)
+        source = b.gep(source, [lines[0].step], source_etype=I8)
+        return source, floats_on(b, target, wide * LANES)
 
-    counted(b, channels, [b.inttoptr(line.start, PTR), b.inttoptr(to, PTR)], one_channel)
+    counted(b, channels, [b.inttoptr(lines[0].start, PTR), b.inttoptr(to, PTR)], one_channel)
 
 
 @dataclass(frozen=True)

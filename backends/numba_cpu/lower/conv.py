@@ -28,11 +28,13 @@ from leptonc.backends.numba_cpu.legal import ClaimFn
 from leptonc.backends.numba_cpu.lower import choices, lines, questions
 from leptonc.backends.numba_cpu.lower.choices import Question
 from leptonc.backends.numba_cpu.lower.conv_choice import (
+    LATES,
     WINOGRAD,
     Algorithm,
     ConvShape,
     few,
     forms,
+    is_late,
     tiles,
 )
 from leptonc.backends.numba_cpu.lower.core import Lowering
@@ -281,7 +283,7 @@ def _winograd_weights(job: _Job, form: Form, late: Late | None) -> Slot:
 def _winograd(algorithm: Algorithm) -> Callable[[_Job], None]:
     def lower(job: _Job) -> None:
         ctx, s, out, form = job.ctx, job.shape.plane, job.out, forms(job.shape)[algorithm]
-        late = late_of(form, tiles(s, form)) if algorithm is Algorithm.LATE_4 else None
+        late = late_of(form, tiles(s, form)) if is_late(algorithm) else None
         weights = _winograd_weights(job, form, late)
         products = EARLY if late is None else late.slots()
         across = -(-s.out[1] // form.x.m)
@@ -345,7 +347,7 @@ def _depthwise(job: _Job) -> None:
 _LOWER: dict[Algorithm, Callable[[_Job], None]] = {
     Algorithm.IGEMM: _igemm,
     Algorithm.BF16X3: partial(_igemm, by_parts=True),
-    **{algorithm: _winograd(algorithm) for algorithm in (*WINOGRAD.values(), Algorithm.LATE_4)},
+    **{algorithm: _winograd(algorithm) for algorithm in (*WINOGRAD.values(), *LATES.values())},
     Algorithm.DEPTHWISE: _depthwise,
 }
 

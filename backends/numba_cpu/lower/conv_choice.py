@@ -36,6 +36,7 @@ class Algorithm(enum.Enum):
     WINOGRAD_4 = "winograd4"
     LATE_4 = "late4"
     PHASES_2 = "phases2"
+    LATE_PHASES = "latephases2"
     LINE_4 = "line4"
     DEPTHWISE = "depthwise"
 
@@ -51,6 +52,9 @@ WINOGRAD = {
     (1, 1, 4): Algorithm.LINE_4,
     (1, 4, 1): Algorithm.LINE_4,
 }
+#: The same with weights as they are, transformed in each call.
+LATES = {Algorithm.WINOGRAD_4: Algorithm.LATE_4, Algorithm.PHASES_2: Algorithm.LATE_PHASES}
+_LATE_ONES = frozenset(LATES.values())
 #: Those of codes.
 CODE_FORMS = {
     Algorithm.WINOGRAD_2: int8_winograd_forms.FORMS[2],
@@ -111,7 +115,7 @@ def costs(shape: ConvShape, precision: str, near: bool = False) -> dict[Algorith
         least = held_bytes(shape, Algorithm.IGEMM)
         for a, form in forms(shape).items():
             doublings = math.log2(held_bytes(shape, a) / least)
-            cost = late_cost if a is Algorithm.LATE_4 else winograd_cost
+            cost = late_cost if is_late(a) else winograd_cost
             found[a] = cost(shape, form, near) * (1 + HELD * doublings)
         if not near and _surely_late(shape, found):
             del found[Algorithm.WINOGRAD_4]
@@ -147,10 +151,15 @@ def forms(s: ConvShape) -> dict[Algorithm, Form]:
         for f in FORMS
         if s.kernel == f.kernel and s.stride == (f.stride, f.stride)
     }
-    wide = found.get(Algorithm.WINOGRAD_4)
-    if wide is not None and s.channels % LANES == 0 and tiles(s, wide) <= MOST_LATE:
-        found[Algorithm.LATE_4] = wide
+    for early, form in tuple(found.items()):
+        if early in LATES and s.channels % LANES == 0 and tiles(s, form) <= MOST_LATE:
+            found[LATES[early]] = form
     return found
+
+
+def is_late(algorithm: Algorithm) -> bool:
+    """Return whether an algorithm transforms weights in each call."""
+    return algorithm in _LATE_ONES
 
 
 def tiles(s: ConvShape, form: Form) -> int:
@@ -160,7 +169,7 @@ def tiles(s: ConvShape, form: Form) -> int:
 
 def held_bytes(s: ConvShape, algorithm: Algorithm) -> int:
     """Return the bytes of the packed weights of an algorithm, not of a depthwise one."""
-    form = None if algorithm is Algorithm.LATE_4 else forms(s).get(algorithm)
+    form = None if is_late(algorithm) else forms(s).get(algorithm)
     rows = s.channels * math.prod(s.kernel) if form is None else depth(form, s.channels)
     return 4 * rows * -(-s.out_channels // PANEL) * PANEL
 
@@ -217,7 +226,8 @@ HELD = 0.04  # of the time that is to be saved whenever the weights take twice t
 # addition where tiles are up to SOME, of each group of tiles, and where they are more. By whether
 # additions run beside multiply-adds (fitted to an Intel Xeon, Emerald Rapids, where they do not).
 LATE = {True: (3.3, 30.0, 160.0), False: (4.4, 75.0, 235.0)}
-MOST_LATE = 64  # tiles: more share the weights that are transformed before
+_FITTED_PLANES = 36  # for which these were fitted: F(4x4, 3x3)
+MOST_LATE = 81  # tiles: more share the weights that are transformed before
 LATE_TILES, LATE_COLUMNS = range(13, 17), 128  # that are surely late, so many columns at least
 OVERLAP = 0.75  # of the shorter of product and reading weights, which go on together
 CONV_CLOSE = 1.25  # the multiple of the best estimate up to which a way is timed, where costs fit
@@ -265,11 +275,12 @@ def late_cost(s: ConvShape, form: Form, _: bool) -> float:
     """Return the estimated cycles of :mod:`winograd_late`, which waits for no memory."""
     vectors, count = -(-s.out_channels // PANEL) * VECTORS, tiles(s, form)
     few_plane, group, many = LATE[adds_beside()]
-    of_one = few_plane * form.planes
-    if count > FEW:
+    planes = depth(form, LANES) // LANES  # of all phases
+    of_one = few_plane * planes
+    if count > FEW or form.stride > 1:
         lines = group * -(-count // ROWS) if count <= SOME else many
         rows = max(count + count % 2, FEWEST_ROWS)
-        of_one = WINOGRAD_PRODUCT / VECTORS * rows * form.planes + lines
+        of_one = WINOGRAD_PRODUCT / VECTORS * rows * planes + lines * planes / _FITTED_PLANES
     return vectors * s.channels * of_one + _transforms(s, form, count)
 
 

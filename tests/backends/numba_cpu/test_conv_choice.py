@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from leptonc.backends.numba_cpu.kernels import winograd_few
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
+from leptonc.backends.numba_cpu.kernels.winograd_points import Form
 from leptonc.backends.numba_cpu.lower import conv_choice
 from leptonc.backends.numba_cpu.lower.conv_choice import (
     LATE_COLUMNS,
@@ -22,6 +23,7 @@ from leptonc.backends.numba_cpu.lower.conv_choice import (
     costs,
     forms,
     held_bytes,
+    tiles,
 )
 
 pytestmark = [pytest.mark.numba, pytest.mark.usefixtures("no_tiles")]
@@ -35,7 +37,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 F4, F2, DIRECT = Algorithm.WINOGRAD_4, Algorithm.WINOGRAD_2, Algorithm.IGEMM
 F3 = Algorithm.WINOGRAD_3
-L4 = Algorithm.LATE_4
+L4, L2 = Algorithm.LATE_4, Algorithm.LATE_PHASES
 P2, LINE = Algorithm.PHASES_2, Algorithm.LINE_4
 SIZES, WIDTHS = st.integers(1, 64), st.integers(1, 600)
 
@@ -65,13 +67,15 @@ def test_strict_never_runs_winograd(size: int, channels: int) -> None:
 def test_candidates_fit_the_stride(size: int, channels: int, out: int, stride: int) -> None:
     shape = square(channels, size, out, stride)
     found = costs(shape, "fp32")
-    count = ((size + 3) // 4) ** 2
-    late = {L4} if count <= MOST_LATE and channels % LANES == 0 else set()
-    ways = {1: {F2, F4} | late, 2: {P2}}.get(stride, set())
+    count = tiles(shape, Form.square(3, 2, 2) if stride == 2 else Form.square(3, 4))
+    late = count <= MOST_LATE and channels % LANES == 0
+    ways = {1: {F2, F4} | ({L4} if late else set()), 2: {P2} | ({L2} if late else set())}.get(
+        stride, set()
+    )
     small = min(channels, out) < LANES
     few = channels <= winograd_few.MOST and stride == 1 and LANES <= out <= NEAR / 4 / size**2
     assert set(forms(shape)) == ways
-    if late and LANES == 16 and count in LATE_TILES and out >= LATE_COLUMNS:
+    if L4 in ways and LANES == 16 and count in LATE_TILES and out >= LATE_COLUMNS:
         ways = ways - {F4}
     if Algorithm.DEPTHWISE not in found:
         assert set(found) == {DIRECT} | ({F4} if few else set() if small else ways)
@@ -90,7 +94,7 @@ def test_more_to_do_never_costs_less(size: int, channels: int, out: int, stride:
         square(channels, size, 2 * out, stride),
     ):
         large = costs(more, "fp32")
-        assert all(large[a] >= cost for a, cost in small.items() if a in large or a is not L4)
+        assert all(large[a] >= cost for a, cost in small.items() if a in large or a not in (L4, L2))
 
 
 @given(size=SIZES, channels=st.integers(LANES, 600), out=st.integers(LANES, 600))

@@ -20,7 +20,8 @@ from leptonc.backends.numba_cpu.kernels.igemm_record import Res
 from leptonc.backends.numba_cpu.kernels.microkernel import ROWS
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_late import LATE
-from leptonc.backends.numba_cpu.kernels.winograd_late_tile import scales, sets
+from leptonc.backends.numba_cpu.kernels.winograd_late_tile import scales, sets, slots_of
+from leptonc.backends.numba_cpu.kernels.winograd_points import Form
 from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.contract import lower_contract
 from leptonc.backends.numba_cpu.lower.conv_choice import (
@@ -116,7 +117,7 @@ def test_long_sums_err_less_than_one_chain(form) -> None:
     assert late < 0.6 * early
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
+@pytest.mark.parametrize("form", [f for f in FORMS if f.pools], ids=str)
 def test_pooled_has_the_bits_of_a_pool_behind(form) -> None:
     x, weight, bias = data(1, 2 * LANES, 8, 8), kernel(form, 40, 2 * LANES), data(40)
     options = {"bias": bias, "act": (Act.RELU, 0.0, 0.0), "late": True}
@@ -131,7 +132,7 @@ def test_pooled_has_the_bits_of_a_pool_behind(form) -> None:
 def test_blocks_do_not_change_a_bit(form, channels, batch, size, nt) -> None:
     x, weight = data(batch, channels, size, size), kernel(form, 70, channels)
     want = Case(form, x, weight, same(form), late=True).run()
-    full = plan.blocking(form, 10**6, channels, 70, LATE[form][1])
+    full = plan.blocking(form, 10**6, channels, 70, LATE[form][-1])
     small = plan.Blocking(ROWS, 1, full.scratch_bytes)
     got = Case(form, x, weight, same(form), late=True, blocks=small).run(nt)
     assert np.array_equal(want, got)
@@ -149,50 +150,91 @@ def test_packed_weights_are_where_they_are_read(out: int, inner: int, vectors: i
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_every_plane_is_made_once(form) -> None:
-    few, many = LATE[form]
-    assert [j for some in sets(form) for j in some] == list(range(form.x.n))
-    assert few.turns == len(sets(form)) * form.y.n and many.turns == 0
+    *few, many = LATE[form]
+    assert many.turns == 0
+    for late in few:
+        assert [j for some in sets(form) for j in some] == list(range(form.x.n))
+        assert late.turns == len(sets(form)) * form.y.n
+    rows = [key for i in range(form.y.n) for key in slots_of(form, i)]
+    assert len(rows) == plan.depth(form, LANES) // LANES
+    assert max(len(slots_of(form, i)) for i in range(form.y.n)) == len(slots_of(form, 0))
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_rows_of_g_are_scaled_powers_of_their_points(form) -> None:
     for axis in form:
-        powers = np.power.outer(points.points(axis), np.arange(axis.taps))
-        made = np.array(scales(axis))[:, None] * [*powers, np.eye(axis.taps)[-1]]
+        taps = len(axis.phases[0])
+        powers = np.power.outer(points.points(axis), np.arange(taps))
+        made = np.array(scales(axis))[:, None] * [*powers, np.eye(taps)[-1]]
         np.testing.assert_allclose(made, points.matrices(axis).g)
 
 
-def square(channels: int, size: int, batch: int = 1) -> ConvShape:
-    one, two = (1, 1), (size, size)
-    return ConvShape(batch, channels, two, 512, (3, 3), one, one, one, 1, two)
+def square(channels: int, size: int, batch: int = 1, stride: int = 1) -> ConvShape:
+    """Return a convolution to ``size`` lines."""
+    one, two, image = (1, 1), (size, size), (size * stride,) * 2
+    return ConvShape(batch, channels, image, 512, (3, 3), (stride,) * 2, one, one, 1, two)
+
+
+L4, L2 = Algorithm.LATE_4, Algorithm.LATE_PHASES
 
 
 def test_offered_for_some_tiles_and_whole_vectors_of_channels() -> None:
-    for shape in (square(512, 7), square(512, 7, batch=2), square(512, 32)):
-        assert Algorithm.LATE_4 in costs(shape, "fp32")
-        assert Algorithm.LATE_4 not in costs(shape, "strict")
-    others = [square(512, 33), square(512, 32, batch=2), square(512 + LANES // 2, 7)]
-    assert all(Algorithm.LATE_4 not in costs(shape, "fp32") for shape in others)
+    for shape in (square(512, 7), square(512, 7, batch=2), square(512, 36)):
+        assert L4 in costs(shape, "fp32") and L2 not in costs(shape, "fp32")
+        assert L4 not in costs(shape, "strict")
+    for shape in (square(512, 7, stride=2), square(512, 7, 4, 2), square(512, 18, stride=2)):
+        assert L2 in costs(shape, "fp32") and L4 not in costs(shape, "fp32")
+        assert L2 not in costs(shape, "strict")
+    others = [square(512, 37), square(512, 32, batch=2), square(512 + LANES // 2, 7)]
+    others += [square(512, 19, stride=2), square(512 + LANES // 2, 7, stride=2)]
+    assert all({L4, L2}.isdisjoint(costs(shape, "fp32")) for shape in others)
 
 
 def test_holds_no_more_than_the_weights() -> None:
     for shape in (square(512, 7), square(512, 14)):
-        assert held_bytes(shape, Algorithm.LATE_4) == held_bytes(shape, Algorithm.IGEMM)
+        assert held_bytes(shape, L4) == held_bytes(shape, Algorithm.IGEMM)
+    shape = square(512, 7, stride=2)
+    assert held_bytes(shape, L2) == held_bytes(shape, Algorithm.IGEMM)
+    assert held_bytes(shape, L2) < held_bytes(shape, Algorithm.PHASES_2) / 2.7
 
 
 class Always(dict[str, Answer]):
-    """Answers that name the products with late weights whatever the question."""
+    """Answers that name one way whatever the question."""
+
+    def __init__(self, way: Algorithm) -> None:
+        super().__init__()
+        self.way = way
 
     def get(self, key: str, default: Any = None) -> Answer:
         """Return it."""
         del key, default
-        return Answer(Algorithm.LATE_4.value, "asked for")
+        return Answer(self.way.value, "asked for")
 
 
-def by_late(lower: Callable[[Lowering, Function], bool | None], ctx: Lowering, fn: Function):
+def by_late(
+    lower: Callable[[Lowering, Function], bool | None], ctx: Lowering, fn: Function,
+    way: Algorithm = L4,
+):  # fmt: skip
     """Lower a convolution with late weights."""
-    ctx.answers = Always()
+    ctx.answers = Always(way)
     return lower(ctx, fn)
+
+
+@given(
+    channels=st.integers(1, 5).map(lambda v: v * LANES), out=st.integers(LANES, 70),
+    size=st.tuples(st.integers(2, 31), st.integers(2, 31)), nt=st.integers(1, 3),
+)  # fmt: skip
+@settings(max_examples=15, deadline=None)
+def test_a_convolution_of_stride_2_runs_so(channels, out, size, nt) -> None:
+    x, w, bias = values(1, channels, *size), values(out, channels, 3, 3), values(out)
+    conv = Conv((2, 2), (1, 1), (1, 1), 1)
+    late = functools.partial(by_late, lower_contract, way=L2)
+    run = Run(function(x, w, bias, conv, Relu()), nt, late)
+    (got,) = run(x)
+    assert {step.kernel.name for step in run.steps} >= {"winograd"}
+    exact = nn.functional.conv2d(x.double(), w.double(), bias.double(), stride=2, padding=1)
+    most = bound(Form.square(3, 2, 2)) * float(exact.abs().max())
+    assert float((got - exact.relu()).abs().max()) < most
 
 
 @given(
