@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 CLOSE = 1.6  # a candidate estimated at more than this multiple of the best is not timed
 MARGIN = 0.95  # who is to beat the model's favourite must need less than this part of its time
-GIVEN = 0.08  # of the fastest time, for each halving of the bytes that are held
+GIVEN = 0.09  # of the fastest time, for each halving of the bytes that are held
 AGREE = 1.15  # the two fastest runs of a candidate may differ by this factor
 
 ONLY_WAY = "the only way"
@@ -93,7 +93,7 @@ def pick(times: Mapping[str, Sequence[float]], held: Mapping[str, int] | None = 
     stays unless another is clearly faster, and where the runs do not agree with each other. Of
     those that take about the same time the one wins that holds fewest bytes (``held``): a network's
     weights are most of the memory that it takes, and after others have run they are read again.
-    A quarter of the bytes may take a sixth longer, half of them a twelfth.
+    A quarter of the bytes may take 18 % longer, half of them 9 %.
     """
     least = {c: min(t) for c, t in times.items()}
     favourite = next(iter(least))
