@@ -83,17 +83,22 @@ class Ratio:
 
 
 def measure(
-    calls: Mapping[str, Call], seconds: float, *, rest_s: float = REST_S, clock: Clock | None = None
+    calls: Mapping[str, Call],
+    seconds: float,
+    *,
+    rest_s: float = REST_S,
+    clock: Clock | None = None,
+    rounds: int = MIN_ROUNDS,
 ) -> dict[str, Times]:
     """Return the times of each contestant after rounds of blocks for ``seconds``.
 
-    At least ``MIN_ROUNDS`` rounds are run. Who begins changes from round to round.
+    At least ``rounds`` rounds are run. Who begins changes from round to round.
     """
     clock = clock or Clock()
     times = {name: Times() for name in calls}
     order = list(calls)
     end = clock.now() + seconds
-    while order and (clock.now() < end or len(times[order[0]].rounds) < MIN_ROUNDS):
+    while order and (clock.now() < end or len(times[order[0]].rounds) < rounds):
         for name in order:
             times[name].rounds.append(_block(calls[name], rest_s, clock))
         order = [*order[1:], order[0]]
