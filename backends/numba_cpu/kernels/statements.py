@@ -134,7 +134,10 @@ class FunctionWriter(Variables):
         self._run(tree.body)
         if self.bound is not None:
             self._returns.append((self.b.block, NOTHING))
-        found = self._end(result)
+        try:
+            found = self._end(result)
+        except KernelError as error:
+            raise self._told(error, tree) from error
         ir.IRBuilder(self.first).branch(entry)
         return found
 

@@ -424,7 +424,8 @@ def test_what_kernels_lack_is_told_with_its_line(source: str, told: str) -> None
     with pytest.raises(KernelError) as error:
         native(source, both=inline_njit(both))(1, 2, 3, 4)
     assert told in str(error.value)
-    assert "program" in str(error.value)
+    assert "program: " in str(error.value)
+    assert "at <program " in str(error.value)
 
 
 def test_a_helper_that_calls_itself_is_refused() -> None:
