@@ -1,22 +1,23 @@
 """How networks scale to two threads, and how far they could: ``python -m leptonc.bench.scaling``.
 
 A round is a block each of: the network with one thread, with two, and with one while another
-process runs the same program with one thread on the next core, as it pleases. Two copies share no
-work and wait for nobody, so what each loses to the other is the machine's (memory, shared caches,
-clock, whoever else uses its cores): with times ``one``, ``two`` and ``beside``
+process runs the same program with one thread on the next core. Two copies share no work and wait
+for nobody: what they lose is the machine's (memory, shared caches, clock, whoever else uses its
+cores). With the times ``one`` and ``two`` and those of the copies, ``beside`` and ``other``,
 
-- efficiency = one / (2 two), the issue of scaling;
-- ceiling = one / beside: the efficiency of two copies;
-- of it = beside / (2 two), what two threads do of what two copies do.
+- efficiency = one / (2 two);
+- two copies = (one / beside + one / other) / 2: the efficiency of two copies;
+- slower one = one / max(beside, other): of threads that divide the work evenly, as kernels do, and
+  wait for the slower core.
 
-The ratios are of the medians over rounds of each round's fastest call; a core that others slow down
-decides about two threads, which wait for it, more than about a copy.
+The ratios are of the medians over rounds of each round's fastest call.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import os
 import select
 import statistics
@@ -36,15 +37,15 @@ from leptonc.bench import protocol, suites
 DEFAULT = (
     "resnet18", "resnet50", "vgg16", "densenet121", "inception_v3", "convnext_tiny",
 )  # fmt: skip
-ONE, TWO, BESIDE = "one", "two", "beside"
+ONE, TWO, BESIDE, OTHER = "one", "two", "beside", "other"
 READY, GO, STOP = "ready", "go", "stop"
 _SETTLE_S = 0.02  # until the other process runs
 
 
 def ratios(times: Mapping[str, protocol.Times]) -> tuple[float, float, float]:
-    """Return efficiency, ceiling and the part of it, see above."""
-    one, two, beside = (statistics.median(times[n].best) for n in (ONE, TWO, BESIDE))
-    return one / (2 * two), one / beside, beside / (2 * two)
+    """Return the efficiency, that of two copies, and that of the slower one, see above."""
+    one, two, *copies = (statistics.median(times[n].best) for n in (ONE, TWO, BESIDE, OTHER))
+    return one / (2 * two), sum(one / c for c in copies) / 2, one / max(copies)
 
 
 def compiled(net: suites.Net, threads: int) -> Callable[[], Any]:
@@ -74,13 +75,15 @@ def _line(other: subprocess.Popen[str]) -> str:
     return other.stdout.readline().strip()
 
 
-def tell(other: subprocess.Popen[str], word: str) -> None:
-    """Send a word to the other process, and wait until it is heard."""
+def tell(other: subprocess.Popen[str], word: str) -> float:
+    """Send a word to the other process; return the seconds of its fastest call since the last."""
     assert other.stdin is not None
     other.stdin.write(f"{word}\n")
     other.stdin.flush()
-    if _line(other) != word:
+    heard, _, seconds = _line(other).partition(" ")
+    if heard != word:
         raise RuntimeError("the other process has ended")
+    return float(seconds)
 
 
 def serve(name: str) -> None:
@@ -90,17 +93,19 @@ def serve(name: str) -> None:
     _stay(1)
     call()
     print(READY, flush=True)
-    running = False
+    running, fastest = False, math.inf
     while True:
         told, _, _ = select.select([sys.stdin], [], [], 0 if running else None)
         if not told:
+            start = time.perf_counter()
             call()
+            fastest = min(fastest, time.perf_counter() - start)
             continue
         word = sys.stdin.readline().strip()
         if not word:  # the first process has ended
             return
-        running = word == GO
-        print(word, flush=True)
+        print(word, fastest, flush=True)
+        running, fastest = word == GO, math.inf
 
 
 def _stay(core: int) -> None:
@@ -114,11 +119,11 @@ def measure(name: str, seconds: float) -> dict[str, protocol.Times]:
     """Return the times of a network, by block."""
     (net,) = suites.pick(tuple(suites.SUITES), [name])
     calls = {1: compiled(net, 1), 2: compiled(net, 2)}
-    times = {block: protocol.Times() for block in (ONE, TWO, BESIDE)}
+    times = {block: protocol.Times() for block in (ONE, TWO, BESIDE, OTHER)}
     with copy_of(name) as other:
         end = time.perf_counter() + seconds
         while time.perf_counter() < end or len(times[ONE].rounds) < protocol.MIN_ROUNDS:
-            for block, one in times.items():
+            for block in (ONE, TWO, BESIDE):
                 threads = 2 if block == TWO else 1
                 with protocol.pinned(threads):
                     if block == BESIDE:
@@ -126,14 +131,14 @@ def measure(name: str, seconds: float) -> dict[str, protocol.Times]:
                         time.sleep(_SETTLE_S)
                     found = protocol.measure({block: calls[threads]}, 0.0, rounds=1)
                     if block == BESIDE:
-                        tell(other, STOP)
-                one.rounds += found[block].rounds
+                        times[OTHER].rounds.append([tell(other, STOP)])
+                times[block].rounds += found[block].rounds
     return times
 
 
 def table(rows: Mapping[str, Mapping[str, protocol.Times]]) -> Table:
     """Return the table of all networks."""
-    made = Table("net", "1 thread ms", "2 threads ms", "efficiency", "ceiling", "of it")
+    made = Table("net", "1 thread ms", "2 threads ms", "efficiency", "two copies", "slower one")
     for name, times in rows.items():
         one, two = (1e3 * statistics.median(times[n].best) for n in (ONE, TWO))
         shown = [f"{r:.2f}" for r in ratios(times)]
