@@ -60,27 +60,30 @@ class Expressions(abc.ABC):
             raise KernelError(f"kernels have no {type(node).__name__}: {ast.unparse(node)}")
         return write(self, node)
 
-    def condition(self, node: ast.expr) -> Known | Value:
-        """Return whether an expression is true, as a boolean."""
+    def condition(self, node: ast.expr, strict: bool = False) -> Known | Value:
+        """Return whether an expression is true, as a boolean.
+
+        ``strict``: for what it is in Python, where ``and`` and ``or`` of numbers are one of them.
+        """
         if isinstance(node, ast.BoolOp):
-            return self._chain(isinstance(node.op, ast.And), node.values)
+            return self._chain(isinstance(node.op, ast.And), node.values, strict)
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
-            found = self.condition(node.operand)
-            if isinstance(found, Known):
-                return Known(not found.value)
-            return Value(types.boolean, self.b.not_(found.code))
-        return ops.truth(self.b, self.value(node))
+            return self._not(self.condition(node.operand))
+        found = self.value(node)
+        if strict and ops.type_of(found) != types.boolean:
+            raise KernelError(f"{ast.unparse(node)} is {ops.describe(found)}, no truth: use bool()")
+        return ops.truth(self.b, found)
 
     # ----- conditions ---------------------------------------------------------------------------
-    def _chain(self, every: bool, nodes: Sequence[ast.expr]) -> Known | Value:
+    def _chain(self, every: bool, nodes: Sequence[ast.expr], strict: bool) -> Known | Value:
         """Return ``and`` (``every``) or ``or`` of conditions; those behind may not be evaluated."""
-        first, rest, b = self.condition(nodes[0]), nodes[1:], self.b
+        first, rest, b = self.condition(nodes[0], strict), nodes[1:], self.b
         if not rest or (isinstance(first, Known) and bool(first.value) is not every):
             return first
         if isinstance(first, Known):
-            return self._chain(every, rest)
+            return self._chain(every, rest, strict)
         if all(map(is_cheap, rest)):
-            second = self._chain(every, rest)
+            second = self._chain(every, rest, strict)
             if isinstance(second, Known):
                 return first if second.value is every else second
             both = b.and_ if every else b.or_
@@ -88,7 +91,7 @@ class Expressions(abc.ABC):
         before, more, done = b.block, self.block("more"), self.block("known")
         b.cbranch(first.code, *((more, done) if every else (done, more)))
         b.position_at_end(more)
-        code = ops.computed(self._chain(every, rest)).code
+        code = ops.computed(self._chain(every, rest, strict)).code
         after = b.block
         b.branch(done)
         b.position_at_end(done)
@@ -98,20 +101,7 @@ class Expressions(abc.ABC):
         return Value(types.boolean, phi)
 
     def _bool_op(self, node: ast.BoolOp) -> Operand:
-        """Return ``and`` or ``or`` of booleans; of numbers it would be one of them in Python."""
-        found = self.condition(node)
-        if not all(map(self._is_condition, node.values)):
-            raise KernelError(f"an operand of {ast.unparse(node)} is no comparison: use bool()")
-        return found
-
-    def _is_condition(self, node: ast.expr) -> bool:
-        if isinstance(node, ast.Call):
-            return isinstance(node.func, ast.Name) and node.func.id == "bool"
-        negated = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
-        if negated or isinstance(node, ast.Compare | ast.BoolOp):
-            return True
-        found = self.value(node)
-        return (found.type == types.boolean) if isinstance(found, Value) else found in _TRUTHS
+        return self.condition(node, strict=True)
 
     def _if_exp(self, node: ast.IfExp) -> Operand:
         test, b = self.condition(node.test), self.b
@@ -268,7 +258,7 @@ class Expressions(abc.ABC):
             raise KernelError(f"{ast.unparse(node.func)} is computed: nothing to call")
         fn, args = called.value, self.values(node.args)
         if isinstance(fn, DeviceFunction):
-            given = {k.arg: self.value(k.value) for k in node.keywords if k.arg}
+            given = {str(k.arg): self.value(k.value) for k in node.keywords}  # "None" behind **
             return self.call_function(fn, arguments_of(fn, args, given))
         if node.keywords:
             raise KernelError(f"{ast.unparse(node)}: only helpers take arguments by name")
@@ -322,7 +312,7 @@ def arguments_of(
     found = dict(zip(names[len(names) - len(defaults) :], map(ops.known, defaults), strict=True))
     found.update(zip(names, args, strict=False))
     found.update(given)
-    if len(args) > len(names) or set(found) != set(names):
+    if len(args) > len(names) or set(found) != set(names) or set(given) & set(names[: len(args)]):
         told = f"{fn.py_func.__qualname__}({', '.join(names)})"
         raise KernelError(f"{told} is called with {len(args)} arguments and {sorted(given)}")
     return tuple(found[name] for name in names)
@@ -348,12 +338,6 @@ def _extreme(op: Callable[..., Any]) -> Callable[..., Operand]:
     return write
 
 
-def _absolute(b: ir.IRBuilder, x: Operand) -> Operand:
-    value = ops.cast(b, x, types.int64)
-    negative = ops.computed(ops.compare(b, operator.lt, value, Known(0)))
-    return Value(types.int64, b.select(negative.code, b.neg(value.code), value.code))
-
-
 def _length(b: ir.IRBuilder, x: Operand) -> Operand:
     if not isinstance(x, tuple):
         raise KernelError(f"{ops.describe(x)} has no length")
@@ -364,9 +348,8 @@ def _numbered(b: ir.IRBuilder, x: tuple[Operand, ...]) -> Operand:
     return tuple((Known(i), one) for i, one in enumerate(x))
 
 
-_TRUTHS = (Known(True), Known(False))
 _FUNCTIONS: Mapping[object, Callable[..., Operand]] = {
-    min: _extreme(operator.lt), max: _extreme(operator.gt), abs: _absolute, len: _length,
+    min: _extreme(operator.lt), max: _extreme(operator.gt), abs: ops.absolute, len: _length,
     enumerate: _numbered,
 }  # fmt: skip
 _WRITE: Mapping[type[ast.expr], Callable[[Expressions, Any], Operand]] = {

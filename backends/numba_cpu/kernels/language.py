@@ -24,6 +24,8 @@ from llvmlite import ir
 from numba.core import cpu, target_extension, types, typing
 from numba.core.registry import CPUTarget
 
+from leptonc.backends.numba_cpu.kernels.syntax import KernelError
+
 NAME = "leptonc_kernels"  # of the target, for numba
 
 
@@ -102,7 +104,7 @@ class _TargetContext(cpu.CPUContext):
     def add_linking_libs(self, libs: Iterable[object]) -> None:
         """Refuse what numba would compile by itself: the code of a kernel is one module."""
         if tuple(libs):
-            raise NotImplementedError("numba would compile a function for it")
+            raise KernelError("numba would have to compile a function of its own for this")
 
 
 class _Target(CPUTarget):

@@ -9,6 +9,7 @@ Registers, and whatever else has a type of its own, have the operators of ``lang
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import math
 import operator
@@ -19,6 +20,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from llvmlite import ir
 from numba.core import cgutils, types, typing
+from numba.core.errors import NumbaNotImplementedError
 
 from leptonc.backends.numba_cpu.kernels.language import OPERATORS as REGISTERS
 from leptonc.backends.numba_cpu.kernels.language import TARGET
@@ -163,9 +165,20 @@ def cast(b: ir.IRBuilder, x: Operand, to: types.Type) -> Value:
         return found
     try:
         code = TARGET.target_context.cast(b, found.code, found.type, to)
-    except NotImplementedError as error:
+    except NumbaNotImplementedError as error:
         raise KernelError(f"{describe(x)} is no {to}") from error
     return Value(to, code)
+
+
+def whole(b: ir.IRBuilder, x: Operand) -> Value:
+    """Return a whole number as ``int64``.
+
+    Raises:
+        KernelError: it is none.
+    """
+    if not isinstance(computed(x).type, types.Integer):
+        raise KernelError(f"{describe(x)} is no whole number")
+    return cast(b, x, types.int64)
 
 
 def truth(b: ir.IRBuilder, x: Operand) -> Known | Value:
@@ -224,8 +237,9 @@ def binary(b: ir.IRBuilder, op: Callable[..., Any], x: Operand, y: Operand) -> O
 
 def compare(b: ir.IRBuilder, op: Callable[..., Any], x: Operand, y: Operand) -> Known | Value:
     """Return ``x op y``, a comparison: a boolean, of registers what is registered."""
-    if isinstance(x, Known) and isinstance(y, Known) and not isinstance(x.value, np.generic):
-        return Known(op(x.value, y.value))
+    plain = (isinstance(v, Known) and not isinstance(v.value, np.generic) for v in (x, y))
+    if all(plain):  # numpy compares a float32 with a float as float32, the code as float64
+        return Known(bool(op(_value(x), _value(y))))
     left, right = computed(x), computed(y)
     if not (is_number(left) and is_number(right)):
         return _registered(b, op, left, right)
@@ -282,15 +296,24 @@ def function_of_math(b: ir.IRBuilder, fn: Callable[..., Any], *args: Operand) ->
     single = bool(values) and all(v.type == types.float32 for v in values)
     kind = types.float32 if single else types.float64
     result = types.int64 if fn in (math.floor, math.ceil, math.trunc) else kind
-    try:
-        if getattr(math, getattr(fn, "__name__", ""), None) is not fn:
-            raise NotImplementedError
+    write = None
+    if getattr(math, getattr(fn, "__name__", ""), None) is fn:
         sig = typing.signature(result, *[kind] * len(values))
-        write = TARGET.target_context.get_function(fn, sig)
-    except NotImplementedError:
+        with contextlib.suppress(NotImplementedError):  # how numba says that it has none
+            write = TARGET.target_context.get_function(fn, sig)
+    if write is None:
         told = ", ".join(str(v.type) for v in values)
-        raise KernelError(f"kernels know no {getattr(fn, '__name__', fn)}({told})") from None
+        raise KernelError(f"kernels know no {getattr(fn, '__name__', fn)}({told})")
     return Value(result, write(b, [cast(b, v, kind).code for v in values]))
+
+
+def absolute(b: ir.IRBuilder, x: Operand) -> Value:
+    """Return ``abs(x)``."""
+    if isinstance(computed(x).type, types.Float):
+        return function_of_math(b, math.fabs, x)
+    value = whole(b, x)
+    negative = computed(compare(b, operator.lt, value, Known(0)))
+    return Value(types.int64, b.select(negative.code, b.neg(value.code), value.code))
 
 
 def operand_of(b: ir.IRBuilder, kind: types.Type, code: ir.Value) -> Operand:

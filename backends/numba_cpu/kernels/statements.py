@@ -14,6 +14,7 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import types
+from numba.core.errors import NumbaError
 
 from leptonc.backends.numba_cpu.kernels import operands as ops
 from leptonc.backends.numba_cpu.kernels.language import DeviceFunction
@@ -28,7 +29,6 @@ from leptonc.backends.numba_cpu.kernels.shapes import (
 )
 from leptonc.backends.numba_cpu.kernels.syntax import KernelError, tree_of
 from leptonc.backends.numba_cpu.kernels.variables import (
-    Binding,
     Bindings,
     Edge,
     Loop,
@@ -153,6 +153,8 @@ class FunctionWriter(Variables):
                 write(self, node)
             except KernelError as error:
                 raise self._told(error, node) from error.__cause__
+            except (TypeError, ValueError, IndexError, NumbaError) as error:
+                raise self._told(KernelError(f"{error}"), node) from error
 
     def _told(self, error: KernelError, node: ast.stmt) -> KernelError:
         """Return the error with the place in the source, unless it names one."""
@@ -249,7 +251,9 @@ class FunctionWriter(Variables):
             raise KernelError(f"range takes one to three numbers, not {len(limits)}")
         start, stop = (Known(0), limits[0]) if len(limits) == 1 else limits[:2]
         step = limits[2] if len(limits) == 3 else Known(1)
-        values = [ops.cast(self.b, v, types.int64).code for v in (start, stop, step)]
+        if step == Known(0):
+            raise KernelError("a range has a step")
+        values = [ops.whole(self.b, v).code for v in (start, stop, step)]
         counter = self.place(f"{ast.unparse(node.target)} {node.lineno}", types.int64).at
         self.b.store(values[0], counter)
 
@@ -327,10 +331,11 @@ class FunctionWriter(Variables):
             return
         self.meet(ways.again, self.block("proceed"))
         proceed()
+        for name, bound in before.items():
+            if not self.restore(name, bound):
+                raise _Retyped(node, name, kind_of_all([bound, self.here[name]]))
         self.b.branch(head)
         back = self.edge()[1]
-        for name, bound in before.items():
-            self._same_type(node, name, bound, back[name])
         # What the body bound first is still bound behind the loop, if it ran.
         for _, bound in ways.out:
             for name, new in back.items():
@@ -348,11 +353,6 @@ class FunctionWriter(Variables):
             self._code.blocks.remove(done)
             if ways.out:
                 self.meet(ways.out, self.block("out"))
-
-    def _same_type(self, loop: ast.stmt, name: str, old: Binding, new: Binding) -> None:
-        """See to it that a variable comes back to a loop's head as it was."""
-        if old != new and not isinstance(old, Unclear):
-            raise _Retyped(loop, name, kind_of_all([old, new]))
 
     # ----- calls and results --------------------------------------------------------------------
     def call_function(self, fn: DeviceFunction, args: Sequence[Operand]) -> Operand:

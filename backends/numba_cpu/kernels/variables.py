@@ -154,6 +154,16 @@ class Variables(Expressions):
             self._stored(name, ops.cast(self.b, self._read(one), kind))
         return self.place(name, kind)
 
+    def restore(self, name: str, old: Binding) -> bool:
+        """Let a variable be bound as it was, converted where that holds what it is; else False."""
+        new = self.here[name]
+        if old == new or isinstance(old, Unclear):
+            return True
+        if not isinstance(old, Place) or kind_of_all([old, new]) != old.type:
+            return False
+        self.bind(name, ops.cast(self.b, self.read(name), old.type))
+        return True
+
     def edge(self) -> Edge:
         """Return the way from here; what follows is not reached from here any more."""
         edge = self.b.block, self.here

@@ -54,7 +54,6 @@ WINOGRAD = {
 }
 #: The same with weights as they are, transformed in each call.
 LATES = {Algorithm.WINOGRAD_4: Algorithm.LATE_4, Algorithm.PHASES_2: Algorithm.LATE_PHASES}
-_LATE_ONES = frozenset(LATES.values())
 #: Those of codes.
 CODE_FORMS = {
     Algorithm.WINOGRAD_2: int8_winograd_forms.FORMS[2],
@@ -159,7 +158,7 @@ def forms(s: ConvShape) -> dict[Algorithm, Form]:
 
 def is_late(algorithm: Algorithm) -> bool:
     """Return whether an algorithm transforms weights in each call."""
-    return algorithm in _LATE_ONES
+    return algorithm in LATES.values()
 
 
 def tiles(s: ConvShape, form: Form) -> int:
