@@ -32,6 +32,12 @@ _PAUSE = {
     "aarch64": ("llvm.aarch64.hint", (1,)),
     "arm64": ("llvm.aarch64.hint", (1,)),
 }
+# What counts at a steady rate, whatever the core's own clock does.
+_TICKS = {
+    "x86_64": "llvm.readcyclecounter",
+    "AMD64": "llvm.readcyclecounter",
+    "aarch64": "llvm.readsteadycounter",
+}
 _EVERYONE = 0x7FFFFFFF
 _NAP_US = 200
 
@@ -110,7 +116,7 @@ def _compare_and_swap(b: ir.IRBuilder, address: ir.Value, old: ir.Value, new: ir
 
 
 def _call(b: ir.IRBuilder, fn: ir.Value, *args: ir.Value) -> None:
-    kind = ir.FunctionType(_VOID, [_I64, _I64, _I64])
+    kind = ir.FunctionType(_VOID, [_I64] * len(args))
     b.call(b.inttoptr(fn, kind.as_pointer()), args)
 
 
@@ -177,6 +183,11 @@ def _stamp(b: ir.IRBuilder, address: ir.Value) -> None:
     _extern(b, "clock_gettime", kind, ir.Constant(i32, time.CLOCK_MONOTONIC), address)
 
 
+def _ticks(b: ir.IRBuilder, otherwise: ir.Value) -> ir.Value:
+    name = _TICKS.get(platform.machine())
+    return _extern(b, name, ir.FunctionType(_I64, [])) if name else otherwise
+
+
 def _nap(b: ir.IRBuilder, microseconds: ir.Value) -> None:
     i32 = ir.IntType(32)
     _extern(b, "usleep", ir.FunctionType(i32, [i32]), b.trunc(microseconds, i32))
@@ -204,13 +215,13 @@ def _core_mask(name: str) -> Callable:
 
 
 def _invoke():
-    """Return the intrinsic that calls a kernel by address: ``(fn, args, tid, nt)``."""
+    """Return the intrinsic that calls a kernel by address: ``(fn, args, tid, nt, cuts)``."""
 
     def code(context, builder, sig, args):
         _call(builder, *args)
         return context.get_dummy_value()
 
-    return intrinsic(lambda ctx, f, a, t, n: (_void(_i64, _i64, _i64, _i64), code))
+    return intrinsic(lambda ctx, f, a, t, n, c: (_void(*[_i64] * 5), code))
 
 
 atomic_load = _unary(_i64, lambda b, a: b.load_atomic(_pointer(b, a), "seq_cst", _WORD))
@@ -232,6 +243,8 @@ read_cores = _binary(_i64, _core_mask("sched_getaffinity"))
 write_cores = _binary(_i64, _core_mask("sched_setaffinity"))
 # Stores the monotonic clock as two words, seconds and nanoseconds (nothing where there is none).
 stamp = _unary(_void, _stamp)
+# Returns a count of ticks that goes on while the thread runs, or the operand where there is none.
+ticks = _unary(_i64, _ticks)
 # Tells the core that this is a spin loop.
 pause = _nullary(_pause)
 # Sleeps until woken, unless the word has changed already; may return early, so callers loop.

@@ -193,7 +193,7 @@ def _combine(plan, slots, slot_bytes, world, begin, count):
     store(record + 8, count)
     for rank in range(world):
         store(record + 8 * (COMBINE_WORDS + rank), slots + rank * slot_bytes)
-    invoke(load(plan + 56), record, 0, 1)
+    invoke(load(plan + 56), record, 0, 1, 0)
 
 
 @inline_njit

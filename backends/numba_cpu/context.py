@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leptonc.backends.numba_cpu import native
+from leptonc.backends.numba_cpu import balance, native
 from leptonc.backends.numba_cpu.door import door
 from leptonc.backends.numba_cpu.kernels.base import Kernel, slot_bits
 from leptonc.backends.numba_cpu.pool import ALIGN, TEAMS, aligned_zeros, native_call
@@ -183,15 +183,16 @@ class Context:
         table[:, 1] = records.ctypes.data + 8 * table[:, 1]
         table = self._own(table)
         shares = phases(steps, self._plan.threads)
-        tasks = np.array([task for phase in shares for task in phase], np.int64)
+        tasks = np.array([(*task, 0) for phase in shares for task in phase], np.int64)
         tasks[:, 0] = table.ctypes.data + 8 * native.STEP_WORDS * tasks[:, 0]
         tasks = self._own(tasks)
         counts = np.array([len(phase) for phase in shares], np.int64)
         starts = tasks.ctypes.data + 8 * native.TASK_WORDS * (np.cumsum(counts) - counts)
+        cuts = [self._cuts(phase) for phase in shares]
         patches = np.array(layout.patches, np.int64).reshape(-1, native.PATCH_WORDS)
         patches[:, 0] = records.ctypes.data + 8 * patches[:, 0]
         head = (
-            self._own(np.stack([starts, counts], 1)).ctypes.data,
+            self._own(np.stack([starts, counts, np.array(cuts, np.int64)], 1)).ctypes.data,
             len(shares),
             table.ctypes.data,
             self._own(patches).ctypes.data,
@@ -203,6 +204,13 @@ class Context:
             self._plan.threads,
         )
         return self._own(list(head)).ctypes.data
+
+    def _cuts(self, phase: list[Task]) -> int:
+        """Return where a phase keeps how large each thread's share is; 0: they do not vary."""
+        threads = self._plan.threads
+        if threads == 1 or [task[2:] for task in phase] != [(t, threads) for t in range(threads)]:
+            return 0
+        return self._own(balance.words(threads)).ctypes.data
 
     def _own(self, words: np.ndarray | list[int]) -> np.ndarray:
         """Return an aligned copy that lives as long as the context."""

@@ -10,8 +10,10 @@ Segment, words: ``0`` phases address, ``1`` number of phases, ``2`` steps addres
 address, ``4`` number of patches, ``5`` address of the input and output addresses, ``6`` team
 address, ``7`` address of the clock's words or 0: per thread and step when it began and when it had
 finished, two words each, ``8`` number of steps, ``9`` threads. Phase: address of its tasks, their
-number. Task: address of its first step, number of steps, share, number of shares. Step: kernel
-address, record address. Patch: slot address, index, byte offset: ``*slot = io[index] + offset``.
+number, address of its words of :mod:`balance`: 0 unless each thread has one share of a step. Task:
+address of its first step, number of steps, share, number of shares, address of the cuts between
+these or 0. Step: kernel address, record address. Patch: slot address, index, byte offset: ``*slot =
+io[index] + offset``.
 
 Team, words cache lines apart. ``BUSY``: whether a caller runs a segment on it, which takes turns
 with others; ``READY``: whether it has its workers. ``NOW``: number of the phase being run, counted
@@ -40,20 +42,24 @@ from leptonc.backends.numba_cpu.atomics import (
     read_cores,
     stamp,
     store,
+    ticks,
     wait_while,
     wake_all,
     write_cores,
 )
+from leptonc.backends.numba_cpu.balance import adjust
 from leptonc.backends.numba_cpu.kernels.base import KERNELS, Kernel, inline_njit, make_kernel
 
 SEGMENT_WORDS = 10
 CLOCK = 7  # word of a segment
-PHASE_WORDS, TASK_WORDS, STEP_WORDS, PATCH_WORDS = 2, 4, 2, 3
+PHASE_WORDS, TASK_WORDS, STEP_WORDS, PATCH_WORDS = 3, 5, 2, 3
+_PHASE, _TASK = 8 * PHASE_WORDS, 8 * TASK_WORDS
 CLOCK_WORDS = 4  # of one thread and one step
 BYTES = bytes.__basicsize__ - 1  # where a bytes object of Python's holds its bytes, and a zero
 SERIAL, NO_BARRIER = 1, 2  # flags of a step, see Program.step
 TASKS = 48  # bits of NOW below the number of tasks
 NUMBER = (1 << TASKS) - 1
+NEVER = 2**62  # ticks
 HURRY = 16  # phases that go without the others once these were late
 SLOTS = 4  # the most tasks of a phase, for each thread of the team
 
@@ -62,11 +68,12 @@ SLOTS = 4  # the most tasks of a phase, for each thread of the team
 NOW, TABLE, PHASE, LAST, STEPS, COUNT, CLOCK_AT = 0, 8, 16, 24, 32, 40, 48
 DONE, SLEEPERS = 128, 256
 # Set when the team starts, except SPIN_NOW: SPIN, or 0 while spinning would be in the way.
-STOP, SPIN, IDLE, STEAL, SPIN_NOW = 384, 392, 400, 408, 416
+STOP, SPIN, IDLE, STEAL, SPIN_NOW, FEWEST = 384, 392, 400, 408, 416, 424
 BUSY, READY = 512, 520
-# A line for each thread: the core it was last seen on, its number in the system (workers only).
+# A line for each thread: the core it was last seen on, its number in the system (workers only),
+# the ticks it took for its share of the phase being run.
 # Behind them a line for each claim, then three masks of cores for each thread.
-CORES, THREAD, LINE = 640, 8, 128
+CORES, THREAD, TOOK, LINE = 640, 8, 16, 128
 MASK = 8 * CORE_MASK_WORDS
 # Instead of a core: nobody has seen the thread yet; it was sent away from ours.
 NOWHERE, SOMEWHERE = -1, -2
@@ -92,14 +99,15 @@ def _patch(segment):
 def _perform(task, steps, clock):
     """Run a task; ``clock`` is where this thread notes its times, or 0 if nobody wants them."""
     step, count, share, shares = load(task), load(task + 8), load(task + 16), load(task + 24)
+    cuts = load(task + 32)
     for _ in range(count):
         if clock == 0:
-            invoke(load(step), load(step + 8), share, shares)
+            invoke(load(step), load(step + 8), share, shares, cuts)
         else:
             times = clock + 2 * (step - steps)
             if load(times) == 0:
                 stamp(times)
-            invoke(load(step), load(step + 8), share, shares)
+            invoke(load(step), load(step + 8), share, shares, cuts)
             stamp(times + 16)
         step += 16
 
@@ -116,8 +124,8 @@ def _run_alone(segment, tid, nt):
         task = load(phase)
         for _ in range(load(phase + 8)):
             _perform(task, steps, clock)
-            task += 32
-        phase += 16
+            task += _TASK
+        phase += _PHASE
     return 0
 
 
@@ -197,10 +205,25 @@ def _take(team, tid, nt, slot, now):
     clock = load(team + CLOCK_AT)
     if clock:
         clock += 32 * load(team + COUNT) * tid
-    _perform(load(team + TABLE) + 32 * slot, load(team + STEPS), clock)
+    begin = ticks(0)
+    _perform(load(team + TABLE) + _TASK * slot, load(team + STEPS), clock)
+    if slot < nt:
+        store(team + CORES + LINE * slot + TOOK, ticks(0) - begin if slot == tid else 0)
     if atomic_add(team + DONE, 1) == tasks - 1:
-        _begin(team, load(team + PHASE) + 16, number + 1)
+        _balance(team, nt)
+        _begin(team, load(team + PHASE) + _PHASE, number + 1)
     return True
+
+
+@inline_njit
+def _balance(team, nt):
+    """Share the phase that has just ended better the next time."""
+    phase = load(team + PHASE)
+    cuts = load(phase + 16)
+    if cuts == 0 or not adjust(cuts, nt, team + CORES + TOOK, LINE, load(team + FEWEST)):
+        return
+    for slot in range(nt):
+        store(load(phase) + _TASK * slot + 32, cuts)
 
 
 @inline_njit
@@ -330,7 +353,7 @@ def _run_team(segment, tid, nt):
     _patch(segment)
     _spread(team, threads)
     phases, count = load(segment), load(segment + 8)
-    store(team + LAST, phases + 16 * count)
+    store(team + LAST, phases + _PHASE * count)
     store(team + STEPS, load(segment + 16))
     store(team + CLOCK_AT, load(segment + 56))
     store(team + COUNT, load(segment + 64))
@@ -374,6 +397,11 @@ def _pauses(count, tid, nt):
         pause()
 
 
+def _ticks(args, tid, nt):
+    """Write the ticks now to slot 0."""
+    store(args, ticks(0))
+
+
 def _nothing(args, tid, nt):
     """Do nothing: the cheapest step there is, for measuring overheads."""
 
@@ -385,4 +413,5 @@ RUN_TEAM = KERNELS.add(Kernel(_run_team, "run_team", signature=_TELLS))
 WORK = make_kernel(_work, "work")
 STOP_TEAM = make_kernel(_stop, "stop")
 PAUSES = make_kernel(_pauses, "pauses")
+TICKS = make_kernel(_ticks, "ticks")
 NOTHING = make_kernel(_nothing, "nothing")

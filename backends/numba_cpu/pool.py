@@ -31,6 +31,7 @@ BARRIER_SPIN_US = 200.0
 STEAL_SPIN_US = 1.0  # how long a thread may be late before others do its share
 # With more threads than cores, whoever spins keeps the awaited thread from running.
 CROWDED_SPIN_US = 1.0
+BALANCE_US = 10.0  # phases that take longer are shared by how fast the cores are
 _EXIT_WAIT_S = 1.0
 
 # Addresses go as void pointers: ctypes converts those faster than integers.
@@ -66,6 +67,20 @@ def pauses_per_us() -> float:
     count = 2000
     best = min(_timed(count) for _ in range(3))
     return count / max(best * 1e6, 1e-3)
+
+
+@functools.cache
+def ticks_per_us() -> float:
+    """Return how many ticks of :mod:`atomics` a microsecond has; 0.0 where there are none."""
+    words, count = np.zeros(1, np.int64), int(1000 * pauses_per_us())
+    begin, first = time.perf_counter(), _ticks(words)
+    native.PAUSES(count)
+    return max(_ticks(words) - first, 0) / max((time.perf_counter() - begin) * 1e6, 1e-3)
+
+
+def _ticks(words: np.ndarray) -> int:
+    native.TICKS(words)
+    return int(words[0])
 
 
 def _timed(count: int) -> float:
@@ -135,6 +150,8 @@ class Team:
         words[native.SPIN // 8] = int(barrier * rate)
         words[native.STEAL // 8] = int(STEAL_SPIN_US * rate)
         words[native.IDLE // 8] = int(idle * rate)
+        fewest = 0 if crowded else int(BALANCE_US * ticks_per_us())
+        words[native.FEWEST // 8] = fewest or native.NEVER
 
     def _hire(self, tid: int) -> None:
         """Start worker ``tid``. Raises RuntimeError if there can be no more threads."""

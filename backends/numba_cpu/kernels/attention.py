@@ -33,6 +33,7 @@ from leptonc.backends.numba_cpu.kernels.microkernel import (
     run_tiles,
     tile_rows,
 )
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -358,7 +359,7 @@ def _blocks(queries, size):
 
 
 @kernel(parts=(TILES,))
-def attention(args, tid, nt):
+def attention(args, tid, nt, cuts):
     """Compute this thread's blocks of queries of every head."""
     heads, queries, total = arg(args, HEADS), arg(args, QUERIES), arg(args, KEYS)
     depth, width = arg(args, DEPTH), arg(args, WIDTH)
@@ -373,7 +374,7 @@ def attention(args, tid, nt):
     keys_packed = scores + 4 * (BLOCK + SPARE) * pitch
     values_packed = keys_packed + 4 * pitch * depth
     packed = -1
-    for job in range(jobs * tid // nt, jobs * (tid + 1) // nt):
+    for job in range(*share(jobs, tid, nt, cuts)):
         head, block = job // blocks, job % blocks
         b, h, s0 = head // heads, head % heads, block * size
         count = queries - s0 if block + 1 == blocks else size

@@ -16,6 +16,7 @@ from leptonc.backends.numba_cpu.atomics import invoke
 from leptonc.backends.numba_cpu.kernels import depthwise as dw
 from leptonc.backends.numba_cpu.kernels import igemm_record as ig
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import arg, ldi64, sti64, vload, vstore
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 
@@ -142,23 +143,23 @@ def _band(args, records, image, y, lines, held):
             _product(expand_copy, expand, image, start, last - start, taps)
             sti64(expand_copy, ig.OUT, inner + 4 * (start - first) * step)
             sti64(expand_copy, ig.OUT_Y, step)
-            invoke(arg(args, EXPAND), expand_copy, 0, 1)
+            invoke(arg(args, EXPAND), expand_copy, 0, 1, 0)
         sti64(window_copy, dw.X, inner)
         sti64(window_copy, dw.X_Y, step)
     if arg(args, PROJECT) != 0:
         sti64(window_copy, dw.OUT, outer)
         sti64(window_copy, dw.OUT_Y, arg(args, OUTER_LINE))
-    invoke(arg(args, DEPTHWISE), window_copy, 0, 1)
+    invoke(arg(args, DEPTHWISE), window_copy, 0, 1, 0)
     if arg(args, PROJECT) != 0:
         _product(project_copy, project, image, y, lines, taps)
         sti64(project_copy, ig.A, outer)
         sti64(project_copy, ig.A_Y, arg(args, OUTER_LINE))
-        invoke(arg(args, PROJECT), project_copy, 0, 1)
+        invoke(arg(args, PROJECT), project_copy, 0, 1, 0)
     return first, last
 
 
 @kernel
-def banded(args, tid, nt):
+def banded(args, tid, nt, cuts):
     """Compute this thread's lines of the step that the record describes."""
     base = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
     work = base + arg(args, WORK)
@@ -180,7 +181,7 @@ def banded(args, tid, nt):
         expand, expand_copy, window, window_copy, project, project_copy, taps, inner, outer,
     )  # fmt: skip
     total = arg(window, dw.BATCH) * height
-    line, end = total * tid // nt, total * (tid + 1) // nt
+    line, end = share(total, tid, nt, cuts)
     held, before = (0, 0), -1
     while line < end:
         image, y = line // height, line % height

@@ -1,14 +1,15 @@
 """numba_cpu > kernels > base: the kernel ABI, the ``kernel`` decorator and records for kernels.
 
-A kernel is a plain function ``def f(args, tid, nt)``: ``args`` is the address of an ``int64[]``
-record, ``tid`` of ``nt`` threads computes its own share. It allocates nothing, raises nothing, and
-its result does not depend on ``nt``. It is compiled on first use, once per machine::
+A kernel is a plain function ``def f(args, tid, nt, cuts)``: ``args`` is the address of an
+``int64[]`` record, ``tid`` of ``nt`` threads computes its own share, see :mod:`shares`. (``cuts``
+may be left out where shares are equal.) It allocates nothing, raises nothing, and its result does
+not depend on how it is shared. It is compiled on first use, once per machine::
 
     @kernel
-    def relu(args, tid, nt): ...
+    def relu(args, tid, nt, cuts): ...
 
     def make_gemm(rows, cols):
-        def body(args, tid, nt): ...
+        def body(args, tid, nt, cuts): ...
         return make_kernel(body, name="gemm", params=(rows, cols))
 """
 
@@ -43,9 +44,9 @@ __all__ = [
     "Kernel", "KernelError", "factory", "inline_njit", "kernel", "lanes", "make_kernel", "record",
 ]  # fmt: skip
 
-SIGNATURE = "void(int64,int64,int64)"
+SIGNATURE = "void(int64,int64,int64,int64)"
 PATIENCE_S = 60.0  # that another process may take to compile a kernel that we wait for
-_PROTOTYPE = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+_PROTOTYPE = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)
 
 
 N = TypeVar("N", bound="Native")
@@ -188,7 +189,7 @@ class Native(abc.ABC):
 
 
 class Kernel(Native):
-    """A native function ``void(args, tid, nt)``."""
+    """A native function ``void(args, tid, nt, cuts)``."""
 
     def __init__(
         self,
@@ -207,16 +208,18 @@ class Kernel(Native):
         level = 1 if self.parts else 3  # parts have the loops that matter
         return of_function(self.fn, _symbol(self.name), self._signature, level)
 
-    def __call__(self, args: np.ndarray | int, tid: int = 0, nt: int = 1) -> None:
+    def __call__(
+        self, args: np.ndarray | int, tid: int = 0, nt: int = 1, cuts: np.ndarray | int = 0
+    ) -> None:
         """Run thread ``tid`` of ``nt`` natively (tests, tuning); programs use the address."""
         if self._call is None:
             self._call = _PROTOTYPE(self.address)
-        self._call(args.ctypes.data if isinstance(args, np.ndarray) else args, tid, nt)
+        self._call(_address(args), tid, nt, _address(cuts))
 
-    def run_all(self, args: np.ndarray, nt: int = 1) -> None:
+    def run_all(self, args: np.ndarray, nt: int = 1, cuts: np.ndarray | int = 0) -> None:
         """Run the shares of all ``nt`` threads one after another."""
         for tid in range(nt):
-            self(args, tid, nt)
+            self(args, tid, nt, cuts)
 
 
 class _Registry:
@@ -269,7 +272,7 @@ def kernel(fn: Callable[..., None] | None = None, *, parts: tuple[Native, ...] =
     """Declare a module-level function as a kernel (decorator, with or without options).
 
     Args:
-        fn: ``def f(args, tid, nt)`` without a closure.
+        fn: ``def f(args, tid, nt, cuts)`` without a closure.
         parts: what it calls of :mod:`part`, all of it: helpers compile that at the same time.
 
     Raises:
@@ -340,6 +343,10 @@ def slot_bits(slot: int | float | np.ndarray | np.generic) -> int:
     if isinstance(slot, float | np.floating):
         return struct.unpack("<q", struct.pack("<d", float(slot)))[0]
     raise KernelError(f"a record slot cannot hold {slot!r} ({type(slot).__name__})")
+
+
+def _address(words: np.ndarray | int) -> int:
+    return words.ctypes.data if isinstance(words, np.ndarray) else words
 
 
 def _symbol(name: str) -> str:

@@ -62,6 +62,7 @@ from leptonc.backends.numba_cpu.kernels.igemm_record import (
 )
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
 from leptonc.backends.numba_cpu.kernels.row_tables import affine_rows
+from leptonc.backends.numba_cpu.kernels.shares import part
 from leptonc.backends.numba_cpu.kernels.tile_finish import FINISH_TILE, NO_RES, finish_tile
 from leptonc.backends.numba_cpu.kernels.vec import arg, argf, ldi64, sti64
 
@@ -276,24 +277,26 @@ def _by_rows(args, scratch, begin, end, panel0, panel1, a, b, bias, out, res):
 
 
 @kernel(parts=(FINISH_TILE, SPLIT_ROWS, SPLIT_PANEL, MULTIPLY_PARTS, STORE_CELLS))
-def bf16x3(args, tid, nt):
+def bf16x3(args, tid, nt, cuts):
     """Compute this thread's share of the product that an :class:`IGemm` record describes."""
     outer = arg(args, OUTER0) * arg(args, OUTER1)
     m = arg(args, ROWS_Z) * arg(args, ROWS_Y) * arg(args, ROWS_X)
     panels = (arg(args, COLUMNS) + PANEL - 1) // PANEL
     by_outer, by_rows, by_columns = _grid(nt, outer, m, panels)
-    if tid >= by_outer * by_rows * by_columns:
+    used = by_outer * by_rows * by_columns
+    if tid >= used:
         return
+    cuts = cuts if used == nt else 0
     i_column, rest = tid % by_columns, tid // by_columns
     i_row, i_outer = rest % by_rows, rest // by_rows
-    panel0, panel1 = panels * i_column // by_columns, panels * (i_column + 1) // by_columns
+    panel0, panel1 = part(panels, i_column, by_columns, tid - i_column, 1, cuts)
     blocks = (m + BLOCK_ROWS - 1) // BLOCK_ROWS
-    begin = BLOCK_ROWS * (blocks * i_row // by_rows)
-    end = min(BLOCK_ROWS * (blocks * (i_row + 1) // by_rows), m)
+    begin, end = part(blocks, i_row, by_rows, i_outer * by_rows * by_columns, by_columns, cuts)
+    begin, end = BLOCK_ROWS * begin, min(BLOCK_ROWS * end, m)
     row_block = arg(args, ROW_BLOCK)
     scratch = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
     configure_tiles()
-    for o in range(outer * i_outer // by_outer, outer * (i_outer + 1) // by_outer):
+    for o in range(*part(outer, i_outer, by_outer, 0, by_rows * by_columns, cuts)):
         a, b, bias, out, res = operands(args, o)
         if _rows_in_turn(args):
             _by_rows(args, scratch, begin, end, panel0, panel1, a, b, bias, out, res)

@@ -26,6 +26,7 @@ from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.int8_dot import DOT, FORMS, MOST_DEPTH, PROVEN
 from leptonc.backends.numba_cpu.kernels.ir_loops import counted
 from leptonc.backends.numba_cpu.kernels.pack import aligned_empty
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -296,11 +297,11 @@ def _height(left):
 
 
 @kernel
-def code_rows(args, tid, nt):
+def code_rows(args, tid, nt, cuts):
     """Compute this thread's columns of the product that a :class:`CodeRows` record describes."""
     columns, groups, bits = arg(args, COLUMNS), arg(args, GROUPS), arg(args, BITS)
     panels = (columns + LANES - 1) // LANES
-    begin, end = panels * tid // nt, panels * (tid + 1) // nt
+    begin, end = share(panels, tid, nt, cuts)
     inputs = 8 if bits == 4 else 4
     steps = arg(args, DEPTH) // groups // inputs
     sums = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)

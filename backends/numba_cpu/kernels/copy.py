@@ -25,6 +25,7 @@ from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels.base import Kernel, inline_njit, kernel, make_kernel
 from leptonc.backends.numba_cpu.kernels.ew_loop import copy_bytes
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -67,11 +68,11 @@ def _block(args, block):
 
 
 @kernel
-def copy_rows(args, tid, nt):
+def copy_rows(args, tid, nt, cuts):
     """Copy runs of bytes."""
     blocks = arg(args, 13)
     src_step, dst_step = arg(args, 5), arg(args, 7)
-    for block in range(blocks * tid // nt, blocks * (tid + 1) // nt):
+    for block in range(*share(blocks, tid, nt, cuts)):
         src, dst, rows, cols, row, col = _block(args, block)
         for r in range(row, row + rows):
             copy_bytes(dst + r * dst_step + col, src + r * src_step + col, cols)
@@ -81,10 +82,10 @@ def _make_strided(size: int) -> Kernel:
     """Return the kernel that copies element by element."""
     load, store = _ACCESS[size]
 
-    def body(args, tid, nt):
+    def body(args, tid, nt, cuts):
         blocks = arg(args, 13)
         src_row, src_col, dst_row, dst_col = arg(args, 5), arg(args, 6), arg(args, 7), arg(args, 8)
-        for block in range(blocks * tid // nt, blocks * (tid + 1) // nt):
+        for block in range(*share(blocks, tid, nt, cuts)):
             src, dst, rows, cols, row, col = _block(args, block)
             for r in range(row, row + rows):
                 s = src + r * src_row + col * src_col
@@ -243,7 +244,7 @@ def _make_tiles(size: int) -> Kernel:
     large, small = _squares(size, edge), _squares(size, SMALL)
     (zip2, unzip2), (zip3, unzip3) = _braids(size, 2), _braids(size, 3)
 
-    def body(args, tid, nt):
+    def body(args, tid, nt, cuts):
         blocks = arg(args, 13)
         all_rows, all_cols = arg(args, 1), arg(args, 2)
         src_step, dst_step = arg(args, 6), arg(args, 7)
@@ -251,7 +252,7 @@ def _make_tiles(size: int) -> Kernel:
         braids = 2 <= narrow <= 3 and max(all_rows, all_cols) >= edge
         zips = braids and all_cols == narrow and dst_step == narrow * size
         unzips = braids and all_rows == narrow and src_step == narrow * size
-        for block in range(blocks * tid // nt, blocks * (tid + 1) // nt):
+        for block in range(*share(blocks, tid, nt, cuts)):
             src, dst, rows, cols, row, col = _block(args, block)
             if narrow >= edge:
                 large(src, dst, row, rows, all_rows, col, cols, all_cols, src_step, dst_step)

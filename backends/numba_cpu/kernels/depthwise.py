@@ -26,6 +26,7 @@ from leptonc.backends.numba_cpu.kernels.depthwise_tile import (
 from leptonc.backends.numba_cpu.kernels.depthwise_walk import MOST_LINES, WALKS, WIDTH, run_walk
 from leptonc.backends.numba_cpu.kernels.igemm_record import Res
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
+from leptonc.backends.numba_cpu.kernels.shares import part
 from leptonc.backends.numba_cpu.kernels.tile_finish import (
     ADD_RES,
     FINISH_TILE,
@@ -275,7 +276,7 @@ def _strip(args, frame, code, way, line, c0, channels, unfinished):
 
 
 @kernel(parts=(FINISH_TILE,))
-def depthwise(args, tid, nt):
+def depthwise(args, tid, nt, cuts):
     """Compute this thread's lines and channels of the conv that the record describes."""
     channels = arg(args, CHANNELS)
     lines = arg(args, BATCH) * arg(args, OUT_D) * arg(args, OUT_H)
@@ -284,9 +285,10 @@ def depthwise(args, tid, nt):
     if tid >= by_lines * by_vectors or arg(args, OUT_W) <= 0:
         return
     i, j = tid % by_lines, tid // by_lines
-    begin, end = lines * i // by_lines, lines * (i + 1) // by_lines
-    left, right = vectors * j // by_vectors * LANES, vectors * (j + 1) // by_vectors * LANES
-    right = min(right, channels)
+    cuts = cuts if by_lines * by_vectors == nt else 0
+    begin, end = part(lines, i, by_lines, tid - i, 1, cuts)
+    left, right = part(vectors, j, by_vectors, 0, by_lines, cuts)
+    left, right = left * LANES, min(right * LANES, channels)
     low, high, unfinished = _bounds(args)
     frame = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
     write_frame(args, frame, low, high)

@@ -30,6 +30,7 @@ from __future__ import annotations
 from leptonc.backends.numba_cpu.kernels.base import KERNELS, Kernel, inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.ew_loop import OP_SIGNATURE, call_op, copy_bytes
 from leptonc.backends.numba_cpu.kernels.prefetch import ask_soon
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import (
     arg,
     ldi8,
@@ -87,7 +88,7 @@ def _locate(args, outer_index, row, col, registers):
 
 
 @kernel
-def elementwise(args, tid, nt):
+def elementwise(args, tid, nt, cuts):
     """Run the program over this thread's blocks."""
     n_outer, n_memory, n_registers = arg(args, 0), arg(args, 8), arg(args, 9)
     rows, cols, block_rows, block_cols = arg(args, 1), arg(args, 2), arg(args, 3), arg(args, 4)
@@ -98,7 +99,7 @@ def elementwise(args, tid, nt):
         sti64(registers, k, area + (k - n_memory) * arg(args, 14))
     hoisted = args + 8 * (HEAD + n_outer + n_memory * (3 + n_outer))
     program = hoisted + 8 * WORDS * arg(args, 10)
-    first, last = blocks * tid // nt, blocks * (tid + 1) // nt
+    first, last = share(blocks, tid, nt, cuts)
     for block in range(first, last):
         col = block % col_blocks * block_cols
         rest = block // col_blocks

@@ -29,6 +29,7 @@ from __future__ import annotations
 from leptonc.backends.numba_cpu.kernels.base import Kernel, kernel, make_kernel
 from leptonc.backends.numba_cpu.kernels.ew_loop import copy_bytes
 from leptonc.backends.numba_cpu.kernels.runs import outer_offset
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import (
     arg,
     argf,
@@ -48,11 +49,11 @@ _ACCESS = {1: (ldi8, sti8), 2: (ldi16, sti16), 4: (ldi32, sti32), 8: (ldi64, sti
 
 
 @kernel
-def gather_rows(args, tid, nt):
+def gather_rows(args, tid, nt, cuts):
     """Rows shared out among threads."""
     outer, count, size, inner = arg(args, 4), arg(args, 5), arg(args, 6), arg(args, 7)
     total = outer * count
-    for k in range(total * tid // nt, total * (tid + 1) // nt):
+    for k in range(*share(total, tid, nt, cuts)):
         o, i = k // count, k % count
         at = ldi64(arg(args, 1), i)
         if at < 0 and arg(args, 12) != 0:
@@ -71,9 +72,9 @@ def gather_rows(args, tid, nt):
 def _make_elements(size: int) -> Kernel:
     load, store = _ACCESS[size]
 
-    def body(args, tid, nt):
+    def body(args, tid, nt, cuts):
         n_outer, count, n, limit = arg(args, 4), arg(args, 5), arg(args, 6), arg(args, 7)
-        for o in range(count * tid // nt, count * (tid + 1) // nt):
+        for o in range(*share(count, tid, nt, cuts)):
             x = arg(args, 0) + outer_offset(args, HEAD, n_outer, o, 0)
             index = arg(args, 1) + outer_offset(args, HEAD, n_outer, o, 1)
             out = arg(args, 2) + outer_offset(args, HEAD, n_outer, o, 2)
@@ -94,10 +95,10 @@ def _make_elements(size: int) -> Kernel:
 def _make_triangle(size: int) -> Kernel:
     load, store = _ACCESS[size]
 
-    def body(args, tid, nt):
+    def body(args, tid, nt, cuts):
         n_outer, rows, cols, lower = arg(args, 2), arg(args, 4), arg(args, 5), arg(args, 11)
         total = arg(args, 3) * rows
-        for k in range(total * tid // nt, total * (tid + 1) // nt):
+        for k in range(*share(total, tid, nt, cuts)):
             o, r = k // rows, k % rows
             x = arg(args, 0) + outer_offset(args, HEAD, n_outer, o, 0) + r * arg(args, 6)
             out = arg(args, 1) + outer_offset(args, HEAD, n_outer, o, 1) + r * arg(args, 8)
@@ -113,18 +114,18 @@ def _make_triangle(size: int) -> Kernel:
 
 
 @kernel
-def iota_int(args, tid, nt):
+def iota_int(args, tid, nt, cuts):
     """Integers from ``start`` by ``step``."""
     n = arg(args, 1)
-    for i in range(n * tid // nt, n * (tid + 1) // nt):
+    for i in range(*share(n, tid, nt, cuts)):
         sti64(arg(args, 0), i, arg(args, 2) + i * arg(args, 3))
 
 
 @kernel
-def iota_float(args, tid, nt):
+def iota_float(args, tid, nt, cuts):
     """Floats from ``start`` by ``step``, computed in 64 bits."""
     n = arg(args, 1)
-    for i in range(n * tid // nt, n * (tid + 1) // nt):
+    for i in range(*share(n, tid, nt, cuts)):
         stf(arg(args, 0), i, i * argf(args, 3) + argf(args, 2))
 
 

@@ -89,6 +89,7 @@ from leptonc.backends.numba_cpu.kernels.microkernel import (
 )
 from leptonc.backends.numba_cpu.kernels.row_panels import ROW_PANELS, row_product
 from leptonc.backends.numba_cpu.kernels.row_tables import affine_rows, ask_rows, copy_rows, fill
+from leptonc.backends.numba_cpu.kernels.shares import part
 from leptonc.backends.numba_cpu.kernels.tile_finish import (
     ADD_RES,
     FINISH_ROWS,
@@ -325,7 +326,7 @@ def _is_plain_row(args):
 
 
 @kernel(parts=(FINISH_TILE, TILES, ROW, ROW_PANELS))
-def igemm(args, tid, nt):
+def igemm(args, tid, nt, cuts):
     """Compute this thread's share of the product that an :class:`IGemm` record describes."""
     outer = arg(args, OUTER0) * arg(args, OUTER1)
     m = arg(args, ROWS_Z) * arg(args, ROWS_Y) * arg(args, ROWS_X)
@@ -336,19 +337,21 @@ def igemm(args, tid, nt):
         low, high, _ = bounds(args, True)
         tables = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
         row_product(n, arg(args, DEPTH), arg(args, A), arg(args, B), arg(args, BIAS),
-                    arg(args, RES), arg(args, OUT), tables, low, high, tid, nt)  # fmt: skip
+                    arg(args, RES), arg(args, OUT), tables, low, high, tid, nt, cuts)  # fmt: skip
         return
     panels = -(-n // PANEL)
     by_outer, by_rows, by_columns = grid(nt, outer, m, panels)
-    if tid >= by_outer * by_rows * by_columns:
+    used = by_outer * by_rows * by_columns
+    if tid >= used:
         return
+    cuts = cuts if used == nt else 0
     i_column, rest = tid % by_columns, tid // by_columns
     i_row, i_outer = rest % by_rows, rest // by_rows
-    panel0, panel1 = panels * i_column // by_columns, panels * (i_column + 1) // by_columns
-    begin, end = m * i_row // by_rows, m * (i_row + 1) // by_rows
+    panel0, panel1 = part(panels, i_column, by_columns, tid - i_column, 1, cuts)
+    begin, end = part(m, i_row, by_rows, i_outer * by_rows * by_columns, by_columns, cuts)
     row_block = arg(args, ROW_BLOCK)
     tables = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
-    for o in range(outer * i_outer // by_outer, outer * (i_outer + 1) // by_outer):
+    for o in range(*part(outer, i_outer, by_outer, 0, by_rows * by_columns, cuts)):
         a, b, bias, out, res = operands(args, o)
         for m0 in range(begin, end, row_block):
             _block(args, tables, m0, min(row_block, end - m0), panel0, panel1, a, b, bias, out,

@@ -23,6 +23,7 @@ from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.int8_dot import DOT, FORMS, MOST_DEPTH
 from leptonc.backends.numba_cpu.kernels.int8_tile import V8, load_bytes, nearest, number_of
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -306,14 +307,14 @@ def _places(args, tid):
 
 
 @kernel
-def int8_attention(args, tid, nt):
+def int8_attention(args, tid, nt, cuts):
     """Compute this thread's blocks of queries of every head; there are keys."""
     heads, queries = arg(args, floats.HEADS), arg(args, floats.QUERIES)
     total, depth = arg(args, floats.KEYS), arg(args, floats.DEPTH)
     blocks = (queries + ROWS - 1) // ROWS
     jobs, packed = arg(args, floats.BATCH) * heads * blocks, -1
     scratch = _places(args, tid)
-    for job in range(jobs * tid // nt, jobs * (tid + 1) // nt):
+    for job in range(*share(jobs, tid, nt, cuts)):
         head, s0 = job // blocks, job % blocks * ROWS
         b, h = head // heads, head % heads
         g = h // arg(args, floats.GROUP)

@@ -36,6 +36,7 @@ from leptonc.backends.numba_cpu.kernels.int8_depthwise_plan import (
 from leptonc.backends.numba_cpu.kernels.int8_depthwise_tile import sum_codes, sum_floats
 from leptonc.backends.numba_cpu.kernels.int8_finish import decode_i8, decode_u8, encode
 from leptonc.backends.numba_cpu.kernels.int8_tile import CODES, FLOAT_RES, I8_RES, NO_RES
+from leptonc.backends.numba_cpu.kernels.shares import part
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -300,7 +301,7 @@ def _strip(args, frame, data, plane, image, y, lines, x, count, slots, b, c0, bl
 
 
 @kernel
-def int8_depthwise(args, tid, nt):
+def int8_depthwise(args, tid, nt, cuts):
     """Compute this thread's lines and channels of the convolution that the record describes."""
     height, width, blocks = arg(args, OUT_H), arg(args, OUT_W), arg(args, BLOCK_COUNT)
     lines, stride, groups = arg(args, BATCH) * height, arg(args, STRIDE_X), arg(args, GROUPS)
@@ -308,7 +309,9 @@ def int8_depthwise(args, tid, nt):
     if tid >= by_lines * by_blocks or width <= 0:
         return
     i, j = tid % by_lines, tid // by_lines
-    line, end = lines * i // by_lines, lines * (i + 1) // by_lines
+    cuts = cuts if by_lines * by_blocks == nt else 0
+    line, end = part(lines, i, by_lines, tid - i, 1, cuts)
+    first, last = part(blocks, j, by_blocks, 0, by_lines, cuts)
     frame = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
     data = frame + _table_bytes(groups * arg(args, KERNEL_X))
     span = (arg(args, KERNEL_X) - 1) * arg(args, DILATION_X) + 1
@@ -317,7 +320,7 @@ def int8_depthwise(args, tid, nt):
     while line < end:
         image, y = line // height, line % height
         some = min(arg(args, OUTPUTS), height - y, end - line)
-        for b in range(blocks * j // by_blocks, blocks * (j + 1) // by_blocks):
+        for b in range(first, last):
             c0, block = ldi64(arg(args, BLOCKS), 2 * b), ldi64(arg(args, BLOCKS), 2 * b + 1)
             if block != held:
                 held, strip = block, _strip_outputs(block, width, span, stride, groups)

@@ -21,6 +21,7 @@ from leptonc.backends.numba_cpu.kernels.int8_tile import (
     store_bytes,
 )
 from leptonc.backends.numba_cpu.kernels.ir_loops import Loop
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -149,14 +150,15 @@ def store_codes(rows, out_rows, count, column, width, zero, inverse, low, high):
 
 
 @inline_njit
-def _share(count, tid, nt):
+def _share(count, tid, nt, cuts):
     """Return the elements of this thread, whole vectors but for the last."""
     vectors = (count + LANES - 1) // LANES
-    return LANES * (vectors * tid // nt), min(LANES * (vectors * (tid + 1) // nt), count)
+    begin, end = share(vectors, tid, nt, cuts)
+    return LANES * begin, min(LANES * end, count)
 
 
 @kernel
-def quantize_cells(args, tid, nt):
+def quantize_cells(args, tid, nt, cuts):
     """Quantize ``count`` dense floats with one scale.
 
     Slots: count, source, target, zero, unused, 1 / scale (float), bounds less zero (floats).
@@ -164,19 +166,19 @@ def quantize_cells(args, tid, nt):
     zero, inverse = arg(args, C_ZERO), argf(args, C_SCALE)
     low, high = argf(args, C_LOW), argf(args, C_HIGH)
     source, target = arg(args, C_SOURCE), arg(args, C_TARGET)
-    begin, end = _share(arg(args, C_COUNT), tid, nt)
+    begin, end = _share(arg(args, C_COUNT), tid, nt, cuts)
     encode_run(source + 4 * begin, target + begin, end - begin, zero, inverse, low, high)
 
 
 @kernel
-def dequantize_cells(args, tid, nt):
+def dequantize_cells(args, tid, nt, cuts):
     """Write ``count`` dense codes as floats, with one scale.
 
     Slots: count, source, target, zero, whether codes are signed, scale (float).
     """
     zero, scale = arg(args, C_ZERO), argf(args, C_SCALE)
     source, target, signed = arg(args, C_SOURCE), arg(args, C_TARGET), arg(args, C_SIGNED)
-    begin, end = _share(arg(args, C_COUNT), tid, nt)
+    begin, end = _share(arg(args, C_COUNT), tid, nt, cuts)
     for i in range(begin, end, LANES):
         if signed != 0:
             v = decode_i8(source + i, end - i, zero, scale)
@@ -189,14 +191,14 @@ def dequantize_cells(args, tid, nt):
 
 
 @kernel
-def quantize_rows(args, tid, nt):
+def quantize_rows(args, tid, nt, cuts):
     """Quantize each row of floats by its own scale ``max |row| / 127``, NaN as 0.
 
     Slots: rows, depth, source, floats from row to row, target (dense codes), target of the scales.
     """
     depth, step = arg(args, R_DEPTH), arg(args, R_SOURCE_ROW)
     rows = arg(args, R_ROWS)
-    for row in range(rows * tid // nt, rows * (tid + 1) // nt):
+    for row in range(*share(rows, tid, nt, cuts)):
         source, target = arg(args, R_SOURCE) + 4 * row * step, arg(args, R_TARGET) + row * depth
         most = vsplat(np.float32(0.0))
         for k in range(0, depth, LANES):

@@ -87,6 +87,7 @@ from leptonc.backends.numba_cpu.kernels.int8_tile import (
 )
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, PREFETCH, ROWS
 from leptonc.backends.numba_cpu.kernels.row_tables import affine_rows, fill
+from leptonc.backends.numba_cpu.kernels.shares import part
 from leptonc.backends.numba_cpu.kernels.tile_finish import FINISH_ROWS, FINISH_TILE, finish_tile
 from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, argf, ldi64
 
@@ -335,7 +336,7 @@ def _block(args, tables, m0, count, panel0, panel1, a, b, columns, out, res):
 
 
 @kernel(parts=(FINISH_TILE,))
-def int8_gemm(args, tid, nt):
+def int8_gemm(args, tid, nt, cuts):
     """Compute this thread's share of the product that an :class:`Int8Gemm` record describes."""
     outer1 = arg(args, OUTER1)
     outer = arg(args, OUTER0) * outer1
@@ -345,18 +346,20 @@ def int8_gemm(args, tid, nt):
         return
     panels = -(-n // PANEL)
     by_outer, by_rows, by_columns = grid(nt, outer, m, panels)
-    if tid >= by_outer * by_rows * by_columns:
+    used = by_outer * by_rows * by_columns
+    if tid >= used:
         return
+    cuts = cuts if used == nt else 0
     i_column, rest = tid % by_columns, tid // by_columns
     i_row, i_outer = rest % by_rows, rest // by_rows
-    panel0, panel1 = panels * i_column // by_columns, panels * (i_column + 1) // by_columns
-    begin, end = m * i_row // by_rows, m * (i_row + 1) // by_rows
+    panel0, panel1 = part(panels, i_column, by_columns, tid - i_column, 1, cuts)
+    begin, end = part(m, i_row, by_rows, i_outer * by_rows * by_columns, by_columns, cuts)
     row_block = arg(args, ROW_BLOCK)
     tables = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
     out_size = 4 if arg(args, OUT_KIND) == FLOATS else 1
     res_size = 4 if arg(args, RES_KIND) == FLOAT_RES else 1
     res = arg(args, RES)
-    for o in range(outer * i_outer // by_outer, outer * (i_outer + 1) // by_outer):
+    for o in range(*part(outer, i_outer, by_outer, 0, by_rows * by_columns, cuts)):
         o0, o1 = o // outer1, o % outer1
         a = arg(args, A) + o0 * arg(args, A_O0) + o1 * arg(args, A_O1)
         b = arg(args, B) + 4 * (o0 * arg(args, B_O0) + o1 * arg(args, B_O1))

@@ -20,6 +20,7 @@ from leptonc.backends.numba_cpu.kernels.int8_tile import (
     number_of,
     store_bytes,
 )
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -162,14 +163,14 @@ def _make(signed: bool) -> Kernel:
             to = out + size * i * arg(args, floats.OUT_X)
             pixel(args, to, size, wide, by, x + x0 * step_x, step_z, step_y, step_x, n_z, n_y, n_x)
 
-    def body(args, tid, nt):
+    def body(args, tid, nt, cuts):
         channels, depth = arg(args, floats.CHANNELS), arg(args, floats.OUT_D)
         height = arg(args, floats.OUT_H)
         lines = arg(args, floats.BATCH) * depth * height
         wide = channels if nt == 1 or lines >= 4 * nt else BLOCK
         blocks = (channels + wide - 1) // wide
         jobs = lines * blocks
-        for job in range(jobs * tid // nt, jobs * (tid + 1) // nt):
+        for job in range(*share(jobs, tid, nt, cuts)):
             at, c = job // blocks, job % blocks * wide
             plane, y = at // height, at % height
             line(args, plane // depth, plane % depth, y, c, min(wide, channels - c))

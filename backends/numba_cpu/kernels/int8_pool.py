@@ -13,6 +13,7 @@ from numba.extending import intrinsic, models, register_model
 from leptonc.backends.numba_cpu.kernels import pool as floats
 from leptonc.backends.numba_cpu.kernels.base import Kernel, inline_njit, make_kernel
 from leptonc.backends.numba_cpu.kernels.int8_tile import load_bytes, store_bytes
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import LANES, arg
 from leptonc.backends.numba_cpu.kernels.vectype import I8, first_lanes, pointer
 
@@ -129,7 +130,7 @@ def _pixel(signed: bool, width: int):
 def _make(signed: bool) -> Kernel:
     whole, part = _pixel(signed, WIDE), _pixel(signed, LANES)
 
-    def body(args, tid, nt):
+    def body(args, tid, nt, cuts):
         depth, height = arg(args, floats.OUT_D), arg(args, floats.OUT_H)
         lines = arg(args, floats.BATCH) * depth * height
         # Read once: for all the compiler knows, a store to the result changes the record.
@@ -141,7 +142,7 @@ def _make(signed: bool) -> Kernel:
         z_step = arg(args, floats.DILATION_Z) * arg(args, floats.X_Z)
         y_step = arg(args, floats.DILATION_Y) * arg(args, floats.X_Y)
         steps = (z_step, y_step, dilation * x_x)
-        for line in range(lines * tid // nt, lines * (tid + 1) // nt):
+        for line in range(*share(lines, tid, nt, cuts)):
             plane, y = line // height, line % height
             b, z = plane // depth, plane % depth
             image = arg(args, floats.X) + b * arg(args, floats.X_B)

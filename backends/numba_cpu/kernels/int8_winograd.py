@@ -73,6 +73,7 @@ from leptonc.backends.numba_cpu.kernels.int8_winograd_tile import (
 )
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, tile_rows
 from leptonc.backends.numba_cpu.kernels.row_tables import fill
+from leptonc.backends.numba_cpu.kernels.shares import part
 from leptonc.backends.numba_cpu.kernels.tile_finish import FINISH_TILE, finish_tile
 from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, argf, ldi64, sti64
 from leptonc.backends.numba_cpu.kernels.winograd import split_tiles
@@ -249,7 +250,7 @@ def _run_block(args, base, t0, count, panel0, panel1):
 
 
 @kernel(parts=(FINISH_TILE,))
-def int8_winograd(args, tid, nt):
+def int8_winograd(args, tid, nt, cuts):
     """Compute this thread's share of the convolution that an :class:`Int8Winograd` describes."""
     m = arg(args, M)
     down, across = (arg(args, ROWS_Y) + m - 1) // m, (arg(args, ROWS_X) + m - 1) // m
@@ -260,9 +261,10 @@ def int8_winograd(args, tid, nt):
     by_tiles, by_panels = split_tiles(nt, tiles, panels, False)
     if tid >= by_tiles * by_panels:
         return
+    cuts = cuts if by_tiles * by_panels == nt else 0
     i_tile, i_panel = tid // by_panels, tid % by_panels
-    panel0, panel1 = panels * i_panel // by_panels, panels * (i_panel + 1) // by_panels
-    begin, end = tiles * i_tile // by_tiles, tiles * (i_tile + 1) // by_tiles
+    panel0, panel1 = part(panels, i_panel, by_panels, tid - i_panel, 1, cuts)
+    begin, end = part(tiles, i_tile, by_tiles, 0, by_panels, cuts)
     base, block = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES), arg(args, ROW_BLOCK)
     for t0 in range(begin, end, block):
         _run_block(args, base, t0, min(block, end - t0), panel0, panel1)

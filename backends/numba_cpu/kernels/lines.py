@@ -16,6 +16,7 @@ from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.lines_tile import PIXELS, POOLED_PIXELS, line_tile
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
 from leptonc.backends.numba_cpu.kernels.prefetch import ask_to_write
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import arg, argf, sti64
 
 NAMES = (
@@ -107,14 +108,14 @@ def _line(args, table, out, far):
 
 
 @kernel
-def lines(args, tid, nt):
+def lines(args, tid, nt, cuts):
     """Compute this thread's lines of the convolution that the record describes."""
     pool = arg(args, POOL)
     height = arg(args, OUT_H) // pool
     count = arg(args, BATCH) * height
     table = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
     far = 4 * count * arg(args, OUT_Y) > FAR
-    for line in range(count * tid // nt, count * (tid + 1) // nt):
+    for line in range(*share(count, tid, nt, cuts)):
         image, y = line // height, line % height
         _addresses(args, table, image, y * pool)
         at = image * arg(args, OUT_B) + y * arg(args, OUT_Y)

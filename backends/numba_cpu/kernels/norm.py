@@ -22,6 +22,7 @@ import math
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.runs import outer_offset, run_squares, run_sum
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -82,11 +83,11 @@ def _normalise(s, out, n, center, scale, weight, bias):
 
 
 @kernel
-def norm_rows(args, tid, nt):
+def norm_rows(args, tid, nt, cuts):
     """Rows shared out among threads."""
     n, n_outer, count = arg(args, 8), arg(args, 9), arg(args, 10)
     eps, rms = argf(args, 6), arg(args, 7)
-    for o in range(count * tid // nt, count * (tid + 1) // nt):
+    for o in range(*share(count, tid, nt, cuts)):
         s = arg(args, 0) + outer_offset(args, HEAD, n_outer, o, 0)
         out = arg(args, 3) + outer_offset(args, HEAD, n_outer, o, 3)
         if arg(args, 1) != 0:
@@ -103,12 +104,12 @@ def norm_rows(args, tid, nt):
 
 
 @kernel
-def group_scale(args, tid, nt):
+def group_scale(args, tid, nt, cuts):
     """Compute a group's variance from those of its channels; threads share the groups."""
     batch, channels, groups = arg(args, 7), arg(args, 8), arg(args, 9)
     per = channels // groups
     total = batch * groups
-    for g in range(total * tid // nt, total * (tid + 1) // nt):
+    for g in range(*share(total, tid, nt, cuts)):
         first = g // groups * channels + g % groups * per
         mean, var = 0.0, 0.0
         for c in range(first, first + per):

@@ -16,6 +16,7 @@ from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -224,7 +225,7 @@ def _pack_panel(args, src, dst, n):
 
 
 @kernel
-def pack_b(args, tid, nt):
+def pack_b(args, tid, nt, cuts):
     """Pack run-time matrices ``B[o0, o1][k, n] * scale``, whole panels per thread.
 
     Slots: outer0, outer1, K, N, source, its strides o0, o1, k, n, destination, its strides o0, o1,
@@ -233,7 +234,7 @@ def pack_b(args, tid, nt):
     n, panels = arg(args, P_N), (arg(args, P_N) + PANEL - 1) // PANEL
     outer1 = arg(args, P_OUTER1)
     jobs = arg(args, P_OUTER0) * outer1 * panels
-    for job in range(jobs * tid // nt, jobs * (tid + 1) // nt):
+    for job in range(*share(jobs, tid, nt, cuts)):
         o, p = job // panels, job % panels
         o0, o1 = o // outer1, o % outer1
         src = o0 * arg(args, P_O0) + o1 * arg(args, P_O1) + p * PANEL * arg(args, P_COL)
@@ -265,7 +266,7 @@ def _copy_line(src, dst, w, c, step, step_c):
 
 
 @kernel
-def pad_image(args, tid, nt):
+def pad_image(args, tid, nt, cuts):
     """Copy images of any layout to channels-last lines with zero columns left and right.
 
     Slots: lines (all images' ``N * H``), W, C, source, its strides n and h, H, its strides w and c,
@@ -274,7 +275,7 @@ def pad_image(args, tid, nt):
     lines, w, c = arg(args, I_LINES), arg(args, I_W), arg(args, I_C)
     height, step, step_c = arg(args, I_LINE0), arg(args, I_X), arg(args, I_CH)
     left, width = arg(args, I_LEFT), arg(args, I_WIDTH)
-    for line in range(lines * tid // nt, lines * (tid + 1) // nt):
+    for line in range(*share(lines, tid, nt, cuts)):
         n, h = line // height, line % height
         src = arg(args, I_SRC) + 4 * (n * arg(args, I_N) + h * arg(args, I_H))
         dst = arg(args, I_DST) + 4 * line * width * c

@@ -13,6 +13,7 @@ window without elements gives -inf.
 from __future__ import annotations
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -217,7 +218,7 @@ def _line(args, image, z, y, c, wide):
 
 
 @kernel
-def pool(args, tid, nt):
+def pool(args, tid, nt, cuts):
     """Compute this thread's share of the pool that the record describes.
 
     Threads share lines; only where there are few of them, blocks of channels too.
@@ -227,7 +228,7 @@ def pool(args, tid, nt):
     wide = channels if nt == 1 or lines >= 4 * nt else BLOCK
     blocks = (channels + wide - 1) // wide
     jobs = lines * blocks
-    for job in range(jobs * tid // nt, jobs * (tid + 1) // nt):
+    for job in range(*share(jobs, tid, nt, cuts)):
         line, c = job // blocks, job % blocks * wide
         plane, y = line // height, line % height
         _line(args, plane // depth, plane % depth, y, c, min(wide, channels - c))

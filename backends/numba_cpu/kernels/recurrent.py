@@ -19,6 +19,7 @@ from leptonc.backends.numba_cpu.kernels.microkernel import (
     run_row,
     run_tiles,
 )
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -113,7 +114,7 @@ def _cell(cell, x, g, h, c, n):
 
 
 @kernel(parts=(TILES, ROW))
-def recurrence(args, tid, nt):
+def recurrence(args, tid, nt, cuts):
     """Walk this thread's sequences through all steps."""
     cell, steps, n = arg(args, CELL), arg(args, STEPS), arg(args, HIDDEN)
     count_gates = 4 if cell == LSTM else (3 if cell == GRU else 1)
@@ -123,7 +124,7 @@ def recurrence(args, tid, nt):
     h_rows, g_rows = tables, tables + 16 * ROWS
     g = tables + 32 * ROWS
     h, c = g + 4 * ROWS * wide, g + 4 * ROWS * (wide + n)
-    for block in range(blocks * tid // nt, blocks * (tid + 1) // nt):
+    for block in range(*share(blocks, tid, nt, cuts)):
         b0 = block * ROWS
         count = min(ROWS, batch - b0)
         _rows(h_rows, count, h, n)

@@ -26,6 +26,7 @@ from leptonc.backends.numba_cpu.kernels.runs import (
     run_squares,
     run_sum,
 )
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -102,11 +103,11 @@ def _make_rows(op: str) -> Kernel:
     run, join, start = _ROW[op]
     scaled = op == "sum"
 
-    def body(args, tid, nt):
+    def body(args, tid, nt, cuts):
         n_outer, count = arg(args, 2), arg(args, 3)
         r0, r1, n = arg(args, 4), arg(args, 5), arg(args, 6)
         s0, s1 = arg(args, 7), arg(args, 8)
-        for o in range(count * tid // nt, count * (tid + 1) // nt):
+        for o in range(*share(count, tid, nt, cuts)):
             x = arg(args, 0) + outer_offset(args, HEAD, n_outer, o, 0)
             total = start
             for i in range(r0):
@@ -119,12 +120,12 @@ def _make_rows(op: str) -> Kernel:
     return make_kernel(body, "reduce_rows", (op,))
 
 
-def _var_rows(args, tid, nt):
+def _var_rows(args, tid, nt, cuts):
     """Two passes: the mean, then the squares around it."""
     n_outer, count = arg(args, 2), arg(args, 3)
     r0, r1, n = arg(args, 4), arg(args, 5), arg(args, 6)
     s0, s1 = arg(args, 7), arg(args, 8)
-    for o in range(count * tid // nt, count * (tid + 1) // nt):
+    for o in range(*share(count, tid, nt, cuts)):
         x = arg(args, 0) + outer_offset(args, HEAD, n_outer, o, 0)
         total, squares = 0.0, 0.0
         for i in range(r0):
@@ -245,12 +246,12 @@ _COLUMN = {
 
 
 @inline_njit
-def _walk(args, tid, nt, four, single):
+def _walk(args, tid, nt, cuts, four, single):
     """Run ``four`` or ``single`` over this thread's units of columns."""
     n_outer, cols, width = arg(args, 2), arg(args, 10), arg(args, 11)
     per = (cols + width - 1) // width
     units = arg(args, 3) * per
-    for unit in range(units * tid // nt, units * (tid + 1) // nt):
+    for unit in range(*share(units, tid, nt, cuts)):
         o, c = unit // per, unit % per * width
         end = min(c + width, cols)
         x = arg(args, 0) + outer_offset(args, HEAD, n_outer, o, 0)
@@ -284,8 +285,8 @@ def _make_cols(op: str) -> Kernel:
             t0, t1, t2, t3 = vmul(t0, p), vmul(t1, p), vmul(t2, p), vmul(t3, p)
         _put_four(out, arg(args, 12), t0, t1, t2, t3)
 
-    def body(args, tid, nt):
-        _walk(args, tid, nt, four, single)
+    def body(args, tid, nt, cuts):
+        _walk(args, tid, nt, cuts, four, single)
 
     return make_kernel(body, "reduce_cols", (op,))
 
@@ -315,8 +316,8 @@ def _make_var_cols() -> Kernel:
         p = vsplat(argf(args, 13))
         _put_four(out, arg(args, 12), vmul(t0, p), vmul(t1, p), vmul(t2, p), vmul(t3, p))
 
-    def body(args, tid, nt):
-        _walk(args, tid, nt, four, single)
+    def body(args, tid, nt, cuts):
+        _walk(args, tid, nt, cuts, four, single)
 
     return make_kernel(body, "reduce_cols", ("var",))
 

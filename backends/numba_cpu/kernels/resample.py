@@ -24,6 +24,7 @@ import numpy as np
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.ew_loop import copy_bytes
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -79,11 +80,11 @@ def _nearest(args, i):
 
 
 @kernel
-def resample_table(args, tid, nt):
+def resample_table(args, tid, nt, cuts):
     """Positions and weights of one axis."""
     mode, size, scale = arg(args, 2), arg(args, 3), f32(argf(args, 5))
     positions, weights = arg(args, 0), arg(args, 1)
-    for i in range(arg(args, 4) * tid // nt, arg(args, 4) * (tid + 1) // nt):
+    for i in range(*share(arg(args, 4), tid, nt, cuts)):
         if mode <= _EXACT:
             sti64(positions, i, _nearest(args, i))
             stf(weights, i, f32(1))
@@ -164,11 +165,11 @@ def _row(args, x, out, z, y):
 
 
 @kernel
-def resample(args, tid, nt):
+def resample(args, tid, nt, cuts):
     """Rows of the output shared out among threads."""
     out_z, out_y = arg(args, 4), arg(args, 5)
     rows = arg(args, 2) * out_z * out_y
-    for r in range(rows * tid // nt, rows * (tid + 1) // nt):
+    for r in range(*share(rows, tid, nt, cuts)):
         y, z, b = r % out_y, r // out_y % out_z, r // (out_y * out_z)
         x = arg(args, 0) + b * arg(args, 7)
         out = arg(args, 1) + b * arg(args, 11) + z * arg(args, 12) + y * arg(args, 13)

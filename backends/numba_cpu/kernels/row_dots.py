@@ -17,6 +17,7 @@ from leptonc.backends.numba_cpu.kernels.activation import vact
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.pack import Fetch, aligned_empty, at_hand, copy_by_pieces
 from leptonc.backends.numba_cpu.kernels.prefetch import ask_soon
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -78,12 +79,12 @@ def _dot(a, w, depth):
 
 
 @kernel
-def row_dots(args, tid, nt):
+def row_dots(args, tid, nt, cuts):
     """Compute this thread's columns of the product that the record describes."""
     columns, depth, a, out = arg(args, COLUMNS), arg(args, DEPTH), arg(args, A), arg(args, OUT)
     bias, code = arg(args, BIAS), arg(args, ACT)
     p0, p1 = argf(args, ACT_P0), argf(args, ACT_P1)
-    begin, end = columns * tid // nt, columns * (tid + 1) // nt
+    begin, end = share(columns, tid, nt, cuts)
     for j in range(begin, end):
         stf(out, j, _dot(a, arg(args, WEIGHTS) + 4 * j * depth, depth))
     for j in range(begin, end, LANES):

@@ -16,6 +16,7 @@ from leptonc.backends.numba_cpu.kernels.base import inline_njit
 from leptonc.backends.numba_cpu.kernels.ir_loops import Loop
 from leptonc.backends.numba_cpu.kernels.microkernel import FloatTile, Tile, run_row
 from leptonc.backends.numba_cpu.kernels.part import part
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.tile_writer import PANEL, PREFETCH, ROW_SUMS, VECTORS
 from leptonc.backends.numba_cpu.kernels.vec import sti64
 from leptonc.backends.numba_cpu.kernels.vectype import F32, I64, i64
@@ -71,13 +72,13 @@ def run_row_panels(typingctx, panels, depth, a, panel, bias, res, out, low, high
 
 
 @inline_njit
-def row_product(n, depth, a, b, bias, res, out, tables, low, high, tid, nt):
+def row_product(n, depth, a, b, bias, res, out, tables, low, high, tid, nt, cuts):
     """Compute this thread's columns of one row: whole panels, then what is less than one.
 
     ``tables``: room for three words; everything else as of :class:`~igemm_record.IGemm`.
     """
     panels = -(-n // PANEL)
-    begin, end = panels * tid // nt, panels * (tid + 1) // nt
+    begin, end = share(panels, tid, nt, cuts)
     whole = min(end, n // PANEL)
     at, panel = _BYTES * begin, b + _BYTES * begin * depth
     if whole > begin:

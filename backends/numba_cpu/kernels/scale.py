@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from leptonc.backends.numba_cpu.kernels.base import kernel
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, ldf, vload, vsplat, vstore
 
 NAMES = ("batch", "panels", "depth", "factors", "factors_b", "weight", "out")
@@ -11,7 +12,7 @@ BATCH, PANELS, DEPTH, FACTORS, FACTORS_B, WEIGHT, OUT = range(len(NAMES))
 
 
 @kernel
-def scale_panels(args, tid, nt):
+def scale_panels(args, tid, nt, cuts):
     """Store ``out[b][p][k][j] = weight[p][k][j] * factors[b][k]``, a stretch of rows per thread.
 
     Slots: batch, panels, depth, address of ``f32[batch, depth]``, floats from batch to batch of it,
@@ -19,7 +20,7 @@ def scale_panels(args, tid, nt):
     """
     depth, panels = arg(args, DEPTH), arg(args, PANELS)
     rows = arg(args, BATCH) * panels * depth
-    row, stop = rows * tid // nt, rows * (tid + 1) // nt
+    row, stop = share(rows, tid, nt, cuts)
     while row < stop:
         job, k = row // depth, row % depth
         b, p = job // panels, job % panels

@@ -16,6 +16,7 @@ from leptonc.backends.numba_cpu.kernels.reduce import (
     sum_two,
 )
 from leptonc.backends.numba_cpu.kernels.runs import outer_offset, run_max, run_min
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import arg, ldf, ldi64, stf, sti64
 
 # --- integers -------------------------------------------------------------------------------------
@@ -30,9 +31,9 @@ _INT_JOIN = {
 def _make_int_rows(op: str) -> Kernel:
     join, start = _INT_JOIN[op]
 
-    def body(args, tid, nt):
+    def body(args, tid, nt, cuts):
         n_outer, count, n = arg(args, 2), arg(args, 3), arg(args, 6)
-        for o in range(count * tid // nt, count * (tid + 1) // nt):
+        for o in range(*share(count, tid, nt, cuts)):
             x = arg(args, 0) + outer_offset(args, HEAD, n_outer, o, 0)
             total = start
             for i in range(arg(args, 4)):
@@ -50,10 +51,10 @@ def _make_cumsum(size: int) -> Kernel:
     """Return the running sum of lines: x stride ``n stride``, out stride ``out column stride``."""
     floats = size == 4
 
-    def body(args, tid, nt):
+    def body(args, tid, nt, cuts):
         n_outer, count, n = arg(args, 2), arg(args, 3), arg(args, 6)
         x_step, out_step = arg(args, 9), arg(args, 12)
-        for o in range(count * tid // nt, count * (tid + 1) // nt):
+        for o in range(*share(count, tid, nt, cuts)):
             x = arg(args, 0) + outer_offset(args, HEAD, n_outer, o, 0)
             out = arg(args, 1) + outer_offset(args, HEAD, n_outer, o, 1)
             if floats:
@@ -76,9 +77,9 @@ def _make_arg(op: str, size: int) -> Kernel:
     run = run_max if op == "argmax" else run_min
     floats = size == 4
 
-    def body(args, tid, nt):
+    def body(args, tid, nt, cuts):
         n_outer, count, n = arg(args, 2), arg(args, 3), arg(args, 6)
-        for o in range(count * tid // nt, count * (tid + 1) // nt):
+        for o in range(*share(count, tid, nt, cuts)):
             x = arg(args, 0) + outer_offset(args, HEAD, n_outer, o, 0)
             at = 0
             if floats:

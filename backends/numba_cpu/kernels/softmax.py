@@ -14,6 +14,7 @@ import math
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.runs import outer_offset
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -92,10 +93,10 @@ def _log_row(x, out, n):
 
 
 @kernel
-def softmax_rows(args, tid, nt):
+def softmax_rows(args, tid, nt, cuts):
     """Rows shared out among threads."""
     n_outer, count, n = arg(args, 2), arg(args, 3), arg(args, 4)
-    for o in range(count * tid // nt, count * (tid + 1) // nt):
+    for o in range(*share(count, tid, nt, cuts)):
         x = arg(args, 0) + outer_offset(args, HEAD, n_outer, o, 0)
         out = arg(args, 1) + outer_offset(args, HEAD, n_outer, o, 1)
         if arg(args, 7) == 0:
@@ -123,12 +124,12 @@ def _column(x, out, n, x_step, out_step, log, left):
 
 
 @kernel
-def softmax_cols(args, tid, nt):
+def softmax_cols(args, tid, nt, cuts):
     """Units of columns shared out among threads."""
     n_outer, cols, width = arg(args, 2), arg(args, 8), arg(args, 9)
     per = (cols + width - 1) // width
     units = arg(args, 3) * per
-    for unit in range(units * tid // nt, units * (tid + 1) // nt):
+    for unit in range(*share(units, tid, nt, cuts)):
         o, start = unit // per, unit % per * width
         x = arg(args, 0) + outer_offset(args, HEAD, n_outer, o, 0)
         out = arg(args, 1) + outer_offset(args, HEAD, n_outer, o, 1)

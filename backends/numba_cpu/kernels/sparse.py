@@ -24,6 +24,7 @@ from leptonc.backends.numba_cpu.kernels.activation import Act, vact
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.igemm_record import Res
 from leptonc.backends.numba_cpu.kernels.pack import transpose_block
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import (
     LANES,
     arg,
@@ -230,15 +231,15 @@ def _finish(args, row0, rows, column, left):
 
 
 @kernel
-def sparse(args, tid, nt):
+def sparse(args, tid, nt, cuts):
     """Compute this thread's blocks of rows, or of columns where the rows are few."""
     rows, depth, columns = arg(args, N_ROWS), arg(args, DEPTH), arg(args, COLUMNS)
     blocks, stripes = (rows + ROWS - 1) // ROWS, (columns + LANES - 1) // LANES
     b0, b1, s0, s1 = 0, blocks, 0, stripes
     if blocks >= nt:
-        b0, b1 = blocks * tid // nt, blocks * (tid + 1) // nt
+        b0, b1 = share(blocks, tid, nt, cuts)
     else:
-        s0, s1 = stripes * tid // nt, stripes * (tid + 1) // nt
+        s0, s1 = share(stripes, tid, nt, cuts)
     block = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
     made = block + 4 * ROWS * depth
     starts, bias = arg(args, STARTS), arg(args, BIAS)

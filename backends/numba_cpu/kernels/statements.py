@@ -64,8 +64,12 @@ class ModuleWriter:
     def kernel(
         self, fn: python.FunctionType, symbol: str, kinds: Sequence[types.Type], result: types.Type
     ) -> None:
-        """Write the entry ``symbol``: ``fn`` of arguments and with a result of these types."""
-        self._write(fn, symbol, tuple(kinds), NOTHING if result == types.void else result)
+        """Write the entry ``symbol``: ``fn`` of arguments and with a result of these types.
+
+        It is given as many of the arguments as it takes.
+        """
+        expected = NOTHING if result == types.void else result
+        self._write(fn, symbol, tuple(kinds), expected, taken=fn.__code__.co_argcount)
 
     def helper(self, fn: DeviceFunction, args: Sequence[Operand]) -> _Written:
         """Return the code of a helper for arguments of the types of ``args``."""
@@ -90,6 +94,7 @@ class ModuleWriter:
         name: str,
         shapes: tuple[Shape, ...],
         result: Shape | None = None,
+        taken: int | None = None,
     ) -> _Written:
         params = [ops.llvm_type(kind) for kind in leaves(shapes)]
         code = ir.Function(self.module, ir.FunctionType(ir.VoidType(), params), name)
@@ -99,7 +104,7 @@ class ModuleWriter:
             code.blocks.clear()
             try:
                 writer = FunctionWriter(self, fn, code, retyped)
-                return _Written(code, writer.write(shapes, result))
+                return _Written(code, writer.write(shapes[:taken], result))
             except _Retyped as again:
                 retyped[again.loop, again.name] = again.kind
 

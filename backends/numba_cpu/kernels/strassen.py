@@ -20,6 +20,7 @@ from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
 from leptonc.backends.numba_cpu.kernels.row_tables import fill
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.strassen_plan import ENTRIES, GAP, PRODUCTS, TILE_BYTES
 from leptonc.backends.numba_cpu.kernels.strassen_tile import multiply_sums
 from leptonc.backends.numba_cpu.kernels.tile_finish import (
@@ -62,13 +63,13 @@ _COUNT, _NONE = len(PRODUCTS), int(Act.NONE)
 
 
 @kernel
-def strassen_rows(args, tid, nt):
+def strassen_rows(args, tid, nt, cuts):
     """Write the left operands, in the order of :data:`strassen_plan.PRODUCTS`."""
     m, half, tiles = arg(args, M), arg(args, HALF), arg(args, TILES)
     depth, step = arg(args, VECTORS) * LANES, 4 * arg(args, A_ROW)
     area = arg(args, VECTORS) * ROWS * _VECTOR
     operand = tiles * area + GAP
-    for i in range(half * tid // nt, half * (tid + 1) // nt):
+    for i in range(*share(half, tid, nt, cuts)):
         tile = ((i + 1) * tiles - 1) // half
         upper = arg(args, A) + i * step
         lower, there = upper + half * step, LANES if half + i < m else 0
@@ -133,14 +134,14 @@ def _product(args, row, pair, scratch, a, ahead):
 
 
 @kernel(parts=(FINISH_TILE,))
-def strassen(args, tid, nt):
+def strassen(args, tid, nt, cuts):
     """Compute this thread's pairs of panels."""
     pairs, tiles = arg(args, PAIRS), arg(args, TILES)
     operand = tiles * arg(args, VECTORS) * ROWS * _VECTOR + GAP
     asked = arg(args, ADVANCE) * arg(args, TURNS) * tiles
     scratch = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
     _tables(args, scratch)
-    for pair in range(pairs * tid // nt, pairs * (tid + 1) // nt):
+    for pair in range(*share(pairs, tid, nt, cuts)):
         ahead = arg(args, B) + 2 * (pair + 1) * arg(args, PANEL_BYTES)
         for p in range(_COUNT):
             _product(args, arg(args, TABLE) + p * _ENTRIES, pair, scratch,

@@ -35,6 +35,7 @@ from __future__ import annotations
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.prefetch import ask_later, ask_to_write
+from leptonc.backends.numba_cpu.kernels.shares import part
 from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, ldi64, sti64
 from leptonc.backends.numba_cpu.kernels.winograd_finish import FINISH
 from leptonc.backends.numba_cpu.kernels.winograd_late import multiply_few, multiply_lines
@@ -270,7 +271,7 @@ def _run_block(args, base, t0, count, panel0, panel1):
 
 
 @kernel(parts=(FINISH, MULTIPLY))
-def winograd(args, tid, nt):
+def winograd(args, tid, nt, cuts):
     """Compute this thread's tiles and output channels of the conv that the record describes.
 
     Every output is the same sum in the same order for any blocks and thread count.
@@ -284,9 +285,10 @@ def winograd(args, tid, nt):
     by_tiles, by_panels = split_tiles(nt, tiles, panels, arg(args, LINE) != 0)
     if tid >= by_tiles * by_panels:
         return
+    cuts = cuts if by_tiles * by_panels == nt else 0
     i_tile, i_panel = tid // by_panels, tid % by_panels
-    panel0, panel1 = panels * i_panel // by_panels, panels * (i_panel + 1) // by_panels
-    begin, end = tiles * i_tile // by_tiles, tiles * (i_tile + 1) // by_tiles
+    panel0, panel1 = part(panels, i_panel, by_panels, tid - i_panel, 1, cuts)
+    begin, end = part(tiles, i_tile, by_tiles, 0, by_panels, cuts)
     base = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
     block = arg(args, TILE_BLOCK)
     for t0 in range(begin, end, block):

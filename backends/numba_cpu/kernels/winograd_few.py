@@ -22,6 +22,7 @@ from numba.extending import intrinsic
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.ir_loops import Loop
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, ldi64, sti64, vload, vstore, vzero
 from leptonc.backends.numba_cpu.kernels.vectype import (
     F32,
@@ -218,7 +219,7 @@ def _line_of_tiles(args, patch, index, across, row, v, m):
 
 
 @kernel
-def winograd_few(args, tid, nt):
+def winograd_few(args, tid, nt, cuts):
     """Compute this thread's lines of tiles of the conv that the record describes."""
     m_y, m_x, side = arg(args, M_Y), arg(args, M_X), arg(args, SIDE_Y) * arg(args, SIDE_X)
     across = (arg(args, OUT_W) + m_x - 1) // m_x
@@ -229,8 +230,8 @@ def winograd_few(args, tid, nt):
     v = rows + side * row
     m = v + arg(args, N_Y) * arg(args, N_X) * row
     vectors = (across * arg(args, CHANNELS) + LANES - 1) // LANES
-    first = lines * tid // nt
-    for index in range(first, lines * (tid + 1) // nt):
+    first, end = share(lines, tid, nt, cuts)
+    for index in range(first, end):
         _read_lines(args, index, first, across, row, rows)
         transform_input(arg(args, READ), rows, arg(args, SIDE_X) * row, row, v, row, vectors,
                         _BYTES, 0)  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels.base import Native, slot_bits
+from leptonc.backends.numba_cpu.kernels.shares import ONE
 from leptonc.backends.numba_cpu.legal import Yes
 from leptonc.backends.numba_cpu.lower.core import ConstPool, Lowering
 from leptonc.backends.numba_cpu.schedule import Scratch, Slot, Step
@@ -91,6 +93,14 @@ def physical(t: Tensor, order: Sequence[int] | None) -> Tensor:
     return t.permute(*order).contiguous().permute(*back)
 
 
+def some_cuts(threads: int, seed: int) -> np.ndarray | int:
+    """Return shares for threads as kernels take them: of any size, or for some seeds equal."""
+    if seed % 3 == 0:
+        return 0
+    sizes = np.random.default_rng(seed).integers(1, 100, threads)
+    return np.array([0, *(ONE * np.cumsum(sizes) // sizes.sum())], np.int64)
+
+
 class Run:
     """One lowered function: call it with tensors, as often as wanted.
 
@@ -114,6 +124,7 @@ class Run:
         if lower is None or lower(ctx, fn) is False:
             _by_op(ctx, fn)
         self.outputs = tuple(ctx.view(v) for v in fn.returns)
+        self.cuts = some_cuts(threads, zlib.crc32(str(fn).encode()))
         self.steps = [s for s in ctx.steps if isinstance(s, Step)]
         self.memory = Memory(ctx.pool.arrays, ctx.scratch_bytes, threads)
         self.records = [
@@ -129,11 +140,10 @@ class Run:
             self.memory.blocks[view.buffer][_MARGIN : _MARGIN + raw.size] = raw
 
     def run(self) -> None:
-        """Run all steps."""
+        """Run all steps, their shares equal or not."""
         for step, record in zip(self.steps, self.records, strict=True):
             nt = 1 if step.serial else self.threads
-            for tid in range(nt):
-                step.kernel(record, tid, nt)
+            step.kernel.run_all(record, nt, self.cuts if nt > 1 else 0)
 
     def results(self) -> tuple[Tensor, ...]:
         """Return copies of the results."""

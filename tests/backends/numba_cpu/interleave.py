@@ -17,7 +17,7 @@ from __future__ import annotations
 import ctypes
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -29,9 +29,10 @@ from leptonc.backends.numba_cpu.lower.core import STATUS_WORDS
 from leptonc.backends.numba_cpu.runtime import ARENA_SLACK
 from leptonc.backends.numba_cpu.schedule import Schedule
 from leptonc.backends.numba_cpu.views import Buffer
+from tests.backends.numba_cpu.harness import some_cuts
 
 POISON = 0xFF  # as floats of any width these bytes are NaN, as integers -1
-_CALL = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+_CALL = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)
 Order = Callable[[int], int]  # picks one of n
 
 
@@ -44,10 +45,11 @@ class Call:
     record: int
     share: int
     shares: int
+    cuts: int
 
     def __call__(self) -> None:
         """Run it."""
-        _CALL(self.kernel)(self.record, self.share, self.shares)
+        _CALL(self.kernel)(self.record, self.share, self.shares, self.cuts)
 
 
 Phase = list[list[Call]]  # its tasks, each a row of calls
@@ -62,11 +64,11 @@ def _phases(segment: int, first: int) -> Iterator[Phase]:
     head = _words(segment, native.SEGMENT_WORDS)
     at, count, table = head[:3]
     for p in range(count):
-        tasks, n = _words(at + 8 * native.PHASE_WORDS * p, native.PHASE_WORDS)
+        tasks, n, _ = _words(at + 8 * native.PHASE_WORDS * p, native.PHASE_WORDS)
         phase: Phase = []
         for t in range(n):
             where = tasks + 8 * native.TASK_WORDS * t
-            step, steps, share, shares = _words(where, native.TASK_WORDS)
+            step, steps, share, shares, cuts = _words(where, native.TASK_WORDS)
             rows = range(step, step + 8 * native.STEP_WORDS * steps, 8 * native.STEP_WORDS)
             phase.append(
                 [
@@ -75,11 +77,18 @@ def _phases(segment: int, first: int) -> Iterator[Phase]:
                         *_words(r, native.STEP_WORDS),
                         share,
                         shares,
+                        cuts,
                     )
                     for r in rows
                 ]
             )
         yield phase
+
+
+def _shared(phase: Phase, cuts: np.ndarray | int) -> Phase:
+    """Return the phase with other cuts between its shares."""
+    at = 0 if isinstance(cuts, int) else cuts.ctypes.data
+    return [[replace(c, cuts=at if c.shares > 1 else 0) for c in task] for task in phase]
 
 
 def _patch(segment: int) -> None:
@@ -184,13 +193,17 @@ class Simulation:
             step += _words(part, native.SEGMENT_WORDS)[8]
 
     def _any_order(self, phase: Phase, order: Order) -> None:
-        """Run a phase three times: each task alone, in the tables' order, and as drawn."""
+        """Run a phase three times: each task alone, in the tables' order, and as drawn.
+
+        The last time it is shared as drawn, too.
+        """
         regions = (self.arena, *self.outputs)
         merged = self.alone(phase)
-        for o in (orders(0), order):
+        cuts = some_cuts(self.threads, order(1 << 30))
+        for o, tasks in ((orders(0), phase), (order, _shared(phase, cuts))):
             for r in regions:
                 r.restore()
-            self._ordered(phase, o)
+            self._ordered(tasks, o)
             for r, want in zip(regions, merged, strict=True):
                 assert np.array_equal(r.bytes, want), f"{self._name(phase)}: order matters"
 

@@ -37,6 +37,7 @@ from leptonc.ir.core import Builder
 from leptonc.ir.kinds.contract import Linear
 from leptonc.ir.kinds.data import Constant
 from leptonc.ir.types import DType, TensorType
+from tests.backends.numba_cpu.harness import some_cuts
 
 pytestmark = [
     pytest.mark.numba,
@@ -58,7 +59,7 @@ def launch(call: IGemm, nt: int = 1, **arrays: np.ndarray | None) -> None:
     scratch[:] = CANARY
     arrays["scratch"] = scratch
     addresses = {n: 0 if a is None else a.ctypes.data for n, a in arrays.items()}
-    bf16x3.run_all(replace(call, **addresses).record(), nt)
+    bf16x3.run_all(replace(call, **addresses).record(), nt, some_cuts(nt, call.columns))
     assert (scratch[size:] == CANARY).all()
 
 

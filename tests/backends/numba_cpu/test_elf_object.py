@@ -35,8 +35,8 @@ def made() -> ObjectCode:
 
 def run(code: machine_code.NativeCode) -> list[int]:
     words = np.array([8, *range(8)])
-    call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 3)(code.address)
-    call(words.ctypes.data, 2, 5)
+    call = ctypes.CFUNCTYPE(None, *[ctypes.c_int64] * 4)(code.address)
+    call(words.ctypes.data, 2, 5, 0)
     return words[1:].tolist()
 
 

@@ -40,6 +40,7 @@ from leptonc.backends.numba_cpu.kernels.microkernel import (
 )
 from leptonc.backends.numba_cpu.kernels.tile_finish import FINISH_ROWS
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
+from tests.backends.numba_cpu.harness import some_cuts
 
 pytestmark = pytest.mark.numba
 
@@ -61,7 +62,7 @@ def launch(call: IGemm, nt: int = 1, **arrays: np.ndarray | None) -> None:
     scratch = np.zeros(nt * call.scratch_bytes, np.uint8)
     arrays["scratch"] = scratch
     bound = replace(call, **{name: address(array) for name, array in arrays.items()})
-    igemm.run_all(bound.record(), nt)
+    igemm.run_all(bound.record(), nt, some_cuts(nt, call.columns))
 
 
 def assert_close(out: np.ndarray, exact: np.ndarray, depth: int) -> None:

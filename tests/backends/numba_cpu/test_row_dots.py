@@ -22,7 +22,7 @@ from leptonc.ir.kinds.data import Constant
 from leptonc.ir.kinds.pointwise import Clamp
 from leptonc.ir.kinds.unary import Relu, Tanh
 from leptonc.ir.types import DType, TensorType
-from tests.backends.numba_cpu.harness import Run
+from tests.backends.numba_cpu.harness import Run, some_cuts
 
 pytestmark = pytest.mark.numba
 
@@ -74,7 +74,7 @@ def test_a_row_of_few_columns(n, k, nt, bias, end, seed):
     address = int(run.records[0][row_dots.OUT])
     np.ctypeslib.as_array((ctypes.c_float * n).from_address(address))[:] = np.nan
     # A product as small as this runs on one thread: the shares of several are run by hand.
-    row_dots.row_dots.run_all(run.records[0], nt)
+    row_dots.row_dots.run_all(run.records[0], nt, some_cuts(nt, n))
     torch.testing.assert_close(run.results()[0], got, rtol=0, atol=0)
     d = [t.double() for t in (x, w)]
     sums = F.linear(*d, None if shift is None else shift.double())

@@ -14,6 +14,7 @@ from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.igemm import igemm
 from leptonc.backends.numba_cpu.kernels.igemm_record import IGemm, Res
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
+from tests.backends.numba_cpu.harness import some_cuts
 
 pytestmark = pytest.mark.numba
 
@@ -24,7 +25,7 @@ def launch(call: IGemm, nt: int, **arrays: np.ndarray | None) -> None:
     """Run ``call`` on ``nt`` threads, one after another."""
     arrays["scratch"] = np.zeros(nt * call.scratch_bytes, np.uint8)
     bound = {k: 0 if a is None else a.ctypes.data for k, a in arrays.items()}
-    igemm.run_all(replace(call, **bound).record(), nt)
+    igemm.run_all(replace(call, **bound).record(), nt, some_cuts(nt, call.columns))
 
 
 @given(

@@ -37,7 +37,7 @@ from leptonc.ir.kinds import binary, pointwise, unary
 from leptonc.ir.kinds.contract import Linear
 from leptonc.ir.kinds.data import Constant
 from leptonc.ir.types import DType, TensorType
-from tests.backends.numba_cpu.harness import Run
+from tests.backends.numba_cpu.harness import Run, some_cuts
 
 pytestmark = [pytest.mark.numba, pytest.mark.usefixtures("no_tiles")]
 ROOM = 64  # floats around what a kernel may write
@@ -81,8 +81,9 @@ def product(
         "scratch": scratch, "scratch_bytes": end,
     }  # fmt: skip
     args = record(*(values[name] for name in module.NAMES))
-    module.strassen_rows.run_all(args, nt)
-    module.strassen.run_all(args, nt)
+    cuts = some_cuts(nt, m + n)
+    module.strassen_rows.run_all(args, nt, cuts)
+    module.strassen.run_all(args, nt, cuts)
     made = out[ROOM:-ROOM].reshape(m, n + gap)
     assert (out[:ROOM] == 7).all()
     assert (out[-ROOM:] == 7).all()

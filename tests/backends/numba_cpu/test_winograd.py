@@ -22,6 +22,7 @@ from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_calls import TRANSFORMS
 from leptonc.backends.numba_cpu.kernels.winograd_late import EARLY, late_of
 from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, POINTS, Axis, Form
+from tests.backends.numba_cpu.harness import some_cuts
 
 pytestmark = pytest.mark.numba
 FOUR = Form.square(3, 4)
@@ -99,7 +100,8 @@ class Case:
         guarded = {"out_x": n + 1, "out_y": w * (n + 1), "out_b": h * w * (n + 1)}
         scratch = np.full(self.values["scratch_bytes"] * nt + 64, 0xFF, np.uint8)
         values = {**self.values, **guarded, "out": out, "scratch": scratch}
-        wino.winograd.run_all(record(*(values[name] for name in slots.NAMES)), nt)
+        cuts = some_cuts(nt, h + w)
+        wino.winograd.run_all(record(*(values[name] for name in slots.NAMES)), nt, cuts)
         assert (out[..., -1] == 77).all()
         return out[..., :-1].copy()
 
