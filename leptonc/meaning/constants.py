@@ -173,6 +173,43 @@ def _unevenness_of(tensor: Tensor) -> float:
     return most if math.isfinite(most) else math.inf
 
 
+_CREST = "crest"  # attribute of a constant
+
+
+def crest(const: Const) -> float:
+    """Return how many times its root mean square a row's largest element is, at most.
+
+    Rows are those of the first axis; one of zeros counts 1. Infinite where an element is not
+    finite, and for a constant that lies elsewhere, which is not read for that. It is kept with the
+    constant, as ``nonzero_share`` is.
+    """
+    known = const.__dict__.get(_CREST)
+    if known is None:
+        known = math.inf if isinstance(const.payload, Later) else _crest_of(tensor_of(const))
+        set_crest(const, known)
+    return known
+
+
+def crest_if_known(const: Const) -> float | None:
+    """Return the crest of a constant that somebody has asked for it, else None."""
+    return const.__dict__.get(_CREST)
+
+
+def set_crest(const: Const, value: float) -> None:
+    """Tell the crest of a constant whose bytes are elsewhere."""
+    object.__setattr__(const, _CREST, value)
+
+
+def _crest_of(tensor: Tensor) -> float:
+    if not tensor.numel():
+        return 1.0
+    rows = tensor.reshape(len(tensor), -1)
+    largest = torch.maximum(rows.amax(1), -rows.amin(1))
+    mean = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64) / rows.shape[1] ** 0.5
+    most = float(torch.where(largest == 0, 1.0, largest / mean).max())
+    return most if math.isfinite(most) else math.inf
+
+
 _REACH = "row_reach"  # attribute of a constant
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from leptonc.backends.numba_cpu.kernels import igemm_plan
 from leptonc.backends.numba_cpu.kernels.pack import pack_linear, pack_matrix
 from leptonc.backends.numba_cpu.legal import YES, Claim, ClaimFn, No
-from leptonc.backends.numba_cpu.lower import conv, questions, shape, transposed
+from leptonc.backends.numba_cpu.lower import conv, fixed, questions, shape, transposed
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.dots import dots, fits
 from leptonc.backends.numba_cpu.lower.epilogue import (
@@ -59,6 +59,8 @@ def lower_linear(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> No
         sparse_product(ctx, op, x, out, end)
     elif const is not None and fits(x, out, end):
         dots(ctx, x, const, out, end)
+    elif const is not None and fixed.fits(ctx, x, const, out):
+        fixed.fixed(ctx, x, const, out, end)
     elif const is not None:
         key = ("linear", id(const.payload))
         b = ctx.packed(key, lambda: pack_linear(elements_of(const), fetch), const)
