@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leptonc.backends.numba_cpu import balance, native
+from leptonc.backends.numba_cpu import balance, native, team_words
 from leptonc.backends.numba_cpu.door import door
 from leptonc.backends.numba_cpu.kernels.base import Kernel, slot_bits
 from leptonc.backends.numba_cpu.pool import ALIGN, TEAMS, aligned_zeros, native_call
@@ -279,7 +279,7 @@ def phases(steps: Sequence[Step], threads: int) -> list[list[Task]]:
     for i, step in enumerate(steps):
         shares = 1 if step.flags & native.SERIAL else threads
         made = [(i, 1, share, shares) for share in range(shares)]
-        room = native.SLOTS * threads - (len(found[-1]) if found else 0)
+        room = team_words.SLOTS * threads - (len(found[-1]) if found else 0)
         if found and before & native.NO_BARRIER and len(made) <= room:
             found[-1].extend(made)
         elif found and before == step.flags == native.SERIAL and len(found[-1]) == 1:

@@ -15,40 +15,55 @@ address of its first step, number of steps, share, number of shares, address of 
 these or 0. Step: kernel address, record address. Patch: slot address, index, byte offset: ``*slot =
 io[index] + offset``.
 
-Team, words cache lines apart. ``BUSY``: whether a caller runs a segment on it, which takes turns
-with others; ``READY``: whether it has its workers. ``NOW``: number of the phase being run, counted
-since the team exists, and in the bits from ``TASKS`` on how many tasks it has (0 between segments).
-Whoever is there takes tasks of it: thread ``t`` first those numbered ``t``, ``t + nt`` ..., then
-what is left. Claim ``i`` is the number of the latest phase whose task ``i`` was taken, ``DONE``
-counts the finished ones, and who finishes the last one begins the next phase. So nobody waits for a
-thread that has no core, unless that thread has taken a task; and one that comes late finds out from
-``NOW`` where the others are. Such a thread must not look at a segment, which may be gone, before a
-claim has succeeded: then the phase cannot end without it.
+The words of a team, and how its threads share tasks: see :mod:`team_words`.
 """
 
 from __future__ import annotations
 
 from leptonc.backends.numba_cpu.atomics import (
-    CORE_MASK_WORDS,
     atomic_add,
     atomic_cas,
     atomic_load,
     atomic_store,
     call_one,
-    core_number,
     invoke,
     load,
     pause,
-    read_cores,
     stamp,
     store,
     ticks,
     wait_while,
     wake_all,
-    write_cores,
 )
 from leptonc.backends.numba_cpu.balance import adjust
+from leptonc.backends.numba_cpu.cores import show_core, spread
 from leptonc.backends.numba_cpu.kernels.base import KERNELS, Kernel, inline_njit, make_kernel
+from leptonc.backends.numba_cpu.team_words import (
+    BUSY,
+    CLOCK_AT,
+    CORES,
+    COUNT,
+    DONE,
+    FEWEST,
+    IDLE,
+    LAST,
+    LINE,
+    NOW,
+    NUMBER,
+    PHASE,
+    READY,
+    SLEEPERS,
+    SPIN_NOW,
+    STEAL,
+    STEPS,
+    STOP,
+    TABLE,
+    TAKEN,
+    TASKS,
+    TOOK,
+    VACANT,
+    WANTED,
+)
 
 SEGMENT_WORDS = 10
 CLOCK = 7  # word of a segment
@@ -57,33 +72,7 @@ _PHASE, _TASK = 8 * PHASE_WORDS, 8 * TASK_WORDS
 CLOCK_WORDS = 4  # of one thread and one step
 BYTES = bytes.__basicsize__ - 1  # where a bytes object of Python's holds its bytes, and a zero
 SERIAL, NO_BARRIER = 1, 2  # flags of a step, see Program.step
-TASKS = 48  # bits of NOW below the number of tasks
-NUMBER = (1 << TASKS) - 1
-NEVER = 2**62  # ticks
 HURRY = 16  # phases that go without the others once these were late
-SLOTS = 4  # the most tasks of a phase, for each thread of the team
-
-# Byte offsets in the team block: words that different threads write lie 128 bytes apart, because
-# processors fetch cache lines in pairs. What describes the running phase lies together.
-NOW, TABLE, PHASE, LAST, STEPS, COUNT, CLOCK_AT = 0, 8, 16, 24, 32, 40, 48
-DONE, SLEEPERS = 128, 256
-# Set when the team starts, except SPIN_NOW: SPIN, or 0 while spinning would be in the way.
-STOP, SPIN, IDLE, STEAL, SPIN_NOW, FEWEST = 384, 392, 400, 408, 416, 424
-BUSY, READY = 512, 520
-# A line for each thread: the core it was last seen on, its number in the system (workers only),
-# the ticks it took for its share of the phase being run.
-# Behind them a line for each claim, then three masks of cores for each thread.
-CORES, THREAD, TOOK, LINE = 640, 8, 16, 128
-MASK = 8 * CORE_MASK_WORDS
-# Instead of a core: nobody has seen the thread yet; it was sent away from ours.
-NOWHERE, SOMEWHERE = -1, -2
-# Values of BUSY: nobody runs; somebody does; and others may sleep until that has ended.
-VACANT, TAKEN, WANTED = 0, 1, 2
-
-
-def team_bytes(nt: int) -> int:
-    """Return the size of the block of a team of ``nt`` threads."""
-    return CORES + (LINE * (1 + SLOTS) + 3 * MASK) * nt
 
 
 @inline_njit
@@ -266,59 +255,6 @@ def _serve(team, tid, nt, end):
 
 
 @inline_njit
-def _show_core(team, tid):
-    """Tell the team which core this thread runs on, and return it."""
-    core, place = core_number(tid), team + CORES + LINE * tid
-    if atomic_load(place) != core:
-        atomic_store(place, core)
-    return core
-
-
-@inline_njit
-def _move_away(team, tid, nt, core):
-    """Forbid worker ``tid`` to run on ``core``; return whether it may run elsewhere.
-
-    Every other core that it was allowed stays so, and what we forbade before is forgotten. A mask
-    that is not the one we gave came from somebody else, and holds.
-    """
-    found = team + CORES + LINE * nt * (1 + SLOTS) + 3 * MASK * tid
-    given, allowed = found + MASK, found + 2 * MASK
-    thread = load(team + CORES + LINE * tid + THREAD)
-    if core >= 64 * CORE_MASK_WORDS or read_cores(thread, found) != 0:
-        return False
-    ours, some = True, False
-    for i in range(0, MASK, 8):
-        ours = ours and load(found + i) == load(given + i)
-    for i in range(0, MASK, 8):
-        if not ours:
-            store(allowed + i, load(found + i))
-        forbidden = 1 << (core & 63) if core >> 6 == i >> 3 else 0
-        store(given + i, load(allowed + i) & ~forbidden)
-        some = some or load(given + i) != 0
-    return some and write_cores(thread, given) == 0
-
-
-@inline_njit
-def _spread(team, nt):
-    """Move workers off the calling thread's core, and let threads spin unless one must stay there.
-
-    A scheduler puts a woken worker beside its waker where other cores do not look idle, as those of
-    a virtual machine that have halted: the worker would begin when the call is over.
-    """
-    core, spins = _show_core(team, 0), load(team + SPIN)
-    for tid in range(1, nt):
-        place = team + CORES + LINE * tid
-        seen = atomic_load(place)
-        if seen in (core, NOWHERE):
-            if _move_away(team, tid, nt, core):
-                atomic_store(place, SOMEWHERE)
-            elif seen == core:
-                spins = 0
-    if load(team + SPIN_NOW) != spins:
-        store(team + SPIN_NOW, spins)
-
-
-@inline_njit
 def _seize(team):
     """Take the team for the calling thread; sleep while another caller has it.
 
@@ -351,7 +287,7 @@ def _run_team(segment, tid, nt):
         _release(team)
         return 1
     _patch(segment)
-    _spread(team, threads)
+    spread(team, threads)
     phases, count = load(segment), load(segment + 8)
     store(team + LAST, phases + _PHASE * count)
     store(team + STEPS, load(segment + 16))
@@ -373,7 +309,7 @@ def _work(team, tid, nt):
             return
         if now >> TASKS == 0:
             spins = load(team + IDLE)
-            if _show_core(team, tid) == atomic_load(team + CORES):
+            if show_core(team, tid) == atomic_load(team + CORES):
                 spins = 0
             _await(team + NOW, now, team + SLEEPERS, spins)
 

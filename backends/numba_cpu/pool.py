@@ -20,7 +20,7 @@ import weakref
 
 import numpy as np
 
-from leptonc.backends.numba_cpu import native
+from leptonc.backends.numba_cpu import native, team_words
 from leptonc.runtime.governor import affinity_cores, decide, read_quota
 from leptonc.settings import read_settings
 
@@ -101,7 +101,7 @@ class Team:
     def __init__(self, nt: int) -> None:
         self.nt = nt
         self.lock = threading.Lock()
-        self._words = aligned_zeros(native.team_bytes(nt), native.LINE).view(np.int64)
+        self._words = aligned_zeros(team_words.team_bytes(nt), team_words.LINE).view(np.int64)
         self.address = self._words.ctypes.data
         self._threads: list[threading.Thread] = []
         self._call = native_call(native.RUN_TEAM.address)
@@ -134,7 +134,7 @@ class Team:
             self._leave()
             self._closed = True
             return False
-        self._words[native.READY // 8] = 1
+        self._words[team_words.READY // 8] = 1
         return True
 
     def _prepare(self) -> None:
@@ -145,13 +145,13 @@ class Team:
         idle = CROWDED_SPIN_US if crowded else read_settings().spin_us
         words = self._words
         words[:] = 0
-        words[native.NOW // 8] = 1
-        words[native.CORES // 8 :][: self.nt * native.LINE // 8] = native.NOWHERE
-        words[native.SPIN // 8] = int(barrier * rate)
-        words[native.STEAL // 8] = int(STEAL_SPIN_US * rate)
-        words[native.IDLE // 8] = int(idle * rate)
+        words[team_words.NOW // 8] = 1
+        words[team_words.CORES // 8 :][: self.nt * team_words.LINE // 8] = team_words.NOWHERE
+        words[team_words.SPIN // 8] = int(barrier * rate)
+        words[team_words.STEAL // 8] = int(STEAL_SPIN_US * rate)
+        words[team_words.IDLE // 8] = int(idle * rate)
         fewest = 0 if crowded else int(BALANCE_US * ticks_per_us())
-        words[native.FEWEST // 8] = fewest or native.NEVER
+        words[team_words.FEWEST // 8] = fewest or team_words.NEVER
 
     def _hire(self, tid: int) -> None:
         """Start worker ``tid``. Raises RuntimeError if there can be no more threads."""
@@ -162,7 +162,7 @@ class Team:
             daemon=True,
         )
         thread.start()
-        self._words[(native.CORES + native.LINE * tid + native.THREAD) // 8] = (
+        self._words[(team_words.CORES + team_words.LINE * tid + team_words.THREAD) // 8] = (
             thread.native_id or -1
         )
         self._threads.append(thread)

@@ -130,7 +130,7 @@ def tune(
         races = {c: prepare(item.op, q, c) for c in choices.contenders(q)}
         end += sum(r.compile_s for r in races.values())
         times = race({c: r.run for c, r in races.items()}, end, clock, sweep)
-        new[q.key] = choices.pick(times, q.held)
+        new[q.key] = choices.pick(times, q)
         pool.spare.update(races[new[q.key].chosen].arrays)
     book.settle({page(k, distance): _kept(a) for k, a in new.items()})
     return {**answers, **new}

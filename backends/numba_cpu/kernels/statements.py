@@ -62,14 +62,10 @@ class ModuleWriter:
         self._helpers: dict[tuple[DeviceFunction, Shape], _Written | None] = {}
 
     def kernel(
-        self, fn: python.FunctionType, symbol: str, kinds: Sequence[types.Type], result: types.Type
+        self, fn: python.FunctionType, symbol: str, kinds: Sequence[types.Type], result: Shape
     ) -> None:
-        """Write the entry ``symbol``: ``fn`` of arguments and with a result of these types.
-
-        It is given as many of the arguments as it takes.
-        """
-        expected = NOTHING if result == types.void else result
-        self._write(fn, symbol, tuple(kinds), expected, taken=fn.__code__.co_argcount)
+        """Write the entry ``symbol``: ``fn`` on as many arguments of these types as it takes."""
+        self._write(fn, symbol, tuple(kinds), result, fn.__code__.co_argcount)
 
     def helper(self, fn: DeviceFunction, args: Sequence[Operand]) -> _Written:
         """Return the code of a helper for arguments of the types of ``args``."""

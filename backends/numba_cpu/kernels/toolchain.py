@@ -18,9 +18,11 @@ from numba.core import config, sigutils, target_extension
 from numba.core.codegen import CPUCodegen
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.llvm_bindings import create_pass_builder
+from numba.core.types import void
 
 from leptonc.backends.numba_cpu.kernels.language import NAME, TARGET
 from leptonc.backends.numba_cpu.kernels.machine_code import target_features
+from leptonc.backends.numba_cpu.kernels.operands import NOTHING
 from leptonc.backends.numba_cpu.kernels.statements import ModuleWriter
 
 
@@ -70,11 +72,12 @@ def of_function(
         KernelError: the function is nothing that kernels are written in.
     """
     kinds, result = sigutils.normalize_signature(signature)
+    shape = NOTHING if result == void else result
 
     def write(module: llvmlite.ir.Module) -> None:
         with target_extension.target_override(NAME):
             TARGET.target_context.refresh()  # what was declared since
-            ModuleWriter(module).kernel(fn, symbol, kinds, result)
+            ModuleWriter(module).kernel(fn, symbol, kinds, shape)
 
     return of_writer(symbol, write, level)
 

@@ -31,13 +31,15 @@ class Question:
     ``key`` is text that names what is computed, a colon and the candidates: equal keys mean equal
     questions, whichever network asks. ``close``: the multiple of the best estimate up to which a
     candidate is worth timing, ``CLOSE`` where it is None. ``held``: the bytes of the weights by
-    candidate, empty where they are no matter.
+    candidate, empty where they are no matter. ``risk``: of candidates that lose more than others
+    beside other processes: how many times as long others must take for them to be chosen.
     """
 
     key: str
     costs: Mapping[str, float]
     close: float | None = None
     held: Mapping[str, int] = field(default_factory=dict[str, int])
+    risk: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def about(self) -> str:
@@ -46,8 +48,8 @@ class Question:
 
     @property
     def ranked(self) -> Sequence[str]:
-        """The candidates, the one with the lowest estimate first."""
-        return sorted(self.costs, key=lambda c: self.costs[c])
+        """The candidates, the one with the lowest estimate first, risks included."""
+        return sorted(self.costs, key=lambda c: self.costs[c] * self.risk.get(c, 1.0))
 
 
 @dataclass(frozen=True)
@@ -82,23 +84,24 @@ def contenders(question: Question) -> Sequence[str]:
     """Return the candidates worth timing, the model's favourite first."""
     ranked = question.ranked
     close = CLOSE if question.close is None else question.close
-    most = close * question.costs[ranked[0]]
-    return [c for c in ranked if question.costs[c] <= most]
+    most = close * min(question.costs.values())
+    return [c for c in ranked if question.costs[c] <= most or c == ranked[0]]
 
 
-def pick(times: Mapping[str, Sequence[float]], held: Mapping[str, int] | None = None) -> Answer:
+def pick(times: Mapping[str, Sequence[float]], question: Question) -> Answer:
     """Return the answer that measured seconds give; the first candidate is the model's favourite.
 
-    Each counts by its fastest run, because whatever disturbs a run makes it slower. The favourite
-    stays unless another is clearly faster, and where the runs do not agree with each other. Of
-    those that take about the same time the one wins that holds fewest bytes (``held``): a network's
-    weights are most of the memory that it takes, and after others have run they are read again.
-    A quarter of the bytes may take 18 % longer, half of them 9 %.
+    Each counts by its fastest run, because whatever disturbs a run makes it slower, and by its
+    risk, see :func:`_expected`. The favourite stays unless another is clearly faster, and where the
+    runs do not agree with each other. Of those that take about the same time the one wins that
+    holds fewest bytes: a network's weights are most of the memory that it takes, and after others
+    have run they are read again. A quarter of the bytes may take 18 % longer, half of them 9 %.
     """
-    least = {c: min(t) for c, t in times.items()}
-    favourite = next(iter(least))
+    measured = {c: min(t) for c, t in times.items()}
+    favourite, held = next(iter(measured)), question.held
     if not all(steady(t) for t in times.values()):
-        return Answer(favourite, TOO_BUSY, least)
+        return Answer(favourite, TOO_BUSY, measured)
+    least = _expected(measured, question)
     best = min(least, key=lambda c: least[c])
     chosen = best if least[best] < MARGIN * least[favourite] else favourite
     if held:
@@ -107,7 +110,23 @@ def pick(times: Mapping[str, Sequence[float]], held: Mapping[str, int] | None = 
             c for c, n in halvings.items() if n > 0 and least[c] <= (1 + GIVEN * n) * least[best]
         ]
         chosen = min(lighter, key=lambda c: (held[c], least[c]), default=chosen)
-    return Answer(chosen, MEASURED, least)
+    return Answer(chosen, MEASURED, measured)
+
+
+def _expected(measured: Mapping[str, float], question: Question) -> dict[str, float]:
+    """Return the seconds that candidates are expected to take, which are measured but for risks.
+
+    What another process takes from a risky candidate changes from second to second, and the answer
+    is for good. So it counts by the mean (of logarithms) of its time and of what the estimates say
+    that it takes when nobody is there, if that is less; and times its risk.
+    """
+    risk, costs = question.risk, question.costs
+    sure = [c for c in measured if c not in risk]
+    found = dict(measured)
+    for c in found.keys() - sure:
+        alone = min((measured[s] * costs[c] / costs[s] for s in sure), default=measured[c])
+        found[c] = risk[c] * math.sqrt(measured[c] * min(measured[c], alone))
+    return found
 
 
 def steady(times: Sequence[float]) -> bool:

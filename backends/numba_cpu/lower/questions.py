@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from leptonc.backends.numba_cpu.kernels import sparse as sparse_kernels
@@ -25,6 +25,7 @@ from leptonc.backends.numba_cpu.lower.conv_choice import (
 )
 from leptonc.backends.numba_cpu.lower.product_cost import (
     IGEMM_RATE,
+    LEAST_GAIN,
     bf16x3_cycles,
     igemm_cycles,
 )
@@ -85,7 +86,12 @@ def conv(shape: ConvShape, precision: str, reuse: Reuse) -> Question:
     close, best = conv_close(), min(found, key=lambda a: found[a])
     if best is Algorithm.BF16X3:  # beside another process it may be slower than vectors
         close = max(close or CLOSE, 1.01 * found[Algorithm.IGEMM] / found[best])
-    return Question(text, by_name, close, held)
+    return Question(text, by_name, close, held, _risk(by_name))
+
+
+def _risk(found: Collection[str]) -> dict[str, float]:
+    """Return what tile registers risk: two threads of a core share one set of multipliers."""
+    return {BF16X3: LEAST_GAIN} if BF16X3 in found else {}
 
 
 def int_conv(op: Op, weight: Const, precision: str) -> Question | None:
@@ -176,7 +182,7 @@ def linear(op: Op, weight: Const, precision: str) -> Question | None:
         found[STRASSEN] = STRASSEN_PRODUCT * products + operands + 4 * depth * n / IGEMM_RATE
     text = f"{rows} rows of {depth} to {n}: {', '.join(found)}"
     close = math.inf if BF16X3 in found else None
-    return Question(text, found, close) if len(found) > 1 else None
+    return Question(text, found, close, risk=_risk(found)) if len(found) > 1 else None
 
 
 def _strassen_fits(rows: int, depth: int, columns: int, weight: Const) -> bool:

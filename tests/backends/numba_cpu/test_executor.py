@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from leptonc.backends.numba_cpu import native
+from leptonc.backends.numba_cpu import native, team_words
 from leptonc.backends.numba_cpu.atomics import (
     HAS_CLOCK,
     HAS_CORE_MASK,
@@ -511,8 +511,8 @@ def test_workers_leave_the_callers_core(late_team: LateTeam) -> None:
     thread = worker.native_id or 0
     p, x, y = chain(2, [(1, 1, False)] * 3), np.arange(N), words()
     p.run(x.ctypes.data, y.ctypes.data)
-    place = (native.CORES + native.LINE) // 8
-    late_team._words[place + native.THREAD // 8] = thread
+    place = (team_words.CORES + team_words.LINE) // 8
+    late_team._words[place + team_words.THREAD // 8] = thread
 
     def run_on(core: int, seen: int) -> set[int]:
         os.sched_setaffinity(0, {core})
@@ -522,7 +522,7 @@ def test_workers_leave_the_callers_core(late_team: LateTeam) -> None:
 
     first, second = sorted(cores)[:2]
     try:
-        assert run_on(first, native.NOWHERE) == cores - {first}
+        assert run_on(first, team_words.NOWHERE) == cores - {first}
         assert run_on(second, first) == cores - {first}  # it is not in the way
         assert run_on(second, second) == cores - {second}
         os.sched_setaffinity(thread, {second})  # where somebody else puts it, it stays

@@ -14,6 +14,7 @@ from llvmlite import ir
 from numba.core import types
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
+from leptonc.backends.numba_cpu.kernels.operands import NOTHING
 from leptonc.backends.numba_cpu.kernels.statements import ModuleWriter
 from leptonc.backends.numba_cpu.kernels.vec import argf, ldd, ldi64, std, sti64
 
@@ -137,5 +138,5 @@ def test_a_helper_is_written_once_whatever_constants_it_is_called_with() -> None
     several(args)
     assert args.view(np.float64)[0] == 2 * (3 + 4 * 5) + 7 * 11
     module = ir.Module()
-    ModuleWriter(module).kernel(several.fn, "several", [types.int64] * 3, types.void)
+    ModuleWriter(module).kernel(several.fn, "several", [types.int64] * 3, NOTHING)
     assert [f.name for f in module.functions if f.blocks] == ["several", "_scaled"]

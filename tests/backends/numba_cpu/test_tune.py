@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import mmap
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,11 @@ TIMES = st.dictionaries(
 # --- the pure part -------------------------------------------------------------------------------
 
 
+def even(times: Iterable[str], held: Mapping[str, int] | None = None) -> Question:
+    """Return a question whose candidates the model thinks equally fast."""
+    return Question("q", dict.fromkeys(times, 1.0), held=held or {})
+
+
 @given(COSTS)
 def test_contenders_are_those_near_the_best_estimate(costs: dict[str, float]) -> None:
     found = choices.contenders(Question("q", costs))
@@ -50,7 +56,7 @@ def test_contenders_are_those_near_the_best_estimate(costs: dict[str, float]) ->
 @given(TIMES)
 def test_the_favourite_loses_only_to_the_fastest_and_clearly(times: dict[str, list[float]]) -> None:
     favourite = next(iter(times))
-    found = choices.pick(times)
+    found = choices.pick(times, even(times))
     least = {c: min(t) for c, t in times.items()}
     assert found.times == least
     if not all(sorted(t)[1] <= choices.AGREE * min(t) for t in times.values()):
@@ -64,10 +70,10 @@ def test_the_favourite_loses_only_to_the_fastest_and_clearly(times: dict[str, li
 @given(TIMES, st.data())
 def test_about_as_fast_fewest_bytes_win(times: dict[str, list[float]], draw) -> None:
     held = {c: draw.draw(st.integers(1, 4)) for c in times}
-    plain, found = choices.pick(times), choices.pick(times, held)
+    plain, found = choices.pick(times, even(times)), choices.pick(times, even(times, held))
     least = {c: min(t) for c, t in times.items()}
     assert (found.times, found.why) == (plain.times, plain.why)
-    assert choices.pick(times, dict.fromkeys(times, 7)) == plain
+    assert choices.pick(times, even(times, dict.fromkeys(times, 7))) == plain
     if found.why == choices.TOO_BUSY:
         assert found == plain
         return
@@ -77,6 +83,36 @@ def test_about_as_fast_fewest_bytes_win(times: dict[str, list[float]], draw) -> 
     assert held[found.chosen] <= held[plain.chosen]
     assert found.chosen == plain.chosen or found.chosen in near
     assert held[found.chosen] <= min(held[c] for c in near)
+
+
+@pytest.mark.parametrize(
+    ("tiles", "vectors", "ratio", "chosen"),
+    [
+        (1.0, 1.2, 1.2, "vectors"),  # nobody beside it and a little faster: not worth the risk
+        (1.0, 1.4, 1.4, "tiles"),
+        (1.0, 1.4, 1.0, "tiles"),  # faster than estimated
+        (3.0, 3.5, 3.0, "tiles"),  # beside others; it would be three times as fast alone
+        (4.0, 3.5, 3.0, "tiles"),
+        (9.0, 3.5, 3.0, "vectors"),
+    ],
+)
+def test_a_risk_is_taken_where_it_pays_alone_and_beside_others(
+    tiles, vectors, ratio, chosen
+) -> None:
+    times = {"tiles": [tiles, tiles], "vectors": [vectors, vectors]}
+    question = Question("q", {"tiles": 1.0, "vectors": ratio}, risk={"tiles": 1.3})
+    found = choices.pick(times, question)
+    assert (found.chosen, found.times["tiles"]) == (chosen, tiles)
+
+
+def test_a_risk_is_part_of_the_estimate() -> None:
+    costs = {"tiles": 1.0, "vectors": 1.2}
+    assert choices.estimate(Question("q", costs)).chosen == "tiles"
+    risky = Question("q", costs, close=1.1, risk={"tiles": 1.3})
+    assert choices.estimate(risky).chosen == "vectors"
+    assert choices.contenders(risky) == ["vectors", "tiles"]
+    times = {"tiles": [1.0, 1.0]}
+    assert choices.pick(times, risky).chosen == "tiles"  # there may be nothing to compare it with
 
 
 def test_an_answer_that_is_no_candidate_is_not_taken() -> None:
