@@ -323,7 +323,8 @@ MODELS: dict[str, Model] = {
     "long_and_residual": _with(_plus, lambda: {"linear": nn.Linear(2100, 9)}, (5, 2100), (5, 9)),
     "row_of_few_columns": _net(lambda: nn.Sequential(nn.Linear(2053, 9), nn.ReLU()), (1, 2053)),
     "long_row": _net(lambda: nn.Linear(200053, 9), (1, 200053)),  # enough for two threads
-    "wide_row": _net(lambda: nn.Linear(512, 2080), (1, 512)),  # an odd number of panels
+    "wide_row": _net(lambda: nn.Linear(512, 992), (1, 512)),  # an odd number of panels
+    "few_rows_of_many": _net(lambda: nn.Linear(1025, 1050), (3, 1025)),  # weights of 24 bits
     "many_rows": _net(lambda: nn.Sequential(nn.Linear(512, 576), nn.ReLU()), (97, 512)),
     "most_rows": _net(lambda: nn.Sequential(nn.Linear(512, 576), nn.GELU()), (400, 512)),
     "many_few": _net(lambda: nn.Sequential(nn.Linear(128, 96), nn.ReLU()), (400, 128)),

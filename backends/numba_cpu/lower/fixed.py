@@ -13,7 +13,10 @@ from leptonc.ir.constants import Const
 from leptonc.ir.types import DType
 from leptonc.meaning import crest, elements_of
 
-LEAST_BYTES = 2 << 20  # of float32 weights: less stays in the caches of a core
+LEAST_BYTES = 256 << 10  # of float32 weights
+#: Bytes that the network reads between two uses of its weights: of less, they may wait in a cache
+#: of the core, which gives floats faster than this kernel makes them.
+LEAST_DISTANCE = 4 << 20
 
 
 def fits(ctx: Lowering, x: View, weight: Const, out: View) -> bool:
@@ -27,6 +30,7 @@ def fits(ctx: Lowering, x: View, weight: Const, out: View) -> bool:
         and 0 < math.prod(x.shape[:-1]) <= fixed_rows.ROWS
         and weight.type.dtype is DType.F32
         and 4 * x.shape[-1] * out.shape[-1] >= LEAST_BYTES
+        and ctx.reuse.distance >= LEAST_DISTANCE
         and crest(weight) <= fixed_rows.MOST_CREST
     )
 
