@@ -64,7 +64,7 @@ the two parts of what :func:`pack` returns; ``bias``: of ``f32[columns]`` or 0; 
     ACT, ACT_P0, ACT_P1,
 ) = range(len(NAMES))  # fmt: skip
 
-HEIGHTS = (4, 2, 1)  # rows that share what was read of the matrix
+HEIGHTS = (4, 2, 1)  # rows that share what was read of the matrix: for eight, floats are as fast
 ROWS = HEIGHTS[0]
 BITS = 24
 CELL = 3 * PANEL  # bytes of a row of a panel
@@ -244,6 +244,16 @@ def _finish(args, first, count, column, end):
             vstore_n(out, c, v, end - c)
 
 
+@inline_njit
+def _height(left):
+    """Return the rows of the next block."""
+    height = 1
+    for h in HEIGHTS:
+        if h <= left:
+            height = max(height, h)
+    return height
+
+
 @kernel(parts=(FIXED_PANEL,))
 def fixed_rows(args, tid, nt, cuts):
     """Compute this thread's columns of the product that the record describes."""
@@ -251,8 +261,7 @@ def fixed_rows(args, tid, nt, cuts):
     begin, end = share((columns + PANEL - 1) // PANEL, tid, nt, cuts)
     first, rows = 0, arg(args, N_ROWS)
     while first < rows:
-        left = rows - first
-        count = 4 if left >= 4 else (2 if left >= 2 else 1)
+        count = _height(rows - first)
         x = arg(args, X) + 4 * first * arg(args, X_ROW)
         out = arg(args, OUT) + 4 * first * arg(args, OUT_ROW)
         for p in range(begin, end):

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 import leptonc
 from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels import fixed_rows
-from leptonc.backends.numba_cpu.kernels.fixed_rows import BITS, CELL, ROWS
+from leptonc.backends.numba_cpu.kernels.fixed_rows import BITS, CELL, HEIGHTS, ROWS
 from leptonc.backends.numba_cpu.kernels.tile_writer import PANEL
 from leptonc.backends.numba_cpu.lower import fixed
 from leptonc.backends.numba_cpu.lower.contract import lower_contract
 from leptonc.backends.numba_cpu.lower.core import Lowering
+from leptonc.backends.numba_cpu.lower.questions import FARTHEST
 from leptonc.ir.core import Builder, Function
 from leptonc.ir.kinds.binary import Add, Mul
 from leptonc.ir.kinds.contract import Linear
@@ -50,6 +51,7 @@ def of_any_size():
     """Use it for matrices of any size; others are the rule's own business."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fixed, "LEAST_BYTES", 1)
+        patch.setattr(fixed, "LEAST_DISTANCE", 0)
         yield
 
 
@@ -70,10 +72,14 @@ def ran(run: Run) -> list[str]:
     return [step.kernel.name for step in run.steps]
 
 
-def roundings(depth: int) -> int:
-    """Return how many a product may meet: those of its chain and of the rest, of sums of chains, of
-    the unit, a bias, a residual."""
-    return depth // 4 + 4 + 3 + 1 + 2
+def roundings(rows: int, depth: int) -> int:
+    """Return how many a product may meet, in a block of at most so many rows.
+
+    Those of its chain and of the rest, of sums of chains, of the unit, a bias, a residual.
+    """
+    height = max(h for h in HEIGHTS if h <= rows)
+    chains = 4 // height
+    return depth // chains + chains + 3 + 1 + 2
 
 
 @given(
@@ -92,7 +98,7 @@ def test_few_rows(rows, n, k, nt, bias, res, seed):
     sums = F.linear(*d, shift.double())
     most = F.linear(*(t.abs() for t in d), shift.double().abs()) + y.double().abs()
     units = 2.0 ** torch.from_numpy(fixed_rows.unit_powers(w.abs().amax(1).numpy())).double()
-    bound = roundings(k) * EPS * most + x.double().abs().sum(1, keepdim=True) * units / 2
+    bound = roundings(rows, k) * EPS * most + x.double().abs().sum(1, keepdim=True) * units / 2
     # The slopes of all that follows are at most 1, but for a product; tanh is within 4 units.
     bound = (bound + 8 * EPS) * (1 + y.double().abs() * (res == "times"))
     assert ((got.double() - EXACT[res](sums, y.double())).abs() <= bound).all()
@@ -100,7 +106,7 @@ def test_few_rows(rows, n, k, nt, bias, res, seed):
     torch.testing.assert_close(run.results()[0], got, rtol=0, atol=0)
 
 
-@given(rows=st.integers(1, 9), k=st.integers(1, 40), seed=st.integers(0, 99))
+@given(rows=st.integers(1, ROWS + 1), k=st.integers(1, 40), seed=st.integers(0, 99))
 def test_whole_numbers_are_exact(rows, k, seed):
     random = np.random.default_rng(seed)
     x = torch.from_numpy(random.integers(-8, 9, (rows, k)).astype(np.float32))
@@ -172,6 +178,9 @@ def test_only_large_matrices_of_even_weights(monkeypatch):
     for k, name in ((32, "fixed_rows"), (31, "igemm")):
         run = Run(function((1, k), draw(0, 40, k), None, "none"), 1, lower_contract)
         assert ran(run) == [name]
+    monkeypatch.setattr(fixed, "LEAST_DISTANCE", 2 * FARTHEST)
+    near = Run(function((1, 32), draw(0, 40, 32), None, "none"), 1, lower_contract)
+    assert ran(near) == ["igemm"]
     even = meaning.const_of(torch.tensor([[3.0, 3.0], [0.0, 0.0]]))
     assert meaning.crest(even) == pytest.approx(1.0)
     far = meaning.const_of(torch.tensor([[0.0] * 15 + [2.0]]))
