@@ -5,8 +5,8 @@ takes three bytes for four: a whole number of 24 bits, in units that all weights
 output) share: the last place of the largest one. The unit is a power of two, so weights at least
 half as large as that lose nothing but their last bit, and whole numbers nothing at all.
 
-Error: a weight ``w`` of column ``j`` is off by at most ``unit_j / 2 <= 2**-23 * max_j``, where
-``max_j`` is the largest absolute weight of the column; a result by that times the sum of ``|x|``,
+Error: a weight ``w`` of column ``j`` is off by at most ``unit_j / 2 <= 2**-23 (1 + 2**-23) max_j``,
+where ``max_j`` is the column's largest absolute weight; a result by that times the sum of ``|x|``,
 in addition to what a sum of ``depth`` float32 is off by. Columns whose largest weight exceeds their
 others by far are for :mod:`igemm`, see ``MOST_CREST``. Inputs beyond 2**100 may overflow.
 
