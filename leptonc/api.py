@@ -109,8 +109,9 @@ def compile(
             (Intel AMX) where there are some, float32 in three bfloat16 parts: errors are those of
             plain sums, an infinity makes NaN of what it meets. Linear layers of up to four rows
             keep large weights in 24 bits: one is off by at most 2**-23 of the largest of its
-            output, which is at most 64 times their root mean square; measured errors are those of
-            plain sums. ``"fast"``: the same at present.
+            output, which is at most 16 times their mean; measured errors are up to
+            twice those of plain sums, and an infinity makes NaN of weights that small. ``"fast"``:
+            the same at present.
             With ``verify`` the result may be 8, 32 or 64 times as far from float64 as eager.
         verify: ``"final"`` checks the whole net once, on the example; ``"unit"`` also every unit,
             on its own operands and probes drawn from them, at the smallest and at odd sizes, too,

@@ -73,8 +73,8 @@ def save(
         # what lowering asks of constants whose bytes are not stored
         "shares": {_name(c): meaning.nonzero_share(c, MOST_DENSE) for c in store.values()},
         "uneven": {_name(c): meaning.unevenness(c) for c in store.values() if _is_matrix(c)},
-        "crests": {
-            _name(c): x for c in store.values() if (x := meaning.crest_if_known(c)) is not None
+        "peaks": {
+            _name(c): x for c in store.values() if (x := meaning.known_peak_to_mean(c)) is not None
         },
         "reaches": {_name(c): meaning.row_reach(c) for c in store.values() if _is_kernel(c)},
         "answers": {k: asdict(a) for k, a in spec.answers.items()},
@@ -159,8 +159,8 @@ def _revive(entry: Entry, captured: Captured, made: Mapping[str, Any]) -> Specia
         meaning.set_nonzero_share(const, head["shares"][name])
         if name in head["uneven"]:
             meaning.set_unevenness(const, head["uneven"][name])
-        if name in head["crests"]:
-            meaning.set_crest(const, head["crests"][name])
+        if name in head["peaks"]:
+            meaning.set_peak_to_mean(const, head["peaks"][name])
         if name in head["reaches"]:
             meaning.set_row_reach(const, head["reaches"][name])
     fn: Function = parse(entry.texts["program.lir"], store)

@@ -32,12 +32,7 @@ _PAUSE = {
     "aarch64": ("llvm.aarch64.hint", (1,)),
     "arm64": ("llvm.aarch64.hint", (1,)),
 }
-# What counts at a steady rate, whatever the core's own clock does.
-_TICKS = {
-    "x86_64": "llvm.readcyclecounter",
-    "AMD64": "llvm.readcyclecounter",
-    "aarch64": "llvm.readsteadycounter",
-}
+_COUNTS_TICKS = platform.machine() in ("x86_64", "AMD64")  # for everybody, at a steady rate
 _EVERYONE = 0x7FFFFFFF
 _NAP_US = 200
 
@@ -184,8 +179,16 @@ def _stamp(b: ir.IRBuilder, address: ir.Value) -> None:
 
 
 def _ticks(b: ir.IRBuilder, otherwise: ir.Value) -> ir.Value:
-    name = _TICKS.get(platform.machine())
-    return _extern(b, name, ir.FunctionType(_I64, [])) if name else otherwise
+    if _COUNTS_TICKS:
+        return _extern(b, "llvm.readcyclecounter", ir.FunctionType(_I64, []))
+    if not HAS_CLOCK:
+        return otherwise
+    with b.goto_entry_block():
+        pair = b.alloca(ir.ArrayType(_I64, 2))
+    _stamp(b, b.ptrtoint(pair, _I64))
+    zero, one = (ir.Constant(ir.IntType(32), i) for i in (0, 1))
+    seconds, nanoseconds = (b.load(b.gep(pair, [zero, i], inbounds=True)) for i in (zero, one))
+    return b.add(b.mul(seconds, ir.Constant(_I64, 10**9)), nanoseconds)
 
 
 def _nap(b: ir.IRBuilder, microseconds: ir.Value) -> None:
@@ -243,7 +246,7 @@ read_cores = _binary(_i64, _core_mask("sched_getaffinity"))
 write_cores = _binary(_i64, _core_mask("sched_setaffinity"))
 # Stores the monotonic clock as two words, seconds and nanoseconds (nothing where there is none).
 stamp = _unary(_void, _stamp)
-# Returns a count of ticks that goes on while the thread runs, or the operand where there is none.
+# Returns a count of ticks, of the processor or of the monotonic clock; the operand without either.
 ticks = _unary(_i64, _ticks)
 # Tells the core that this is a spin loop.
 pause = _nullary(_pause)

@@ -15,6 +15,7 @@ from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.executor import Program
 from leptonc.backends.numba_cpu.kernels.base import Kernel, kernel
+from leptonc.backends.numba_cpu.kernels.shares import share
 from leptonc.backends.numba_cpu.kernels.vec import arg, vadd, vload, vstore, vzero
 from leptonc.backends.numba_cpu.kernels.vectype import I64, LANES, VF, fconst, fma, i64, vf32
 from leptonc.backends.numba_cpu.pool import aligned_zeros
@@ -56,10 +57,10 @@ def multiply_adds(args, tid, nt):
 
 
 @kernel
-def read_all(args, tid, nt):
+def read_all(args, tid, nt, cuts):
     """Sum this thread's share of ``f32[]`` at slot 0, slot 1 groups of 8 vectors, into slot 2."""
     groups = arg(args, 1)
-    begin, end = groups * tid // nt, groups * (tid + 1) // nt
+    begin, end = share(groups, tid, nt, cuts)
     s0, s1, s2, s3 = vzero(), vzero(), vzero(), vzero()
     start = arg(args, 0)
     for group in range(begin, end):

@@ -27,7 +27,7 @@ from leptonc.runtime.governor import library_threads
 
 ARENA_SLACK = 256  # bytes behind the last buffer that vector loads may touch
 ALONE = (native.RUN_ALONE, native.PAUSES, native.ENTER)  # what runs every program
-TEAM = (native.RUN_TEAM, native.WORK)
+TEAM = (native.RUN_TEAM, native.WORK, native.TICKS)
 
 
 @dataclass(frozen=True)

@@ -173,39 +173,40 @@ def _unevenness_of(tensor: Tensor) -> float:
     return most if math.isfinite(most) else math.inf
 
 
-_CREST = "crest"  # attribute of a constant
+_PEAK = "peak_to_mean"  # attribute of a constant
 
 
-def crest(const: Const) -> float:
-    """Return how many times its root mean square a row's largest element is, at most.
+def peak_to_mean(const: Const) -> float:
+    """Return how many times the mean of a row its largest element is, of absolute values, at most.
 
     Rows are those of the first axis; one of zeros counts 1. Infinite where an element is not
-    finite, and for a constant that lies elsewhere, which is not read for that. It is kept with the
-    constant, as ``nonzero_share`` is.
+    finite, and for a constant that lies elsewhere, which is not read for that, or whose bytes were
+    let go. It is kept with the constant, as ``nonzero_share`` is.
     """
-    known = const.__dict__.get(_CREST)
+    known = const.__dict__.get(_PEAK)
     if known is None:
-        known = math.inf if isinstance(const.payload, Later) else _crest_of(tensor_of(const))
-        set_crest(const, known)
+        elsewhere = const.released or isinstance(const.payload, Later)
+        known = math.inf if elsewhere else _peak_to_mean_of(tensor_of(const))
+        set_peak_to_mean(const, known)
     return known
 
 
-def crest_if_known(const: Const) -> float | None:
-    """Return the crest of a constant that somebody has asked for it, else None."""
-    return const.__dict__.get(_CREST)
+def known_peak_to_mean(const: Const) -> float | None:
+    """Return the peak_to_mean of a constant that somebody has asked for it, else None."""
+    return const.__dict__.get(_PEAK)
 
 
-def set_crest(const: Const, value: float) -> None:
-    """Tell the crest of a constant whose bytes are elsewhere."""
-    object.__setattr__(const, _CREST, value)
+def set_peak_to_mean(const: Const, value: float) -> None:
+    """Tell the peak_to_mean of a constant whose bytes are elsewhere."""
+    object.__setattr__(const, _PEAK, value)
 
 
-def _crest_of(tensor: Tensor) -> float:
+def _peak_to_mean_of(tensor: Tensor) -> float:
     if not tensor.numel():
         return 1.0
     rows = tensor.reshape(len(tensor), -1)
     largest = torch.maximum(rows.amax(1), -rows.amin(1))
-    mean = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64) / rows.shape[1] ** 0.5
+    mean = torch.linalg.vector_norm(rows, 1, dim=1, dtype=torch.float64) / rows.shape[1]
     most = float(torch.where(largest == 0, 1.0, largest / mean).max())
     return most if math.isfinite(most) else math.inf
 

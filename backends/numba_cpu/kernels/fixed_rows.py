@@ -8,7 +8,9 @@ half as large as that lose nothing but their last bit, and whole numbers nothing
 Error: a weight ``w`` of column ``j`` is off by at most ``unit_j / 2 <= 2**-23 (1 + 2**-23) max_j``,
 where ``max_j`` is the column's largest absolute weight; a result by that times the sum of ``|x|``,
 in addition to what a sum of ``depth`` float32 is off by. Columns whose largest weight exceeds their
-others by far are for :mod:`igemm`, see ``MOST_CREST``. Inputs beyond 2**100 may overflow.
+others by far are for :mod:`igemm`, see ``MOST_PEAK``. No unit is smaller than 2**-126. Sums are
+made in units: they overflow where those of ``|x|`` exceed 2**104. An infinity times a weight that
+is less than half a unit is NaN.
 
 The matrix lies in panels of PANEL columns, ``[panels][depth]`` cells of ``CELL`` bytes: the upper
 16 bits of each column, then the lower 8. Each sum is the same for any number of threads.
@@ -68,9 +70,9 @@ HEIGHTS = (4, 2, 1)  # rows that share what was read of the matrix: for eight, f
 ROWS = HEIGHTS[0]
 BITS = 24
 CELL = 3 * PANEL  # bytes of a row of a panel
-#: How many times its root mean square the largest weight of a column may be: typical weights are
-#: off by 2**-18 of themselves then, as much as the two halves of :mod:`bf16x3` are.
-MOST_CREST = 64.0
+#: How many times their mean the largest weight of a column may be: results are off by up to twice
+#: as much as those of plain sums then, by as much where it is 5 times, as of normal numbers.
+MOST_PEAK = 16.0
 _SUMS = 4 * VECTORS  # chains of fma
 _AHEAD = 8192  # bytes of the matrix asked for ahead, two pages: the processor's own ends with one
 _HIGH, _LOW = (ir.VectorType(ir.IntType(n), LANES) for n in (16, 8))

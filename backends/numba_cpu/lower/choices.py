@@ -121,10 +121,11 @@ def _expected(measured: Mapping[str, float], question: Question) -> dict[str, fl
     that it takes when nobody is there, if that is less; and times its risk.
     """
     risk, costs = question.risk, question.costs
-    sure = [c for c in measured if c not in risk]
+    sure = {c: t for c, t in measured.items() if c not in risk}
     found = dict(measured)
     for c in found.keys() - sure:
-        alone = min((measured[s] * costs[c] / costs[s] for s in sure), default=measured[c])
+        best = min(sure, key=lambda s: sure[s], default=c)
+        alone = measured[best] * costs[c] / costs[best]
         found[c] = risk[c] * math.sqrt(measured[c] * min(measured[c], alone))
     return found
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from leptonc.backends.numba_cpu.kernels import igemm_plan
 from leptonc.backends.numba_cpu.kernels.pack import pack_linear, pack_matrix
 from leptonc.backends.numba_cpu.legal import YES, Claim, ClaimFn, No
-from leptonc.backends.numba_cpu.lower import conv, fixed, questions, shape, transposed
+from leptonc.backends.numba_cpu.lower import conv, questions, shape, transposed
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.dots import dots, fits
 from leptonc.backends.numba_cpu.lower.epilogue import (
@@ -19,6 +19,7 @@ from leptonc.backends.numba_cpu.lower.epilogue import (
     match,
     target,
 )
+from leptonc.backends.numba_cpu.lower.fixed import fixed
 from leptonc.backends.numba_cpu.lower.product import (
     Finish,
     emit,
@@ -32,6 +33,7 @@ from leptonc.backends.numba_cpu.lower.sparse import sparse_product, wins
 from leptonc.backends.numba_cpu.lower.strassen import possible, strassen_product
 from leptonc.backends.numba_cpu.schedule import Slot
 from leptonc.backends.numba_cpu.views import View, row_major, static_shape
+from leptonc.ir.constants import Const
 from leptonc.ir.core import Function, Kind, Op, Value
 from leptonc.ir.kinds.contract import Conv, ConvTranspose, Linear, Matmul
 from leptonc.ir.types import DType
@@ -59,8 +61,8 @@ def lower_linear(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> No
         sparse_product(ctx, op, x, out, end)
     elif const is not None and fits(x, out, end):
         dots(ctx, x, const, out, end)
-    elif const is not None and fixed.fits(ctx, x, const, out):
-        fixed.fixed(ctx, x, const, out, end)
+    elif const is not None and _in_24_bits(ctx, op, const):
+        fixed(ctx, x, const, out, end)
     elif const is not None:
         key = ("linear", id(const.payload))
         b = ctx.packed(key, lambda: pack_linear(elements_of(const), fetch), const)
@@ -75,6 +77,11 @@ def lower_linear(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> No
         packed = pack_at_run_time(ctx, weight.transpose((1, 0)))
         rows_product(ctx, x, packed.ref, out, end, [packed])
     done()
+
+
+def _in_24_bits(ctx: Lowering, op: Op, weight: Const) -> bool:
+    question = questions.few_rows(op, weight, ctx.precision, ctx.reuse)
+    return question is not None and ctx.decide(question) == questions.FIXED
 
 
 def _panels(ctx: Lowering, value: Value) -> tuple[Slot, View]:

@@ -11,28 +11,7 @@ from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
 from leptonc.backends.numba_cpu.views import Ref, View
 from leptonc.ir.constants import Const
 from leptonc.ir.types import DType
-from leptonc.meaning import crest, elements_of
-
-LEAST_BYTES = 256 << 10  # of float32 weights
-#: Bytes that the network reads between two uses of its weights: of less, they may wait in a cache
-#: of the core, which gives floats faster than this kernel makes them.
-LEAST_DISTANCE = 4 << 20
-
-
-def fits(ctx: Lowering, x: View, weight: Const, out: View) -> bool:
-    """Return whether ``out[..., n] = x[..., k] @ B`` has few rows and reads much to compute them.
-
-    Weights are rounded to 24 bits, and none of them may be infinite: not with
-    ``precision="strict"``.
-    """
-    return (
-        ctx.precision != "strict"
-        and 0 < math.prod(x.shape[:-1]) <= fixed_rows.ROWS
-        and weight.type.dtype is DType.F32
-        and 4 * x.shape[-1] * out.shape[-1] >= LEAST_BYTES
-        and ctx.reuse.distance >= LEAST_DISTANCE
-        and crest(weight) <= fixed_rows.MOST_CREST
-    )
+from leptonc.meaning import elements_of
 
 
 def fixed(ctx: Lowering, x: View, weight: Const, out: View, end: Finish) -> None:

@@ -7,6 +7,7 @@ import operator
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
+from leptonc.backends.numba_cpu.kernels import fixed_rows
 from leptonc.backends.numba_cpu.kernels import sparse as sparse_kernels
 from leptonc.backends.numba_cpu.kernels.int8_dot import DOT
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
@@ -37,7 +38,7 @@ from leptonc.ir.kinds.data import Constant
 from leptonc.ir.kinds.quantize import IntConv
 from leptonc.ir.kinds.region import Unit
 from leptonc.ir.types import DType
-from leptonc.meaning import nonzero_share, row_reach, unevenness
+from leptonc.meaning import nonzero_share, peak_to_mean, row_reach, unevenness
 from leptonc.runtime.caches import Caches
 
 NEAREST, FARTHEST = 2**20, 2**27  # bytes: what is nearer, or farther, makes no difference
@@ -112,6 +113,9 @@ def asked(body: Function, precision: str, reuse: Reuse) -> Iterator[Question]:
             found = ask(op, weight.kind.const, precision)
             if found is not None:
                 yield found
+        found = few_rows(op, weight.kind.const, precision, reuse)
+        if found is not None:
+            yield found
         if isinstance(op.kind, Conv):
             yield conv(conv_shape(op), precision, reuse)
         elif isinstance(op.kind, IntConv):
@@ -183,6 +187,36 @@ def linear(op: Op, weight: Const, precision: str) -> Question | None:
     text = f"{rows} rows of {depth} to {n}: {', '.join(found)}"
     close = math.inf if BF16X3 in found else None
     return Question(text, found, close, risk=_risk(found)) if len(found) > 1 else None
+
+
+LEAST_BYTES = 256 << 10  # of float32 weights
+#: Bytes that the network reads between two uses of its weights: of less, they may wait in a cache
+#: of the core, which gives floats faster than 24 bits become floats.
+LEAST_DISTANCE = 4 << 20
+FIXED_GAIN, FIXED_LOSS = 0.8, 1.5  # of the time with floats, from far and from a core's own caches
+FIXED = "fixed"
+
+
+def few_rows(op: Op, weight: Const, precision: str, reuse: Reuse) -> Question | None:
+    """Return whether a linear layer of few rows keeps its weights in 24 bits (:mod:`fixed_rows`).
+
+    They are rounded, and none of them may be infinite: not with ``precision="strict"``. It is a
+    matter of what lies in which cache, in which the estimate is right: never timed.
+    """
+    if precision == "strict" or not isinstance(op.kind, Linear):
+        return None
+    n, depth = (int(d) for d in op.operands[1].type.shape)
+    rows = int(op.result.type.numel) // max(n, 1)
+    if {op.operands[0].type.dtype, weight.type.dtype} != {DType.F32}:
+        return None
+    if not 0 < rows <= fixed_rows.ROWS or 4 * n * depth < LEAST_BYTES:
+        return None
+    if peak_to_mean(weight) > fixed_rows.MOST_PEAK:
+        return None
+    plain = igemm_cycles(rows, depth, n)
+    part = FIXED_GAIN if reuse.distance >= LEAST_DISTANCE else FIXED_LOSS
+    text = f"{rows} rows of {depth} to {n}: {PLAIN}, {FIXED}"
+    return Question(text, {PLAIN: plain, FIXED: part * plain}, close=1.0)
 
 
 def _strassen_fits(rows: int, depth: int, columns: int, weight: Const) -> bool:

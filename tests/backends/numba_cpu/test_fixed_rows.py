@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import leptonc
@@ -17,7 +17,7 @@ from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels import fixed_rows
 from leptonc.backends.numba_cpu.kernels.fixed_rows import BITS, CELL, HEIGHTS, ROWS
 from leptonc.backends.numba_cpu.kernels.tile_writer import PANEL
-from leptonc.backends.numba_cpu.lower import fixed
+from leptonc.backends.numba_cpu.lower import questions
 from leptonc.backends.numba_cpu.lower.contract import lower_contract
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.questions import FARTHEST
@@ -50,8 +50,8 @@ EXACT = {
 def of_any_size():
     """Use it for matrices of any size; others are the rule's own business."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fixed, "LEAST_BYTES", 1)
-        patch.setattr(fixed, "LEAST_DISTANCE", 0)
+        patch.setattr(questions, "LEAST_BYTES", 1)
+        patch.setattr(questions, "LEAST_DISTANCE", 0)
         yield
 
 
@@ -176,25 +176,46 @@ def test_inputs_that_are_not_finite_reach_every_column():
 
 
 def test_only_large_matrices_of_even_weights(monkeypatch):
-    monkeypatch.setattr(fixed, "LEAST_BYTES", 4 * 32 * 40)
+    monkeypatch.setattr(questions, "LEAST_BYTES", 4 * 32 * 40)
     for k, name in ((32, "fixed_rows"), (31, "igemm")):
         run = Run(function((1, k), draw(0, 40, k), None, "none"), 1, lower_contract)
         assert ran(run) == [name]
-    monkeypatch.setattr(fixed, "LEAST_DISTANCE", 2 * FARTHEST)
+    monkeypatch.setattr(questions, "LEAST_DISTANCE", 2 * FARTHEST)
     near = Run(function((1, 32), draw(0, 40, 32), None, "none"), 1, lower_contract)
     assert ran(near) == ["igemm"]
     even = meaning.const_of(torch.tensor([[3.0, 3.0], [0.0, 0.0]]))
-    assert meaning.crest(even) == pytest.approx(1.0)
+    assert meaning.peak_to_mean(even) == pytest.approx(1.0)
     far = meaning.const_of(torch.tensor([[0.0] * 15 + [2.0]]))
-    assert meaning.crest(far) == pytest.approx(4.0)
-    assert meaning.crest(meaning.const_of(torch.tensor([[1.0, math.nan]]))) == math.inf
-    assert meaning.crest(meaning.const_of(torch.zeros(0, 3))) == 1.0
+    assert meaning.peak_to_mean(far) == pytest.approx(16.0)
+    assert meaning.peak_to_mean(meaning.const_of(torch.tensor([[1.0, math.nan]]))) == math.inf
+    assert meaning.peak_to_mean(meaning.const_of(torch.zeros(0, 3))) == 1.0
+
+
+def ran_in(net: leptonc.CompiledModel, x: Tensor) -> list[str]:
+    return [name for unit in net.profile(x).units for name in unit.kernels]
 
 
 def test_a_second_process_finds_the_matrix(tmp_path, monkeypatch):
     monkeypatch.setenv("LEPTONC_CACHE_DIR", str(tmp_path))
-    net, x = torch.nn.Linear(300, 200).eval(), torch.randn(1, 300)
+    net, x = nn.Sequential(nn.Linear(300, 200), nn.Linear(200, 700)).eval(), torch.randn(1, 300)
+    with torch.no_grad():
+        net[1].weight[3, 0] = 100.0  # an outlier: floats
     made = [leptonc.compile(net, x, threads=1) for _ in range(2)]
+    assert [c.stats["cached"] for c in made] == [False, True]
     first, second = (c(x) for c in made)
     torch.testing.assert_close(second, first, rtol=0, atol=0)
-    assert all("fixed_rows" in str(c.profile(x)) for c in made)
+    for c in made:
+        assert ran_in(c, x) == ["fixed_rows", "igemm"]
+
+
+def test_a_unit_alone_keeps_its_weights_as_in_the_network(monkeypatch):
+    monkeypatch.setattr(questions, "LEAST_DISTANCE", 1 << 22)
+    layers = [nn.Linear(512, 512) for _ in range(4)]
+    relus = [nn.ReLU() for _ in layers]  # without them all would be one
+    net = nn.Sequential(*(m for pair in zip(layers, relus, strict=True) for m in pair)).eval()
+    x = torch.randn(1, 512)
+    alone = leptonc.compile(layers[0], x, threads=1, cache=False)
+    assert ran_in(alone, x) == ["igemm"]
+    whole = leptonc.compile(net, x, threads=1, cache=False, verify="unit")
+    assert ran_in(whole, x) == ["fixed_rows"] * 4
+    assert whole.stats["constant_bytes"] < 4 * 4 * 512 * 512  # and not as floats, too
