@@ -158,7 +158,7 @@ def _band(args, records, image, y, lines, held):
     return first, last
 
 
-@kernel
+@kernel(vectors=True)
 def banded(args, tid, nt, cuts):
     """Compute this thread's lines of the step that the record describes."""
     base = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)

@@ -198,15 +198,21 @@ class Kernel(Native):
         params: tuple = (),
         signature: str = SIGNATURE,
         parts: tuple[Native, ...] = (),
+        vectors: bool = False,
     ) -> None:
         named = f"{name}[{','.join(map(str, params))}]" if params else name
         super().__init__(fn, named, signature, parts)
         self._signature = signature
+        self._short = vectors or bool(parts)
         self._call: Callable | None = None
 
     def _module(self) -> Optimized:
-        level = 1 if self.parts else 3  # parts have the loops that matter
-        return of_function(self.fn, _symbol(self.name), self._signature, level)
+        return of_function(self.fn, _symbol(self.name), self._signature, short=self._short)
+
+    @property
+    def written_from(self) -> tuple[object, ...]:
+        """What decides about the machine code, see :mod:`loaded_code`."""
+        return *super().written_from, self._short
 
     def __call__(
         self, args: np.ndarray | int, tid: int = 0, nt: int = 1, cuts: np.ndarray | int = 0
@@ -259,39 +265,51 @@ KERNELS = _Registry()
 
 
 @overload
-def kernel(fn: Callable[..., None], *, parts: tuple[Native, ...] = ()) -> Kernel: ...
+def kernel(
+    fn: Callable[..., None], *, parts: tuple[Native, ...] = (), vectors: bool = False
+) -> Kernel: ...
 
 
 @overload
 def kernel(
-    fn: None = None, *, parts: tuple[Native, ...] = ()
+    fn: None = None, *, parts: tuple[Native, ...] = (), vectors: bool = False
 ) -> Callable[[Callable[..., None]], Kernel]: ...
 
 
-def kernel(fn: Callable[..., None] | None = None, *, parts: tuple[Native, ...] = ()):
+def kernel(
+    fn: Callable[..., None] | None = None,
+    *,
+    parts: tuple[Native, ...] = (),
+    vectors: bool = False,
+):
     """Declare a module-level function as a kernel (decorator, with or without options).
 
     Args:
         fn: ``def f(args, tid, nt, cuts)`` without a closure.
         parts: what it calls of :mod:`part`, all of it: helpers compile that at the same time.
+        vectors: whether its loops are written in vectors. Then LLVM looks for no more, nor where
+            parts have the loops that matter, see :mod:`optimizer`.
 
     Raises:
         KernelError: ``fn`` is a closure: only :func:`make_kernel` can give that a stable name.
     """
     if fn is None:
-        return lambda f: kernel(f, parts=parts)
+        return lambda f: kernel(f, parts=parts, vectors=vectors)
     if fn.__closure__:
         raise KernelError(f"{fn.__qualname__} is a closure: use make_kernel(fn, name=, params=)")
-    return KERNELS.add(Kernel(fn, fn.__name__, parts=parts))
+    return KERNELS.add(Kernel(fn, fn.__name__, parts=parts, vectors=vectors))
 
 
-def make_kernel(fn: types.FunctionType, name: str, params: tuple = ()) -> Kernel:
+def make_kernel(
+    fn: types.FunctionType, name: str, params: tuple = (), vectors: bool = False
+) -> Kernel:
     """Return the kernel made by a factory; ``name`` and ``params`` identify it within its module.
 
     Everything the closure depends on must follow from ``params`` (and the kernel sources): calling
-    it again with the same name and parameters returns the same object.
+    it again with the same name and parameters returns the same object. ``vectors``: see
+    :func:`kernel`.
     """
-    return KERNELS.add(Kernel(fn, name, tuple(params)))
+    return KERNELS.add(Kernel(fn, name, tuple(params), vectors=vectors))
 
 
 def factory(make: Callable[..., N]) -> Callable[..., N]:

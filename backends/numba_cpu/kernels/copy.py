@@ -269,7 +269,7 @@ def _make_tiles(size: int) -> Kernel:
             else:
                 elements(src, dst, row, rows, col, cols, src_step, dst_step)
 
-    return make_kernel(body, "copy_tiles", (size,))
+    return make_kernel(body, "copy_tiles", (size,), vectors=True)
 
 
 STRIDED = {size: _make_strided(size) for size in _ACCESS}

@@ -87,7 +87,7 @@ def _locate(args, outer_index, row, col, registers):
         entry += 8 * (3 + n_outer)
 
 
-@kernel
+@kernel(vectors=True)
 def elementwise(args, tid, nt, cuts):
     """Run the program over this thread's blocks."""
     n_outer, n_memory, n_registers = arg(args, 0), arg(args, 8), arg(args, 9)

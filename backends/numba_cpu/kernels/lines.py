@@ -107,7 +107,7 @@ def _line(args, table, out, far):
             x += count
 
 
-@kernel
+@kernel(vectors=True)
 def lines(args, tid, nt, cuts):
     """Compute this thread's lines of the convolution that the record describes."""
     pool = arg(args, POOL)

@@ -82,7 +82,7 @@ def _normalise(s, out, n, center, scale, weight, bias):
         i += LANES
 
 
-@kernel
+@kernel(vectors=True)
 def norm_rows(args, tid, nt, cuts):
     """Rows shared out among threads."""
     n, n_outer, count = arg(args, 8), arg(args, 9), arg(args, 10)
@@ -103,7 +103,7 @@ def norm_rows(args, tid, nt, cuts):
         _normalise(s, out, n, center, scale, arg(args, 4), arg(args, 5))
 
 
-@kernel
+@kernel(vectors=True)
 def group_scale(args, tid, nt, cuts):
     """Compute a group's variance from those of its channels; threads share the groups."""
     batch, channels, groups = arg(args, 7), arg(args, 8), arg(args, 9)

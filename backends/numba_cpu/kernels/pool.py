@@ -217,7 +217,7 @@ def _line(args, image, z, y, c, wide):
             x += 1
 
 
-@kernel
+@kernel(vectors=True)
 def pool(args, tid, nt, cuts):
     """Compute this thread's share of the pool that the record describes.
 

@@ -117,7 +117,7 @@ def _make_rows(op: str) -> Kernel:
                 total *= argf(args, 13)
             stf(arg(args, 1) + outer_offset(args, HEAD, n_outer, o, 1), 0, total)
 
-    return make_kernel(body, "reduce_rows", (op,))
+    return make_kernel(body, "reduce_rows", (op,), vectors=True)
 
 
 def _var_rows(args, tid, nt, cuts):
@@ -288,7 +288,7 @@ def _make_cols(op: str) -> Kernel:
     def body(args, tid, nt, cuts):
         _walk(args, tid, nt, cuts, four, single)
 
-    return make_kernel(body, "reduce_cols", (op,))
+    return make_kernel(body, "reduce_cols", (op,), vectors=True)
 
 
 def _make_var_cols() -> Kernel:
@@ -319,7 +319,7 @@ def _make_var_cols() -> Kernel:
     def body(args, tid, nt, cuts):
         _walk(args, tid, nt, cuts, four, single)
 
-    return make_kernel(body, "reduce_cols", ("var",))
+    return make_kernel(body, "reduce_cols", ("var",), vectors=True)
 
 
 ROWS = {op: _make_rows(op) for op in _ROW} | {

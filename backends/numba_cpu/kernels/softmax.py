@@ -92,7 +92,7 @@ def _log_row(x, out, n):
         vstore_n(out, i, vsub(vsub(vload_n(x, i, n - i), high), shift), n - i)
 
 
-@kernel
+@kernel(vectors=True)
 def softmax_rows(args, tid, nt, cuts):
     """Rows shared out among threads."""
     n_outer, count, n = arg(args, 2), arg(args, 3), arg(args, 4)
@@ -123,7 +123,7 @@ def _column(x, out, n, x_step, out_step, log, left):
         vstore_n(out + i * out_step, 0, vsub(v, scale) if log else vmul(v, scale), left)
 
 
-@kernel
+@kernel(vectors=True)
 def softmax_cols(args, tid, nt, cuts):
     """Units of columns shared out among threads."""
     n_outer, cols, width = arg(args, 2), arg(args, 8), arg(args, 9)

@@ -17,12 +17,12 @@ import llvmlite.ir
 from numba.core import config, sigutils, target_extension
 from numba.core.codegen import CPUCodegen
 from numba.core.compiler_lock import global_compiler_lock
-from numba.core.llvm_bindings import create_pass_builder
 from numba.core.types import void
 
 from leptonc.backends.numba_cpu.kernels.language import NAME, TARGET
 from leptonc.backends.numba_cpu.kernels.machine_code import target_features
 from leptonc.backends.numba_cpu.kernels.operands import NOTHING
+from leptonc.backends.numba_cpu.kernels.optimizer import mark_inlined, optimize, optimize_shortly
 from leptonc.backends.numba_cpu.kernels.statements import ModuleWriter
 
 
@@ -61,12 +61,11 @@ def _machine(codegen: CPUCodegen) -> llvm.TargetMachine:
 
 
 def of_function(
-    fn: types.FunctionType, symbol: str, signature: str, level: int = config.OPT
+    fn: types.FunctionType, symbol: str, signature: str, *, short: bool = False
 ) -> Optimized:
     """Return a kernel as a C function of ``signature``, e.g. ``"void(int64)"``.
 
-    ``level``: 3, or 1 for code whose loops are elsewhere: a quarter of the time less, and loops are
-    not copied for each condition.
+    ``short``: whether the short way of :mod:`optimizer` is enough.
 
     Raises:
         KernelError: the function is nothing that kernels are written in.
@@ -78,28 +77,21 @@ def of_function(
         with target_extension.target_override(NAME):
             TARGET.target_context.refresh()  # what was declared since
             ModuleWriter(module).kernel(fn, symbol, kinds, shape)
+        if short:
+            mark_inlined(module)
 
-    return of_writer(symbol, write, level)
+    return of_writer(symbol, write, short=short)
 
 
 @global_compiler_lock
 def of_writer(
-    symbol: str, write: Callable[[llvmlite.ir.Module], None], level: int = config.OPT
+    symbol: str, write: Callable[[llvmlite.ir.Module], None], *, short: bool = False
 ) -> Optimized:
     """Return what ``write`` puts into an empty module; ``symbol`` is its entry."""
     codegen = TARGET.target_context.codegen()
     written = codegen._create_empty_module(symbol)
     write(written)
     module = llvm.parse_assembly(str(written))
-    return Optimized(symbol, module, _optimized(module, codegen, level))
-
-
-def _optimized(
-    module: llvm.ModuleRef, codegen: CPUCodegen, level: int = config.OPT
-) -> llvm.TargetMachine:
-    """Optimize a module; return what it can be assembled with."""
     machine = _machine(codegen)
-    vectorize = {"loop_vectorize": config.LOOP_VECTORIZE, "slp_vectorize": config.SLP_VECTORIZE}
-    builder = create_pass_builder(machine, opt=min(level, config.OPT), **vectorize)
-    builder.getModulePassManager().run(module, builder)
-    return machine
+    (optimize_shortly if short else optimize)(module, machine)
+    return Optimized(symbol, module, machine)

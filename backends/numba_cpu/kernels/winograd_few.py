@@ -218,7 +218,7 @@ def _line_of_tiles(args, patch, index, across, row, v, m):
             write_line(args, patch, tile, count, m, column, n, end)
 
 
-@kernel
+@kernel(vectors=True)
 def winograd_few(args, tid, nt, cuts):
     """Compute this thread's lines of tiles of the conv that the record describes."""
     m_y, m_x, side = arg(args, M_Y), arg(args, M_X), arg(args, SIDE_Y) * arg(args, SIDE_X)

@@ -333,7 +333,8 @@ def codes_that_write(native: Native, monkeypatch: pytest.MonkeyPatch) -> set[typ
         if str(names.get("__name__")).startswith(numba_cpu.__name__):
             found.add(code)
 
-    monkeypatch.setattr(toolchain, "_optimized", stop)
+    for way in ("optimize", "optimize_shortly"):
+        monkeypatch.setattr(toolchain, way, stop)
     sys.setprofile(watch)
     try:
         native._object()
