@@ -1,17 +1,19 @@
 """numba_cpu > balance: shares of threads as large as their cores are fast.
 
 Cores are not equally fast: those of a phone or a laptop by design, those of a virtual machine when
-somebody else computes on the other half of a core. How much slower one is depends on what it does,
-so every phase of a program learns its own shares: who ends it compares how long the threads took
-and moves the cuts between them a part of the way to where all would have ended together.
+somebody else computes on the other half of a core. So a program learns its shares: after each call
+the ticks that the threads took for theirs are compared, and the cuts between them move a part of
+the way to where all would have taken as long. All phases have the same cuts: a thread reads what it
+wrote, which lies in the caches of its core.
 
 Shares are of whole tiles, and of few tiles none may be better than equal ones. So the shares with
-which a phase took least are kept, and come back when some moves have not made it faster; then it
+which a program took least are kept, and come back when some moves have not made it faster; then it
 rests, twice as long each time.
 
-A phase's words, for ``nt`` threads: the cuts, where each one's share begins, in ``ONE`` parts of
-the work, then ``ONE`` (see :mod:`shares`); the cuts of the best try, as many; and ``TRIES`` to
-``BEST``. They change only between two runs of their phase.
+The words of a program (of a segment of it) for ``nt`` threads: the address of the cuts, 0 while
+shares are equal; the cuts, where each one's share begins, in ``ONE`` parts of the work, then
+``ONE`` (see :mod:`shares`); the cuts of the best try, as many; and ``TRIES`` to ``LAST``. They
+change only between two calls. Programs of few ticks, and such that rest, are not measured.
 """
 
 from __future__ import annotations
@@ -27,35 +29,50 @@ STEP = 8
 LEAST = 8  # no share gets smaller than this fraction of an equal one
 GAIN = 32  # a try is better that took less time by this fraction
 MOST_TRIES = 5  # moves in a row without gain
-REST, LONGEST_REST = 32, 1024  # runs after them without a move
-# Behind both sets of cuts: moves since the last gain, runs left to rest, how long the next rest is,
-# the ticks of the best try.
-TRIES, RESTING, PAUSE, BEST = 0, 8, 16, 24
+REST, LONGEST_REST = 32, 1024  # calls after them without a move
+# Behind both sets of cuts: moves since the last gain, calls left to rest, how long the next rest
+# is, the ticks of the best try, and those of the last call.
+TRIES, RESTING, PAUSE, BEST, LAST = 0, 8, 16, 24, 32
 _MOST_TICKS = 1 << 38  # longer ones say nothing: the computer slept
 
 
 def words(threads: int) -> list[int]:
-    """Return the words of a phase in which all of ``threads`` have equal shares."""
+    """Return the words of a program in which all of ``threads`` have equal shares."""
     even = [-(-ONE * t // threads) for t in range(threads + 1)]
-    return [*even, *even, 0, 0, REST, 0]
+    return [0, *even, *even, 0, 0, REST, 0, 0]
 
 
 @inline_njit
-def adjust(cuts, nt, took, line, fewest):
-    """Move the cuts of a phase that has ended; return whether they moved.
-
-    ``took``: address of the ticks that thread 0 took for its share, each thread's ``line`` bytes
-    behind; 0: somebody else did it. Phases of less than ``fewest`` ticks stay as they are.
-    """
-    state = cuts + 16 * (nt + 1)
-    if load(state + RESTING) > 0:
-        store(state + RESTING, load(state + RESTING) - 1)
+def wants_ticks(words, nt, fewest):
+    """Return whether the next call of a program is to be measured; ``fewest``: ticks of a call."""
+    state = words + 8 + 16 * (nt + 1)
+    resting = load(state + RESTING)
+    if resting > 0:
+        store(state + RESTING, resting - 1)
         return False
+    return load(state + LAST) >= fewest
+
+
+@inline_njit
+def note_call(words, nt, ticks):
+    """Note the ticks that a call took."""
+    store(words + 8 + 16 * (nt + 1) + LAST, ticks)
+
+
+@inline_njit
+def adjust(words, nt, took, line):
+    """Move the cuts of a program that has run; return whether they moved.
+
+    ``took``: address of the ticks that thread 0 took for its shares, each thread's ``line`` bytes
+    behind; less than 1: somebody else did some of them.
+    """
+    cuts = words + 8
+    state = cuts + 16 * (nt + 1)
     least = most = load(took)
     for tid in range(1, nt):
         ticks = load(took + line * tid)
         least, most = min(least, ticks), max(most, ticks)
-    if least <= 0 or most < fewest or most > _MOST_TICKS:
+    if least <= 0 or most > _MOST_TICKS:
         return False
     if most - least <= least // SLACK:
         store(state + TRIES, 0)
@@ -74,38 +91,43 @@ def adjust(cuts, nt, took, line, fewest):
         store(state + TRIES, 0)
         return True
     store(state + TRIES, tries + 1)
+    store(words, cuts)
     _move(cuts, nt, took, line)
     return True
 
 
 @inline_njit
 def _move(cuts, nt, took, line):
-    """Move cuts towards where all threads would have ended together."""
+    """Move all cuts the same part of the way to where all threads would have taken as long."""
     total, whole = 0, 0
     for tid in range(nt):
         whole = max(whole, load(took + line * tid))
     for tid in range(nt):
-        total += _pace(
-            load(cuts + 8 * tid), load(cuts + 8 * tid + 8), load(took + line * tid), whole
-        )
-    step, room = ONE // (STEP * nt), ONE // (LEAST * nt)
-    faster, begin, before = 0, 0, 0
+        total += _pace(cuts, tid, load(took + line * tid), whole)
+    faster, farthest = 0, 1
     for tid in range(nt - 1):
+        faster += _pace(cuts, tid, load(took + line * tid), whole)
+        away = ONE * faster // total - load(cuts + 8 * tid + 8)
+        farthest = max(farthest, max(away, -away))
+    step, room = min(farthest // 2, ONE // (STEP * nt)), ONE // (LEAST * nt)
+    faster, share, before = 0, _pace(cuts, 0, load(took), whole), 0
+    for tid in range(nt - 1):
+        faster += share
+        share = _pace(cuts, tid + 1, load(took + line * (tid + 1)), whole)  # before its cut moves
         old = load(cuts + 8 * tid + 8)
-        faster += _pace(begin, old, load(took + line * tid), whole)
-        new = old + max(-step, min(step, (ONE * faster // total - old) // 2))
+        new = old + (ONE * faster // total - old) * step // farthest
         before = max(before + room, min(new, ONE - room * (nt - 1 - tid)))
         store(cuts + 8 * tid + 8, before)
-        begin = old
 
 
 @inline_njit
-def _pace(begin, end, ticks, whole):
+def _pace(cuts, tid, ticks, whole):
     """Return how much of the work a thread does in a tick, if that is what it had to do.
 
     In units that keep the digits: ``whole`` ticks for all of it are ``ONE``; at most ``4 ONE``.
     """
-    return (end - begin) * min((whole << 16) // ticks, 1 << 18) >> 16
+    share = load(cuts + 8 * tid + 8) - load(cuts + 8 * tid)
+    return share * min((whole << 16) // ticks, 1 << 18) >> 16
 
 
 @inline_njit

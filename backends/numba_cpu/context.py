@@ -183,16 +183,25 @@ class Context:
         table[:, 1] = records.ctypes.data + 8 * table[:, 1]
         table = self._own(table)
         shares = phases(steps, self._plan.threads)
-        tasks = np.array([(*task, 0) for phase in shares for task in phase], np.int64)
+        words = self._own(balance.words(self._plan.threads)).ctypes.data
+        equal = self._own([0]).ctypes.data
+        shared = [self._is_shared(phase) for phase in shares]
+        tasks = np.array(
+            [
+                (*task, words if both else equal)
+                for phase, both in zip(shares, shared, strict=True)
+                for task in phase
+            ],
+            np.int64,
+        )
         tasks[:, 0] = table.ctypes.data + 8 * native.STEP_WORDS * tasks[:, 0]
         tasks = self._own(tasks)
         counts = np.array([len(phase) for phase in shares], np.int64)
         starts = tasks.ctypes.data + 8 * native.TASK_WORDS * (np.cumsum(counts) - counts)
-        cuts = [self._cuts(phase) for phase in shares]
         patches = np.array(layout.patches, np.int64).reshape(-1, native.PATCH_WORDS)
         patches[:, 0] = records.ctypes.data + 8 * patches[:, 0]
         head = (
-            self._own(np.stack([starts, counts, np.array(cuts, np.int64)], 1)).ctypes.data,
+            self._own(np.stack([starts, counts, np.array(shared, np.int64)], 1)).ctypes.data,
             len(shares),
             table.ctypes.data,
             self._own(patches).ctypes.data,
@@ -202,15 +211,15 @@ class Context:
             0,
             len(steps),
             self._plan.threads,
+            words,
         )
         return self._own(list(head)).ctypes.data
 
-    def _cuts(self, phase: list[Task]) -> int:
-        """Return where a phase keeps how large each thread's share is; 0: they do not vary."""
+    def _is_shared(self, phase: list[Task]) -> bool:
+        """Return whether each thread of several has one share of a step in the phase."""
         threads = self._plan.threads
-        if threads == 1 or [task[2:] for task in phase] != [(t, threads) for t in range(threads)]:
-            return 0
-        return self._own(balance.words(threads)).ctypes.data
+        shares = [(t, threads) for t in range(threads)]
+        return threads > 1 and [task[2:] for task in phase] == shares
 
     def _own(self, words: np.ndarray | list[int]) -> np.ndarray:
         """Return an aligned copy that lives as long as the context."""

@@ -9,11 +9,11 @@ thread's share of one step, or some serial steps one after another.
 Segment, words: ``0`` phases address, ``1`` number of phases, ``2`` steps address, ``3`` patches
 address, ``4`` number of patches, ``5`` address of the input and output addresses, ``6`` team
 address, ``7`` address of the clock's words or 0: per thread and step when it began and when it had
-finished, two words each, ``8`` number of steps, ``9`` threads. Phase: address of its tasks, their
-number, address of its words of :mod:`balance`: 0 unless each thread has one share of a step. Task:
-address of its first step, number of steps, share, number of shares, address of the cuts between
-these or 0. Step: kernel address, record address. Patch: slot address, index, byte offset: ``*slot =
-io[index] + offset``.
+finished, two words each, ``8`` number of steps, ``9`` threads, ``10`` address of the words of
+:mod:`balance`. Phase: address of its tasks, their number, whether each thread has one share of a
+step. Task: address of its first step, number of steps, share, number of shares, where the address
+of the cuts between these is, or 0. Step: kernel address, record address. Patch: slot address,
+index, byte offset: ``*slot = io[index] + offset``.
 
 The words of a team, and how its threads share tasks: see :mod:`team_words`.
 """
@@ -35,7 +35,7 @@ from leptonc.backends.numba_cpu.atomics import (
     wait_while,
     wake_all,
 )
-from leptonc.backends.numba_cpu.balance import adjust
+from leptonc.backends.numba_cpu.balance import adjust, note_call, wants_ticks
 from leptonc.backends.numba_cpu.cores import show_core, spread
 from leptonc.backends.numba_cpu.kernels.base import KERNELS, Kernel, inline_njit, make_kernel
 from leptonc.backends.numba_cpu.team_words import (
@@ -48,6 +48,8 @@ from leptonc.backends.numba_cpu.team_words import (
     IDLE,
     LAST,
     LINE,
+    MEASURED,
+    NEVER_TOOK,
     NOW,
     NUMBER,
     PHASE,
@@ -65,7 +67,7 @@ from leptonc.backends.numba_cpu.team_words import (
     WANTED,
 )
 
-SEGMENT_WORDS = 10
+SEGMENT_WORDS = 11
 CLOCK = 7  # word of a segment
 PHASE_WORDS, TASK_WORDS, STEP_WORDS, PATCH_WORDS = 3, 5, 2, 3
 _PHASE, _TASK = 8 * PHASE_WORDS, 8 * TASK_WORDS
@@ -88,7 +90,7 @@ def _patch(segment):
 def _perform(task, steps, clock):
     """Run a task; ``clock`` is where this thread notes its times, or 0 if nobody wants them."""
     step, count, share, shares = load(task), load(task + 8), load(task + 16), load(task + 24)
-    cuts = load(task + 32)
+    cuts = load(load(task + 32))
     for _ in range(count):
         if clock == 0:
             invoke(load(step), load(step + 8), share, shares, cuts)
@@ -194,25 +196,15 @@ def _take(team, tid, nt, slot, now):
     clock = load(team + CLOCK_AT)
     if clock:
         clock += 32 * load(team + COUNT) * tid
-    begin = ticks(0)
+    measured = load(team + MEASURED) != 0
+    begin = ticks(0) if measured else 0
     _perform(load(team + TABLE) + _TASK * slot, load(team + STEPS), clock)
-    if slot < nt:
-        store(team + CORES + LINE * slot + TOOK, ticks(0) - begin if slot == tid else 0)
+    if measured and load(load(team + PHASE) + 16) != 0:
+        took = team + CORES + LINE * slot + TOOK
+        store(took, load(took) + ticks(0) - begin if slot == tid else NEVER_TOOK)
     if atomic_add(team + DONE, 1) == tasks - 1:
-        _balance(team, nt)
         _begin(team, load(team + PHASE) + _PHASE, number + 1)
     return True
-
-
-@inline_njit
-def _balance(team, nt):
-    """Share the phase that has just ended better the next time."""
-    phase = load(team + PHASE)
-    cuts = load(phase + 16)
-    if cuts == 0 or not adjust(cuts, nt, team + CORES + TOOK, LINE, load(team + FEWEST)):
-        return
-    for slot in range(nt):
-        store(load(phase) + _TASK * slot + 32, cuts)
 
 
 @inline_njit
@@ -293,9 +285,18 @@ def _run_team(segment, tid, nt):
     store(team + STEPS, load(segment + 16))
     store(team + CLOCK_AT, load(segment + 56))
     store(team + COUNT, load(segment + 64))
+    words, begin = load(segment + 80), ticks(0)
+    measured = wants_ticks(words, threads, load(team + FEWEST))
+    store(team + MEASURED, 1 if measured else 0)
+    if measured:
+        for i in range(threads):
+            store(team + CORES + LINE * i + TOOK, 0)
     number = (load(team + NOW) & NUMBER) + 1
     _begin(team, phases, number)
     _serve(team, 0, threads, number + count)
+    note_call(words, threads, ticks(0) - begin)
+    if measured:
+        adjust(words, threads, team + CORES + TOOK, LINE)
     _release(team)
     return 0
 

@@ -31,7 +31,7 @@ BARRIER_SPIN_US = 200.0
 STEAL_SPIN_US = 1.0  # how long a thread may be late before others do its share
 # With more threads than cores, whoever spins keeps the awaited thread from running.
 CROWDED_SPIN_US = 1.0
-BALANCE_US = 10.0  # phases that take longer are shared by how fast the cores are
+BALANCE_US = 100.0  # programs that take longer are shared by how fast the cores are
 _EXIT_WAIT_S = 1.0
 
 # Addresses go as void pointers: ctypes converts those faster than integers.

@@ -19,16 +19,17 @@ TASKS = 48  # bits of NOW below the number of tasks
 NUMBER = (1 << TASKS) - 1
 SLOTS = 4  # the most tasks of a phase, for each thread of the team
 NEVER = 2**62  # ticks
+NEVER_TOOK = -(2**62)  # ticks of a thread whose share somebody else took, and less than none after
 
 # Byte offsets in the team block: words that different threads write lie 128 bytes apart, because
 # processors fetch cache lines in pairs. What describes the running phase lies together.
-NOW, TABLE, PHASE, LAST, STEPS, COUNT, CLOCK_AT = 0, 8, 16, 24, 32, 40, 48
+NOW, TABLE, PHASE, LAST, STEPS, COUNT, CLOCK_AT, MEASURED = 0, 8, 16, 24, 32, 40, 48, 56
 DONE, SLEEPERS = 128, 256
 # Set when the team starts, except SPIN_NOW: SPIN, or 0 while spinning would be in the way.
 STOP, SPIN, IDLE, STEAL, SPIN_NOW, FEWEST = 384, 392, 400, 408, 416, 424
 BUSY, READY = 512, 520
 # A line for each thread: the core it was last seen on, its number in the system (workers only),
-# the ticks it took for its share of the phase being run.
+# the ticks that its shares have taken since a segment began that is measured.
 # Behind them a line for each claim, then three masks of cores for each thread.
 CORES, THREAD, TOOK, LINE = 640, 8, 16, 128
 MASK = 8 * CORE_MASK_WORDS

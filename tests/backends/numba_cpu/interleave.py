@@ -68,7 +68,7 @@ def _phases(segment: int, first: int) -> Iterator[Phase]:
         phase: Phase = []
         for t in range(n):
             where = tasks + 8 * native.TASK_WORDS * t
-            step, steps, share, shares, cuts = _words(where, native.TASK_WORDS)
+            step, steps, share, shares, at_cuts = _words(where, native.TASK_WORDS)
             rows = range(step, step + 8 * native.STEP_WORDS * steps, 8 * native.STEP_WORDS)
             phase.append(
                 [
@@ -77,7 +77,7 @@ def _phases(segment: int, first: int) -> Iterator[Phase]:
                         *_words(r, native.STEP_WORDS),
                         share,
                         shares,
-                        cuts,
+                        *_words(at_cuts, 1),
                     )
                     for r in rows
                 ]

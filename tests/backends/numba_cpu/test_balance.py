@@ -22,10 +22,14 @@ FEWEST = 1000
 
 @kernel
 def adjust(args, tid, nt):
-    """Slots: cuts, threads, times, fewest, where to write whether cuts moved."""
-    cuts, threads, took, fewest = load(args), load(args + 8), load(args + 16), load(args + 24)
-    moved = 1 if balance.adjust(cuts, threads, took, LINE, fewest) else 0
-    store(load(args + 32), moved)
+    """Slots: words, threads, times, fewest, ticks of the call before, where to write what was done.
+
+    1: measured, 2: cuts moved.
+    """
+    words, threads, took, fewest = load(args), load(args + 8), load(args + 16), load(args + 24)
+    balance.note_call(words, threads, load(args + 32))
+    if balance.wants_ticks(words, threads, fewest):
+        store(load(args + 40), 2 if balance.adjust(words, threads, took, LINE) else 1)
 
 
 @kernel
@@ -53,19 +57,22 @@ def uneven(args, tid, nt, cuts):
     store(out + 8 * tid, end - begin)
 
 
-def adjusted(words: np.ndarray, took: np.ndarray, fewest: int = FEWEST) -> bool:
-    """Adjust a phase's ``words`` in place; return whether its cuts moved."""
-    times, moved = np.zeros(len(took) * LINE // 8, np.int64), np.zeros(1, np.int64)
+def adjusted(words: np.ndarray, took: np.ndarray, before: int = FEWEST) -> bool:
+    """Adjust a program's ``words`` in place; return whether its cuts moved.
+
+    ``before``: the ticks that the call before took.
+    """
+    times, done = np.zeros(len(took) * LINE // 8, np.int64), np.zeros(1, np.int64)
     times[:: LINE // 8] = took
-    slots = [words.ctypes.data, len(took), times.ctypes.data, fewest, moved.ctypes.data]
+    slots = [words.ctypes.data, len(took), times.ctypes.data, FEWEST, before, done.ctypes.data]
     adjust(np.array(slots, np.int64))
-    return bool(moved[0])
+    return bool(done[0] == 2)
 
 
-def phase(threads: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the words of a new phase, and its cuts."""
+def program(threads: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the words of a new program, and its cuts."""
     words = np.array(balance.words(threads), np.int64)
-    return words, words[: threads + 1]
+    return words, words[1 : threads + 2]
 
 
 def tiles_of(cuts: np.ndarray, n: int) -> np.ndarray:
@@ -82,7 +89,7 @@ TOOK = st.lists(st.integers(1, 2**38), min_size=1, max_size=9)
 @given(TOOK, st.integers(0, 40))
 def test_cuts_stay_in_order_and_no_share_vanishes(took, rounds):
     n = len(took)
-    words, cuts = phase(n)
+    words, cuts = program(n)
     for _ in range(rounds):
         old = cuts.copy()
         moved = adjusted(words, np.array(took))
@@ -95,7 +102,7 @@ def test_cuts_stay_in_order_and_no_share_vanishes(took, rounds):
 @given(st.lists(st.floats(0.3, 3.0), min_size=2, max_size=5), st.integers(10**5, 10**9))
 def test_shares_become_as_large_as_cores_are_fast(speeds, whole):
     pace = np.array(speeds) / sum(speeds)
-    words, cuts = phase(len(speeds))
+    words, cuts = program(len(speeds))
     for _ in range(400):
         adjusted(words, (whole * np.diff(cuts) / ONE / pace).astype(np.int64))
     took = np.diff(cuts) / ONE / pace
@@ -105,25 +112,28 @@ def test_shares_become_as_large_as_cores_are_fast(speeds, whole):
 
 
 def test_one_move_is_half_way_to_where_all_would_end_together():
-    words, cuts = phase(4)
+    words, cuts = program(4)
     assert adjusted(words, np.array([10**6, 10**6, 10**6, 1_250_000]))
     # 1, 1, 1 and 0.8 of the work in the same time: 5/19, 10/19, 15/19; half-way to there.
     want = [ONE * (t / 4 + 5 * t / 19) / 2 for t in range(4)]
     np.testing.assert_allclose(cuts[:4], want, atol=20)
-    words, cuts = phase(128)
+    words, cuts = program(128)
     assert adjusted(words, np.array([3 * 10**9] * 64 + [3_450_000_000] * 64))
     assert cuts[64] > ONE // 2
 
 
 @pytest.mark.parametrize(
-    "took", [(4000, 4200), (500, 900), (0, 5000), (5000, 0), (2**39, 2**38)],
+    ("took", "before"),
+    [((4000, 4200), FEWEST), ((500, 900), FEWEST - 1), ((-(2**62), 5000), FEWEST),
+     ((5000, -(2**62) + 9), FEWEST), ((2**39, 2**38), FEWEST)],
     ids=["even", "short", "not its own", "not its own either", "asleep"],
 )  # fmt: skip
-def test_what_tells_nothing_moves_nothing(took):
-    words, cuts = phase(2)
-    assert not adjusted(words, np.array(took))
-    assert words.tolist() == balance.words(2)
+def test_what_tells_nothing_moves_nothing(took, before):
+    words, cuts = program(2)
+    assert not adjusted(words, np.array(took), before)
+    assert words[:-1].tolist() == balance.words(2)[:-1]
     assert adjusted(words, np.array([4000, 5000]))
+    assert words[0] == cuts.ctypes.data
     assert cuts[1] != ONE // 2
 
 
@@ -131,7 +141,7 @@ def test_what_tells_nothing_moves_nothing(took):
 @pytest.mark.parametrize("slow", [1.0, 0.8, 0.5])
 def test_whole_tiles_are_never_shared_much_worse_than_evenly(nt, n, slow):
     pace = np.array([slow] + [1.0] * (nt - 1))
-    words, cuts = phase(nt)
+    words, cuts = program(nt)
     even = (tiles_of(cuts, n) / pace).max()
     slowest = []
     for _ in range(600):
@@ -149,6 +159,7 @@ def test_whole_tiles_are_never_shared_much_worse_than_evenly(nt, n, slow):
 )  # fmt: skip
 @example(n=10, sizes=[1, 50, 50, 1], even=False)
 @example(n=3, sizes=[1, 1, 50], even=False)
+@example(n=3, sizes=[1, 1, 1, 1], even=False)
 def test_shares_cover_everything_once(n, sizes, even):
     nt = len(sizes)
     cuts = np.array([0, *(ONE * np.cumsum(sizes) // sum(sizes))], np.int64)
@@ -163,7 +174,9 @@ def test_shares_cover_everything_once(n, sizes, even):
         inner = nt // outer
         if even or n < nt:
             assert out[:, 0].tolist() == [n * t // nt for t in range(nt)]
+        if even:
             assert out[:, 2].tolist() == [n * (t % inner) // inner for t in range(nt)]
+        if even or n < nt:
             continue
         assert np.abs(out[1:, 0] - n * cuts[1:-1] / ONE).max(initial=0) <= nt
         for group in range(0, nt, inner):
