@@ -191,11 +191,13 @@ def test_a_slow_thread_gets_less_to_do():
         pytest.skip("this machine counts no ticks")
     out = np.zeros(2, np.int64)
     p = Program(threads=2, inputs=0, outputs=1)
-    p.step(uneven, p.output(0), max(1, int(0.05 * pauses_per_us())))
+    p.step(uneven, p.output(0), max(1, int(0.2 * pauses_per_us())))
     shares = []
-    for _ in range(60):
+    for _ in range(500):  # many more than it takes where nobody else wants the cores
         p.run(out.ctypes.data)
         assert out.sum() == 1000
-        shares.append(out[1])
+        shares.append(int(out[1]))
+        if shares[-1] < 400:
+            break
     assert shares[0] == 500
-    assert min(shares) < 400  # a quarter of it, where nobody else wants the cores
+    assert shares[-1] < 400  # it would take a quarter
