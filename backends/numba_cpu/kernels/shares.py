@@ -35,7 +35,7 @@ def boundary(n, i, parts, first, each, cuts):
     """
     if cuts == 0 or n < parts:
         return n * i // parts
+    # One thing each, and of all others as the cuts say.
     low, high = ldi64(cuts, first), ldi64(cuts, first + parts * each)
     whole = high - low
-    at = (n * (ldi64(cuts, first + i * each) - low) + whole // 2) // whole
-    return max(i, min(at, n - parts + i))
+    return i + ((n - parts) * (ldi64(cuts, first + i * each) - low) + whole // 2) // whole

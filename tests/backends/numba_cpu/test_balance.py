@@ -159,6 +159,7 @@ def test_whole_tiles_are_never_shared_much_worse_than_evenly(nt, n, slow):
 )  # fmt: skip
 @example(n=10, sizes=[1, 50, 50, 1], even=False)
 @example(n=3, sizes=[1, 1, 50], even=False)
+@example(n=4, sizes=[2, 1, 2], even=False)
 @example(n=3, sizes=[1, 1, 1, 1], even=False)
 def test_shares_cover_everything_once(n, sizes, even):
     nt = len(sizes)
