@@ -35,6 +35,8 @@ class Settings:
         tiles: whether kernels use tile registers where there are some (``LEPTONC_TILES=0``: not).
         spin_us: how long an idle worker spins before it blocks, in microseconds
             (``LEPTONC_SPIN_US``).
+        balance: whether threads get shares as large as their cores are fast
+            (``LEPTONC_BALANCE=1``).
         cache_enabled: whether caches on disk are used at all (``LEPTONC_CACHE=0`` turns them off).
         helpers: most processes that compile kernels for this one (``LEPTONC_HELPERS``; 0: none).
         tune: whether a compile times alternatives (``LEPTONC_TUNE=0`` trusts the cost model).
@@ -47,6 +49,7 @@ class Settings:
     lanes: int | None = None
     tiles: bool = True
     spin_us: int = 75
+    balance: bool = False
     cache_enabled: bool = True
     helpers: int = 4
     tune: bool = True
@@ -70,6 +73,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         lanes=lanes,
         tiles=env.get("LEPTONC_TILES", "1").strip().lower() not in NO,
         spin_us=_int(env, "LEPTONC_SPIN_US", low=0, default=75),
+        balance=env.get("LEPTONC_BALANCE", "0").strip().lower() not in NO,
         cache_enabled=env.get("LEPTONC_CACHE", "1").strip().lower() not in NO,
         helpers=_int(env, "LEPTONC_HELPERS", low=0, default=4),
         tune=env.get("LEPTONC_TUNE", "1").strip().lower() not in NO,

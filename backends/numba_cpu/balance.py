@@ -1,4 +1,4 @@
-"""numba_cpu > balance: shares of threads as large as their cores are fast.
+"""numba_cpu > balance: shares of threads as large as their cores are fast, if that is asked for.
 
 Cores are not equally fast: those of a phone or a laptop by design, those of a virtual machine when
 somebody else computes on the other half of a core. So a program learns its shares: after each call
@@ -6,13 +6,14 @@ the ticks that the threads took for theirs are compared, and the cuts between th
 the way to where all would have taken as long. All phases have the same cuts: a thread reads what it
 wrote, which lies in the caches of its core.
 
-Shares are of whole tiles, and of few tiles none may be better than equal ones. So the shares with
-which a program took least are kept, and come back when some moves have not made it faster; then it
-rests, twice as long each time.
+Shares are of whole tiles, and threads that took as long in all may have waited for each other in
+every phase. So what counts is the time of a call, the least of some: the shares with which it was
+least are kept, and come back when some moves have not made it less; then the program rests, twice
+as long each time.
 
 The words of a program (of a segment of it) for ``nt`` threads: the address of the cuts, 0 while
 shares are equal; the cuts, where each one's share begins, in ``ONE`` parts of the work, then
-``ONE`` (see :mod:`shares`); the cuts of the best try, as many; and ``TRIES`` to ``LAST``. They
+``ONE`` (see :mod:`shares`); the cuts of the best try, as many; and ``TRIES`` to ``COUNT``. They
 change only between two calls. Programs of few ticks, and such that rest, are not measured.
 """
 
@@ -23,23 +24,25 @@ from leptonc.backends.numba_cpu.kernels.base import inline_njit
 from leptonc.backends.numba_cpu.kernels.shares import ONE
 
 # A thread may take this much longer than another before the cuts move, as a fraction.
-SLACK = 8
+SLACK = 4
 # How far a cut moves at most, as a fraction of an equal share: one late thread is no slow core.
 STEP = 8
 LEAST = 8  # no share gets smaller than this fraction of an equal one
-GAIN = 32  # a try is better that took less time by this fraction
+GAIN = 32  # a try is better whose calls took less time by this fraction
 MOST_TRIES = 5  # moves in a row without gain
+CALLS = 3  # of a try
 REST, LONGEST_REST = 32, 1024  # calls after them without a move
 # Behind both sets of cuts: moves since the last gain, calls left to rest, how long the next rest
-# is, the ticks of the best try, and those of the last call.
-TRIES, RESTING, PAUSE, BEST, LAST = 0, 8, 16, 24, 32
+# is, the ticks of a call of the best try, of the last call, the least of the try that goes on, and
+# how many calls it has had.
+TRIES, RESTING, PAUSE, BEST, LAST, FASTEST, COUNT = 0, 8, 16, 24, 32, 40, 48
 _MOST_TICKS = 1 << 38  # longer ones say nothing: the computer slept
 
 
 def words(threads: int) -> list[int]:
     """Return the words of a program in which all of ``threads`` have equal shares."""
     even = [-(-ONE * t // threads) for t in range(threads + 1)]
-    return [0, *even, *even, 0, 0, REST, 0, 0]
+    return [0, *even, *even, 0, 0, REST, 0, 0, 0, 0]
 
 
 @inline_njit
@@ -72,18 +75,20 @@ def adjust(words, nt, took, line):
     for tid in range(1, nt):
         ticks = load(took + line * tid)
         least, most = min(least, ticks), max(most, ticks)
-    if least <= 0 or most > _MOST_TICKS:
+    if least <= 0 or most > _MOST_TICKS or not _tried(state):
         return False
-    if most - least <= least // SLACK:
-        store(state + TRIES, 0)
-        store(state + PAUSE, REST)
-        return False
-    tries, best = load(state + TRIES), load(state + BEST)
-    if tries == 0 or most < best - best // GAIN:
+    even = most - least <= least // SLACK
+    tries, best, now = load(state + TRIES), load(state + BEST), load(state + FASTEST)
+    gained = tries > 0 and now < best - best // GAIN
+    if gained or tries == 0:
+        if even:
+            store(state + TRIES, 0)
+            store(state + PAUSE, REST if gained else load(state + PAUSE))
+            return False
         _copy(cuts, cuts + 8 * (nt + 1), nt)
-        store(state + BEST, most)
+        store(state + BEST, now)
         tries = 0
-    if tries >= MOST_TRIES:
+    elif even or tries >= MOST_TRIES:
         _copy(cuts + 8 * (nt + 1), cuts, nt)
         pause = load(state + PAUSE)
         store(state + RESTING, pause)
@@ -94,6 +99,15 @@ def adjust(words, nt, took, line):
     store(words, cuts)
     _move(cuts, nt, took, line)
     return True
+
+
+@inline_njit
+def _tried(state):
+    """Count a call of the try that goes on; return whether it was the last, ``FASTEST`` noted."""
+    count, ticks = load(state + COUNT), load(state + LAST)
+    store(state + FASTEST, ticks if count == 0 else min(ticks, load(state + FASTEST)))
+    store(state + COUNT, (count + 1) % CALLS)
+    return count + 1 == CALLS
 
 
 @inline_njit

@@ -142,7 +142,8 @@ class Team:
         crowded = self.nt > usable_cores()
         rate = pauses_per_us()
         barrier = CROWDED_SPIN_US if crowded else BARRIER_SPIN_US
-        idle = CROWDED_SPIN_US if crowded else read_settings().spin_us
+        settings = read_settings()
+        idle = CROWDED_SPIN_US if crowded else settings.spin_us
         words = self._words
         words[:] = 0
         words[team_words.NOW // 8] = 1
@@ -150,7 +151,8 @@ class Team:
         words[team_words.SPIN // 8] = int(barrier * rate)
         words[team_words.STEAL // 8] = int(STEAL_SPIN_US * rate)
         words[team_words.IDLE // 8] = int(idle * rate)
-        fewest = 0 if crowded else int(BALANCE_US * ticks_per_us())
+        balanced = settings.balance and not crowded
+        fewest = int(BALANCE_US * ticks_per_us()) if balanced else 0
         words[team_words.FEWEST // 8] = fewest or team_words.NEVER
 
     def _hire(self, tid: int) -> None:

@@ -12,7 +12,7 @@ from leptonc.backends.numba_cpu.atomics import load, pause, store
 from leptonc.backends.numba_cpu.executor import Program
 from leptonc.backends.numba_cpu.kernels.base import kernel
 from leptonc.backends.numba_cpu.kernels.shares import ONE, boundary, part, share
-from leptonc.backends.numba_cpu.pool import pauses_per_us, ticks_per_us, usable_cores
+from leptonc.backends.numba_cpu.pool import TEAMS, Team, pauses_per_us, ticks_per_us, usable_cores
 
 pytestmark = pytest.mark.numba
 
@@ -24,11 +24,12 @@ FEWEST = 1000
 def adjust(args, tid, nt):
     """Slots: words, threads, times, fewest, ticks of the call before, where to write what was done.
 
-    1: measured, 2: cuts moved.
+    1: measured, 2: cuts moved. Behind them: the ticks of this call.
     """
     words, threads, took, fewest = load(args), load(args + 8), load(args + 16), load(args + 24)
     balance.note_call(words, threads, load(args + 32))
     if balance.wants_ticks(words, threads, fewest):
+        balance.note_call(words, threads, load(args + 48))
         store(load(args + 40), 2 if balance.adjust(words, threads, took, LINE) else 1)
 
 
@@ -57,15 +58,30 @@ def uneven(args, tid, nt, cuts):
     store(out + 8 * tid, end - begin)
 
 
-def adjusted(words: np.ndarray, took: np.ndarray, before: int = FEWEST) -> bool:
-    """Adjust a program's ``words`` in place; return whether its cuts moved.
+def adjusted(
+    words: np.ndarray, took: np.ndarray, before: int = FEWEST, call: int | None = None
+) -> bool:
+    """Adjust a program's ``words`` in place after a try; return whether its cuts moved.
 
-    ``before``: the ticks that the call before took.
+    ``before``: the ticks that the call before took; ``call``: those of each call, if not as many as
+    its slowest thread.
     """
     times, done = np.zeros(len(took) * LINE // 8, np.int64), np.zeros(1, np.int64)
     times[:: LINE // 8] = took
-    slots = [words.ctypes.data, len(took), times.ctypes.data, FEWEST, before, done.ctypes.data]
-    adjust(np.array(slots, np.int64))
+    call = int(max(took)) if call is None else call
+    slots = [
+        words.ctypes.data,
+        len(took),
+        times.ctypes.data,
+        FEWEST,
+        before,
+        done.ctypes.data,
+        call,
+    ]
+    for _ in range(balance.CALLS):
+        adjust(np.array(slots, np.int64))
+        if done[0] != 1:
+            break
     return bool(done[0] == 2)
 
 
@@ -103,7 +119,7 @@ def test_cuts_stay_in_order_and_no_share_vanishes(took, rounds):
 def test_shares_become_as_large_as_cores_are_fast(speeds, whole):
     pace = np.array(speeds) / sum(speeds)
     words, cuts = program(len(speeds))
-    for _ in range(400):
+    for _ in range(900):
         adjusted(words, (whole * np.diff(cuts) / ONE / pace).astype(np.int64))
     took = np.diff(cuts) / ONE / pace
     least = np.diff(cuts) <= ONE // (balance.LEAST * len(speeds)) + 1  # can get no smaller
@@ -113,12 +129,12 @@ def test_shares_become_as_large_as_cores_are_fast(speeds, whole):
 
 def test_one_move_is_half_way_to_where_all_would_end_together():
     words, cuts = program(4)
-    assert adjusted(words, np.array([10**6, 10**6, 10**6, 1_250_000]))
-    # 1, 1, 1 and 0.8 of the work in the same time: 5/19, 10/19, 15/19; half-way to there.
-    want = [ONE * (t / 4 + 5 * t / 19) / 2 for t in range(4)]
+    assert adjusted(words, np.array([10**6, 10**6, 10**6, 1_300_000]))
+    # 1, 1, 1 and 10/13 of the work in the same time; half-way to there.
+    want = [ONE * (t / 4 + 13 * t / 49) / 2 for t in range(4)]
     np.testing.assert_allclose(cuts[:4], want, atol=20)
     words, cuts = program(128)
-    assert adjusted(words, np.array([3 * 10**9] * 64 + [3_450_000_000] * 64))
+    assert adjusted(words, np.array([3 * 10**9] * 64 + [3_900_000_000] * 64))
     assert cuts[64] > ONE // 2
 
 
@@ -131,10 +147,20 @@ def test_one_move_is_half_way_to_where_all_would_end_together():
 def test_what_tells_nothing_moves_nothing(took, before):
     words, cuts = program(2)
     assert not adjusted(words, np.array(took), before)
-    assert words[:-1].tolist() == balance.words(2)[:-1]
-    assert adjusted(words, np.array([4000, 5000]))
+    assert words[:9].tolist() == balance.words(2)[:9]
+    words[1 + 2 * 3 :] = balance.words(2)[1 + 2 * 3 :]
+    assert adjusted(words, np.array([4000, 5100]))
     assert words[0] == cuts.ctypes.data
     assert cuts[1] != ONE // 2
+
+
+def test_shares_that_make_calls_longer_come_back():
+    words, cuts = program(2)
+    assert adjusted(words, np.array([4000, 8000]), call=9000)
+    assert adjusted(words, np.array([5000, 5000]), call=9500)  # even, and yet no gain
+    assert cuts.tolist() == balance.words(2)[1:4]
+    moved = [adjusted(words, np.array([4000, 8000]), call=9000) for _ in range(40)]
+    assert moved.index(True) == balance.REST
 
 
 @pytest.mark.parametrize(("nt", "n"), [(4, 6), (4, 7), (8, 14), (8, 15), (2, 3), (2, 7), (3, 4)])
@@ -186,19 +212,36 @@ def test_shares_cover_everything_once(n, sizes, even):
             assert np.abs(out[group : group + inner, 2] - want).max() <= inner
 
 
+@pytest.fixture
+def team(monkeypatch):
+    """A function that gives a new team of two, balanced or not, to programs made after."""
+
+    def start(balanced: bool) -> None:
+        monkeypatch.setenv("LEPTONC_BALANCE", str(int(balanced)))
+        made.append(Team(2))
+        monkeypatch.setitem(TEAMS._teams, 2, made[-1])
+
+    made: list[Team] = []
+    yield start
+    for one in made:
+        one.close()
+
+
 @pytest.mark.skipif(usable_cores() < 2, reason="one core has one speed")
-def test_a_slow_thread_gets_less_to_do():
+@pytest.mark.parametrize("balanced", [True, False])
+def test_a_slow_thread_gets_less_to_do_if_asked_for(team, balanced):
     if ticks_per_us() == 0:
         pytest.skip("this machine counts no ticks")
+    team(balanced)
     out = np.zeros(2, np.int64)
     p = Program(threads=2, inputs=0, outputs=1)
     p.step(uneven, p.output(0), max(1, int(0.2 * pauses_per_us())))
     shares = []
-    for _ in range(500):  # many more than it takes where nobody else wants the cores
+    for _ in range(500 if balanced else 60):  # more than it takes if nobody else wants the cores
         p.run(out.ctypes.data)
         assert out.sum() == 1000
         shares.append(int(out[1]))
         if shares[-1] < 400:
             break
     assert shares[0] == 500
-    assert shares[-1] < 400  # it would take a quarter
+    assert (shares[-1] < 400) == balanced  # it would take a quarter
