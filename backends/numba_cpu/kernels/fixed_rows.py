@@ -28,7 +28,7 @@ from numba.extending import intrinsic
 from leptonc.backends.numba_cpu.kernels.activation import vact
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.igemm_record import Res
-from leptonc.backends.numba_cpu.kernels.ir_loops import Loop
+from leptonc.backends.numba_cpu.kernels.ir_loops import Loop, when
 from leptonc.backends.numba_cpu.kernels.pack import Fetch, aligned_empty, at_hand, copy_by_pieces
 from leptonc.backends.numba_cpu.kernels.part import part
 from leptonc.backends.numba_cpu.kernels.shares import share
@@ -179,20 +179,12 @@ def _panel(rows: int, b: ir.IRBuilder, *args: ir.Value) -> None:
 
 def _if_left(b: ir.IRBuilder, rows, state, depth, count: int):
     """Write :func:`_steps`, passed by if fewer than ``count`` rows of the panel are left."""
-    before, some, end = b.block, b.append_basic_block("some"), b.append_basic_block("no_more")
-    left = b.sub(depth, state[0])
-    b.cbranch(b.icmp_signed(">=", left, i64(count)), some, end)
-    b.position_at_end(some)
-    k, cell, *sums = state
-    new = _steps(b, rows, k, cell, sums, depth, count)
-    after = b.block
-    b.branch(end)
-    b.position_at_end(end)
-    phis = [b.phi(v.type) for v in state]
-    for phi, old, later in zip(phis, state, new, strict=True):
-        phi.add_incoming(old, before)
-        phi.add_incoming(later, after)
-    return phis
+
+    def steps(values: list[ir.Value]) -> list[ir.Value]:
+        k, cell, *sums = values
+        return _steps(b, rows, k, cell, sums, depth, count)
+
+    return when(b, b.icmp_signed(">=", b.sub(depth, state[0]), i64(count)), state, steps)
 
 
 @part("fixed_panel", [I64] * 9)
