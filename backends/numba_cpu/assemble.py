@@ -13,7 +13,7 @@ from leptonc.backends.numba_cpu import native
 from leptonc.backends.numba_cpu.context import ARENA, CONST, IO, Slot, Step, TorchStep
 from leptonc.backends.numba_cpu.executor import Program
 from leptonc.backends.numba_cpu.kernels.base import Native
-from leptonc.backends.numba_cpu.schedule import Schedule, Scratch
+from leptonc.backends.numba_cpu.schedule import Schedule
 from leptonc.backends.numba_cpu.schedule import TorchStep as PlannedTorchStep
 from leptonc.backends.numba_cpu.views import Buffer, Ref
 
@@ -40,14 +40,11 @@ class _Placer:
     def __init__(self, schedule: Schedule, program: Program) -> None:
         self.offsets: Mapping[Buffer, int] = schedule.offsets
         self.first_output, self.status = program.inputs, program.inputs + len(schedule.outputs)
-        self.scratch, self.stride = program.scratch(schedule.scratch_bytes)
 
     def slot(self, s: Any) -> int | float | Slot:
         """Return one word of a record."""
         if isinstance(s, Ref):
             return self.ref(s)
-        if isinstance(s, Scratch):
-            return self.stride if s.stride else self.scratch._replace(offset=s.byte_offset)
         if isinstance(s, Native):
             return s.address
         return s if isinstance(s, float) else int(s)

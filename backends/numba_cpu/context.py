@@ -20,15 +20,14 @@ from leptonc.backends.numba_cpu.kernels.base import Kernel, slot_bits
 from leptonc.backends.numba_cpu.pool import ALIGN, TEAMS, aligned_zeros, native_call
 from leptonc.errors import TargetError
 
-ARENA, CONST, IO, SCRATCH = "arena", "const", "io", "scratch"
-SCRATCH_ALIGN = 128
+ARENA, CONST, IO = "arena", "const", "io"
 
 
 class Slot(NamedTuple):
     """An address that is known when the program is instantiated (or called, for ``io``).
 
     Attributes:
-        space: ``"arena"``, ``"const"``, ``"io"`` or ``"scratch"``.
+        space: ``"arena"``, ``"const"`` or ``"io"``.
         key: constant's name for ``"const"``, index of the call's address for ``"io"``, else 0.
         offset: bytes behind the start of that.
     """
@@ -63,7 +62,6 @@ class Plan:
     Attributes:
         threads: how many threads share the work.
         arena_bytes: size of the arena.
-        scratch_stride: bytes of scratch memory for each thread.
         addresses: number of input and output addresses of a call.
         constants: arrays by name.
         steps: kernel calls and Python calls, in order.
@@ -71,14 +69,13 @@ class Plan:
 
     threads: int
     arena_bytes: int
-    scratch_stride: int
     addresses: int
     constants: Mapping[str | int, np.ndarray]
     steps: tuple[Step | TorchStep, ...]
 
 
 class Context:
-    """Memory for one call at a time: arena, scratch, records, step tables.
+    """Memory for one call at a time: arena, records, step tables.
 
     Args:
         plan: the program.
@@ -100,8 +97,6 @@ class Context:
         self._pack = struct.Struct(f"={plan.addresses}q").pack_into
         self._io_bytes = self._io.data.cast("B")
         self._arena = aligned_zeros(plan.arena_bytes)
-        self._scratch = aligned_zeros(plan.scratch_stride * plan.threads, SCRATCH_ALIGN)
-        self._starts = {ARENA: self._arena.ctypes.data, SCRATCH: self._scratch.ctypes.data}
         self._team = TEAMS.get(plan.threads) if plan.threads > 1 else None
         alone = native_call(native.RUN_ALONE.address)
         self._native = self._team.run if self._team is not None else alone
@@ -233,7 +228,7 @@ class Context:
         """Return the address of a slot that does not depend on the call."""
         if slot.space == CONST:
             return self._plan.constants[slot.key].ctypes.data + slot.offset
-        return self._starts[slot.space] + slot.offset
+        return self._arena.ctypes.data + slot.offset
 
     def _now(self, slots: tuple[Slot, ...]) -> tuple[int, ...]:
         """Return the addresses of ``slots`` in the current call."""

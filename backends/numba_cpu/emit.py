@@ -6,19 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from leptonc.backends.numba_cpu.kernels.base import Native
-from leptonc.backends.numba_cpu.schedule import Schedule, Scratch, Slot, Step, TorchStep, UnitInfo
+from leptonc.backends.numba_cpu.schedule import Schedule, Slot, Step, TorchStep, UnitInfo
 from leptonc.backends.numba_cpu.views import Ref, View
 
 _HEAD = '''"""Schedule of {name}: {steps} steps in {units} units, {threads} thread(s).
 
-Arena {arena} bytes (largest live set {bound}, all activations {total}), scratch {scratch} bytes a
-thread, constants {consts} bytes. ``p`` collects the program, ``k`` holds the kernels by name.
+Arena {arena} bytes (largest live set {bound}, all of them {total}), constants {consts} bytes. ``p``
+collects the program, ``k`` holds the kernels by name.
 """
 
 
 def build(p, k, torch_step):
     a, c, i, o = p.arena, p.const, p.input, p.output
-    s, _ = p.scratch({scratch})
 '''
 
 
@@ -46,7 +45,6 @@ def _lines(schedule: Schedule, parked: list[TorchStep]) -> Iterator[str]:
         arena=schedule.arena_bytes,
         bound=schedule.lower_bound,
         total=schedule.sum_bytes,
-        scratch=schedule.scratch_bytes,
         consts=sum(c.nbytes for c in schedule.consts),
     ).rstrip("\n")
     last = -1
@@ -83,14 +81,11 @@ def _torch_line(schedule: Schedule, step: TorchStep, index: int) -> str:
 def _slot(schedule: Schedule, slot: Slot) -> str:
     if isinstance(slot, Ref):
         return _ref(schedule, slot)
-    if isinstance(slot, Scratch):
-        if slot.stride:
-            return "_"
-        return f"s._replace(offset={slot.byte_offset})" if slot.byte_offset else "s"
     if isinstance(slot, Native):
         return f'k["{slot.name}"].address'
     if isinstance(slot, float):
         return f'float("{slot!r}")' if slot != slot or abs(slot) == float("inf") else repr(slot)
+    assert isinstance(slot, int)  # scratch has its place by now
     return repr(int(slot))
 
 

@@ -3,8 +3,7 @@
 An emitted module describes the program, the caller runs it::
 
     def build(p):
-        base, stride = p.scratch(4096)
-        p.step(GEMM, p.input(0), p.const("w0"), p.arena(0), 128, base, stride)
+        p.step(GEMM, p.input(0), p.const("w0"), p.arena(0), 128, p.arena(16384), 4096)
         p.torch_step(softmax, inputs=[p.arena(0)], outputs=[p.arena(8192)])
         p.step(ADD, p.arena(8192), p.output(0), 128, 0.5)
 
@@ -13,8 +12,8 @@ An emitted module describes the program, the caller runs it::
     p.run(x.data_ptr(), y.data_ptr())
 
 Slots of a step become the kernel's record, one 64-bit word each: an int, a float (its float64
-bits), or an address. Scratch is two slots, base and stride in bytes: thread ``tid`` may use what
-was asked for from ``base + tid * stride``, within one step.
+bits), or an address. Scratch is two slots, an address in the arena and a stride in bytes: thread
+``tid`` has as much to itself from ``address + tid * stride``, within the step.
 """
 
 from __future__ import annotations
@@ -31,8 +30,6 @@ from leptonc.backends.numba_cpu.context import (
     ARENA,
     CONST,
     IO,
-    SCRATCH,
-    SCRATCH_ALIGN,
     Context,
     Plan,
     Slot,
@@ -78,7 +75,6 @@ class Program:
         self.arena_bytes = arena_bytes
         self.inputs = inputs
         self.outputs = outputs
-        self.scratch_stride = 0
         self.steps: list[Step | TorchStep] = []
         named = constants if isinstance(constants, Mapping) else dict(enumerate(constants))
         self._constants = {name: aligned(array) for name, array in named.items()}
@@ -115,17 +111,6 @@ class Program:
         if not 0 <= index < self.outputs:
             raise TargetError(f"output {index}: the program has {self.outputs} outputs")
         return Slot(IO, self.inputs + index, byte_offset)
-
-    def scratch(self, bytes_per_thread: int) -> tuple[Slot, int]:
-        """Return address and stride in bytes of memory that each thread has to itself.
-
-        Thread ``tid``'s lies ``tid`` strides behind the address. Every call of this hands out the
-        same memory: it does not survive a step, and a step that needs several areas asks for
-        their sum and offsets the slot.
-        """
-        stride = -(-bytes_per_thread // SCRATCH_ALIGN) * SCRATCH_ALIGN
-        self.scratch_stride = max(self.scratch_stride, stride)
-        return Slot(SCRATCH, 0, 0), stride
 
     def step(
         self,
@@ -188,7 +173,6 @@ class Program:
         plan = Plan(
             threads=self.threads,
             arena_bytes=self.arena_bytes,
-            scratch_stride=self.scratch_stride,
             addresses=self.inputs + self.outputs,
             constants=self._constants,
             steps=tuple(self.steps),

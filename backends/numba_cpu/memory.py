@@ -4,13 +4,16 @@ Greedy by size with best fit (Pisarchyk & Lee, "Efficient Memory Management for 
 Inference", 2020, section 5): large buffers first, each into the tightest gap between those placed
 buffers that live at the same time. No one order suits every net, hence other orders follow until
 one needs no more than the largest live set: those of the fullest steps first (their section 4,
-greedy by breadth), large or early ones of these in front, and those of most bytes times steps.
+greedy by breadth), large or early ones of these in front, and those of most bytes times steps. Of
+each order a few variants: the buffer that ends last had its turn too late, and comes first then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+VARIANTS = 8  # of each order
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +62,17 @@ def plan(lifetimes: Sequence[Lifetime], align: int = 64) -> Plan:
         lambda i: (-sizes[i] * (lifetimes[i].last - lifetimes[i].first + 1),),
         lambda i: (lifetimes[i].first - lifetimes[i].last,),
     )
-    best: Plan | None = None
+    best = _placed(lifetimes, sizes, by_size)
     for key in keys:
-        found = _placed(lifetimes, sizes, sorted(by_size, key=key))
-        if best is None or found.total < best.total:
-            best = found
-        if best.total <= best.lower_bound:
-            break
-    assert best is not None  # the first key has no condition
+        order = sorted(by_size, key=key)
+        for _ in range(VARIANTS):
+            if best.total <= best.lower_bound:
+                return best
+            found = _placed(lifetimes, sizes, order)
+            best = min(best, found, key=lambda p: p.total)
+            last = max(order, key=lambda i: found.offsets[i] + sizes[i])
+            order.remove(last)
+            order.insert(0, last)
     return best
 
 

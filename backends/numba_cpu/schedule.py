@@ -18,9 +18,12 @@ class Scratch:
     """A per-thread scratch area in a record: base address, with the next slot its stride in bytes.
 
     ``stride`` False asks for the address of thread 0's area, True for the bytes between threads.
+    ``nbytes``: how many each thread uses from there on. :func:`scheduler.schedule` puts the areas
+    of a step into the arena; the slots of a schedule are addresses and numbers.
     """
 
     byte_offset: int
+    nbytes: int
     stride: bool = False
 
 
@@ -100,9 +103,9 @@ class UnitInfo:
 class Schedule:
     """A whole net for one set of sizes.
 
-    ``offsets`` places every arena buffer (bytes); ``arena_bytes`` is their extent,
-    ``lower_bound`` the largest live set and ``sum_bytes`` all of them together; ``scratch_bytes``
-    is per thread.
+    ``offsets`` places every arena buffer (bytes), scratch of all threads among them;
+    ``arena_bytes`` is their extent, ``lower_bound`` the largest live set and ``sum_bytes`` all of
+    them together.
     """
 
     name: str
@@ -115,7 +118,6 @@ class Schedule:
     arena_bytes: int
     lower_bound: int
     sum_bytes: int
-    scratch_bytes: int
     threads: int
     errors: tuple[str, ...] = ()
 

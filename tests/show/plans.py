@@ -49,7 +49,7 @@ def schedule(fn: Function) -> Schedule:
     )
     return Schedule(
         "net", steps, infos, (), (), (np.zeros(3, np.float32),), {between: 0, extra: 64},
-        128, 96, 96, 256, 1,
+        128, 96, 96, 1,
     )  # fmt: skip
 
 

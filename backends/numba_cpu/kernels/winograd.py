@@ -40,8 +40,8 @@ from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, ldi64, sti64
 from leptonc.backends.numba_cpu.kernels.winograd_finish import FINISH
 from leptonc.backends.numba_cpu.kernels.winograd_late import multiply_few, multiply_lines
 from leptonc.backends.numba_cpu.kernels.winograd_late_tile import FEW
+from leptonc.backends.numba_cpu.kernels.winograd_plan import rows_of_groups
 from leptonc.backends.numba_cpu.kernels.winograd_product import (
-    HEIGHTS,
     MULTIPLY,
     PAIR_ROWS,
     UNROLL,
@@ -106,20 +106,6 @@ def split_tiles(nt, tiles, panels, by_line):
         if best < 0 or cost < best:
             best, best_tiles, best_panels = cost, by_tiles, by_panels
     return best_tiles, best_panels
-
-
-@inline_njit
-def _rows_of_groups(count):
-    """Return how many of ``count`` tiles to put into a group, so that the products take least."""
-    best, best_rows = -1, ROWS
-    for rows in HEIGHTS:
-        rest = count % rows
-        cost = count // rows * rows + (0 if rest == 0 else max(rest + rest % 2, HEIGHTS[-1]))
-        # A group also reads the weights once more from the second-level cache.
-        cost = 4 * cost + (count + rows - 1) // rows
-        if best < 0 or cost < best:
-            best, best_rows = cost, rows
-    return best_rows
 
 
 @inline_njit
@@ -231,7 +217,7 @@ def _run_block(args, base, t0, count, panel0, panel1):
     vectors, panel_block = (arg(args, CHANNELS) + LANES - 1) // LANES, arg(args, PANEL_BLOCK)
     stride, planes = arg(args, STRIDE), arg(args, N_Y) * arg(args, N_X)
     few, by_line = arg(args, LATE) != 0, arg(args, LINE) != 0
-    rows = _rows_of_groups(count)
+    rows = rows_of_groups(count)
     groups = (count + rows - 1) // rows
     v_plane = (stride * stride * vectors * ROWS + 1) * _BYTES
     v_group, column = planes * v_plane, planes * ROWS * _BYTES

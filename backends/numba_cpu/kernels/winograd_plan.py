@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
+from leptonc.backends.numba_cpu.kernels.base import inline_njit
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.pack import Fetch, aligned_empty, at_hand, copy_by_pieces
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_late import Late, line_bytes
 from leptonc.backends.numba_cpu.kernels.winograd_late_tile import FEW
 from leptonc.backends.numba_cpu.kernels.winograd_points import Form, matrices
+from leptonc.backends.numba_cpu.kernels.winograd_product import HEIGHTS
 
 _BLOCK = 1 << 16  # float64 elements of transformed weights that are made at once
 
@@ -53,8 +57,7 @@ def blocking(
     # V of a group of ROWS.
     v = form.planes * (form.stride**2 * _vectors(channels) * ROWS + 1) * vector
     groups, panel_block = _groups(channels, tiles, ROWS), min(panels, 2)
-    # Where tiles do not fill groups, they are spread over more of them.
-    memory = 2 * groups * (v + panel_block * _product(form))
+    memory = _most_groups(groups * ROWS) * (v + panel_block * _product(form))
     tables = 2 * 8 * groups * ROWS
     if late is not None and late.turns > 0:
         memory = form.planes * _vectors(channels) * FEW * vector + panel_block * _product(form)
@@ -66,6 +69,27 @@ def blocking(
 def _groups(channels: int, tiles: int, rows: int) -> int:
     """Return the groups of tiles of a block."""
     return min(2 if channels <= 4 * LANES else 4, -(-tiles // rows))
+
+
+@functools.cache
+def _most_groups(count: int) -> int:
+    """Return how many groups up to ``count`` tiles make at most."""
+    rows: Callable[[int], int] = getattr(rows_of_groups, "py_func", rows_of_groups)
+    return max(-(-tiles // rows(tiles)) for tiles in range(1, count + 1))
+
+
+@inline_njit
+def rows_of_groups(count):
+    """Return how many of ``count`` tiles to put into a group, so that the products take least."""
+    best, best_rows = -1, ROWS
+    for rows in HEIGHTS:
+        rest = count % rows
+        cost = count // rows * rows + (0 if rest == 0 else max(rest + rest % 2, HEIGHTS[-1]))
+        # A group also reads the weights once more from the second-level cache.
+        cost = 4 * cost + (count + rows - 1) // rows
+        if best < 0 or cost < best:
+            best, best_rows = cost, rows
+    return best_rows
 
 
 def _product(form: Form) -> int:

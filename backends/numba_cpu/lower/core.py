@@ -248,7 +248,7 @@ class Lowering:
         """Reserve ``nbytes`` per thread from byte ``at``; return the slots (address, stride)."""
         nbytes = -(-nbytes // ALIGN) * ALIGN
         self.scratch_bytes = max(self.scratch_bytes, at + nbytes)
-        return Scratch(at), Scratch(at, stride=True)
+        return Scratch(at, nbytes), Scratch(at, nbytes, stride=True)
 
     def status(self, message: str) -> Ref:
         """Return the address of an int64; a kernel sets it to raise ``IndexError(message)``."""

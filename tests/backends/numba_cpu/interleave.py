@@ -23,11 +23,12 @@ import numpy as np
 from torch import Tensor
 
 from leptonc.backends.numba_cpu import native
-from leptonc.backends.numba_cpu.context import ARENA, SCRATCH, array_at
+from leptonc.backends.numba_cpu.context import array_at
 from leptonc.backends.numba_cpu.executor import Program
 from leptonc.backends.numba_cpu.lower.core import STATUS_WORDS
 from leptonc.backends.numba_cpu.runtime import ARENA_SLACK
 from leptonc.backends.numba_cpu.schedule import Schedule
+from leptonc.backends.numba_cpu.scheduler import SCRATCH
 from leptonc.backends.numba_cpu.views import Buffer
 from tests.backends.numba_cpu.harness import some_cuts
 
@@ -144,9 +145,7 @@ class Simulation:
         more = [self._status.ctypes.data] * bool(schedule.errors)
         addresses = [*(t.data_ptr() for t in (*args, *results)), *more]
         ctx._pack(ctx._io_bytes, 0, *addresses)
-        self.stride = program.scratch_stride
-        self.arena = Region(ctx._starts[ARENA], schedule.arena_bytes + ARENA_SLACK)
-        self.scratch = Region(ctx._starts[SCRATCH], self.stride * self.threads)
+        self.arena = Region(ctx._arena.ctypes.data, schedule.arena_bytes + ARENA_SLACK)
         self.outputs = [Region(t.data_ptr(), t.nbytes) for t in results]
         self.first, self.last = lifetimes(schedule)
 
@@ -204,6 +203,8 @@ class Simulation:
             for r in regions:
                 r.restore()
             self._ordered(tasks, o)
+            for call in (c for task in phase for c in task):  # other cuts use it otherwise
+                merged[0][self._scratch(call)] = self.arena.bytes[self._scratch(call)]
             for r, want in zip(regions, merged, strict=True):
                 assert np.array_equal(r.bytes, want), f"{self._name(phase)}: order matters"
 
@@ -213,7 +214,7 @@ class Simulation:
         while left:
             at = order(len(left))
             call = left[at].pop(0)
-            self.scratch.bytes[self._mine(call)] = POISON
+            self.arena.bytes[self._scratch(call)] = POISON
             call()
             if not left[at]:
                 del left[at]
@@ -226,16 +227,9 @@ class Simulation:
         merged = [r.bytes.copy() for r in regions]
         written = [np.zeros(len(r.bytes), bool) for r in regions]
         writers = 0
-        users = set[int]()  # shares whose scratch a task of this phase has used
         for task in phase:
-            self.scratch.bytes[:] = POISON
-            self.scratch.keep()
             for call in task:
                 call()
-            if self._uses_scratch(task):
-                share = task[0].share
-                assert share not in users, f"{self._name(phase)}: two tasks share their scratch"
-                users.add(share)
             self._declared(task)
             writers += any(r.changed().size for r in regions)
             for r, m, w in zip(regions, merged, written, strict=True):
@@ -246,15 +240,13 @@ class Simulation:
         self.shared += writers > 1
         return merged
 
-    def _mine(self, call: Call) -> slice:
-        return slice(call.share * self.stride, (call.share + 1) * self.stride)
-
-    def _uses_scratch(self, task: list[Call]) -> bool:
-        """Return whether a task wrote scratch; raises AssertionError where it was not its own."""
-        at, mine = self.scratch.changed(), self._mine(task[0])
-        own = (at >= mine.start) & (at < mine.stop)
-        assert own.all(), f"{self._step(task[0].step)}: writes the scratch of another thread"
-        return bool(at.size)
+    def _scratch(self, call: Call) -> slice:
+        """Return which bytes of the arena are the scratch of a call's share."""
+        for b in self.schedule.steps[call.step].writes:
+            if b.note == SCRATCH:
+                at, size = self.schedule.offsets[b], b.nbytes // call.shares
+                return slice(at + call.share * size, at + (call.share + 1) * size)
+        return slice(0)
 
     def _declared(self, task: list[Call]) -> None:
         masks = [self.allowed(call.step) for call in task]

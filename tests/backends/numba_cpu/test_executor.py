@@ -191,10 +191,10 @@ def test_every_kind_of_slot() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_scratch_belongs_to_one_thread(threads: int) -> None:
-    p = Program(threads=threads, outputs=1)
-    p.step(use_scratch, p.output(0), *p.scratch(8 * 7), 7)
-    p.step(use_scratch, p.output(0), *p.scratch(8 * 50), 50)
-    p.step(use_scratch, p.output(0), *p.scratch(8 * 50), 50)
+    p = Program(threads=threads, arena_bytes=threads * 512, outputs=1)
+    p.step(use_scratch, p.output(0), p.arena(0), 8 * 7, 7)
+    p.step(use_scratch, p.output(0), p.arena(0), 512, 50)
+    p.step(use_scratch, p.output(0), p.arena(0), 512, 50)
     y = words(8)
     for _ in range(50):
         p.run(y.ctypes.data)

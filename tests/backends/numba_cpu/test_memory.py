@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leptonc.backends.numba_cpu import memory
 from leptonc.backends.numba_cpu.memory import Lifetime, Plan, _placed, plan
 
 
@@ -98,6 +101,14 @@ def test_the_fullest_step_first_where_the_largest_first_takes_more() -> None:
     assert found.total == found.lower_bound == 512
     largest_first = _placed(lives, [life.bytes for life in lives], (0, 1, 3, 2))
     assert largest_first.total > found.total
+
+
+def test_what_ends_last_comes_first_where_no_order_does() -> None:
+    lives = [Lifetime(256, 1, 1), Lifetime(128, 2, 3), Lifetime(256, 3, 3), Lifetime(64, 0, 2)]
+    found = plan(lives)
+    assert found.total == found.lower_bound == 6 * 64
+    with patch.object(memory, "VARIANTS", 1):
+        assert plan(lives).total == 7 * 64
 
 
 # swin_t's first blocks, in units of 64 bytes: the first two orders take 16 % more than needed.

@@ -27,8 +27,9 @@ from leptonc.backends.numba_cpu.context import phases
 from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.core import ConstPool
 from leptonc.backends.numba_cpu.runtime import Executable, load
-from leptonc.backends.numba_cpu.schedule import Schedule, Scratch, Step
+from leptonc.backends.numba_cpu.schedule import Schedule, Step
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
+from leptonc.backends.numba_cpu.views import Buffer, Ref
 from leptonc.compiled import output_types, run_program
 from leptonc.compiler import optimize
 from leptonc.ir.core import Function
@@ -176,14 +177,20 @@ def phase_of(plan: Schedule) -> list[int]:
     return at[:-1]
 
 
+def scratch_of(slot: object) -> Buffer | None:
+    """Return the buffer of scratch that a slot has an address in."""
+    return slot.buffer if isinstance(slot, Ref) and slot.buffer.note == scheduler.SCRATCH else None
+
+
 def assert_scratch_is_per_thread(plan: Schedule) -> None:
-    """A scratch address stands in front of its stride, and lies within what was reserved."""
+    """A scratch address stands in front of its stride; as many as there are threads fit."""
     for i, step in enumerate(plan.steps):
         slots = getattr(step, "slots", ())
         for s, after in zip(slots, (*slots[1:], None), strict=True):
-            if isinstance(s, Scratch) and not s.stride:
-                assert s.byte_offset < plan.scratch_bytes, f"step {i} ({step.note})"
-                assert isinstance(after, Scratch) and after.stride, f"step {i} ({step.note})"
+            area = scratch_of(s)
+            if area is not None:
+                assert after * plan.threads == area.nbytes, f"step {i} ({step.note})"
+                assert after > s.byte_offset, f"step {i} ({step.note})"
 
 
 @given(fn=models(), threads=st.sampled_from(THREADS), data=st.data())
@@ -276,7 +283,12 @@ def test_an_overlap_is_found() -> None:
 
     def halved(lifetimes, align=64):
         found = honest(lifetimes, align)
-        return replace(found, offsets=tuple(o // 128 * 64 for o in found.offsets))
+        # Scratch lies apart: it holds addresses.
+        offsets = tuple(
+            found.total + at if life.first == life.last else at // 128 * 64
+            for life, at in zip(lifetimes, found.offsets, strict=True)
+        )
+        return replace(found, offsets=offsets, total=2 * found.total)
 
     with patch.object(scheduler.memory, "plan", halved):
         plan = planned(fn, args, 2)
@@ -315,10 +327,11 @@ def test_shared_scratch_is_found() -> None:
     plan = planned(fn, args, 2)
     at = next(
         i for i, s in enumerate(plan.steps)
-        if isinstance(s, Step) and not s.serial and any(isinstance(x, Scratch) for x in s.slots)
+        if isinstance(s, Step) and not s.serial and any(map(scratch_of, s.slots))
     )  # fmt: skip
-    slots = [0 if isinstance(x, Scratch) and x.stride else x for x in plan.steps[at].slots]
+    slots = list(plan.steps[at].slots)
+    slots[1 + next(k for k, s in enumerate(slots) if scratch_of(s))] = 0
     with pytest.raises(AssertionError, match=f"step {at} "):
         assert_scratch_is_per_thread(broken(plan, at, slots=tuple(slots)))
-    with pytest.raises(AssertionError, match="scratch"):
+    with pytest.raises(AssertionError, match="two tasks write one byte"):
         simulated(load(broken(plan, at, slots=tuple(slots))), args, 0, alone=True)

@@ -328,7 +328,8 @@ def test_padding_is_never_read() -> None:
 
 @pytest.mark.parametrize("count", range(1, 4 * wino.ROWS + 1))
 def test_groups_fit_the_scratch_memory(count: int) -> None:
-    """Tiles spread over at most twice the groups that full ones would make."""
-    rows: int = cast(Any, wino._rows_of_groups).py_func(count)
+    """Tiles make no more groups than there is room for."""
+    rows: int = cast(Any, plan.rows_of_groups).py_func(count)
     assert 1 <= rows <= wino.ROWS
-    assert -(-count // rows) <= 2 * -(-count // wino.ROWS)
+    full = -(-count // wino.ROWS) * wino.ROWS
+    assert -(-count // rows) <= plan._most_groups(full)
