@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 CLOSE = 1.6  # a candidate estimated at more than this multiple of the best is not timed
 MARGIN = 0.95  # who is to beat the model's favourite must need less than this part of its time
 GIVEN = 0.09  # of the fastest time, for each halving of the bytes that are held
+LIGHT = 1 << 17  # bytes; fewer are no matter
 AGREE = 1.15  # the two fastest runs of a candidate may differ by this factor
 
 ONLY_WAY = "the only way"
@@ -95,7 +96,8 @@ def pick(times: Mapping[str, Sequence[float]], question: Question) -> Answer:
     risk, see :func:`_expected`. The favourite stays unless another is clearly faster, and where the
     runs do not agree with each other. Of those that take about the same time the one wins that
     holds fewest bytes: a network's weights are most of the memory that it takes, and after others
-    have run they are read again. A quarter of the bytes may take 18 % longer, half of them 9 %.
+    have run they are read again. A quarter of the bytes may take 18 % longer, half of them 9 %,
+    down to ``LIGHT`` of them.
     """
     measured = {c: min(t) for c, t in times.items()}
     favourite, held = next(iter(measured)), question.held
@@ -105,7 +107,8 @@ def pick(times: Mapping[str, Sequence[float]], question: Question) -> Answer:
     best = min(least, key=lambda c: least[c])
     chosen = best if least[best] < MARGIN * least[favourite] else favourite
     if held:
-        halvings = {c: math.log2(held[chosen] / held[c]) for c in least}
+        size = {c: max(held[c], LIGHT) for c in least}
+        halvings = {c: math.log2(size[chosen] / size[c]) for c in least}
         lighter = [
             c for c, n in halvings.items() if n > 0 and least[c] <= (1 + GIVEN * n) * least[best]
         ]
