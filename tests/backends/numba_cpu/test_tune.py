@@ -86,6 +86,13 @@ def test_about_as_fast_fewest_bytes_win(times: dict[str, list[float]], draw) -> 
     assert size[found.chosen] <= min(size[c] for c in near)
 
 
+@pytest.mark.parametrize(("fast", "slow", "chosen"), [(1, 0, "fast"), (4, 1, "slow")])
+def test_light_weights_are_no_matter(fast: int, slow: int, chosen: str) -> None:
+    held = {"fast": fast * choices.LIGHT, "slow": slow * choices.LIGHT + 1}
+    times = {"fast": [1.0, 1.0], "slow": [1.08, 1.08]}
+    assert choices.pick(times, even(times, held)).chosen == chosen
+
+
 @pytest.mark.parametrize(
     ("tiles", "vectors", "ratio", "chosen"),
     [
