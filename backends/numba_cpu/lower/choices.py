@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 CLOSE = 1.6  # a candidate estimated at more than this multiple of the best is not timed
 MARGIN = 0.95  # who is to beat the model's favourite must need less than this part of its time
-GIVEN = 0.09  # of the fastest time, for each halving of the bytes that are held
+GIVEN = 0.12  # of the fastest time, for each halving of the bytes that are held
 LIGHT = 1 << 17  # bytes; fewer are no matter
 AGREE = 1.15  # the two fastest runs of a candidate may differ by this factor
 
