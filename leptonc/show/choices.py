@@ -15,7 +15,9 @@ WORDS: Mapping[str, str] = {
     "winograd3": "Winograd F(3x3)",
     "winograd4": "Winograd F(4x4)",
     "late4": "Winograd F(4x4), weights transformed as they are used",
+    "lateline4": "Winograd F(4) along one axis, weights transformed as they are used",
     "phases2": "Winograd F(2x2) on the phases of its stride",
+    "latephases2": "Winograd F(2x2) on phases, weights transformed as they are used",
     "line4": "Winograd F(4) along one axis",
     "depthwise": "depthwise convolution",
 }

@@ -1,10 +1,10 @@
 """numba_cpu > kernels > winograd_late: products of :mod:`winograd` with weights as they are.
 
 Transformed once for all calls, the weights of F(4x4, 3x3) are four times the bytes, with stride 2
-2.8 times, and a layer of few tiles waits for them. Here they stay as they are, and each call
-transforms them. Of up to FEW tiles that is done in the registers of the products
-(:mod:`winograd_late_tile`): storing what is made would take longer than making it anew. For more
-tiles, and with stride 2, the planes of one line are made of some channels of a panel
+2.8 times, of F(4, 3) along one axis twice, and a layer of few tiles waits for them. Here they stay
+as they are, and each call transforms them. Of up to FEW tiles that is done in the registers of the
+products (:mod:`winograd_late_tile`): storing what is made would take longer than making it anew.
+For more tiles, and with stride 2, the planes of one line are made of some channels of a panel
 (:func:`make_line`), stored in a near cache, and multiplied by :mod:`winograd_product` as if they
 had been made before; sums of some channels, and of the phases, are added up in M.
 
@@ -41,7 +41,7 @@ from leptonc.backends.numba_cpu.kernels.winograd_late_tile import (
     sets,
     slots_of,
 )
-from leptonc.backends.numba_cpu.kernels.winograd_points import Form
+from leptonc.backends.numba_cpu.kernels.winograd_points import ONE, Axis, Form
 from leptonc.backends.numba_cpu.kernels.winograd_product import UNROLL, multiply_tile
 from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     BLOCK,
@@ -140,6 +140,8 @@ def _many(form: Form) -> Late:
 LATE: Mapping[Form, tuple[Late, ...]] = {
     Form.square(3, 4): (_few(Form.square(3, 4)), _many(Form.square(3, 4))),
     Form.square(3, 2, 2): (_many(Form.square(3, 2, 2)),),
+    Form(ONE, Axis(3, 4)): (_many(Form(ONE, Axis(3, 4))),),
+    Form(Axis(3, 4), ONE): (_many(Form(Axis(3, 4), ONE)),),
 }
 """For each form that may be late: the products of up to FEW tiles, if it has them, and last what
 more are multiplied by."""

@@ -57,10 +57,14 @@ def evaluate(
 ) -> Iterator[tuple[int, ir.Value]]:
     """Yield rows of ``G`` times three taps, without their :func:`scales`; no singles, powers of 2.
 
+    A single tap is its only row.
     A row of point p is the polynomial of the taps at p. What is yielded is meant to be used up
     before the next is asked for: a register is free again. The middle tap is read once more for
     each row of which it is the odd part, since a load costs less than a register.
     """
+    if axis.taps == 1:
+        yield 0, taps(0)
+        return
     at, rows = points(axis), sorted(rows)
     inner = [k for k in rows if 0 < k < axis.n - 1]
     first, last = taps(0), taps(2)

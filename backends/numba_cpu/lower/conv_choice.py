@@ -13,6 +13,7 @@ from leptonc.backends.numba_cpu.kernels.int8_winograd_forms import LARGEST_CODE
 from leptonc.backends.numba_cpu.kernels.machine_code import adds_beside
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
+from leptonc.backends.numba_cpu.kernels.winograd_late import LATE as LATE_FORMS
 from leptonc.backends.numba_cpu.kernels.winograd_late import SOME
 from leptonc.backends.numba_cpu.kernels.winograd_late_tile import FEW
 from leptonc.backends.numba_cpu.kernels.winograd_plan import depth
@@ -38,6 +39,7 @@ class Algorithm(enum.Enum):
     PHASES_2 = "phases2"
     LATE_PHASES = "latephases2"
     LINE_4 = "line4"
+    LATE_LINE = "lateline4"
     DEPTHWISE = "depthwise"
 
 
@@ -53,7 +55,11 @@ WINOGRAD = {
     (1, 4, 1): Algorithm.LINE_4,
 }
 #: The same with weights as they are, transformed in each call.
-LATES = {Algorithm.WINOGRAD_4: Algorithm.LATE_4, Algorithm.PHASES_2: Algorithm.LATE_PHASES}
+LATES = {
+    Algorithm.WINOGRAD_4: Algorithm.LATE_4,
+    Algorithm.PHASES_2: Algorithm.LATE_PHASES,
+    Algorithm.LINE_4: Algorithm.LATE_LINE,
+}
 #: Those of codes.
 CODE_FORMS = {
     Algorithm.WINOGRAD_2: int8_winograd_forms.FORMS[2],
@@ -151,7 +157,8 @@ def forms(s: ConvShape) -> dict[Algorithm, Form]:
         if s.kernel == f.kernel and s.stride == (f.stride, f.stride)
     }
     for early, form in tuple(found.items()):
-        if early in LATES and s.channels % LANES == 0 and tiles(s, form) <= MOST_LATE:
+        whole = s.channels % LANES == 0 and tiles(s, form) <= MOST_LATE
+        if early in LATES and form in LATE_FORMS and whole:
             found[LATES[early]] = form
     return found
 

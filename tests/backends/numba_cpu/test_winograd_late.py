@@ -76,7 +76,7 @@ def test_every_output_is_within_its_bound(form, channels, size, out, seed, sprea
     exact = reference(form, image, weight, pad).numpy()
     got = Case(form, image, weight, pad, late=True).run(nt).transpose(0, 3, 1, 2)
     for one, want, y in zip(x, exact, got, strict=True):
-        tiles = in_tiles(form, one, [pad, pad])
+        tiles = in_tiles(form, one, [(p, p) for p in pad])
         most = points.error_bound(tiles, w, form, late=True)
         assert (np.abs(y - want) <= most[:, : want.shape[1], : want.shape[2]]).all()
 
