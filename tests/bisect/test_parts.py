@@ -251,12 +251,17 @@ def test_a_stale_buffer_shows_in_units_together(
 
     model, real, x = Residual().eval(), memory.plan, torch.randn(8, 16)
 
+    def age(life: memory.Lifetime) -> int:
+        return life.last - life.first
+
     def wrong(lifetimes: Sequence[memory.Lifetime], align: int = 64) -> memory.Plan:
-        short = [
-            dataclasses.replace(x, last=x.last - 2) if x.last - x.first >= 2 else x
-            for x in lifetimes
-        ]
-        return real(short, align)
+        found = real(lifetimes, align)
+        offsets, oldest = list(found.offsets), max(lifetimes, key=age, default=None)
+        # Others go where the one lies that is needed longest.
+        for i, life in enumerate(lifetimes):
+            if oldest and oldest.first < life.first < life.last < oldest.last:
+                offsets[i] = offsets[lifetimes.index(oldest)]
+        return dataclasses.replace(found, offsets=tuple(offsets))
 
     with monkeypatch.context() as patch:
         patch.setattr(memory, "plan", wrong)
