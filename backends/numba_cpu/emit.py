@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from leptonc.backends.numba_cpu.kernels.base import Native
-from leptonc.backends.numba_cpu.schedule import Schedule, Slot, Step, TorchStep, UnitInfo
+from leptonc.backends.numba_cpu.schedule import Schedule, Scratch, Slot, Step, TorchStep, UnitInfo
 from leptonc.backends.numba_cpu.views import Ref, View
 
 _HEAD = '''"""Schedule of {name}: {steps} steps in {units} units, {threads} thread(s).
@@ -85,7 +85,7 @@ def _slot(schedule: Schedule, slot: Slot) -> str:
         return f'k["{slot.name}"].address'
     if isinstance(slot, float):
         return f'float("{slot!r}")' if slot != slot or abs(slot) == float("inf") else repr(slot)
-    assert isinstance(slot, int)  # scratch has its place by now
+    assert not isinstance(slot, Scratch)  # it has its place by now
     return repr(int(slot))
 
 

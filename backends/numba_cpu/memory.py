@@ -62,17 +62,19 @@ def plan(lifetimes: Sequence[Lifetime], align: int = 64) -> Plan:
         lambda i: (-sizes[i] * (lifetimes[i].last - lifetimes[i].first + 1),),
         lambda i: (lifetimes[i].first - lifetimes[i].last,),
     )
-    best = _placed(lifetimes, sizes, by_size)
+    best: Plan | None = None
     for key in keys:
         order = sorted(by_size, key=key)
         for _ in range(VARIANTS):
+            found = _placed(lifetimes, sizes, order)
+            if best is None or found.total < best.total:
+                best = found
             if best.total <= best.lower_bound:
                 return best
-            found = _placed(lifetimes, sizes, order)
-            best = min(best, found, key=lambda p: p.total)
             last = max(order, key=lambda i: found.offsets[i] + sizes[i])
             order.remove(last)
             order.insert(0, last)
+    assert best is not None  # there are keys
     return best
 
 

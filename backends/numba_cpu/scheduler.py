@@ -35,7 +35,7 @@ from leptonc.runtime.caches import Caches, read_caches
 
 FREE = (Constant, Full)  # ops of a body that never run: they are data
 SCRATCH = "scratch"  # note of its buffers
-SCRATCH_ALIGN = 128  # lines of the cache are fetched in pairs: no two threads write one
+SCRATCH_ALIGN = 128  # bytes: strides are whole pairs of cache lines, which are fetched together
 
 
 @dataclass(frozen=True)
