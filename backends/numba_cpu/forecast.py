@@ -29,6 +29,7 @@ from leptonc.backends.numba_cpu.kernels.winograd import winograd
 from leptonc.backends.numba_cpu.kernels.winograd_calls import TRANSFORMS
 from leptonc.backends.numba_cpu.kernels.winograd_late import LATE
 from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, Form
+from leptonc.backends.numba_cpu.lower.conv_choice import folded_form
 from leptonc.backends.numba_cpu.lower.questions import LEAST_SIDES
 from leptonc.backends.numba_cpu.peak import read_all
 from leptonc.passes.fusing.policy import FEW_CHANNELS
@@ -98,13 +99,25 @@ def _has_many_rows(m: Any) -> bool:
     return norm or (wide and m.kernel_size == (1, 1))
 
 
+def _folds(form: Form | None = None) -> Sign:
+    """Return the sign of a strided convolution of an image that a form fits, by default any."""
+
+    def sign(m: Any) -> bool:
+        if not _reads_few(m) or m.groups > 1 or m.dilation != (1, 1):
+            return False
+        found = folded_form(m.kernel_size, m.stride)
+        return found is not None and form in (None, found)
+
+    return sign
+
+
 _WIDE = 256  # channels
 _POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d)
 
 #: What a module looks like that needs a kernel or a part of one that is named in a record; those
 #: that take longest to compile come first.
 SIGNS: tuple[tuple[Sign, Native], ...] = (
-    (_is_square, winograd),
+    (lambda m: _is_square(m) or _folds()(m), winograd),
     (_attends, attention),
     (_is_depthwise, depthwise),
     (_multiplies, TILES),
@@ -115,6 +128,7 @@ SIGNS: tuple[tuple[Sign, Native], ...] = (
     (_reads_few, lines),
     (lambda m: isinstance(m, nn.LayerNorm), norm_rows),
     *((_sign_of(form), t) for form in FORMS for t in TRANSFORMS[form].needed),
+    *((_folds(form), t) for form in FORMS for t in TRANSFORMS[form].inside),
     *((_deep(form), late.part) for form, lates in LATE.items() for late in lates),
     # What sweeps the caches when ways of a product are timed.
     (lambda m: _is_square(m) or _is_between_wide(m) or (AMX and _has_many_rows(m)), read_all),
@@ -128,5 +142,6 @@ def forecast(model: Any, precision: str = "fp32") -> tuple[Native, ...]:
     modules = list(model.modules())
     found = [kernel for sign, kernel in SIGNS if any(map(sign, modules))]
     # Where depthwise convolutions are, the first one runs in their bands.
-    unlikely = {*(_NOT_STRICT if precision == "strict" else ()), *((lines,) * (banded in found))}
+    other = banded in found or (precision != "strict" and any(map(_folds(), modules)))
+    unlikely = {*(_NOT_STRICT if precision == "strict" else ()), *((lines,) * other)}
     return tuple(k for k in found if k not in unlikely)

@@ -360,6 +360,7 @@ MODELS: dict[str, Model] = {
     "max_pool": Model(lambda: nn.MaxPool2d(3, 2, 1), (), _negative),
     "image_pool": _net(lambda: _pooled(5, 2), (1, 5, 11, 13)),
     "few_pool": _net(lambda: _pooled(3, 2), (2, 3, 15, 20)),
+    "strided_image": _net(lambda: nn.Conv2d(3, 33, 7, 2, 3), (2, 3, 45, 50)),
     "image_pool_of_nan": Model(lambda: _pooled(5, 2), (), _image_with_nan),
     # Weights that no cache holds: more than 32 MiB in all.
     "deep_convs": _net(lambda: nn.Sequential(*_convs(*[528] * 5).values()), (1, 528, 7, 7)),

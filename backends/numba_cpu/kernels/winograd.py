@@ -11,7 +11,9 @@ four in a plane of finite points, two or one at infinity: 1.44 times less multip
 transformed along its taps: of ``m = 4`` outputs F(4, 3) takes 6 planes for 12 products, 2 times
 less, F(4, 7) 10 for 28, 2.8 times less, and its weights are but 10 / 7 as many. A kernel of 5x5
 takes m = 3: 49 planes for 225 products, 4.6 times less. (m = 4 multiplies 6.3 times less, but its
-error bound is above that of F(4x4, 3x3).)
+error bound is above that of F(4x4, 3x3).) One of 4x4 takes m = 4, 49 planes for 256 products; that
+is what a 7x7 with stride 2 becomes when the stride of an image is folded into its channels
+(:mod:`fold`): 12 of them, of which the products take no more than there are.
 
 The image is channels-last (channel stride 1) and is not padded: tiles at a border read zeros
 (:mod:`winograd_tiles`). A thread transforms a block of tiles into its scratch (V), multiplies each
@@ -25,9 +27,9 @@ weights are transformed late (:mod:`winograd_late`), the planes of a line.
 
 Error: every output is within :func:`winograd_points.error_bound`. Measured, ``max |y - exact| / max
 |exact|``, largest of 5 draws of unit normal data at 16 / 512 channels: 4e-6 / 1.5e-5 (m = 4), 3e-7
-/ 1e-6 (m = 2), 4e-6 / 1.4e-5 (F(3x3, 5x5)), 9e-7 / 4e-6 (F(4, 3) along one axis), 2e-6 / 1.1e-5
-(F(4, 7)), 5e-7 / 2.4e-6 (3x3 by :mod:`igemm`). A NaN or inf spreads over the tiles that read it;
-``precision="strict"`` uses :mod:`igemm`.
+/ 1e-6 (m = 2), 4e-6 / 1.2e-5 (F(3x3, 5x5)), 4e-6 / 2e-5 (F(4x4, 4x4)), 9e-7 / 4e-6 (F(4, 3) along
+one axis), 2e-6 / 1.1e-5 (F(4, 7)), 5e-7 / 2.4e-6 (3x3 by :mod:`igemm`). A NaN or inf spreads over
+the tiles that read it; ``precision="strict"`` uses :mod:`igemm`.
 """
 
 from __future__ import annotations
@@ -71,6 +73,7 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     SCRATCH_BYTES,
     SIDE_X,
     SIDE_Y,
+    STEPS,
     STRIDE,
     TILE_BLOCK,
     WEIGHTS,
@@ -85,7 +88,7 @@ _BYTES = 4 * LANES
 _AHEAD = 16384  # bytes of weights to prefetch before they are read
 _NEAR = 2048  # the same for tiles of few rows, which need them as fast as any cache gives them
 _LINES = 32  # eighths of a tile that the planes of a panel take to make
-_FAR = 1 << 22  # bytes of input and output from which on the second-level cache is far too small
+_FAR = 7 << 19  # bytes of input and output from which on the second-level cache is far too small
 
 
 @inline_njit
@@ -179,6 +182,7 @@ def _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_g
         if plane // n_x < n_y - 1:
             vectors *= stride
         size = 4 * vectors * LANES * PANEL
+        steps = (vectors - channels) * (LANES // UNROLL) + arg(args, STEPS)
         for p in range(0, panels, wide):
             b = at_plane + p * all_size
             ahead, advance = b + (_AHEAD if wide == 1 else _NEAR), 4 * UNROLL * PANEL // groups
@@ -195,7 +199,7 @@ def _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_g
                     b,
                     out + g * m_group,
                     column,
-                    vectors,
+                    steps,
                     ahead + g * (size // groups),
                     advance,
                     0,

@@ -41,6 +41,11 @@ class Transforms:
     pooled: Part | None
 
     @property
+    def inside(self) -> tuple[Part, Part]:
+        """Those of tiles that lie in the image."""
+        return self.read, self.write
+
+    @property
     def needed(self) -> tuple[Part, Part, Part]:
         """Those that every convolution of this form needs."""
         return self.edge, self.read, self.write

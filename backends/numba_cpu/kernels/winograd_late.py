@@ -238,6 +238,7 @@ def multiply_lines(args, groups, rows, count, v, v_plane, v_group, m_base, m_gro
             ahead = raw + vectors * size  # of the next block, or of the next panel
             share = vectors * size // (products * groups)
             apart, made = 4 * (vectors * LANES * PANEL + APART), planes
+            steps = vectors * (LANES // UNROLL)
             for plane in range(n_y * n_x):
                 i, j = plane // n_x, plane % n_x
                 if j == 0:
@@ -250,8 +251,8 @@ def multiply_lines(args, groups, rows, count, v, v_plane, v_group, m_base, m_gro
                         multiply_tile(
                             min(rows, count - g * rows),
                             v + g * v_group + plane * v_plane + (phase * channels + k) * step,
-                            made, out + g * m_group, column, vectors, ahead,
-                            share // (vectors * LANES // UNROLL), k + phase, 0,
+                            made, out + g * m_group, column, steps, ahead, share // steps,
+                            k + phase, 0,
                         )  # fmt: skip
                         ahead += share
                     made += apart

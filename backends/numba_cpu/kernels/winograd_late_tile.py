@@ -31,7 +31,7 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     prefetch,
     splat,
 )
-from leptonc.backends.numba_cpu.kernels.winograd_points import Axis, Form, matrices, points
+from leptonc.backends.numba_cpu.kernels.winograd_points import POINTS, Axis, Form, matrices
 from leptonc.backends.numba_cpu.kernels.winograd_transform import add_times
 
 VECTOR = 4 * LANES  # bytes
@@ -65,7 +65,7 @@ def evaluate(
     if axis.taps == 1:
         yield 0, taps(0)
         return
-    at, rows = points(axis), sorted(rows)
+    at, rows = POINTS[axis].all, sorted(rows)
     inner = [k for k in rows if 0 < k < axis.n - 1]
     first, last = taps(0), taps(2)
     if 0 in rows:
@@ -112,7 +112,7 @@ def line_of(form: Form, b: ir.IRBuilder, i: int, raw: ir.Value, wide: int, phase
     """Return what line ``i`` of a phase is made of; with stride 1 there is one phase."""
     axis = form.y
     step = i64(axis.taps * form.x.taps * wide * VECTOR)
-    rows, place = axis.phases[phase], points(axis)[i] if i < axis.n - 1 else 0.0
+    rows, place = axis.phases[phase], POINTS[axis].all[i] if i < axis.n - 1 else 0.0
     if i == axis.n - 1:
         rows = rows[-1:]
     elif place == 0:
@@ -147,7 +147,7 @@ def _along(form: Form, b: ir.IRBuilder, phase: int, read: Read) -> Iterator[tupl
     if axis.stride == 1:
         yield from evaluate(b, axis, range(axis.n), read)
         return
-    taps, at = axis.phases[phase], points(axis)
+    taps, at = axis.phases[phase], POINTS[axis].all
     for j in (j for j in range(axis.n) if axis.shares(j) > phase):
         if j == axis.n - 1:
             yield j, read(taps[-1])

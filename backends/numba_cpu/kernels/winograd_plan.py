@@ -16,7 +16,7 @@ from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_late import Late, line_bytes
 from leptonc.backends.numba_cpu.kernels.winograd_late_tile import FEW
 from leptonc.backends.numba_cpu.kernels.winograd_points import Form, matrices
-from leptonc.backends.numba_cpu.kernels.winograd_product import HEIGHTS
+from leptonc.backends.numba_cpu.kernels.winograd_product import HEIGHTS, UNROLL
 
 _BLOCK = 1 << 16  # float64 elements of transformed weights that are made at once
 
@@ -40,12 +40,12 @@ def depth(form: Form, channels: int) -> int:
     return shares * _vectors(channels) * LANES
 
 
-def slots(form: Form) -> dict[str, int]:
-    """Return what the record says of a form, but for its transforms."""
+def slots(form: Form, channels: int) -> dict[str, int]:
+    """Return what the record says of a form and its channels, but for its transforms."""
     y, x = form
     return {
         "stride": form.stride, "m_y": y.m, "m_x": x.m,
-        "n_y": y.n, "n_x": x.n, "side_y": y.side, "side_x": x.side,
+        "n_y": y.n, "n_x": x.n, "side_y": y.side, "side_x": x.side, "steps": -(-channels // UNROLL),
     }  # fmt: skip
 
 

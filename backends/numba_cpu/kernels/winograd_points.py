@@ -9,8 +9,9 @@ with ``M(x)`` the product of all ``x - p`` and ``M_k = M / (x - p_k)``, of ``r``
 - column k of ``AT`` is ``(1, p_k, .., p_k**(m - 1))``, the last one ``(0, .., 0, 1)``.
 
 The points are 0, pairs ``+-p``, so that the transforms of a pair share their even and odd parts,
-and singles. An axis has matrices of its own; one with a single tap has those of n = m = 1, which
-are 1: a kernel of 1x7 is transformed along its seven taps alone.
+and singles; an even number of points are pairs alone, which err less and share more. An axis has
+matrices of its own; one with a single tap has those of n = m = 1, which are 1: a kernel of 1x7 is
+transformed along its seven taps alone.
 
 With stride 1, ``n = m + r - 1``. With stride 2 an axis falls into two phases that are convolved
 with stride 1: the even pixels with taps 0 and 2 (``n = m + 1``: F(m, 2)), the odd ones with tap 1.
@@ -98,21 +99,30 @@ class Form(NamedTuple):
 
 
 class Points(NamedTuple):
-    """Where a polynomial product is evaluated, besides 0 and infinity."""
+    """Where a polynomial product is evaluated, besides infinity."""
 
     pairs: tuple[float, ...]  # p of +-p
     singles: tuple[float, ...] = ()
+    zero: bool = True
+
+    @property
+    def all(self) -> list[float]:
+        """The points in the order of the rows of ``G``."""
+        zero = [0.0] if self.zero else []
+        return [*zero, *(s * p for p in self.pairs for s in (1.0, -1.0)), *self.singles]
 
 
 #: For few roundings small and simple (Barabasz, Anderson, Soodhalter and Gregg, "Error Analysis and
-#: Improving the Accuracy of Winograd Convolution", 2020). Those of F(3, 5) and F(4, 7) are, of
-#: eighths up to 4, of least error but few: all entries of ``BT`` and ``AT`` are exact.
+#: Improving the Accuracy of Winograd Convolution", 2020). Those of F(3, 5), F(4, 4) and
+#: F(4, 7) are, of eighths up to 4, of least error but few: all entries of ``BT`` and ``AT`` are
+#: exact.
 POINTS = {
-    ONE: Points(()),
+    ONE: Points((), zero=False),
     Axis(3, 2): Points((1.0,)),
     Axis(3, 4): Points((1.0, 2.0)),
     Axis(3, 2, 2): Points((), (1.0,)),
-    Axis(5, 3): Points((0.875, 2.0), (0.375,)),
+    Axis(4, 4): Points((0.25, 0.75, 2.375), zero=False),
+    Axis(5, 3): Points((0.25, 0.75, 2.375), zero=False),
     Axis(7, 4): Points((0.375, 0.875, 1.25, 2.5)),
 }
 #: The convolutions that kernels are made for; they know them by their places here.
@@ -125,6 +135,7 @@ FORMS = (
     Form(ONE, Axis(7, 4)),
     Form(Axis(7, 4), ONE),
     Form.square(5, 3),
+    Form.square(4, 4),
 )
 
 
@@ -148,17 +159,11 @@ def even_part(pairs: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(float(v) for v in made)
 
 
-def points(axis: Axis) -> list[float]:
-    """Return the points of the rows of ``G`` but for the last, infinity's."""
-    pairs, singles = POINTS[axis]
-    return [0.0, *(s * p for p in pairs for s in (1.0, -1.0)), *singles][: axis.n - 1]
-
-
 @functools.cache
 def matrices(axis: Axis) -> Matrices:
     """Return the matrices of an axis."""
     n, m, taps = axis.n, axis.m, len(axis.phases[0])
-    known = points(axis)
+    known = POINTS[axis].all
     at, g, bt = np.zeros((m, n)), np.zeros((n, taps)), np.zeros((n, n))
     for k, p in enumerate(known):
         others = np.poly([q for q in known if q != p])[::-1]
@@ -175,7 +180,8 @@ def amplification(form: Form) -> float:
     For data of at most 1 and weights of at most 1 the bound of :func:`error_bound` is ``gamma``
     times the channels times, for each axis, ``max |AT| (|G| 1 * |BT| 1)``, the product summed over
     the phases; a plain sum has the taps there. 64 / 9 for F(2x2, 3x3), 256 for F(4x4, 3x3), 5.4
-    with stride 2, 146 for F(3x3, 5x5); along one axis 16 for F(4, 3) and 48.2 for F(4, 7).
+    with stride 2, 96.7 for F(3x3, 5x5), 123 for F(4x4, 4x4); along one axis 16 for F(4, 3) and
+    48.2 for F(4, 7).
     """
     return math.prod(_amplification(axis) / axis.taps for axis in form)
 
@@ -218,7 +224,7 @@ def roundings(form: Form, channels: int, late: bool = False) -> int:
 
 
 def _roundings(axis: Axis) -> int:
-    pairs, singles = map(len, POINTS[axis])
+    pairs, singles = len(POINTS[axis].pairs), len(POINTS[axis].singles)
     return 2 * (2 * pairs + singles if singles else pairs) + 2 * (pairs + singles) + 2
 
 

@@ -71,7 +71,7 @@ def _ask(b: ir.IRBuilder, k: int, asked: ir.Value, apart: ir.Value | None) -> No
 
 
 def _tile(
-    height: int, panels: int, b: ir.IRBuilder, a, panel, out, out_step, vectors, ahead, advance,
+    height: int, panels: int, b: ir.IRBuilder, a, panel, out, out_step, steps, ahead, advance,
     onto, apart,
 ) -> None:  # fmt: skip
     """Write the tile of ``height`` rows; see :func:`multiply_tile`."""
@@ -99,15 +99,19 @@ def _tile(
         columns = [floats(column, UNROLL * PANEL) for column in columns]
         return [floats(rows, UNROLL), asked, *columns, *sums]
 
-    def one_vector(values: list[ir.Value]) -> list[ir.Value]:
-        rows, *others = values
-        _, *others = _counted(b, i64(LANES // UNROLL), [rows, *others], some_channels)
-        return [floats(rows, ROWS * LANES), *others]
+    whole = i64(LANES // UNROLL)
 
-    starts = [b.inttoptr(v, PTR) for v in (a, ahead, panel)]
+    def one_vector(values: list[ir.Value]) -> list[ir.Value]:
+        rows, left, *others = values
+        some = b.select(b.icmp_signed("<", left, whole), left, whole)
+        _, *others = _counted(b, some, [rows, *others], some_channels)
+        return [floats(rows, ROWS * LANES), b.sub(left, whole), *others]
+
+    rows, *starts = [b.inttoptr(v, PTR) for v in (a, ahead, panel)]
     starts += [b.inttoptr(b.add(panel, apart), PTR)] * (panels - 1)
     zeros = [fconst(0.0)] * (cells * panels)
-    sums = _counted(b, vectors, [*starts, *zeros], one_vector)[2 + panels :]
+    vectors = b.sdiv(b.add(steps, i64(LANES // UNROLL - 1)), whole)
+    sums = _counted(b, vectors, [rows, steps, *starts, *zeros], one_vector)[3 + panels :]
     places = {
         j // VECTORS * cells + i * VECTORS + j % VECTORS: pointer(b, line, i64(i * LANES))
         for j in range(VECTORS * panels)
@@ -147,15 +151,15 @@ def MULTIPLY(b: ir.IRBuilder, count: ir.Value, *args: ir.Value) -> None:
 
 
 @intrinsic
-def multiply_tile(typingctx, count, a, panel, out, out_step, vectors, ahead, advance, onto, apart):
+def multiply_tile(typingctx, count, a, panel, out, out_step, steps, ahead, advance, onto, apart):
     """Multiply ``count`` rows of A with a panel of B or two; a tile taller than that may run.
 
     ``count``: rows, 1 to ROWS; for two panels, to PAIR_ROWS. ``a``: address of ``f32[vectors, ROWS,
     LANES]``. ``panel``: address of ``f32[vectors * LANES, PANEL]``. ``out``: address of ``f32[ROWS,
-    LANES]``, the first vector of columns; ``out_step``: bytes from there to the next. ``vectors``:
-    vectors of channels, at least 1. ``ahead``: address of what to ask for meanwhile, ``advance``
-    bytes every UNROLL channels, at most those of UNROLL rows of the panel. ``onto``: 0, or sums are
-    added to what lies at ``out``. ``apart``: bytes to a second panel, and to what is asked for with
-    it, or 0.
+    LANES]``, the first vector of columns; ``out_step``: bytes from there to the next. ``steps``: of
+    UNROLL channels, at least 1; the last vector of channels may have less than its own. ``ahead``:
+    address of what to ask for meanwhile, ``advance`` bytes a step, at most those of UNROLL rows of
+    the panel. ``onto``: 0, or sums are added to what lies at ``out``. ``apart``: bytes to a second
+    panel, and to what is asked for with it, or 0.
     """
     return types.void(*(types.int64,) * 10), MULTIPLY.code

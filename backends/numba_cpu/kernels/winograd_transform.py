@@ -56,21 +56,26 @@ def _chain(b: ir.IRBuilder, scales: Sequence[float], values: Sequence[ir.Value])
 
 def _input_parts(axis: Axis) -> Parts:
     """Return the rows of ``BT`` that are made together, and what makes them of ``d``."""
-    (pairs, singles), n = POINTS[axis], axis.n
+    (pairs, singles, zero), n = POINTS[axis], axis.n
     if singles or n == 1:
         return [((k,), functools.partial(_input_row, axis, k)) for k in range(n)]
 
-    def end(first: int, b: ir.IRBuilder, d: Read) -> list[ir.Value]:
-        return [_chain(b, even_part(pairs), [d(k) for k in range(first, n, 2)])]
+    first = int(zero)
+
+    def end(at: int, b: ir.IRBuilder, d: Read) -> list[ir.Value]:
+        return [_chain(b, even_part(pairs), [d(k) for k in range(at, n, 2)])]
 
     def pair(i: int, b: ir.IRBuilder, d: Read) -> list[ir.Value]:
         scales = even_part(pairs[:i] + pairs[i + 1 :])
-        even, odd = (_chain(b, scales, [d(k) for k in range(s, n - 1, 2)]) for s in (2, 1))
-        return [add_times(b, sign * pairs[i], odd, even) for sign in (1.0, -1.0)]
+        times_x, once = (
+            _chain(b, scales, [d(s + 2 * k) for k in range(len(pairs))]) for s in (first + 1, first)
+        )
+        return [add_times(b, sign * pairs[i], once, times_x) for sign in (1.0, -1.0)]
 
-    middle = [((2 * i + 1, 2 * i + 2), functools.partial(pair, i)) for i in range(len(pairs))]
-    ends = [((k,), functools.partial(end, k and 1)) for k in (0, n - 1)]
-    return [ends[0], *middle, ends[1]]
+    ends = [((0,), functools.partial(end, 0))] if zero else []
+    places = range(first, n - 1, 2)
+    middle = [((k, k + 1), functools.partial(pair, i)) for i, k in enumerate(places)]
+    return [*ends, *middle, ((n - 1,), functools.partial(end, first))]
 
 
 def _input_row(axis: Axis, k: int, b: ir.IRBuilder, d: Read) -> list[ir.Value]:
@@ -82,19 +87,19 @@ def _input_row(axis: Axis, k: int, b: ir.IRBuilder, d: Read) -> list[ir.Value]:
 
 def _output_parts(axis: Axis) -> Parts:
     """Return the rows of ``AT`` that are made together, and what makes them of ``d``."""
-    (pairs, singles), n, m = POINTS[axis], axis.n, axis.m
+    (pairs, singles, zero), n, m = POINTS[axis], axis.n, axis.m
     if n == 1:
         return [((0,), lambda b, d: [d(0)])]
 
     def rows(odd: int, b: ir.IRBuilder, d: Read) -> list[ir.Value]:
         join = b.fsub if odd else b.fadd
-        values = [join(d(2 * k + 1), d(2 * k + 2)) for k in range(len(pairs))]
-        values += [d(2 * len(pairs) + 1 + k) for k in range(len(singles))]
+        values = [join(d(2 * k + zero), d(2 * k + 1 + zero)) for k in range(len(pairs))]
+        values += [d(2 * len(pairs) + zero + k) for k in range(len(singles))]
         made = []
         for i in range(odd, m, 2):
             first = (*pairs, *singles)[0] ** i
             total = values[0] if first == 1.0 else b.fmul(fconst(first), values[0])
-            if i == 0:
+            if i == 0 and zero:
                 total = b.fadd(d(0), total)
             for p, value in zip((*pairs, *singles)[1:], values[1:], strict=True):
                 total = add_times(b, p**i, value, total)

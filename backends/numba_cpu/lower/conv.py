@@ -18,6 +18,8 @@ from leptonc.backends.numba_cpu.kernels import (
     winograd_slots,
 )
 from leptonc.backends.numba_cpu.kernels import winograd as wino
+from leptonc.backends.numba_cpu.kernels.base import Kernel
+from leptonc.backends.numba_cpu.kernels.fold import fold_weight
 from leptonc.backends.numba_cpu.kernels.igemm_plan import ConvPlan
 from leptonc.backends.numba_cpu.kernels.pack import merge_groups, pack_conv
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
@@ -33,6 +35,7 @@ from leptonc.backends.numba_cpu.lower.conv_choice import (
     Algorithm,
     ConvShape,
     few,
+    folded_shape,
     forms,
     is_late,
     tiles,
@@ -262,8 +265,11 @@ def _reads(end: Finish) -> list[View]:
     return [*end.reads, *([] if end.res is None else [end.res])]
 
 
-def _winograd_weights(job: _Job, form: Form, late: Late | None) -> Slot:
-    """Return the address of the weights, transformed unless that is done ``late``."""
+def _winograd_weights(job: _Job, form: Form, late: Late | None, stride: int) -> Slot:
+    """Return the address of the weights, transformed unless that is done ``late``.
+
+    ``stride``: that is folded into the channels, or 1.
+    """
     const, fetch = job.ctx.constant(job.weight), job.ctx.pool.fetch
     assert const is not None
     if late is not None:
@@ -273,39 +279,53 @@ def _winograd_weights(job: _Job, form: Form, late: Late | None) -> Slot:
             lambda: winograd_plan.pack_late(elements_of(const), wide, fetch),
             const,
         )
-    return job.ctx.packed(
-        ("winograd", form, id(const.payload)),
-        lambda: winograd_plan.transform_weights(elements_of(const), form, fetch),
-        const,
-    )
+
+    def transformed() -> np.ndarray:
+        if stride == 1:
+            return winograd_plan.transform_weights(elements_of(const), form, fetch)
+        return winograd_plan.transform_weights(fold_weight(fetch(elements_of(const)), stride), form)
+
+    return job.ctx.packed(("winograd", form, stride, id(const.payload)), transformed, const)
+
+
+def _winograd_image(
+    job: _Job, algorithm: Algorithm, form: Form, late: Late | None
+) -> tuple[Kernel, View, winograd_plan.Blocking, ConvShape]:
+    """Return the kernel, the image that it reads, its blocks, the convolution of that image."""
+    ctx, s = job.ctx, job.shape.plane
+    if few(s, algorithm):
+        blocks = winograd_few.blocking(form, -(-s.out[1] // form.x.m), s.channels)
+        return winograd_few.winograd_few, lines.lines_of_tiles(ctx, s, form, job.x), blocks, s
+    folded = folded_shape(s) if algorithm is Algorithm.FOLDED_4 else None
+    if folded is None:
+        x = inner_channels(ctx, job.x)
+    else:
+        x, s = lines.folded_image(ctx, s, folded, job.x), folded
+    blocks = winograd_plan.blocking(form, tiles(s, form), s.channels, s.out_channels, late)
+    return wino.winograd, x, blocks, s
 
 
 def _winograd(algorithm: Algorithm) -> Callable[[_Job], None]:
     def lower(job: _Job) -> None:
-        ctx, s, out, form = job.ctx, job.shape.plane, job.out, forms(job.shape)[algorithm]
-        late = late_of(form, tiles(s, form)) if is_late(algorithm) else None
-        weights = _winograd_weights(job, form, late)
-        products = EARLY if late is None else late.slots()
-        across = -(-s.out[1] // form.x.m)
-        if few(s, algorithm):
-            run, x = winograd_few.winograd_few, lines.lines_of_tiles(ctx, s, form, job.x)
-            blocks = winograd_few.blocking(form, across, s.channels)
-        else:
-            run, x = wino.winograd, inner_channels(ctx, job.x)
-            shape = tiles(s, form), s.channels, s.out_channels
-            blocks = winograd_plan.blocking(form, *shape, late)
-        scratch, stride = ctx.scratch(blocks.scratch_bytes)
+        ctx, out, form = job.ctx, job.out, forms(job.shape)[algorithm]
+        late = late_of(form, tiles(job.shape.plane, form)) if is_late(algorithm) else None
+        run, x, blocks, s = _winograd_image(job, algorithm, form, late)
+        transforms, stride = TRANSFORMS[form].slots(job.pool), job.shape.stride[-1] // s.stride[-1]
+        if stride > 1:  # of an image of whole tiles
+            transforms["edge"] = 0
+        scratch, scratch_bytes = ctx.scratch(blocks.scratch_bytes)
         (x_y, x_x), (out_y, out_x) = spatial(x, 2), spatial(out, 2)
         values: dict[str, Any] = {
-            **winograd_plan.slots(form), **TRANSFORMS[form].slots(job.pool), **products,
+            **winograd_plan.slots(form, s.channels), **transforms,
+            **(EARLY if late is None else late.slots()),
             "x": x.ref, "x_b": x.strides[0], "x_y": x_y, "x_x": x_x,
             "batch": s.batch, "in_h": s.size[0], "in_w": s.size[1],
-            "channels": s.channels, "columns": s.out_channels,
+            "channels": x.shape[1], "columns": s.out_channels,
             "pad_y": s.padding[0], "pad_x": s.padding[1], "out_h": s.out[0], "out_w": s.out[1],
             "out": out.ref, "out_b": out.strides[0], "out_y": out_y, "out_x": out_x,
-            "weights": weights, "bias": job.end.bias,
+            "weights": _winograd_weights(job, form, late, stride), "bias": job.end.bias,
             "pool": job.pool, "tile_block": blocks.tile_block, "panel_block": blocks.panel_block,
-            "scratch": scratch, "scratch_bytes": stride, **_finish_values(job.end, 2),
+            "scratch": scratch, "scratch_bytes": scratch_bytes, **_finish_values(job.end, 2),
         }  # fmt: skip
         slots = [values[name] for name in winograd_slots.NAMES]
         ctx.step(run, slots, [x, *_reads(job.end)], [out])
@@ -347,7 +367,10 @@ def _depthwise(job: _Job) -> None:
 _LOWER: dict[Algorithm, Callable[[_Job], None]] = {
     Algorithm.IGEMM: _igemm,
     Algorithm.BF16X3: partial(_igemm, by_parts=True),
-    **{algorithm: _winograd(algorithm) for algorithm in (*WINOGRAD.values(), *LATES.values())},
+    **{
+        algorithm: _winograd(algorithm)
+        for algorithm in (*WINOGRAD.values(), *LATES.values(), Algorithm.FOLDED_4)
+    },
     Algorithm.DEPTHWISE: _depthwise,
 }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
 from leptonc.backends.numba_cpu.kernels import int8_winograd_forms, int8_winograd_plan, winograd_few
@@ -18,6 +18,7 @@ from leptonc.backends.numba_cpu.kernels.winograd_late import SOME
 from leptonc.backends.numba_cpu.kernels.winograd_late_tile import FEW
 from leptonc.backends.numba_cpu.kernels.winograd_plan import depth
 from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, ONE, Axis, Form
+from leptonc.backends.numba_cpu.kernels.winograd_product import UNROLL
 from leptonc.backends.numba_cpu.lower.product_cost import (
     FEWEST_ROWS,
     IGEMM_RATE,
@@ -40,6 +41,7 @@ class Algorithm(enum.Enum):
     LATE_PHASES = "latephases2"
     LINE_4 = "line4"
     LATE_LINE = "lateline4"
+    FOLDED_4 = "folded4"
     DEPTHWISE = "depthwise"
 
 
@@ -53,6 +55,10 @@ WINOGRAD = {
     (2, 2, 2): Algorithm.PHASES_2,
     (1, 1, 4): Algorithm.LINE_4,
     (1, 4, 1): Algorithm.LINE_4,
+}
+#: Those of an image whose stride is folded into its channels, by the kernel that is left.
+_FOLDED: Mapping[tuple[int, ...], Form] = {
+    form.kernel: form for form in (Form.square(3, 4), Form.square(4, 4))
 }
 #: The same with weights as they are, transformed in each call.
 LATES = {
@@ -114,6 +120,9 @@ def costs(shape: ConvShape, precision: str, near: bool = False) -> dict[Algorith
     if by_parts < math.inf:
         found[Algorithm.BF16X3] = by_parts
     shape = shape.plane
+    folded = folded_shape(shape)
+    if precision != "strict" and folded is not None:
+        found[Algorithm.FOLDED_4] = folded_cost(shape, folded, near)
     if precision != "strict" and _few_fits(shape):
         found[Algorithm.WINOGRAD_4] = few_cost(shape)
     elif precision != "strict" and _winograd_fits(shape):
@@ -160,7 +169,38 @@ def forms(s: ConvShape) -> dict[Algorithm, Form]:
         whole = s.channels % LANES == 0 and tiles(s, form) <= MOST_LATE
         if early in LATES and form in LATE_FORMS and whole:
             found[LATES[early]] = form
+    folded = folded_form(s.kernel, s.stride)
+    if folded is not None and folded_shape(s) is not None:
+        found[Algorithm.FOLDED_4] = folded
     return found
+
+
+def folded_form(kernel: tuple[int, ...], stride: tuple[int, ...]) -> Form | None:
+    """Return the Winograd convolution of a kernel whose stride is folded into the channels."""
+    if len(kernel) != 2 or stride[0] != stride[1] or stride[0] == 1:
+        return None
+    return _FOLDED.get(tuple(-(-taps // stride[0]) for taps in kernel))
+
+
+def folded_shape(s: ConvShape) -> ConvShape | None:
+    """Return the convolution with stride 1 that ``s`` becomes of an image of few channels.
+
+    Its image has the pixels of squares as channels (:mod:`fold`) and whole tiles, zeros included.
+
+    Returns:
+        None where there is no form for it, or few sums to save.
+    """
+    form = folded_form(s.kernel, s.stride)
+    if form is None or s.groups > 1 or s.dilation != (1, 1) or s.channels > FEW_CHANNELS:
+        return None
+    channels = s.channels * math.prod(s.stride)
+    if min(channels, s.out_channels) < UNROLL:
+        return None
+    size = (-(-n // axis.m) * axis.m + axis.taps - 1 for n, axis in zip(s.out, form, strict=True))
+    return replace(
+        s, channels=channels, size=tuple(size), kernel=form.kernel, stride=(1, 1), padding=(0, 0),
+        after=(),
+    )  # fmt: skip
 
 
 def is_late(algorithm: Algorithm) -> bool:
@@ -176,7 +216,9 @@ def tiles(s: ConvShape, form: Form) -> int:
 def held_bytes(s: ConvShape, algorithm: Algorithm) -> int:
     """Return the bytes of the packed weights of an algorithm, not of a depthwise one."""
     form = None if is_late(algorithm) else forms(s).get(algorithm)
-    rows = s.channels * math.prod(s.kernel) if form is None else depth(form, s.channels)
+    folded = folded_shape(s) if algorithm is Algorithm.FOLDED_4 else None
+    channels = s.channels if folded is None else folded.channels
+    rows = s.channels * math.prod(s.kernel) if form is None else depth(form, channels)
     return 4 * rows * -(-s.out_channels // PANEL) * PANEL
 
 
@@ -222,7 +264,9 @@ TRANSFORM = {
     Form(ONE, Axis(7, 4)): (30.0, 30.0),
     Form(Axis(7, 4), ONE): (30.0, 30.0),
     Form.square(5, 3): (220.0, 150.0),
+    Form.square(4, 4): (200.0, 300.0),
 }
+FOLDED_PIXEL = 1.5  # cycles to copy a pixel of a channel to the channels of a square
 NEAR = 1 << 19  # bytes of a result up to which the stores of few channels are no matter
 # Bytes of Winograd's weights a cycle: from memory, likewise by processor; where all of a network
 # stays in caches.
@@ -266,9 +310,17 @@ def winograd_cost(s: ConvShape, form: Form, near: bool) -> float:
     count = tiles(s, form)
     panels, rows = -(-s.out_channels // PANEL), depth(form, s.channels)
     product = WINOGRAD_PRODUCT * max(count + count % 2, FEWEST_ROWS) * panels * rows
+    if s.channels < LANES:
+        product *= -(-s.channels // UNROLL) * UNROLL / LANES
     weights = 4.0 * rows * panels * PANEL
     reading = weights / (NEAR_RATE if near else FAR_RATE[adds_beside()])
     return product + reading - OVERLAP * min(product, reading) + _transforms(s, form, count)
+
+
+def folded_cost(s: ConvShape, folded: ConvShape, near: bool) -> float:
+    """Return the estimated cycles of the folded convolution of ``s``, its image's copy included."""
+    copied = s.batch * s.channels * math.prod(s.size) * FOLDED_PIXEL
+    return winograd_cost(folded, _FOLDED[folded.kernel], near) + copied
 
 
 def _transforms(s: ConvShape, form: Form, count: int) -> float:

@@ -6,10 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from leptonc.backends.numba_cpu.kernels import fold
 from leptonc.backends.numba_cpu.kernels import lines as kernel
 from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
 from leptonc.backends.numba_cpu.kernels.pack import pad_image
+from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_points import Form
 from leptonc.backends.numba_cpu.lower.conv_choice import ConvShape
 from leptonc.backends.numba_cpu.lower.core import Lowering
@@ -75,6 +77,34 @@ def lines_of_tiles(ctx: Lowering, s: ConvShape, form: Form, x: View) -> View:
     height, line = s.size[0], lines.strides[0]
     shape = (s.batch, s.channels, height, lines.shape[1])
     return View(lines.buffer, DType.F32, shape, (height * line, 1, line, s.channels))
+
+
+def folded_image(ctx: Lowering, s: ConvShape, folded: ConvShape, x: View) -> View:
+    """Append the copy of an image whose squares of pixels are channels.
+
+    Args:
+        ctx: the lowering.
+        s: the convolution of ``x``.
+        folded: the one with stride 1 that it becomes.
+        x: the image.
+
+    Returns:
+        ``f32[batch, channels, *folded.size]``, channels innermost and whole vectors, which overlap.
+    """
+    (down, across), pitch = folded.size, fold.pitch(s.channels, s.stride[0])
+    vectors = -(-folded.channels // LANES) * LANES
+    out = ctx.temp(DType.F32, (s.batch * down * across * pitch + vectors - pitch,))
+    n, c, h, w = x.strides
+    values: dict[str, Slot] = {
+        "lines": s.batch * down, "down": down, "width": across, "pitch": pitch,
+        "stride": s.stride[0], "channels": s.channels, "x": x.ref, "x_b": n, "x_y": h, "x_x": w,
+        "x_c": c, "in_h": s.size[0], "in_w": s.size[1], "pad_y": s.padding[0],
+        "pad_x": s.padding[1], "out": out.ref,
+    }  # fmt: skip
+    ctx.step(fold.fold, [values[name] for name in fold.NAMES], [x], [out])
+    line = across * pitch
+    shape = (s.batch, vectors, down, across)
+    return View(out.buffer, DType.F32, shape, (down * line, 1, line, pitch))
 
 
 def lower_lines(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -38,6 +39,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> None:
 F4, F2, DIRECT = Algorithm.WINOGRAD_4, Algorithm.WINOGRAD_2, Algorithm.IGEMM
 F3 = Algorithm.WINOGRAD_3
 L4, L2 = Algorithm.LATE_4, Algorithm.LATE_PHASES
+FOLDED = Algorithm.FOLDED_4
 P2, LINE, LATE_LINE = Algorithm.PHASES_2, Algorithm.LINE_4, Algorithm.LATE_LINE
 SIZES, WIDTHS = st.integers(1, 64), st.integers(1, 600)
 
@@ -113,7 +115,6 @@ def test_larger_tiles_hold_more_bytes(size: int, channels: int, out: int) -> Non
         {"stride": (3, 3), "out": (10, 10)},
         {"dilation": (2, 2), "padding": (2, 2)},
         {"groups": 2},
-        {"kernel": (4, 4), "out": (27, 27)},
         {"kernel": (2, 3), "padding": (0, 1), "out": (27, 28)},
         {"kernel": (3, 1), "padding": (1, 1)},
         {"kernel": (3, 1), "padding": (1, 0), "stride": (2, 1), "out": (14, 28)},
@@ -134,6 +135,50 @@ def test_five_by_five_taps_run_by_winograd(channels: int, size: int, out: int) -
     assert choose(shape, "fp32") is F3
     assert choose(shape, "strict") is DIRECT
     assert choose(replace(shape, stride=(2, 2)), "fp32") is DIRECT
+
+
+def test_four_by_four_taps_run_by_winograd() -> None:
+    shape = replace(square(64, 28, 64), kernel=(4, 4), out=(27, 27))
+    assert choose(shape, "fp32") is F4
+    assert choose(shape, "strict") is DIRECT
+
+
+def image(taps: int, steps: int, **rest: Any) -> ConvShape:
+    """Return a strided convolution of an image."""
+    size, pad = 225 - taps % 2, taps // 2
+    left = (size + 2 * pad - taps) // steps + 1
+    shape = ConvShape(
+        1, 3, (size, size), 64, (taps, taps), (steps, steps), (pad, pad), (1, 1), 1, (left, left)
+    )
+    return replace(shape, **rest)
+
+
+@pytest.mark.parametrize(("taps", "stride"), [(5, 2), (6, 2), (7, 2), (8, 2), (11, 4)])
+def test_the_stride_of_a_first_convolution_is_folded(taps: int, stride: int) -> None:
+    shape = image(taps, stride)
+    assert choose(shape, "fp32") is FOLDED
+    assert choose(shape, "strict") is DIRECT
+    assert forms(shape)[FOLDED].kernel == (-(-taps // stride),) * 2
+    assert held_bytes(shape, FOLDED) > held_bytes(shape, DIRECT)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        image(7, 1),
+        image(3, 2),
+        image(9, 2),
+        image(16, 16),
+        image(7, 2, channels=9),
+        image(7, 2, out_channels=3),
+        image(7, 2, dilation=(2, 2)),
+        image(7, 2, channels=4, groups=2),
+        image(7, 2, stride=(2, 3)),
+        image(7, 2, kernel=(7, 3)),
+    ],
+)
+def test_other_first_convolutions_run_directly(shape: ConvShape) -> None:
+    assert FOLDED not in costs(shape, "fp32")
 
 
 @pytest.mark.parametrize("taps", [3, 7])

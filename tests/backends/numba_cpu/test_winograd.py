@@ -39,7 +39,7 @@ def kernel(form: Form, out: int, channels: int) -> torch.Tensor:
 
 
 def same(form: Form) -> tuple[int, int]:
-    """Return the padding that keeps the size with stride 1."""
+    """Return the padding that keeps the size with stride 1, with an even kernel one more."""
     y, x = (taps // 2 for taps in form.kernel)
     return y, x
 
@@ -83,7 +83,7 @@ class Case:
         size = [s // pool * pool for s in size]
         self.written = (b, size[0] // pool, size[1] // pool, n)
         self.values = {
-            **plan.slots(form), **addresses(form, pool, tiles if late else 0), **self.keep,
+            **plan.slots(form, c), **addresses(form, pool, tiles if late else 0), **self.keep,
             "x_b": h * wide * c, "x_y": wide * c, "x_x": c,
             "batch": b, "in_h": h, "in_w": wide, "channels": c, "columns": n,
             "pad_y": pad[0], "pad_x": pad[1], "out_h": size[0], "out_w": size[1],
@@ -161,10 +161,9 @@ def test_blocks_do_not_change_a_bit(form: Form) -> None:
 @pytest.mark.parametrize("mode", list(Res))
 def test_epilogue(form: Form, mode: Res) -> None:
     x, weight, bias = data(2, 16, 6, 7), kernel(form, 21, 16), data(21)
-    res = data(2, 21, *(-(-s // form.stride) for s in (6, 7)))
-    act = (Act.LEAKY_RELU, 0.25, 0.0)
-    case = Case(form, x, weight, same(form), bias=bias, res=res, mode=mode, act=act)
     plain = reference(form, x, weight, same(form)) + bias.double()[:, None, None]
+    res, act = data(*plain.shape), (Act.LEAKY_RELU, 0.25, 0.0)
+    case = Case(form, x, weight, same(form), bias=bias, res=res, mode=mode, act=act)
     want = {
         Res.BEFORE: lambda: F.leaky_relu(plain + res, 0.25),
         Res.AFTER: lambda: F.leaky_relu(plain, 0.25) + res,
@@ -179,7 +178,6 @@ def pooled(draw) -> tuple[Any, ...]:
     sizes = [st.integers(1, 2), st.integers(1, 40), st.integers(2, 13), st.integers(2, 13)]
     pad = draw(st.tuples(*[st.integers(0, 2)] * 2))
     b, c, h, w = (draw(s) for s in sizes)
-    h, w = (max(v, 4 - 2 * p) for v, p in zip((h, w), pad, strict=True))  # two outputs or more
     odd = draw(st.lists(st.sampled_from([np.nan, np.inf, -np.inf, -0.0]), max_size=3))
     acts = [(Act.NONE, 0.0, 0.0), (Act.RELU, 0.0, 0.0), (Act.CLAMP, -0.5, 0.5)]
     return b, c, h, w, draw(st.integers(1, 70)), pad, odd, draw(st.sampled_from(acts))
@@ -189,6 +187,8 @@ def pooled(draw) -> tuple[Any, ...]:
 @given(pooled(), st.integers(1, 3))
 def test_the_largest_of_four_outputs_has_the_bits_of_a_pool_behind(form, case, nt: int) -> None:
     b, c, h, w, n, pad, odd, act = case
+    least = (axis.taps + 1 - 2 * p for axis, p in zip(form, pad, strict=True))  # two outputs
+    h, w = (max(v, some) for v, some in zip((h, w), least, strict=True))
     x, weight, bias = data(b, c, h, w), kernel(form, n, c), data(n)
     x.view(-1)[: len(odd)] = torch.tensor(odd)
     plain = torch.from_numpy(Case(form, x, weight, pad, bias=bias, act=act).run())
@@ -293,8 +293,8 @@ def test_every_output_is_within_its_bound(
 @settings(max_examples=40, deadline=None)
 def test_any_thread_count_gives_the_same_bits(form, shape, channels, out, nt, mode, act) -> None:
     x, weight = data(2, channels, *shape), kernel(form, out, channels)
-    size = [-(-s // form.stride) for s in shape]
-    res = {} if mode is None else {"res": data(2, out, *size), "mode": mode}
+    size = reference(form, x, weight, same(form)).shape
+    res = {} if mode is None else {"res": data(*size), "mode": mode}
     case = Case(form, x, weight, same(form), bias=data(out), act=(act, -0.5, 0.75), **res)
     assert np.array_equal(case.run(), case.run(nt))
 
