@@ -127,8 +127,9 @@ def _name(const: Const) -> str:
 
 
 def _is_matrix(const: Const) -> bool:
-    """Return whether it may be the weight of a linear layer."""
-    return const.type.dtype is DType.F32 and const.type.rank == 2
+    """Return whether it may be the weight of a linear layer or of a 1x1 convolution."""
+    flat = const.type.rank >= 2 and all(d == 1 for d in const.type.shape[2:])
+    return const.type.dtype is DType.F32 and flat
 
 
 def _is_kernel(const: Const) -> bool:

@@ -30,7 +30,6 @@ from leptonc.backends.numba_cpu.kernels.winograd_calls import TRANSFORMS
 from leptonc.backends.numba_cpu.kernels.winograd_late import LATE
 from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, Form
 from leptonc.backends.numba_cpu.lower.conv_choice import folded_form
-from leptonc.backends.numba_cpu.lower.questions import LEAST_SIDES
 from leptonc.backends.numba_cpu.peak import read_all
 from leptonc.passes.fusing.policy import FEW_CHANNELS
 
@@ -85,11 +84,14 @@ def _deep(form: Form) -> Sign:
 
 
 def _is_between_wide(m: Any) -> bool:
-    """Return whether it is a norm as it stands between the wide linear layers of encoders.
+    """Return whether it is a norm between the wide linear layers of encoders, or a wide 1x1.
 
     The linear layers do not tell: those of a CNN's classifier have a single row.
     """
-    return isinstance(m, nn.LayerNorm) and m.normalized_shape[-1] >= LEAST_SIDES[1]
+    if _is_conv(m):
+        wide = m.groups == 1 and min(m.in_channels, m.out_channels) >= _WIDE
+        return wide and m.kernel_size == (1, 1)
+    return isinstance(m, nn.LayerNorm) and m.normalized_shape[-1] >= _WIDE
 
 
 def _has_many_rows(m: Any) -> bool:

@@ -79,7 +79,7 @@ def questions(fn: Function, options: Options) -> list[Open]:
     for op in lowered_ops(fn, options):
         if not isinstance(op.kind, Unit) or op.kind.name in (options.retreat or {}):
             continue
-        for question in asked(op.kind.body, options.precision, reuse):
+        for question in asked(op.kind.body, options.precision, reuse, options.threads):
             old = found.get(question.key, Open(question, op, 0))
             found[question.key] = replace(old, count=old.count + 1)
     return list(found.values())

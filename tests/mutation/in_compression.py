@@ -194,7 +194,7 @@ FAULTS: tuple[Fault, ...] = (
     _codes("reach-of-one-sign", "leptonc/meaning/constants.py", "dead guard",
            "return max(int(above.max()), -int(below.min()))", "return int(above.max())",
            _WINOGRAD),
-    _codes("tiles-at-any-memory", "backends/numba_cpu/lower/conv_choice.py",
+    _codes("tiles-at-any-memory", "backends/numba_cpu/lower/int8_choice.py",
            "precision setting ignored",
            'small = precision != "strict" or _held(s, form) < STRICT_HELD',
            'small = precision != "" or _held(s, form) < STRICT_HELD', _WINOGRAD),

@@ -24,7 +24,9 @@ def _kernel(
 
 
 # Where there are tile registers networks use them in place of Strassen's algorithm.
-_WIDE, _WIDER = ((), ()) if _HAS_TILES else (("many_rows",), ("most_rows",))
+_WIDE, _WIDER, _PIXELS = (
+    ((), (), ()) if _HAS_TILES else (("many_rows",), ("most_rows",), ("strided_pixels",))
+)
 _STRASSEN: tuple[Fault, ...] = (
     _kernel("strassen-onto-what-was-there", "strassen_plan", "stale buffer",
             "ONTO * (quadrant in met)", "ONTO", "strassen", *_WIDE),
@@ -34,6 +36,11 @@ _STRASSEN: tuple[Fault, ...] = (
     _kernel("strassen-share", "strassen", "wrong thread share",
             "share(pairs, tid, nt, cuts)", "share(pairs // nt * nt, tid, nt, cuts)", "strassen",
             *_WIDE, threads=2),
+    _kernel("strassen-rows-of-one-line", "strassen", "wrong stride",
+            "i // arg(args, WIDTH), i % arg(args, WIDTH)", "0, i", "strassen", *_PIXELS),
+    _kernel("strassen-without-bounds", "strassen_tile", "dropped tail",
+            "return vm.clamp_high(b, vm.clamp_low(b, value, low), high)", "return value",
+            "strassen", *_WIDE),
     _kernel("strassen-finishes-again", "strassen", "wrong epilogue order",
             "            finished = following\n", "            finished = 0\n", "strassen",
             *_WIDER),

@@ -57,14 +57,17 @@ FAULTS: tuple[Fault, ...] = (
              "if found and len(made) <= room:", (f"{_TESTS}/test_executor.py",),
              "large_products", threads=2),
     _planner("strict-takes-winograd", "lower/conv_choice", "precision setting ignored",
-             'if precision != "strict" and _winograd_fits(shape):', "if _winograd_fits(shape):",
+             'if precision != "strict" and winograd_fits(shape):', "if winograd_fits(shape):",
              (f"{_TESTS}/test_conv_choice.py",)),
     _planner("strict-takes-strassen", "lower/questions", "precision setting ignored",
              'if precision == "strict" or not isinstance(op.kind, Linear):\n        return None\n'
              "    if op", "if not isinstance(op.kind, Linear):\n        return None\n"
              "    if op", (f"{_TESTS}/test_strassen.py",)),
+    _planner("strict-takes-strassen-for-pixels", "lower/questions", "precision setting ignored",
+             'sides is not None and precision != "strict"', "sides is not None",
+             (f"{_TESTS}/test_strassen.py",)),
     _planner("strassen-of-uneven-columns", "lower/questions", "dead guard",
-             "return unevenness(weight) <= MOST_UNEVEN", "return True",
+             "cycles < math.inf and unevenness(weight) <= MOST_UNEVEN", "cycles < math.inf",
              (f"{_TESTS}/test_strassen.py",)),
     _planner("strict-rounds-weights", "lower/questions", "precision setting ignored",
              'if precision == "strict" or not isinstance(op.kind, Linear):\n        return None\n'

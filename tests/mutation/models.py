@@ -326,6 +326,7 @@ MODELS: dict[str, Model] = {
     "wide_row": _net(lambda: nn.Linear(512, 992), (1, 512)),  # an odd number of panels
     "few_rows_of_many": _net(lambda: nn.Linear(1025, 1050), (3, 1025)),  # weights of 24 bits
     "many_rows": _net(lambda: nn.Sequential(nn.Linear(512, 576), nn.ReLU()), (97, 512)),
+    "strided_pixels": _net(lambda: nn.Conv2d(256, 256, 1, 2), (1, 256, 21, 25)),
     "most_rows": _net(lambda: nn.Sequential(nn.Linear(512, 576), nn.GELU()), (400, 512)),
     "many_few": _net(lambda: nn.Sequential(nn.Linear(128, 96), nn.ReLU()), (400, 128)),
     "odd_panels": _net(lambda: nn.Sequential(nn.Linear(512, 608), nn.ReLU()), (97, 512)),

@@ -16,6 +16,8 @@ an output tile.
 
 from __future__ import annotations
 
+import numpy as np
+
 from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
@@ -43,36 +45,45 @@ from leptonc.backends.numba_cpu.kernels.vec import (
 
 NAMES = (
     "rows", "half", "tiles", "vectors", "pairs", "panel_bytes", "turns", "share", "advance", "tall",
-    "low", "cells", "tables", "spare", "table", "sums", "a", "a_row", "b", "bias", "out", "out_row",
-    "res", "res_row", "late", "act", "act_p0", "act_p1", "scratch", "scratch_bytes",
+    "low", "cells", "tables", "spare", "table", "sums", "a", "width", "a_line", "a_row", "b",
+    "bias", "out", "out_row", "res", "res_row", "late", "act", "act_p0", "act_p1",
+    "scratch", "scratch_bytes",
 )  # fmt: skip
 """Slots of the record of both kernels, in order. Up to ``spare``: :meth:`strassen_plan.Sizes.slots`
 (``turns``: of the loop over the depth; ``share``: the bytes of a sum that a tile makes;
 ``advance``: those that it asks for in a turn). ``table``: address of :meth:`Sizes.table`; ``sums``:
-of the left operands; then addresses (bytes; ``res`` or 0) and floats from row to row. ``late``: as
+of the left operands; then addresses (bytes; ``res`` or 0) and floats from row to row; those of A
+are ``width`` to a line. ``late``: as
 for :func:`finish_tile`; ``act``: an ``Act``. ``scratch``: see :meth:`Sizes.scratch`."""
 
 (
     M, HALF, TILES, VECTORS, PAIRS, PANEL_BYTES, TURNS, SHARE, ADVANCE, TALL, LOW, CELLS, TABLES,
-    SPARE, TABLE, SUMS, A, A_ROW, B, BIAS, OUT, OUT_ROW, RES, RES_ROW, LATE, ACT, ACT_P0, ACT_P1,
-    SCRATCH, SCRATCH_BYTES,
+    SPARE, TABLE, SUMS, A, WIDTH, A_LINE, A_ROW, B, BIAS, OUT, OUT_ROW, RES, RES_ROW, LATE, ACT,
+    ACT_P0, ACT_P1, SCRATCH, SCRATCH_BYTES,
 ) = range(len(NAMES))  # fmt: skip
 READY, PANEL_AT, MADE, X, Y, HOW, C, C_HOW, D, D_HOW, ROW, COLUMN = range(len(ENTRIES))
 _VECTOR, _ENTRIES = 4 * LANES, 8 * len(ENTRIES)  # bytes
-_COUNT, _NONE = len(PRODUCTS), int(Act.NONE)
+_COUNT, _INF = len(PRODUCTS), np.float32(np.inf)
+_NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
+
+
+@inline_njit
+def _row(args, i):
+    """Return the address of a row of A."""
+    line, x = i // arg(args, WIDTH), i % arg(args, WIDTH)
+    return arg(args, A) + 4 * (line * arg(args, A_LINE) + x * arg(args, A_ROW))
 
 
 @kernel
 def strassen_rows(args, tid, nt, cuts):
     """Write the left operands, in the order of :data:`strassen_plan.PRODUCTS`."""
     m, half, tiles = arg(args, M), arg(args, HALF), arg(args, TILES)
-    depth, step = arg(args, VECTORS) * LANES, 4 * arg(args, A_ROW)
+    depth = arg(args, VECTORS) * LANES
     area = arg(args, VECTORS) * ROWS * _VECTOR
     operand = tiles * area + GAP
     for i in range(*share(half, tid, nt, cuts)):
         tile = ((i + 1) * tiles - 1) // half
-        upper = arg(args, A) + i * step
-        lower, there = upper + half * step, LANES if half + i < m else 0
+        upper, lower, there = _row(args, i), _row(args, half + i), LANES if half + i < m else 0
         to = arg(args, SUMS) + tile * area + (i - half * tile // tiles) * _VECTOR
         for k in range(0, depth, LANES):
             a11, a12 = vload(upper, k), vload(upper, depth + k)
@@ -97,6 +108,21 @@ def _tables(args, scratch):
 
 
 @inline_njit
+def _bounds(args):
+    """Return the bounds that are the activation, and whether tiles can end with them."""
+    act = arg(args, ACT)
+    if arg(args, LATE) != NO_RES:
+        return -_INF, _INF, False
+    if act == _RELU:
+        return np.float32(0.0), _INF, True
+    if act == _RELU6:
+        return np.float32(0.0), np.float32(6.0), True
+    if act == _CLAMP:
+        return argf(args, ACT_P0), argf(args, ACT_P1), True
+    return -_INF, _INF, act == _NONE
+
+
+@inline_njit
 def _product(args, row, pair, scratch, a, ahead):
     """Compute one of the products of a pair of panels, as ``row`` of the table says."""
     half, tiles, size = arg(args, HALF), arg(args, TILES), arg(args, PANEL_BYTES)
@@ -109,7 +135,8 @@ def _product(args, row, pair, scratch, a, ahead):
     done, column = ldi64(row, ROW) >= 0, 4 * PANEL * pair + ldi64(row, COLUMN)
     rows, table = scratch + arg(args, TABLES) + 8 * ldi64(row, ROW), 16 * half
     plus = done and arg(args, RES) != 0 and arg(args, LATE) == NO_RES
-    left = done and (arg(args, ACT) != _NONE or arg(args, LATE) != NO_RES)
+    low, high, simple = _bounds(args)
+    left = done and not simple
     finished = 0
     for t in range(tiles):
         first, following = half * t // tiles, half * (t + 1) // tiles
@@ -118,7 +145,7 @@ def _product(args, row, pair, scratch, a, ahead):
             x if made < end else 0, y, made, ldi64(row, HOW), arg(args, VECTORS), c,
             ldi64(row, C_HOW), d, ldi64(row, D_HOW), rows + 8 * first if done else 0,
             rows + table + 8 * first if plus else 0, column, arg(args, BIAS) + column, ahead,
-            2 * arg(args, PAIRS) * size, arg(args, ADVANCE),
+            2 * arg(args, PAIRS) * size, arg(args, ADVANCE), low, high,
         )  # fmt: skip
         if left and (t + 1 == tiles or following - finished > FINISH_ROWS - ROWS):
             there = rows + 8 * finished

@@ -18,6 +18,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from leptonc.backends.numba_cpu.kernels import vecmath as vm
 from leptonc.backends.numba_cpu.kernels.ir_loops import counted
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.part import Part, part
@@ -71,6 +72,8 @@ class Tile:
     ahead: ir.Value
     apart: ir.Value
     advance: ir.Value
+    low: ir.Value
+    high: ir.Value
 
 
 def _signed(b: ir.IRBuilder, value: ir.Value, sign: ir.Value) -> ir.Value:
@@ -151,8 +154,9 @@ class Writer:
                 self._write(cells)
 
     def _write(self, cells: list[ir.Value]) -> None:
-        """Write the finished sums plus bias and residual into the result."""
+        """Write the finished sums plus bias and residual, within bounds, into the result."""
         b, t = self.b, self.t
+        low, high = splat(b, t.low), splat(b, t.high)
         bias = [load_vec(b, pointer(b, t.bias, i64(j * LANES))) for j in range(VECTORS)]
         places = self._row_places(t.out_rows)
 
@@ -160,15 +164,16 @@ class Writer:
             for (_, j), v in zip(self.cells, self._met(cells, t.d, t.d_how), strict=True):
                 yield b.fadd(v, bias[j])
 
+        def bounded(value: ir.Value) -> ir.Value:
+            return vm.clamp_high(b, vm.clamp_low(b, value, low), high)
+
         with b.if_else(b.icmp_signed("!=", t.plus_rows, i64(0))) as (more, alone):
             with more:
                 added = self._row_places(t.plus_rows)
-                self._store(
-                    (b.fadd(v, load_vec(b, p)) for v, p in zip(totals(), added, strict=True)),
-                    places,
-                )
+                both = (b.fadd(v, load_vec(b, p)) for v, p in zip(totals(), added, strict=True))
+                self._store((bounded(v) for v in both), places)
             with alone:
-                self._store(totals(), places)
+                self._store((bounded(v) for v in totals()), places)
 
     def _store(self, values: Iterable[ir.Value], places: list[ir.Value]) -> None:
         """Store each value before the next one is made: more than one would not fit registers."""
@@ -194,7 +199,7 @@ class Writer:
             yield b.fadd(old, _signed(b, value, sign))
 
 
-_PARAMS = [I64] * len(Tile.__dataclass_fields__)
+_PARAMS = [*[I64] * (len(Tile.__dataclass_fields__) - 2), F32, F32]
 
 
 def _multiply(height: int, lines: int) -> Part:
@@ -230,7 +235,7 @@ _CALL = call_of(_PARAMS)
 @intrinsic
 def multiply_sums(
     typingctx, code, a, panel, x, y, made, how, vectors, c, c_how, d, d_how, out_rows, plus_rows,
-    column, bias, ahead, apart, advance,
+    column, bias, ahead, apart, advance, low, high,
 ):  # fmt: skip
     """Multiply rows of A with a panel; add the products to one or two quadrants.
 
@@ -241,7 +246,8 @@ def multiply_sums(
     take the products, ``c`` may be 0; ``c_how``, ``d_how``: NEGATIVE, ONTO (added to what is there)
     or both. ``out_rows``: 0, or the address of the addresses of rows that take what ``d`` would,
     ``column`` bytes on, plus ``bias`` (address of ``f32[PANEL]``) and, if it is not 0, the rows of
-    ``plus_rows``. ``ahead``: address of what to ask for meanwhile, and ``apart`` bytes behind,
-    ``advance`` bytes every UNROLL of depth.
+    ``plus_rows``, within the float32 ``low`` and ``high``. ``ahead``: address of what to ask for
+    meanwhile, and ``apart`` bytes behind, ``advance`` bytes every UNROLL of depth.
     """
-    return types.void(*(types.int64,) * (1 + len(_PARAMS))), _CALL
+    numbers = (types.int64,) * (len(_PARAMS) - 1)
+    return types.void(*numbers, types.float32, types.float32), _CALL

@@ -96,7 +96,7 @@ def pick(times: Mapping[str, Sequence[float]], question: Question) -> Answer:
     risk, see :func:`_expected`. The favourite stays unless another is clearly faster, and where the
     runs do not agree with each other. Of those that take about the same time the one wins that
     holds fewest bytes: a network's weights are most of the memory that it takes, and after others
-    have run they are read again. A quarter of the bytes may take 18 % longer, half of them 9 %,
+    have run they are read again. A quarter of the bytes may take 24 % longer, half of them 12 %,
     down to ``LIGHT`` of them.
     """
     measured = {c: min(t) for c, t in times.items()}

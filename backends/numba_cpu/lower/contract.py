@@ -66,7 +66,7 @@ def lower_linear(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> No
     elif const is not None:
         key = ("linear", id(const.payload))
         b = ctx.packed(key, lambda: pack_linear(elements_of(const), fetch), const)
-        question = questions.linear(op, const, ctx.precision)
+        question = questions.linear(op, const, ctx.precision, ctx.threads)
         way = questions.PLAIN if question is None else ctx.decide(question)
         if way == questions.STRASSEN and possible(x, out, end):
             strassen_product(ctx, x, b, out, end)

@@ -45,6 +45,7 @@ from leptonc.backends.numba_cpu.lower.epilogue import Epilogue, finish, target, 
 from leptonc.backends.numba_cpu.lower.product import Finish, emit, pack_at_run_time
 from leptonc.backends.numba_cpu.lower.shape import as_dtype, contiguous
 from leptonc.backends.numba_cpu.lower.sparse import sparse_product, wins
+from leptonc.backends.numba_cpu.lower.strassen import possible, strassen_product
 from leptonc.backends.numba_cpu.schedule import Slot
 from leptonc.backends.numba_cpu.views import View
 from leptonc.ir.core import Kind, Op, Value
@@ -96,7 +97,7 @@ def lower_conv(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> None
         return
     shape, algorithm = questions.conv_shape(op), Algorithm.IGEMM
     if ctx.constant(op.operands[1]) is not None:
-        algorithm = _algorithm(ctx, shape)
+        algorithm = Algorithm(ctx.decide(_question(ctx, op, shape)))
     _lower(ctx, op, result, epilogue, shape, algorithm, 1)
 
 
@@ -109,23 +110,21 @@ def lower_peaks(ctx: Lowering, op: Op, result: Value, epilogue: Epilogue) -> boo
     shape = questions.conv_shape(op)
     if not lines.only_clamps(epilogue) or ctx.constant(op.operands[1]) is None or wins(ctx, op):
         return False
-    algorithm = Algorithm(choices.answer(_question(ctx, shape), ctx.answers).chosen)
+    question = _question(ctx, op, shape)
+    algorithm = Algorithm(choices.answer(question, ctx.answers).chosen)
     form = forms(shape).get(algorithm)
     by_lines = algorithm is Algorithm.IGEMM and lines.fits(shape, epilogue)
     if not by_lines and (form is None or not form.pools):
         return False
     even = replace(shape, out=tuple(n - n % 2 for n in shape.out))
-    _lower(ctx, op, result, epilogue, even, _algorithm(ctx, shape), 2)
+    _lower(ctx, op, result, epilogue, even, Algorithm(ctx.decide(question)), 2)
     return True
 
 
-def _question(ctx: Lowering, shape: ConvShape) -> Question:
+def _question(ctx: Lowering, op: Op, shape: ConvShape) -> Question:
     # Bands are made of products: without Winograd, as a strict program is.
-    return questions.conv(shape, "strict" if ctx.in_bands else ctx.precision, ctx.reuse)
-
-
-def _algorithm(ctx: Lowering, shape: ConvShape) -> Algorithm:
-    return Algorithm(ctx.decide(_question(ctx, shape)))
+    precision = "strict" if ctx.in_bands else ctx.precision
+    return questions.conv(shape, precision, ctx.reuse, ctx.constant(op.operands[1]), ctx.threads)
 
 
 def _lower(
@@ -183,6 +182,19 @@ def _igemm(job: _Job, by_parts: bool = False) -> None:
         call = replace(plan.call, a_o0=x.strides[0], a_z=a_z, a_y=a_y, a_x=a_x)
         plan = replace(plan, call=call)
     _emit_plan(job, plan, x, b, reads, by_parts)
+
+
+def _strassen(job: _Job) -> None:
+    """Append a 1x1 convolution by :mod:`strassen`, or as a plain product if rows lie otherwise."""
+    x, order, end = inner_channels(job.ctx, job.x), channels_last(job.x.rank), job.end
+    steps = (*x.strides[:2], *(n * s for n, s in zip(x.strides[2:], job.shape.stride, strict=True)))
+    pixels = View(x.buffer, x.dtype, (*x.shape[:2], *job.shape.out), steps, x.offset)
+    rows, out = pixels.transpose(order), job.out.transpose(order)
+    end = replace(end, res=None if end.res is None else end.res.transpose(order))
+    if possible(rows, out, end):
+        strassen_product(job.ctx, rows, _panels(job)[0], out, end)
+    else:
+        _igemm(job)
 
 
 def _emit_plan(
@@ -367,6 +379,7 @@ def _depthwise(job: _Job) -> None:
 _LOWER: dict[Algorithm, Callable[[_Job], None]] = {
     Algorithm.IGEMM: _igemm,
     Algorithm.BF16X3: partial(_igemm, by_parts=True),
+    Algorithm.STRASSEN: _strassen,
     **{
         algorithm: _winograd(algorithm)
         for algorithm in (*WINOGRAD.values(), *LATES.values(), Algorithm.FOLDED_4)

@@ -7,9 +7,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 
-from leptonc.backends.numba_cpu.kernels import int8_winograd_forms, int8_winograd_plan, winograd_few
-from leptonc.backends.numba_cpu.kernels.int8_dot import DOT
-from leptonc.backends.numba_cpu.kernels.int8_winograd_forms import LARGEST_CODE
+from leptonc.backends.numba_cpu.kernels import winograd_few
 from leptonc.backends.numba_cpu.kernels.machine_code import adds_beside
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
@@ -21,7 +19,6 @@ from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, ONE, Axis,
 from leptonc.backends.numba_cpu.kernels.winograd_product import UNROLL
 from leptonc.backends.numba_cpu.lower.product_cost import (
     FEWEST_ROWS,
-    IGEMM_RATE,
     bf16x3_cycles,
     igemm_cycles,
 )
@@ -42,6 +39,7 @@ class Algorithm(enum.Enum):
     LINE_4 = "line4"
     LATE_LINE = "lateline4"
     FOLDED_4 = "folded4"
+    STRASSEN = "strassen"
     DEPTHWISE = "depthwise"
 
 
@@ -65,11 +63,6 @@ LATES = {
     Algorithm.WINOGRAD_4: Algorithm.LATE_4,
     Algorithm.PHASES_2: Algorithm.LATE_PHASES,
     Algorithm.LINE_4: Algorithm.LATE_LINE,
-}
-#: Those of codes.
-CODE_FORMS = {
-    Algorithm.WINOGRAD_2: int8_winograd_forms.FORMS[2],
-    Algorithm.WINOGRAD_4: int8_winograd_forms.FORMS[4],
 }
 
 
@@ -125,7 +118,7 @@ def costs(shape: ConvShape, precision: str, near: bool = False) -> dict[Algorith
         found[Algorithm.FOLDED_4] = folded_cost(shape, folded, near)
     if precision != "strict" and _few_fits(shape):
         found[Algorithm.WINOGRAD_4] = few_cost(shape)
-    elif precision != "strict" and _winograd_fits(shape):
+    elif precision != "strict" and winograd_fits(shape):
         least = held_bytes(shape, Algorithm.IGEMM)
         for a, form in forms(shape).items():
             doublings = math.log2(held_bytes(shape, a) / least)
@@ -136,14 +129,14 @@ def costs(shape: ConvShape, precision: str, near: bool = False) -> dict[Algorith
     return found
 
 
-def _costs_fit() -> bool:
+def costs_fit() -> bool:
     """Return whether this processor is like the one that costs were fitted to."""
     return LANES == 16 and adds_beside()
 
 
 def conv_close() -> float | None:
     """Return the multiple of the best estimate up to which a way is timed; None: the usual one."""
-    return CONV_CLOSE if _costs_fit() else None
+    return CONV_CLOSE if costs_fit() else None
 
 
 def _surely_late(s: ConvShape, found: Collection[Algorithm]) -> bool:
@@ -152,7 +145,7 @@ def _surely_late(s: ConvShape, found: Collection[Algorithm]) -> bool:
     Where these are two groups of rows, networks took as long late, or up to 2 % less (ResNet-18,
     VGG-16, one thread and two), but races on two threads scatter by a fifth.
     """
-    if Algorithm.LATE_4 not in found or not _costs_fit():
+    if Algorithm.LATE_4 not in found or not costs_fit():
         return False
     return tiles(s, forms(s)[Algorithm.LATE_4]) in LATE_TILES and s.out_channels >= LATE_COLUMNS
 
@@ -173,6 +166,12 @@ def forms(s: ConvShape) -> dict[Algorithm, Form]:
     if folded is not None and folded_shape(s) is not None:
         found[Algorithm.FOLDED_4] = folded
     return found
+
+
+def rows_of(s: ConvShape) -> tuple[int, int, int] | None:
+    """Return the rows, depth and columns of a 1x1 convolution; None for others."""
+    plain = s.groups == 1 and {*s.kernel} == {1} and not any((*s.padding, *s.after))
+    return (s.batch * math.prod(s.out), s.channels, s.out_channels) if plain else None
 
 
 def folded_form(kernel: tuple[int, ...], stride: tuple[int, ...]) -> Form | None:
@@ -234,7 +233,8 @@ def _few_fits(s: ConvShape) -> bool:
     return plain and near and s.channels <= winograd_few.MOST and s.out_channels >= LANES
 
 
-def _winograd_fits(s: ConvShape) -> bool:
+def winograd_fits(s: ConvShape) -> bool:
+    """Return whether tiles and vectors of channels are whole enough for Winograd."""
     return _padded_little(s) and min(s.channels, s.out_channels) >= LANES
 
 
@@ -340,60 +340,3 @@ def late_cost(s: ConvShape, form: Form, _: bool) -> float:
         rows = max(count + count % 2, FEWEST_ROWS)
         of_one = WINOGRAD_PRODUCT / VECTORS * rows * planes + lines * planes / _FITTED_PLANES
     return vectors * s.channels * of_one + _transforms(s, form, count)
-
-
-# Products of codes: cycles of a row with a panel for a step, which is four codes or two int16, by
-# the form of :mod:`int8_dot`. ``vpdpbusd`` does twice what ``vpdpwssd`` does in the same time.
-# Without them four codes take three instructions (more for steps apart, see :mod:`int8_pairs`), two
-# int16 take two.
-CODES_STEP = {"vnni": 1.1, "split": 2.6, "plain": 9.0}
-CODES_FAR_RATE = 12.0  # bytes of weights a cycle
-WORDS_STEP = {"vnni": 1.22, "split": 1.4, "plain": 4.5}
-#: To transform a register of int16 of a tile, a panel of sums, by the side of an output tile.
-CODES_TRANSFORM = {2: (45.0, 45.0), 4: (100.0, 150.0)}
-#: The multiple of the best estimate up to which a way of a convolution of codes is timed. With
-#: VNNI estimates are within a few percent.
-CODES_CLOSE = {"vnni": 1.25}
-STRICT_HELD = 4.0  # times the bytes of a direct convolution of codes are too many
-
-
-def int_costs(s: ConvShape, reach: int, precision: str) -> dict[Algorithm, float]:
-    """Return the algorithms for a convolution of codes with their estimated cycles of one core.
-
-    All give the same bits. ``precision="strict"``, which is also that of the least memory, forbids
-    what holds ``STRICT_HELD`` times the weights.
-
-    Args:
-        s: the convolution.
-        reach: of the weight (``meaning.row_reach``).
-        precision: of the kernels.
-    """
-    panels, steps = -(-s.out_channels // PANEL), math.prod(s.kernel) * -(-s.channels // 4)
-    rows = max(s.batch * math.prod(s.out), FEWEST_ROWS)
-    direct = CODES_STEP[DOT] * rows * panels * steps + 4.0 * PANEL * panels * steps / IGEMM_RATE
-    found = {Algorithm.IGEMM: direct}
-    plain = _winograd_fits(s) and s.kernel == (3, 3) and s.stride == (1, 1)
-    plain = plain and s.channels > FEW_CHANNELS
-    for algorithm, form in CODE_FORMS.items():
-        small = precision != "strict" or _held(s, form) < STRICT_HELD
-        if plain and small and form.fits(LARGEST_CODE * reach):
-            found[algorithm] = _int_winograd_cost(s, form)
-    return found
-
-
-def _int_winograd_cost(s: ConvShape, form: int8_winograd_forms.Form) -> float:
-    """Return the estimated cycles; many small products read weights no faster from a cache."""
-    tiles = s.batch * math.prod(-(-n // form.m) for n in s.out)
-    panels, pairs = -(-s.out_channels // PANEL), int8_winograd_plan.pairs(s.channels)
-    steps = form.planes * pairs * panels
-    product = WORDS_STEP[DOT] * max(tiles, FEWEST_ROWS) * steps
-    reading = 4.0 * PANEL * steps / CODES_FAR_RATE
-    vectors = (-(-s.channels // (2 * LANES)), panels)
-    transforms = tiles * sum(t * v for t, v in zip(CODES_TRANSFORM[form.m], vectors, strict=True))
-    total = product + reading - OVERLAP * min(product, reading) + transforms
-    return total * (1 + HELD * math.log2(_held(s, form)))
-
-
-def _held(s: ConvShape, form: int8_winograd_forms.Form) -> float:
-    """Return how many times the bytes of the weights of codes a form holds: in int16."""
-    return 2 * form.planes / math.prod(s.kernel)

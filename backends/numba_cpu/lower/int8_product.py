@@ -13,8 +13,9 @@ from leptonc.backends.numba_cpu.kernels import igemm_plan, int8_gather, int8_pla
 from leptonc.backends.numba_cpu.kernels.int8_gemm import Int8Gemm
 from leptonc.backends.numba_cpu.lower import questions
 from leptonc.backends.numba_cpu.lower.conv import channels_last, spatial
-from leptonc.backends.numba_cpu.lower.conv_choice import CODE_FORMS, Algorithm
+from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm
 from leptonc.backends.numba_cpu.lower.core import Lowering
+from leptonc.backends.numba_cpu.lower.int8_choice import CODE_FORMS
 from leptonc.backends.numba_cpu.lower.int8_depthwise import is_depthwise, lower_depthwise
 from leptonc.backends.numba_cpu.lower.int8_job import (
     Job,

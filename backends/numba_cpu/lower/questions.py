@@ -3,32 +3,30 @@
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from leptonc.backends.numba_cpu.kernels import fixed_rows
 from leptonc.backends.numba_cpu.kernels import sparse as sparse_kernels
 from leptonc.backends.numba_cpu.kernels.int8_dot import DOT
-from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
-from leptonc.backends.numba_cpu.kernels.strassen_plan import Sizes
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower.choices import CLOSE, Question
 from leptonc.backends.numba_cpu.lower.conv_choice import (
-    CODES_CLOSE,
     Algorithm,
     ConvShape,
     choose,
     conv_close,
     costs,
+    costs_fit,
     held_bytes,
-    int_costs,
+    rows_of,
 )
+from leptonc.backends.numba_cpu.lower.int8_choice import CODES_CLOSE, int_costs
 from leptonc.backends.numba_cpu.lower.product_cost import (
-    IGEMM_RATE,
     LEAST_GAIN,
     bf16x3_cycles,
     igemm_cycles,
+    strassen_cycles,
 )
 from leptonc.cost.flops import nbytes
 from leptonc.ir.constants import Const
@@ -78,13 +76,25 @@ def reuse(fn: Function, precision: str, caches: Caches) -> Reuse:
     return Reuse(distance, distance <= caches.l3)
 
 
-def conv(shape: ConvShape, precision: str, reuse: Reuse) -> Question:
-    """Return the question of a convolution with constant weights."""
+def conv(
+    shape: ConvShape, precision: str, reuse: Reuse, weight: Const | None = None, threads: int = 1
+) -> Question:
+    """Return the question of a convolution with constant weights, on so many threads.
+
+    ``weight``: None, or that of a 1x1 convolution that may run by :mod:`strassen`.
+    """
     found = costs(shape, precision, reuse.near)
+    sides = rows_of(shape)
+    if weight is not None and sides is not None and precision != "strict":
+        cycles = _strassen(*sides, weight, threads)
+        if cycles < math.inf and Algorithm.BF16X3 not in found:
+            found[Algorithm.STRASSEN] = cycles
     by_name = {a.value: cost for a, cost in found.items()}
     held = {a.value: held_bytes(shape, a) for a in found if a is not Algorithm.DEPTHWISE}
     text = f"conv {_conv_text(shape)}: {', '.join(sorted(by_name))}"
     close, best = conv_close(), min(found, key=lambda a: found[a])
+    if Algorithm.STRASSEN in found:
+        close = _strassen_close()
     if best is Algorithm.BF16X3:  # beside another process it may be slower than vectors
         close = max(close or CLOSE, 1.01 * found[Algorithm.IGEMM] / found[best])
     return Question(text, by_name, close, held, _risk(by_name))
@@ -103,21 +113,23 @@ def int_conv(op: Op, weight: Const, precision: str) -> Question | None:
     return Question(text, found, CODES_CLOSE.get(DOT)) if len(found) > 1 else None
 
 
-def asked(body: Function, precision: str, reuse: Reuse) -> Iterator[Question]:
-    """Yield the questions of a unit's body."""
+def asked(body: Function, precision: str, reuse: Reuse, threads: int = 1) -> Iterator[Question]:
+    """Yield the questions of a unit's body, which runs on so many threads."""
     for op in body.ops:
         weight = body.producer.get(op.operands[1]) if len(op.operands) > 1 else None
         if weight is None or not isinstance(weight.kind, Constant):
             continue
-        for ask in (sparse, linear):
-            found = ask(op, weight.kind.const, precision)
+        for found in (
+            sparse(op, weight.kind.const, precision),
+            linear(op, weight.kind.const, precision, threads),
+        ):
             if found is not None:
                 yield found
         found = few_rows(op, weight.kind.const, precision, reuse)
         if found is not None:
             yield found
         if isinstance(op.kind, Conv):
-            yield conv(conv_shape(op), precision, reuse)
+            yield conv(conv_shape(op), precision, reuse, weight.kind.const, threads)
         elif isinstance(op.kind, IntConv):
             found = int_conv(op, weight.kind.const, precision)
             if found is not None:
@@ -152,18 +164,15 @@ def sparse(op: Op, weight: Const, precision: str) -> Question | None:
     return Question(text, {DENSE: dense, SPARSE: listed}, close=math.inf)  # always timed
 
 
-# Cycles for a multiply-add of a row with a panel, sums of panels and of quadrants among them, and
-# for a vector of a left operand; fitted to products of 128 to 384 rows of 384 to 3072 numbers.
-STRASSEN_PRODUCT, OPERAND = 1.0, 6.0
-#: Rows, depth and columns: smaller products gain less. Those of MiniLM, of 384, gain 5 %, for which
-#: its compile would take 0.7 s more.
-LEAST_SIDES = (96, 512, 512)
 MOST_UNEVEN = 6.0  # times the largest weight of the column that one is paired with
 PLAIN, STRASSEN, BF16X3 = "plain", "strassen", "bf16x3"
+#: The multiple of the better estimate up to which Strassen's algorithm and a plain product are
+#: timed, where costs fit: they are within a few percent.
+STRASSEN_CLOSE = 1.03
 
 
-def linear(op: Op, weight: Const, precision: str) -> Question | None:
-    """Return how to compute a linear layer, if there is more than one way.
+def linear(op: Op, weight: Const, precision: str, threads: int) -> Question | None:
+    """Return how to compute a linear layer on so many threads, if there is more than one way.
 
     By :mod:`bf16x3` where tile registers pay, which is always timed: another process on the same
     core takes more of them than of vectors. Else by :mod:`strassen`, if that can. An infinity makes
@@ -180,12 +189,10 @@ def linear(op: Op, weight: Const, precision: str) -> Question | None:
     by_parts = bf16x3_cycles(rows, 1, depth, n, precision)
     if by_parts < math.inf:
         found[BF16X3] = by_parts
-    elif _strassen_fits(rows, depth, n, weight):
-        products = rows * -(-n // PANEL) * depth
-        operands = OPERAND * Sizes(rows, depth, n).sums_floats / LANES
-        found[STRASSEN] = STRASSEN_PRODUCT * products + operands + 4 * depth * n / IGEMM_RATE
+    elif (cycles := _strassen(rows, depth, n, weight, threads)) < math.inf:
+        found[STRASSEN] = cycles
     text = f"{rows} rows of {depth} to {n}: {', '.join(found)}"
-    close = math.inf if BF16X3 in found else None
+    close = math.inf if BF16X3 in found else _strassen_close()
     return Question(text, found, close, risk=_risk(found)) if len(found) > 1 else None
 
 
@@ -219,18 +226,20 @@ def few_rows(op: Op, weight: Const, precision: str, reuse: Reuse) -> Question | 
     return Question(text, {PLAIN: plain, FIXED: part * plain}, close=1.0)
 
 
-def _strassen_fits(rows: int, depth: int, columns: int, weight: Const) -> bool:
-    """Return whether :mod:`strassen` can compute a linear layer, and errs little.
+def _strassen(rows: int, depth: int, columns: int, weight: Const, threads: int) -> float:
+    """Return the cycles of :mod:`strassen`; infinity where it gains nothing or errs much.
 
     Where a column has larger weights than the one that it is paired with, as the last layers of
     blocks do that hold the outliers of trained transformers, so are the errors of the other: in
     all-MiniLM-L6-v2, layers that are uneven by 8 to 33 made the largest error of the network ten
     times what it was. Of random weights and of most trained layers, columns are even within 6.
     """
-    sides = (rows, depth, columns)
-    if any(map(operator.lt, sides, LEAST_SIDES)) or not Sizes(*sides).fit:
-        return False
-    return unevenness(weight) <= MOST_UNEVEN
+    cycles = strassen_cycles(rows, depth, columns, threads)
+    return cycles if cycles < math.inf and unevenness(weight) <= MOST_UNEVEN else math.inf
+
+
+def _strassen_close() -> float | None:
+    return STRASSEN_CLOSE if costs_fit() else None
 
 
 def _is_rows(op: Op) -> bool:

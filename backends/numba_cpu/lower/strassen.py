@@ -24,13 +24,27 @@ def possible(x: View, out: View, end: Finish) -> bool:
     return _steps(x, out, end) is not None
 
 
-def _steps(x: View, out: View, end: Finish) -> tuple[int, ...] | None:
-    """Return the floats from row to row of each view; None where one step does not do."""
-    views = [v for v in (x, out, end.res) if v is not None]
-    axes = merged(x.shape[:-1], [v.strides[:-1] for v in views])
-    if len(axes) != 1 or any(v.strides[-1] != 1 for v in views):
+def _steps(x: View, out: View, end: Finish) -> dict[str, int] | None:
+    """Return the floats from row to row of each view; None where the kernel cannot walk them.
+
+    Rows of ``x`` may lie in lines, see :data:`kernels.NAMES`.
+    """
+    written = [v for v in (out, end.res) if v is not None]
+    axes, lines = merged(x.shape[:-1], [v.strides[:-1] for v in written]), _lines(x)
+    if len(axes) != 1 or lines is None or any(v.strides[-1] != 1 for v in (x, *written)):
         return None
-    return axes[0][1]
+    out_row, *res_row = axes[0][1]
+    return {**lines, "out_row": out_row, "res_row": res_row[0] if res_row else 0}
+
+
+def _lines(x: View) -> dict[str, int] | None:
+    """Return how the rows of ``x`` lie; None where that takes more than two axes."""
+    axes = merged(x.shape[:-1], [x.strides[:-1]])
+    if len(axes) > 2:
+        return None
+    (lines, (line,)), (width, (row,)) = [(1, (0,))] * (2 - len(axes)) + axes
+    del lines
+    return {"width": width, "a_line": line, "a_row": row}
 
 
 def strassen_product(ctx: Lowering, x: View, b: Slot, out: View, end: Finish) -> None:
@@ -43,10 +57,9 @@ def strassen_product(ctx: Lowering, x: View, b: Slot, out: View, end: Finish) ->
     code, p0, p1 = end.act
     values: dict[str, Any] = {
         **sizes.slots(), "table": ctx.packed(("strassen", table.tobytes()), lambda: table),
-        "sums": sums.ref, "a": x.ref, "a_row": steps[0], "b": b,
+        "sums": sums.ref, "a": x.ref, "b": b, **steps,
         "bias": zeros(ctx, sizes.columns) if end.bias == 0 else end.bias,
-        "out": out.ref, "out_row": steps[1], "res": 0 if end.res is None else end.res.ref,
-        "res_row": 0 if end.res is None else steps[2],
+        "out": out.ref, "res": 0 if end.res is None else end.res.ref,
         "late": NO_RES if end.res is None else LATE[end.mode], "act": int(code),
         "act_p0": float(p0), "act_p1": float(p1), "scratch": scratch, "scratch_bytes": stride,
     }  # fmt: skip

@@ -17,9 +17,10 @@ from leptonc.backends.numba_cpu.kernels import int8_winograd_plan as plan
 from leptonc.backends.numba_cpu.kernels.int8_winograd_forms import FORMS, LARGEST_CODE
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
-from leptonc.backends.numba_cpu.lower import conv_choice, questions
+from leptonc.backends.numba_cpu.lower import int8_choice, questions
 from leptonc.backends.numba_cpu.lower.choices import MARGIN, Answer
-from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm, ConvShape, int_costs
+from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm, ConvShape
+from leptonc.backends.numba_cpu.lower.int8_choice import int_costs
 from leptonc.backends.numba_cpu.lower.quantized import lower_int_unit
 from leptonc.ir.core import Builder, Function, Kind, Value
 from leptonc.ir.kinds import binary, pointwise, unary
@@ -299,13 +300,13 @@ def test_the_least_memory_never_takes_eight_times_the_weights() -> None:
 @pytest.mark.parametrize("form", ["vnni", "split"])
 @given(c=st.integers(64, 256), n=st.integers(64, 256), size=st.sampled_from([28, 32, 56, 64]))
 def test_large_images_take_the_larger_tiles(form: str, c: int, n: int, size: int) -> None:
-    with patch.object(conv_choice, "DOT", form):
+    with patch.object(int8_choice, "DOT", form):
         found = int_costs(shape(c, size, n), 1, "fp32")
     assert min(found, key=lambda a: found[a]) is Algorithm.WINOGRAD_4
 
 
 def test_with_vnni_one_tile_of_many_channels_runs_directly() -> None:
-    with patch.object(conv_choice, "DOT", "vnni"):
+    with patch.object(int8_choice, "DOT", "vnni"):
         found = int_costs(shape(512, 4, 512), 1, "fp32")
     assert found[Algorithm.IGEMM] < MARGIN * min(
         cost for a, cost in found.items() if a is not Algorithm.IGEMM
@@ -324,7 +325,7 @@ def test_no_question_where_there_is_one_way() -> None:
 def test_a_stored_program_asks_what_it_was_compiled_with(fits: bool, tmp_path, monkeypatch) -> None:
     """The bytes of a weight are not stored: its reach is."""
     monkeypatch.setenv("LEPTONC_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(conv_choice, "CODES_STEP", dict.fromkeys(conv_choice.CODES_STEP, 99.0))
+    monkeypatch.setattr(int8_choice, "CODES_STEP", dict.fromkeys(int8_choice.CODES_STEP, 99.0))
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(128, 64, 3, padding=1).eval()
     with torch.no_grad():  # of one sign, all weights are the largest code

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -32,9 +33,10 @@ from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower import questions
 from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.contract import lower_contract
+from leptonc.backends.numba_cpu.lower.product_cost import strassen_cycles
 from leptonc.ir.core import Builder, Function, Kind
 from leptonc.ir.kinds import binary, pointwise, unary
-from leptonc.ir.kinds.contract import Linear
+from leptonc.ir.kinds.contract import Conv, Linear
 from leptonc.ir.kinds.data import Constant
 from leptonc.ir.types import DType, TensorType
 from tests.backends.numba_cpu.harness import Run, some_cuts
@@ -53,9 +55,12 @@ def draw(*shape: int, seed: int = 0, whole: bool = False) -> np.ndarray:
 
 def product(
     a: np.ndarray, w: np.ndarray, bias: np.ndarray, nt: int = 1, gap: int = 0,
-    res: np.ndarray | None = None, late: int = NO_RES, act: Act = Act.NONE,
+    res: np.ndarray | None = None, late: int = NO_RES, act: Act = Act.NONE, width: int = 0,
 ) -> np.ndarray:  # fmt: skip
-    """Return ``a @ w.T`` and what follows; rows of all operands lie ``gap`` floats apart."""
+    """Return ``a @ w.T`` and what follows; rows of all operands lie ``gap`` floats apart.
+
+    ``width``: rows of ``a`` to a line, lines lie 7 floats apart; 0: all are one line.
+    """
     (m, k), n = a.shape, len(w)
     sizes = Sizes(m, k, n)
     assert sizes.fit
@@ -65,7 +70,13 @@ def product(
         wide[:, : x.shape[1]] = x
         return wide
 
-    wide_a, out = rows(a), np.full(m * (n + gap) + 2 * ROOM, 7, np.float32)
+    step, width = k + gap, width or m
+    line = width * step + 7
+    wide_a, apart = np.full(-(-m // width) * line, np.nan, np.float32), rows(a)
+    for i in range(0, m, width):
+        some = apart[i : i + width].reshape(-1)
+        wide_a[i // width * line :][: len(some)] = some
+    out = np.full(m * (n + gap) + 2 * ROOM, 7, np.float32)
     wide_res = None if res is None else rows(res)
     sums = np.full(sizes.sums_floats, np.nan, np.float32)
     end, b, table = sizes.scratch()["end"], pack_linear(w), sizes.table()
@@ -75,7 +86,8 @@ def product(
         for name, value in sizes.slots().items()
     }
     values |= {
-        "table": table, "sums": sums, "a": wide_a, "a_row": k + gap, "b": b, "bias": bias,
+        "table": table, "sums": sums, "a": wide_a, "width": width,
+        "a_line": line, "a_row": step, "b": b, "bias": bias,
         "out": out[ROOM:], "out_row": n + gap, "res": 0 if wide_res is None else wide_res,
         "res_row": n + gap, "late": late, "act": int(act), "act_p0": 0.0, "act_p1": 0.0,
         "scratch": scratch, "scratch_bytes": end,
@@ -122,12 +134,15 @@ def sizes_that_fit(draw_from: Callable) -> Sizes:
     return draw_from(made)
 
 
-@given(sizes=sizes_that_fit(), gap=st.sampled_from([0, 3, LANES]), nt=st.integers(1, 3))
-def test_products_of_whole_numbers_are_exact(sizes, gap, nt):
+@given(
+    sizes=sizes_that_fit(), gap=st.sampled_from([0, 3, LANES]), nt=st.integers(1, 3),
+    width=st.integers(0, 40),
+)  # fmt: skip
+def test_products_of_whole_numbers_are_exact(sizes, gap, nt, width):
     a, w = (draw(n, sizes.depth, seed=n, whole=True) for n in (sizes.rows, sizes.columns))
     bias, res = (draw(*shape, whole=True) for shape in ((sizes.columns,), (len(a), sizes.columns)))
     want = exact(a, w) + bias
-    np.testing.assert_array_equal(product(a, w, bias, nt, gap), want)
+    np.testing.assert_array_equal(product(a, w, bias, nt, gap, width=width), want)
     np.testing.assert_array_equal(product(a, w, bias, nt, gap, res), want + res)
     for late, join in ((ADD_RES, np.add), (MULTIPLY_RES, np.multiply)):
         got = product(a, w, bias, nt, gap, res, late, Act.RELU)
@@ -161,6 +176,19 @@ def test_every_element_is_activated_once(rows):
     a, w = draw(rows, k, whole=True), draw(n, k, seed=1, whole=True)
     got = product(a, w, np.zeros(n, np.float32), act=Act.SQUARE)
     np.testing.assert_array_equal(got, exact(a, w) ** 2)
+
+
+@pytest.mark.parametrize("act", [Act.NONE, Act.RELU, Act.RELU6])
+@pytest.mark.parametrize("with_res", [False, True])
+def test_tiles_end_within_bounds(act, with_res):
+    a, w = draw(4 * ROWS + 3, 4 * LANES, whole=True), draw(2 * PANEL, 4 * LANES, whole=True)
+    bias, res = draw(len(w), whole=True), draw(len(a), len(w), seed=3, whole=True)
+    want = exact(a, w) + bias + (res if with_res else 0)
+    low, high = (-np.inf if act is Act.NONE else 0, 6 if act is Act.RELU6 else np.inf)
+    got = product(a, w, bias, 2, res=res if with_res else None, act=act)
+    np.testing.assert_array_equal(got, np.clip(want, low, high))
+    bias[3] = np.nan  # stays one
+    assert np.isnan(product(a, w, bias, act=act)[:, 3]).all()
 
 
 def test_bits_do_not_depend_on_threads():
@@ -252,15 +280,24 @@ def test_epilogues(epilogue, bias):
     assert (error <= most).all()
 
 
-def test_rows_apart_take_one_step_or_none():
-    """Rows of a view that no one step walks are multiplied as they were."""
+@pytest.mark.parametrize(
+    ("shape", "order", "steps"),
+    [
+        ((48, 2), (1, 0, 2), ["strassen_rows", "strassen"]),
+        ((6, 4, 4), (2, 1, 0, 3), ["igemm"]),
+    ],
+)
+def test_rows_of_more_than_two_axes_are_multiplied_as_they_lie(shape, order, steps):
     b = Builder("unit")
-    x = b.param(TensorType(DType.F32, (48, 2, 512), (1, 0, 2)), "x")
-    w = b(Constant(meaning.const_of(torch.randn(512, 512))))
-    fn = b.finish(b(Linear(), x, w))
+    x = b.param(TensorType(DType.F32, (*shape, 512), order), "x")
+    w = torch.randn(512, 512)
+    fn = b.finish(b(Linear(), x, b(Constant(meaning.const_of(w)))))
     assert ways(fn)
-    made = lowered(fn)
-    assert [s.kernel.name for s in made.steps] == ["igemm"]
+    made, image = lowered(fn), torch.randn(*shape, 512)
+    assert [s.kernel.name for s in made.steps] == steps
+    flat, weight = image.reshape(-1, 512).numpy(), w.numpy()
+    error = np.abs(made(image)[0].reshape(-1, 512).numpy() - exact(flat, weight))
+    assert (error <= plan.error_bound(flat, weight.T)).all()
 
 
 def test_who_is_asked():
@@ -273,6 +310,79 @@ def test_who_is_asked():
     assert not names(128, 768, PANEL)
     assert not names(128, 768 + 1, 3072)
     assert not names(128, 768, 3072 + PANEL)
+
+
+@st.composite
+def one_by_one(draw_from: Callable) -> dict[str, Any]:
+    """Draw a 1x1 convolution that fits and what its image is like."""
+    batch, stride = draw_from(st.integers(1, 2)), draw_from(st.integers(1, 2))
+    size = draw_from(st.tuples(st.integers(10, 21), st.integers(10, 21)))
+    return {
+        "x": (batch, 256, *(n * stride - draw_from(st.integers(0, stride - 1)) for n in size)),
+        "kind": Conv((stride, stride), (0, 0), (1, 1), 1),
+        "order": draw_from(st.sampled_from([(0, 2, 3, 1), (0, 1, 2, 3)])),
+        "res": draw_from(st.booleans()), "relu": draw_from(st.booleans()),
+        "threads": draw_from(st.integers(1, 2)),
+    }  # fmt: skip
+
+
+@given(case=one_by_one(), seed=st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_one_by_one_convolutions(case, seed):
+    g = torch.Generator().manual_seed(seed)
+    w, bias = torch.randn(256, 256, 1, 1, generator=g), torch.randn(256, generator=g)
+    b, last = Builder("unit"), (0, 2, 3, 1)
+    x = b.param(TensorType(DType.F32, case["x"], case["order"]), "x")
+    v = b(case["kind"], x, *(b(Constant(meaning.const_of(t))) for t in (w, bias)))
+    if case["res"]:
+        v = b(binary.Add(), v, b.param(TensorType(DType.F32, v.type.shape, last), "r"))
+    fn = b.finish(b(unary.Relu(), v) if case["relu"] else v)
+    rows = math.prod((case["x"][0], *v.type.shape[2:]))
+    if not Sizes(rows, 256, 256).fit:
+        return
+    made = lowered(fn, case["threads"])
+    steps = {s.kernel.name for s in made.steps}
+    # Lines of an odd number, every other one, and images behind each other: no two axes walk them.
+    odd = case["kind"].stride[0] == 2 and case["x"][0] == 2 and case["x"][2] % 2 == 1
+    assert {"strassen_rows", "strassen"} <= steps or (odd and "igemm" in steps)
+    args = [torch.randn(*map(int, p.type.shape), generator=g) for p in fn.params]
+    (got,) = made(*args)
+    (want,) = meaning.run(fn, *args, precision="f64")
+    step = case["kind"].stride[0]
+    flat = args[0][:, :, ::step, ::step].permute(0, 2, 3, 1).reshape(rows, 256).numpy()
+    weight = w.reshape(256, 256).numpy()
+    # Bias and residual have a rounding each, of sums below 128.
+    most = plan.error_bound(flat, weight.T) + 256 * UNIT
+    error = (got.double() - want).abs().permute(0, 2, 3, 1).reshape(rows, 256).numpy()
+    assert (error <= most).all()
+
+
+def test_who_is_asked_of_convolutions():
+    def names(size: int, k: int, n: int, precision: str = "fp32", **rest: Any) -> list[str]:
+        plain = {"stride": (1, 1), "padding": (0, 0), "groups": 1, "kernel": (1, 1)} | rest
+        weight = meaning.const_of(torch.ones(n, k // plain["groups"], *plain["kernel"]))
+        b = Builder("unit")
+        x = b.param(TensorType(DType.F32, (1, k, size, size), (0, 2, 3, 1)), "x")
+        kind = Conv(plain["stride"], plain["padding"], (1, 1), plain["groups"])
+        fn = b.finish(b(kind, x, b(Constant(weight))))
+        return [way for q in ways(fn, precision) for way in q.ranked]
+
+    assert names(14, 1024, 256) == [questions.STRASSEN, "igemm"]
+    assert names(28, 512, 1024, stride=(2, 2))
+    assert not names(14, 1024, 256, "strict")
+    assert not names(7, 2048, 512)
+    assert not names(28, 128, 512)
+    assert not names(14, 1024, 256, padding=(1, 1))
+    assert not names(14, 1024, 512, groups=2)
+    assert not names(14, 1024, 256, kernel=(3, 1))
+
+
+def test_threads_that_have_no_pair_of_panels_count():
+    def cycles(threads: int) -> float:
+        return strassen_cycles(196, 1024, 8 * PANEL, threads)  # four pairs
+
+    assert cycles(1) < cycles(2) < cycles(4) < math.inf
+    assert cycles(3) == cycles(8) == math.inf
 
 
 @pytest.mark.parametrize("size", [5.0, 7.0])
