@@ -31,8 +31,10 @@ def igemm_cycles(rows: int, depth: int, columns: int) -> float:
 
 # Of Strassen's algorithm: for a multiply-add of a row with a panel; for a vector of a left operand,
 # of B and of the result. Fitted to 13 products of 49 to 3136 rows, 128 to 2048 numbers and 64 to
-# 2048 columns on a core with 16 lanes, within 4 %. Every further thread reads all left operands.
-STRASSEN_PRODUCT, OPERAND, OF_B, OF_RESULT, AGAIN = 0.93, 5.0, 2.1, 4.8, 1.5
+# 2048 columns on a core with 16 lanes, within 4 %. Every further thread reads all left operands;
+# more of them than second-level caches hold come from far for each pair of panels.
+STRASSEN_PRODUCT, OPERAND, OF_B, OF_RESULT, AGAIN, FROM_FAR = 0.93, 5.0, 2.1, 4.8, 1.5, 1.8
+NEAR_OPERANDS, MOST_OPERANDS = 2 << 20, 16 << 20  # bytes of left operands: more lose up to a third
 #: Rows, depth and columns: in a network smaller products gain nothing, those of fewer rows lose, as
 #: weights come from memory and are read for more than one product.
 LEAST_SIDES = (96, 256, 256)
@@ -46,11 +48,21 @@ def strassen_cycles(rows: int, depth: int, columns: int, threads: int) -> float:
     sizes, sides = Sizes(rows, depth, columns), (rows, depth, columns)
     if any(map(operator.lt, sides, LEAST_SIDES)) or not sizes.fit:
         return math.inf
+    nbytes = 4 * sizes.sums_floats
+    if nbytes > MOST_OPERANDS:
+        return math.inf
     operand = OPERAND + AGAIN * (threads - 1)
+    if nbytes > NEAR_OPERANDS:
+        operand += FROM_FAR * sizes.pairs
     vectors = operand * sizes.sums_floats + OF_B * depth * columns + OF_RESULT * rows * columns
     cycles = STRASSEN_PRODUCT * rows * -(-columns // PANEL) * depth + vectors / LANES
     cycles *= -(-sizes.pairs // threads) * threads / sizes.pairs
     return cycles if cycles < igemm_cycles(*sides) else math.inf
+
+
+def strassen_is_near(rows: int, depth: int, columns: int) -> bool:
+    """Return whether estimates of :mod:`strassen` are as good as measurements."""
+    return 4 * Sizes(rows, depth, columns).sums_floats <= NEAR_OPERANDS
 
 
 def bf16x3_cycles(rows: int, taps: int, depth: int, columns: int, precision: str) -> float:

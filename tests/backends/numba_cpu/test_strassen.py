@@ -385,6 +385,17 @@ def test_threads_that_have_no_pair_of_panels_count():
     assert cycles(3) == cycles(8) == math.inf
 
 
+def test_operands_that_no_near_cache_holds_are_timed_or_not_taken():
+    def closeness(rows: int, k: int, n: int) -> float | None:
+        (question,) = ways(layer((rows,), k, n, bias=False))
+        return question.close
+
+    fits = questions.costs_fit()
+    assert closeness(128, 768, 768) == (questions.STRASSEN_CLOSE if fits else None)
+    assert closeness(1024, 768, 3072) is None
+    assert not ways(layer((6272,), 512, 256, bias=False))
+
+
 @pytest.mark.parametrize("size", [5.0, 7.0])
 def test_columns_of_other_sizes_are_not_paired(size):
     w = torch.ones(512, 512)
