@@ -194,7 +194,7 @@ def _strassen(job: _Job) -> None:
     if possible(rows, out, end):
         strassen_product(job.ctx, rows, _panels(job)[0], out, end)
     else:
-        _igemm(job)
+        _igemm(replace(job, x=x))
 
 
 def _emit_plan(
