@@ -11,11 +11,13 @@ import enum
 import math
 from collections.abc import Callable
 
+import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels import vecmath as vm
+from leptonc.backends.numba_cpu.kernels.base import inline_njit
 from leptonc.backends.numba_cpu.kernels.vectype import (
     F32,
     I64,
@@ -239,3 +241,19 @@ def vact(typingctx, code, x, p0, p1):
         return activated(builder, *args)
 
     return vf32(types.int64, vf32, types.float32, types.float32), build
+
+
+_INF = np.float32(np.inf)
+_NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
+
+
+@inline_njit
+def clamp_of(act, p0, p1):
+    """Return the float32 bounds that an activation is, and whether it is no more than them."""
+    if act == _RELU:
+        return np.float32(0.0), _INF, True
+    if act == _RELU6:
+        return np.float32(0.0), np.float32(6.0), True
+    if act == _CLAMP:
+        return p0, p1, True
+    return -_INF, _INF, act == _NONE

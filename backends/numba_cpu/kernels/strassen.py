@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from leptonc.backends.numba_cpu.kernels.activation import Act
+from leptonc.backends.numba_cpu.kernels.activation import clamp_of
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS
 from leptonc.backends.numba_cpu.kernels.row_tables import fill
@@ -64,7 +64,6 @@ for :func:`finish_tile`; ``act``: an ``Act``. ``scratch``: see :meth:`Sizes.scra
 READY, PANEL_AT, MADE, X, Y, HOW, C, C_HOW, D, D_HOW, ROW, COLUMN = range(len(ENTRIES))
 _VECTOR, _ENTRIES = 4 * LANES, 8 * len(ENTRIES)  # bytes
 _COUNT, _INF = len(PRODUCTS), np.float32(np.inf)
-_NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
 
 
 @inline_njit
@@ -110,16 +109,9 @@ def _tables(args, scratch):
 @inline_njit
 def _bounds(args):
     """Return the bounds that are the activation, and whether tiles can end with them."""
-    act = arg(args, ACT)
     if arg(args, LATE) != NO_RES:
         return -_INF, _INF, False
-    if act == _RELU:
-        return np.float32(0.0), _INF, True
-    if act == _RELU6:
-        return np.float32(0.0), np.float32(6.0), True
-    if act == _CLAMP:
-        return argf(args, ACT_P0), argf(args, ACT_P1), True
-    return -_INF, _INF, act == _NONE
+    return clamp_of(arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1))
 
 
 @inline_njit

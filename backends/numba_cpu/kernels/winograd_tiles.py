@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from leptonc.backends.numba_cpu.kernels.activation import Act
+from leptonc.backends.numba_cpu.kernels.activation import clamp_of
 from leptonc.backends.numba_cpu.kernels.base import inline_njit
 from leptonc.backends.numba_cpu.kernels.igemm_record import Res
 from leptonc.backends.numba_cpu.kernels.vec import (
@@ -64,7 +64,6 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
 )
 
 _LATE, _TIMES = int(Res.AFTER), int(Res.TIMES)
-_NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
 _INF = np.float32(np.inf)
 _BYTES = 4 * LANES
 
@@ -124,16 +123,9 @@ def read_tile(args, patch, tile, dst, plane, step):
 @inline_njit
 def _bounds(args):
     """Return the clamp that is the activation, and whether the transform can end with it."""
-    act = arg(args, ACT)
     if arg(args, RES) != 0 and (arg(args, RES_MODE) == _LATE or arg(args, RES_MODE) == _TIMES):
         return -_INF, _INF, False
-    if act == _RELU:
-        return np.float32(0.0), _INF, True
-    if act == _RELU6:
-        return np.float32(0.0), np.float32(6.0), True
-    if act == _CLAMP:
-        return argf(args, ACT_P0), argf(args, ACT_P1), True
-    return -_INF, _INF, act == _NONE
+    return clamp_of(arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1))
 
 
 @inline_njit

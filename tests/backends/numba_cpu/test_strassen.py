@@ -30,9 +30,10 @@ from leptonc.backends.numba_cpu.kernels.tile_finish import (
     NO_RES,
 )
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
-from leptonc.backends.numba_cpu.lower import questions
+from leptonc.backends.numba_cpu.lower import product_cost, questions
 from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.contract import lower_contract
+from leptonc.backends.numba_cpu.lower.conv_choice import costs_fit
 from leptonc.backends.numba_cpu.lower.product_cost import strassen_cycles
 from leptonc.ir.core import Builder, Function, Kind
 from leptonc.ir.kinds import binary, pointwise, unary
@@ -383,16 +384,25 @@ def test_threads_that_have_no_pair_of_panels_count():
     assert one < two < many == math.inf
 
 
-@pytest.mark.skipif(LANES != 16, reason="fitted to 16 lanes")
-def test_operands_that_no_near_cache_holds_are_timed_or_not_taken():
+def test_operands_that_no_near_cache_holds_are_timed_or_not_taken(monkeypatch):
+    monkeypatch.setattr(product_cost, "FROM_FAR", 0.0)  # lest any lanes refuse them for their cost
+
     def closeness(rows: int, k: int, n: int) -> float | None:
         (question,) = ways(layer((rows,), k, n, bias=False))
         return question.close
 
-    fits = questions.costs_fit()
-    assert closeness(128, 768, 768) == (questions.STRASSEN_CLOSE if fits else None)
+    assert closeness(128, 768, 768) == (questions.STRASSEN_CLOSE if costs_fit() else None)
     assert closeness(1024, 768, 3072) is None
     assert not ways(layer((6272,), 512, 256, bias=False))
+
+
+def test_operands_from_far_take_longer(monkeypatch):
+    near, far = (256, 768, 768), (1024, 768, 3072)
+    assert product_cost.strassen_is_near(*near) and not product_cost.strassen_is_near(*far)
+    before = [strassen_cycles(*near, 1), strassen_cycles(*far, 1)]
+    monkeypatch.setattr(product_cost, "FROM_FAR", 0.0)
+    after = [strassen_cycles(*near, 1), strassen_cycles(*far, 1)]
+    assert before[0] == after[0] and before[1] > after[1]
 
 
 @pytest.mark.parametrize("size", [5.0, 7.0])
