@@ -241,7 +241,8 @@ def _swept(plan: Schedule, sweep: np.ndarray) -> Program:
     As much is swept as the network reads between two uses of its weights, or as leaves nothing in
     any cache: they lie where they will lie in the network, in some cache or in none. Threads are
     awake and start together, inputs are in the nearest cache. The memory of results and the arena
-    are warm, too: they are used over and over.
+    are warm, too: they are used over and over. Each buffer is shared out by itself, so that scratch
+    is near the thread whose it is.
     """
     program = Program(
         threads=plan.threads,
@@ -256,7 +257,8 @@ def _swept(plan: Schedule, sweep: np.ndarray) -> Program:
     )
     sums = program.const("sums")
     program.step(read_all, program.const("sweep"), sweep.nbytes // _GROUP, sums)
-    program.step(read_all, program.arena(0), plan.arena_bytes // _GROUP, sums)
+    for buffer, offset in plan.offsets.items():
+        program.step(read_all, program.arena(offset), buffer.nbytes // _GROUP, sums)
     for i, view in enumerate(plan.outputs):
         program.step(read_all, program.output(i), _bytes(view) // _GROUP, sums)
     for i, view in enumerate(plan.inputs):

@@ -303,6 +303,11 @@ FAULTS: tuple[Fault, ...] = (
              (f"{_TESTS}/test_language.py",)),
     _runtime("sweep-before-each-candidate", "backends/numba_cpu/tune.py", "work done twice",
              "return sweep.nbytes > SETTLING", "return False", (f"{_TESTS}/test_tune.py",)),
+    _runtime("scratch-of-another-thread-warmed", "backends/numba_cpu/tune.py", "unfair order",
+             "for buffer, offset in plan.offsets.items():\n        program.step(read_all, "
+             "program.arena(offset), buffer.nbytes // _GROUP, sums)",
+             "program.step(read_all, program.arena(0), plan.arena_bytes // _GROUP, sums)",
+             (f"{_TESTS}/test_tune.py",)),
     _runtime("no-sweep-in-a-race", "backends/numba_cpu/tune.py", "warm cache timed",
              "        sweep()\n", "", (f"{_TESTS}/test_tune.py",)),
     _runtime("turns-not-reversed", "backends/numba_cpu/tune.py", "unfair order",

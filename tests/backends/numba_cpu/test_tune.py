@@ -6,6 +6,7 @@ import itertools
 import math
 import mmap
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,12 @@ from hypothesis import strategies as st
 import leptonc
 from leptonc.backends.numba_cpu import scheduler
 from leptonc.backends.numba_cpu import tune as module
+from leptonc.backends.numba_cpu.context import ARENA
 from leptonc.backends.numba_cpu.lower import choices, questions
 from leptonc.backends.numba_cpu.lower.choices import Answer, Question
 from leptonc.backends.numba_cpu.lower.core import ConstPool
 from leptonc.backends.numba_cpu.lower.questions import FAR, FARTHEST, NEAREST, Reuse, reuse
+from leptonc.backends.numba_cpu.peak import read_all
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
 from leptonc.check import isolate
 from leptonc.ir.core import Function, Op
@@ -172,6 +175,23 @@ def test_a_long_sweep_is_read_once_a_round_a_short_one_by_each_candidate(
     times = module._sweeper(OPTIONS, sweep)()
     assert isinstance(times, np.ndarray) and times.shape[:2] == (1, OPTIONS.threads)
     assert (np.diff(times[0]) > 0).all()
+
+
+@pytest.mark.numba
+def test_each_thread_reads_its_own_scratch_before_a_race() -> None:
+    """Every buffer is shared out by itself: equal areas of a thread each go to their threads."""
+    net = torch.nn.Conv2d(3, 32, 3, padding=1).eval()
+    fn = leptonc.optimize(leptonc.capture(net, torch.randn(1, 3, 32, 32)), "O2")
+    (item,), nothing = module.questions(fn, OPTIONS), np.ones(0, np.float32)
+    forced = {item.question.key: Answer("winograd4", "timed")}
+    options = replace(OPTIONS, answers=forced, as_laid_out=True)
+    plan = schedule(item_alone(item), ConstPool(), options)
+    scratch = [b for b in plan.offsets if b.note == scheduler.SCRATCH]
+    assert scratch and len(plan.offsets) > len(scratch)
+    assert all(b.nbytes % (OPTIONS.threads * scheduler.SCRATCH_ALIGN) == 0 for b in scratch)
+    read = [s.slots[:2] for s in module._swept(plan, nothing).steps if s.kernel is read_all]
+    arena = {(at.offset, groups) for at, groups in read if at.space == ARENA}
+    assert arena == {(at, b.nbytes // module._GROUP) for b, at in plan.offsets.items()}
 
 
 # --- over a network ------------------------------------------------------------------------------
