@@ -2,6 +2,7 @@
 
 from leptonc.meaning.constants import (
     IR_DTYPES,
+    PAIRED,
     SMALL,
     TORCH_DTYPES,
     Later,
@@ -39,6 +40,7 @@ from leptonc.meaning.memory import (
 __all__ = [
     "IR_DTYPES",
     "MEANING",
+    "PAIRED",
     "SMALL",
     "TORCH_DTYPES",
     "Later",

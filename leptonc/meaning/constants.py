@@ -140,15 +140,16 @@ def set_nonzero_share(const: Const, share: float) -> None:
 
 
 _UNEVENNESS = "unevenness"  # attribute of a constant
+PAIRED = 64  # rows: of a multiple of so many, pairs are compared
 
 
 def unevenness(const: Const) -> float:
     """Return how many times as large as that of another row a row's largest element is, at most.
 
-    Rows (of the first axis) are compared that lie half of them apart, an odd last one with none.
-    Infinite where an element is not finite or only one row of two is zero, and for a constant that
-    lies elsewhere, which is not read for that. It is kept with the constant, as ``nonzero_share``
-    is.
+    Rows (of the first axis) are compared that lie half of them apart; those behind a multiple of
+    ``PAIRED`` of them with none. Infinite where an element is not finite or only one row of two is
+    zero, and for a constant that lies elsewhere, which is not read for that. It is kept with the
+    constant, as ``nonzero_share`` is.
     """
     known = const.__dict__.get(_UNEVENNESS)
     if known is None:
@@ -163,11 +164,12 @@ def set_unevenness(const: Const, value: float) -> None:
 
 
 def _unevenness_of(tensor: Tensor) -> float:
-    half = len(tensor) // 2
+    half = len(tensor) // PAIRED * PAIRED // 2
     if not half or not tensor.numel():
         return 1.0
     rows = tensor.reshape(len(tensor), -1)
-    largest = torch.maximum(rows.amax(1), -rows.amin(1))[: 2 * half].reshape(2, half)
+    # Without a sign: the larger one of 0.0 and -0.0 may be either.
+    largest = torch.maximum(rows.amax(1), -rows.amin(1)).abs()[: 2 * half].reshape(2, half)
     (low, high), zero = torch.aminmax(largest, dim=0), largest.sum(0) == 0
     most = float(torch.where(zero, 1.0, high / low).max())
     return most if math.isfinite(most) else math.inf

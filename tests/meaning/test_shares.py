@@ -58,20 +58,21 @@ def test_what_has_no_zeros_is_not_looked_through(monkeypatch: pytest.MonkeyPatch
 
 
 def test_rows_are_compared_that_lie_half_of_them_apart() -> None:
-    tensor = torch.ones(5, 8)
+    half = meaning.PAIRED
+    tensor = torch.ones(2 * half + 5, 8)
     assert meaning.unevenness(meaning.const_of(tensor)) == 1.0
-    tensor[2, 3] = -9.0  # with row 0
-    tensor[1] = 3.0  # with row 3
-    tensor[4] = 100.0  # with none
+    tensor[2, 3] = -9.0
+    tensor[half + 1] = 3.0
+    tensor[2 * half :] = 100.0  # with none
     assert meaning.unevenness(meaning.const_of(tensor)) == 9.0
-    tensor[1] = 0.0
+    tensor[half + 1] = 0.0
     assert meaning.unevenness(meaning.const_of(tensor)) == math.inf
-    tensor[3] = 0.0
+    tensor[1] = 0.0
     assert meaning.unevenness(meaning.const_of(tensor)) == 9.0
     for odd in (math.inf, math.nan):
         tensor[2, 3] = odd
         assert meaning.unevenness(meaning.const_of(tensor)) == math.inf
-    for rows, columns in ((0, 3), (1, 3), (4, 0)):
+    for rows, columns in ((0, 3), (1, 3), (meaning.PAIRED - 1, 3), (meaning.PAIRED, 0)):
         assert meaning.unevenness(meaning.const_of(torch.ones(rows, columns))) == 1.0
 
 

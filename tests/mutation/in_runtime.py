@@ -69,6 +69,14 @@ FAULTS: tuple[Fault, ...] = (
     _planner("strassen-of-uneven-columns", "lower/questions", "dead guard",
              "cycles < math.inf and unevenness(weight) <= MOST_UNEVEN", "cycles < math.inf",
              (f"{_TESTS}/test_strassen.py",)),
+    _planner("bias-of-other-columns-behind-strassen", "lower/strassen", "wrong offset",
+             "bias=_behind(end.bias, 4 * first)", "bias=end.bias",
+             (f"{_TESTS}/test_strassen.py",)),
+    _planner("columns-behind-strassen-for-nothing", "lower/product_cost", "wrong cost",
+             "    if whole < columns:\n        cycles += igemm_cycles(rows, depth, "
+             "columns - whole)\n", "", (f"{_TESTS}/test_strassen.py",)),
+    _runtime("largest-of-zeros-has-a-sign", "leptonc/meaning/constants.py", "dead guard",
+             "-rows.amin(1)).abs()[", "-rows.amin(1))[", ("tests/meaning/test_shares.py",)),
     _planner("strict-rounds-weights", "lower/questions", "precision setting ignored",
              'if precision == "strict" or not isinstance(op.kind, Linear):\n        return None\n'
              "    n, depth", "if not isinstance(op.kind, Linear):\n        return None\n"

@@ -13,6 +13,7 @@ from leptonc.backends.numba_cpu.kernels.amx import AMX
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
 from leptonc.backends.numba_cpu.kernels.strassen_plan import Sizes
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
+from leptonc.meaning import PAIRED
 
 PRODUCT = 1.1
 FEWEST_ROWS = 4  # a product of fewer rows takes as long
@@ -40,12 +41,19 @@ NEAR_OPERANDS, MOST_OPERANDS = 2 << 20, 16 << 20  # bytes of left operands: more
 LEAST_SIDES = (96, 256, 256)
 
 
+def strassen_columns(columns: int) -> int:
+    """Return how many columns of a product run by :mod:`strassen`: the others, few, are plain."""
+    return columns // PAIRED * PAIRED
+
+
 def strassen_cycles(rows: int, depth: int, columns: int, threads: int) -> float:
     """Return what :mod:`strassen` takes; infinity where it cannot run or does not pay.
 
-    Threads share pairs of panels; cycles are those of as many cores, divided by them.
+    Threads share pairs of panels; cycles are those of as many cores, divided by them. What is
+    behind :func:`strassen_columns` counts as the plain product that it is.
     """
-    sizes, sides = Sizes(rows, depth, columns), (rows, depth, columns)
+    whole, sides = strassen_columns(columns), (rows, depth, columns)
+    sizes = Sizes(rows, depth, whole)
     if any(map(operator.lt, sides, LEAST_SIDES)) or not sizes.fit:
         return math.inf
     nbytes = 4 * sizes.sums_floats
@@ -54,9 +62,11 @@ def strassen_cycles(rows: int, depth: int, columns: int, threads: int) -> float:
     operand = OPERAND + AGAIN * (threads - 1)
     if nbytes > NEAR_OPERANDS:
         operand += FROM_FAR * sizes.pairs
-    vectors = operand * sizes.sums_floats + OF_B * depth * columns + OF_RESULT * rows * columns
-    cycles = STRASSEN_PRODUCT * rows * -(-columns // PANEL) * depth + vectors / LANES
+    vectors = operand * sizes.sums_floats + OF_B * depth * whole + OF_RESULT * rows * whole
+    cycles = STRASSEN_PRODUCT * rows * (whole // PANEL) * depth + vectors / LANES
     cycles *= -(-sizes.pairs // threads) * threads / sizes.pairs
+    if whole < columns:
+        cycles += igemm_cycles(rows, depth, columns - whole)
     return cycles if cycles < igemm_cycles(*sides) else math.inf
 
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 from leptonc.backends.numba_cpu.kernels import strassen as kernels
 from leptonc.backends.numba_cpu.kernels.igemm_record import Res
+from leptonc.backends.numba_cpu.kernels.pack import packed_size
 from leptonc.backends.numba_cpu.kernels.strassen_plan import Sizes
 from leptonc.backends.numba_cpu.kernels.tile_finish import ADD_RES, MULTIPLY_RES, NO_RES
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import zeros
-from leptonc.backends.numba_cpu.lower.product import Finish, merged
+from leptonc.backends.numba_cpu.lower.product import Finish, merged, rows_product
+from leptonc.backends.numba_cpu.lower.product_cost import strassen_columns
 from leptonc.backends.numba_cpu.schedule import Slot
-from leptonc.backends.numba_cpu.views import View
+from leptonc.backends.numba_cpu.views import Ref, View
 from leptonc.ir.types import DType
 
 LATE = {Res.BEFORE: NO_RES, Res.AFTER: ADD_RES, Res.TIMES: MULTIPLY_RES}
@@ -48,7 +51,40 @@ def _lines(x: View) -> dict[str, int] | None:
 
 
 def strassen_product(ctx: Lowering, x: View, b: Slot, out: View, end: Finish) -> None:
-    """Append ``out[..., n] = finish(x[..., k] @ B)``, B packed, where that is :func:`possible`."""
+    """Append ``out[..., n] = finish(x[..., k] @ B)``, B packed, where that is :func:`possible`.
+
+    Behind a multiple of two panels the columns are a plain product.
+    """
+    columns = out.shape[-1]
+    whole = strassen_columns(columns)
+    _whole(ctx, x, b, _some(out, 0, whole), _finish_of(end, 0, whole))
+    if whole < columns:
+        behind = _behind(b, 4 * packed_size(whole, x.shape[-1]))
+        rest, some = _finish_of(end, whole, columns), _some(out, whole, columns)
+        rows_product(ctx, x, behind, some, rest, by_parts=False)
+
+
+def _some(view: View, first: int, stop: int) -> View:
+    """Return some columns of a view."""
+    return view.slice(view.rank - 1, first, stop)
+
+
+def _finish_of(end: Finish, first: int, stop: int) -> Finish:
+    """Return the epilogue of some columns."""
+    res = None if end.res is None else _some(end.res, first, stop)
+    return replace(end, bias=_behind(end.bias, 4 * first), res=res)
+
+
+def _behind(address: Slot, nbytes: int) -> Slot:
+    """Return an address so many bytes on; none is none."""
+    if address == 0:
+        return address
+    assert isinstance(address, Ref)
+    return replace(address, byte_offset=address.byte_offset + nbytes)
+
+
+def _whole(ctx: Lowering, x: View, b: Slot, out: View, end: Finish) -> None:
+    """Append the two steps of a product of whole pairs of panels."""
     steps = _steps(x, out, end)
     assert steps is not None
     sizes = Sizes(math.prod(x.shape[:-1]), x.shape[-1], out.shape[-1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -249,15 +249,28 @@ def ways(fn: Function, precision: str = "fp32") -> list[questions.Question]:
     return [q for q in asked if questions.STRASSEN in q.costs]
 
 
-def lowered(fn: Function, threads: int = 1) -> Run:
-    """Return ``fn`` lowered with Strassen's algorithm wherever that is asked."""
-    answers = {q.key: Answer(questions.STRASSEN, "test") for q in ways(fn)}
+def lowered(fn: Function, threads: int = 1, way: str = questions.STRASSEN) -> Run:
+    """Return ``fn`` lowered with Strassen's algorithm, or another way, wherever that is asked."""
+    answers = {q.key: Answer(way, "test") for q in ways(fn)}
 
     def lower(ctx, body):
         ctx.answers = answers
         return lower_contract(ctx, body)
 
     return Run(fn, threads, lower)
+
+
+def weight_of(fn: Function) -> np.ndarray:
+    """Return the weight of a layer."""
+    first = next(op.kind for op in fn.ops if isinstance(op.kind, Constant))
+    return meaning.array_of(first.const)
+
+
+def allowed(flat: np.ndarray, weight: np.ndarray, others: Sequence[torch.Tensor]) -> np.ndarray:
+    """Return how far a layer's results may be from the exact ones; ``others``: residuals."""
+    # The activations are 1.2-Lipschitz and a few ulps wrong; what follows has a rounding each.
+    most = plan.error_bound(flat, weight.T) + 16 * UNIT * (1 + np.abs(exact(flat, weight)))
+    return 1.2 * most * max(1.0, *(float(r.abs().max()) for r in others), 1.0)
 
 
 @pytest.mark.parametrize("epilogue", EPILOGUES)
@@ -271,14 +284,33 @@ def test_epilogues(epilogue, bias):
     made.bind(*args)
     made.run()
     (want,) = meaning.run(fn, *args, precision="f64")
-    w = next(op.kind.const for op in fn.ops if isinstance(op.kind, Constant))
-    flat = args[0].reshape(99, 512).numpy()
-    weight = meaning.array_of(w)
-    # The activations are 1.2-Lipschitz and a few ulps wrong; what follows has a rounding each.
-    most = plan.error_bound(flat, weight.T) + 16 * UNIT * (1 + np.abs(exact(flat, weight)))
-    most = 1.2 * most * max(1.0, *(float(r.abs().max()) for r in args[1:]), 1.0)
+    most = allowed(args[0].reshape(99, 512).numpy(), weight_of(fn), args[1:])
     error = (made.results()[0].double() - want).abs().reshape(99, 512).numpy()
     assert (error <= most).all()
+
+
+@given(
+    behind=st.integers(1, meaning.PAIRED - 1), epilogue=st.sampled_from([*EPILOGUES]),
+    bias=st.booleans(), threads=st.integers(1, 2), seed=st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=25, deadline=None)
+def test_columns_behind_whole_pairs_of_panels(behind, epilogue, bias, threads, seed):
+    n, made = 256 + behind, list[torch.Tensor]()
+    fn = layer((99,), 512, n, *EPILOGUES[epilogue], bias=bias)
+    g = torch.Generator().manual_seed(seed)
+    args = [torch.randn(*map(int, p.type.shape), generator=g) for p in fn.params]
+    by_strassen, plain = lowered(fn, threads), lowered(fn, threads, questions.PLAIN)
+    assert [s.kernel.name for s in by_strassen.steps] == ["strassen_rows", "strassen", "igemm"]
+    assert [s.kernel.name for s in plain.steps] == ["igemm"]
+    for run in (by_strassen, plain):
+        run.bind(*args)
+        run.run()
+        made += run.results()
+    (want,) = meaning.run(fn, *args, precision="f64")
+    # Those behind are the plain product's; the others as near to the exact ones as that allows.
+    assert torch.equal(made[0][:, 256:], made[1][:, 256:])
+    most = allowed(args[0].numpy(), weight_of(fn)[:256], args[1:])
+    assert ((made[0].double() - want).abs().numpy()[:, :256] <= most).all()
 
 
 @pytest.mark.parametrize(
@@ -310,7 +342,8 @@ def test_who_is_asked():
     assert not names(64, 768, 3072)
     assert not names(128, 768, PANEL)
     assert not names(128, 768 + 1, 3072)
-    assert not names(128, 768, 3072 + PANEL)
+    assert names(128, 768, 512 + 1)  # of which one column is a plain product
+    assert not names(128, 768, 256 - 1)
 
 
 @st.composite
@@ -376,6 +409,11 @@ def test_who_is_asked_of_convolutions():
     assert not names(14, 1024, 256, padding=(1, 1))
     assert not names(14, 1024, 512, groups=2)
     assert not names(14, 1024, 256, kernel=(3, 1))
+
+
+def test_columns_behind_whole_pairs_of_panels_cost_as_much_as_alone():
+    whole, behind = strassen_cycles(512, 512, 512, 1), strassen_cycles(512, 512, 513, 1)
+    assert behind == pytest.approx(whole + product_cost.igemm_cycles(512, 512, 1))
 
 
 def test_threads_that_have_no_pair_of_panels_count():
