@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from leptonc.backends.numba_cpu.kernels.activation import Act
+from leptonc.backends.numba_cpu.kernels.activation import clamp_of
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.depthwise_tile import (
     ANY,
@@ -101,7 +101,6 @@ TABLE = _ROWS + 16 * ROWS
 # --- the kernel ---------------------------------------------------------------------------------
 
 _INF = float("inf")
-_NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
 _BEFORE, _TIMES = int(Res.BEFORE), int(Res.TIMES)
 BY_TILE, TILES, WALK = 0, 1, 2
 
@@ -141,16 +140,10 @@ def _lines(args, table, image, z, y):
 @inline_njit
 def _bounds(args):
     """Return the clamp that the tiles apply, and whether another pass must finish the outputs."""
-    act = arg(args, ACT)
     if arg(args, RES) != 0:
         return -_INF, _INF, True
-    if act == _RELU:
-        return 0.0, _INF, False
-    if act == _RELU6:
-        return 0.0, 6.0, False
-    if act == _CLAMP:
-        return argf(args, ACT_P0), argf(args, ACT_P1), False
-    return -_INF, _INF, act != _NONE
+    low, high, whole = clamp_of(arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1))
+    return low, high, not whole
 
 
 @inline_njit

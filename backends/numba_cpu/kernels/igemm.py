@@ -17,7 +17,7 @@ are bytes, all strides elements (float32), 0 = absent where it says "or 0".
 
 from __future__ import annotations
 
-from leptonc.backends.numba_cpu.kernels.activation import Act
+from leptonc.backends.numba_cpu.kernels.activation import clamp_of
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.igemm_record import (
     A_O0,
@@ -107,7 +107,6 @@ PAIR_ROWS = PAIR_TOP + 1 if PAIR_HEIGHTS else 2**62
 
 
 _INF = float("inf")
-_NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
 _BEFORE, _TIMES = int(Res.BEFORE), int(Res.TIMES)
 
 
@@ -180,15 +179,10 @@ def input_rows(args, table, m0, count, base, tap, size):
 @inline_njit
 def bounds(args, last):
     """Return the clamp that the tile applies itself, and whether ``finish_tile`` has work left."""
-    act = arg(args, ACT)
     if last and late_residual(args) == NO_RES:
-        if act == _RELU:
-            return 0.0, _INF, False
-        if act == _RELU6:
-            return 0.0, 6.0, False
-        if act == _CLAMP:
-            return argf(args, ACT_P0), argf(args, ACT_P1), False
-    return -_INF, _INF, last and (act != _NONE or late_residual(args) != NO_RES)
+        low, high, whole = clamp_of(arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1))
+        return low, high, not whole
+    return -_INF, _INF, last
 
 
 @inline_njit

@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from leptonc.backends.numba_cpu.kernels.activation import Act, vact
+from leptonc.backends.numba_cpu.kernels.activation import Act, clamp_of, vact
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.depthwise import line_shares
 from leptonc.backends.numba_cpu.kernels.igemm_record import Res
@@ -136,9 +136,8 @@ REALS = tuple(f.name for f in fields(Int8Depthwise) if f.type == "float")
     LOW, HIGH, FLIP, SCRATCH, SCRATCH_BYTES,
 ) = range(len(NAMES))  # fmt: skip
 
-_NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
+_NONE = int(Act.NONE)
 _BEFORE, _TIMES = int(Res.BEFORE), int(Res.TIMES)
-_INF = float("inf")
 _PLACES = 16 * DEEP  # bytes into a frame: behind the lines of a group
 _strip_outputs, _plane_bytes = inline_njit(strip_outputs), inline_njit(plane_bytes)
 _table_bytes = inline_njit(table_bytes)
@@ -222,14 +221,9 @@ def _write_places(args, frame, block, plane):
 @inline_njit
 def _bounds(args):
     """Return the clamp, and the activation that is left."""
-    act = arg(args, ACT)
-    if act == _RELU:
-        return np.float32(0.0), np.float32(_INF), _NONE
-    if act == _RELU6:
-        return np.float32(0.0), np.float32(6.0), _NONE
-    if act == _CLAMP:
-        return np.float32(argf(args, ACT_P0)), np.float32(argf(args, ACT_P1)), _NONE
-    return np.float32(-_INF), np.float32(_INF), act
+    act, p0, p1 = arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1)
+    low, high, whole = clamp_of(act, np.float32(p0), np.float32(p1))
+    return low, high, _NONE if whole else act
 
 
 @inline_njit

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from leptonc.backends.numba_cpu.kernels.activation import Act
+from leptonc.backends.numba_cpu.kernels.activation import clamp_of
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel, record
 from leptonc.backends.numba_cpu.kernels.igemm import grid, input_rows
 from leptonc.backends.numba_cpu.kernels.igemm_record import (
@@ -146,7 +146,6 @@ REALS = ("act_p0", "act_p1", "res_scale", "inverse", "code_low", "code_high")
 STRIP_ROWS, STRIP_ROWS_RES = tile_rows_of(NARROW, False), tile_rows_of(NARROW, True)
 _STAGED = FINISH_ROWS + ROWS  # rows of float32 that wait to become codes, and room behind
 _INF = float("inf")
-_NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
 _BEFORE, _TIMES = int(Res.BEFORE), int(Res.TIMES)
 
 
@@ -159,16 +158,9 @@ def scratch_bytes(row_block: int, taps: int) -> int:
 @inline_njit
 def bounds(args):
     """Return the clamp that the tile applies, and whether the rest of the epilogue is left."""
-    act = arg(args, ACT)
     if late_of(args) == LATE_NOTHING:
-        if act == _NONE:
-            return -_INF, _INF, False
-        if act == _RELU:
-            return 0.0, _INF, False
-        if act == _RELU6:
-            return 0.0, 6.0, False
-        low, high = argf(args, ACT_P0), argf(args, ACT_P1)
-        if act == _CLAMP and (low <= 0.0 <= high or arg(args, OUT_KIND) == FLOATS):
+        low, high, whole = clamp_of(arg(args, ACT), argf(args, ACT_P0), argf(args, ACT_P1))
+        if whole and (low <= 0.0 <= high or arg(args, OUT_KIND) == FLOATS):
             return low, high, False  # else NaN, which is code 0, would be clamped
     return -_INF, _INF, True
 

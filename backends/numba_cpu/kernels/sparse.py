@@ -20,7 +20,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from leptonc.backends.numba_cpu.kernels.activation import Act, vact
+from leptonc.backends.numba_cpu.kernels.activation import Act, clamp_of, vact
 from leptonc.backends.numba_cpu.kernels.base import inline_njit, kernel
 from leptonc.backends.numba_cpu.kernels.igemm_record import Res
 from leptonc.backends.numba_cpu.kernels.pack import transpose_block
@@ -93,9 +93,8 @@ REALS = ("act_p0", "act_p1")
     RES_MODE, ACT, ACT_P0, ACT_P1, SCRATCH, SCRATCH_BYTES,
 ) = range(len(fields(Sparse)))  # fmt: skip
 
-_NONE, _RELU, _RELU6, _CLAMP = int(Act.NONE), int(Act.RELU), int(Act.RELU6), int(Act.CLAMP)
+_NONE = int(Act.NONE)
 _BEFORE, _TIMES = int(Res.BEFORE), int(Res.TIMES)
-_INF = float("inf")
 
 
 def scratch_bytes(depth: int) -> int:
@@ -208,14 +207,7 @@ def _finish(args, row0, rows, column, left):
     if act == _NONE and res == 0:
         return
     p0, p1 = np.float32(argf(args, ACT_P0)), np.float32(argf(args, ACT_P1))
-    low, high, plain = np.float32(-_INF), np.float32(_INF), True
-    if act in (_RELU, _RELU6):
-        low = np.float32(0.0)
-        high = np.float32(6.0) if act == _RELU6 else high
-    elif act == _CLAMP:
-        low, high = p0, p1
-    else:
-        plain = False
+    low, high, plain = clamp_of(act, p0, p1)
     for i in range(row0, row0 + rows):
         out = arg(args, OUT) + 4 * (i * arg(args, OUT_ROW) + column)
         v = vload_n(out, 0, left)
