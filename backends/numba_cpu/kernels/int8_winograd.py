@@ -258,7 +258,7 @@ def int8_winograd(args, tid, nt, cuts):
     panels = (arg(args, COLUMNS) + PANEL - 1) // PANEL
     if tiles <= 0 or panels <= 0:
         return
-    by_tiles, by_panels = split_tiles(nt, tiles, panels, False)
+    by_tiles, by_panels = split_tiles(nt, tiles, panels, False, LANES)
     if tid >= by_tiles * by_panels:
         return
     cuts = cuts if by_tiles * by_panels == nt else 0

@@ -86,18 +86,19 @@ from leptonc.backends.numba_cpu.kernels.winograd_tiles import place, read_tile, 
 
 _BYTES = 4 * LANES
 _AHEAD = 16384  # bytes of weights to prefetch before they are read
-_NEAR = 2048  # the same for tiles of few rows, which need them as fast as any cache gives them
+_SOON = 2048  # the same for tiles of few rows, which need them as fast as any cache gives them
 _LINES = 32  # eighths of a tile that the planes of a panel take to make
+_NEAR = 1 << 19  # bytes of weights that each core's second-level cache may hold: few tiles share
 _FAR = 7 << 19  # bytes of input and output from which on the second-level cache is far too small
 
 
 @inline_njit
-def split_tiles(nt, tiles, panels, by_line):
+def split_tiles(nt, tiles, panels, by_line, least):
     """Return how many parts of the tiles and of the panels to make.
 
     The cost of a part, in eighths of a tile times a panel: products, which wait for the weights
-    below LANES tiles, and what makes these, where that is done line by line, in every part of the
-    tiles; the input transform, which every part of the panels repeats.
+    below ``least`` tiles, and what makes these, where that is done line by line, in every part of
+    the tiles; the input transform, which every part of the panels repeats.
     """
     best, best_tiles, best_panels = -1, 1, 1
     for parts in range(1, nt + 1):
@@ -105,7 +106,7 @@ def split_tiles(nt, tiles, panels, by_line):
         by_panels = min(nt // by_tiles, panels)
         share = (tiles + by_tiles - 1) // by_tiles
         wide = (panels + by_panels - 1) // by_panels
-        cost = wide * (8 * max(share, LANES) + (_LINES if by_line else 0)) + share
+        cost = wide * (8 * max(share, least) + (_LINES if by_line else 0)) + share
         if best < 0 or cost < best:
             best, best_tiles, best_panels = cost, by_tiles, by_panels
     return best_tiles, best_panels
@@ -185,7 +186,7 @@ def _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_g
         steps = (vectors - channels) * (LANES // UNROLL) + arg(args, STEPS)
         for p in range(0, panels, wide):
             b = at_plane + p * all_size
-            ahead, advance = b + (_AHEAD if wide == 1 else _NEAR), 4 * UNROLL * PANEL // groups
+            ahead, advance = b + (_AHEAD if wide == 1 else _SOON), 4 * UNROLL * PANEL // groups
             apart = all_size if p + 1 < panels and wide == 2 else 0
             if wide == 1 and (size <= _AHEAD or groups > 1):
                 ahead = b + all_size
@@ -272,7 +273,9 @@ def winograd(args, tid, nt, cuts):
     panels = (arg(args, COLUMNS) + PANEL - 1) // PANEL
     if tiles <= 0 or panels <= 0:
         return
-    by_tiles, by_panels = split_tiles(nt, tiles, panels, arg(args, LINE) != 0)
+    near = 4 * PANEL * _depth(args) * panels <= _NEAR
+    least = LANES // 2 if near else LANES
+    by_tiles, by_panels = split_tiles(nt, tiles, panels, arg(args, LINE) != 0, least)
     if tid >= by_tiles * by_panels:
         return
     cuts = cuts if by_tiles * by_panels == nt else 0

@@ -281,6 +281,13 @@ def test_every_output_is_within_its_bound(
         assert (np.abs(y - want) <= most).all()
 
 
+def test_threads_share_few_tiles_where_weights_are_near_else_panels() -> None:
+    split = cast(Any, wino.split_tiles).py_func
+    assert split(2, LANES, 2, False, LANES // 2) == (2, 1)
+    assert split(2, LANES, 2, False, LANES) == (1, 2)
+    assert split(2, 2 * LANES, 2, False, LANES) == (2, 1)
+
+
 @given(
     form=st.sampled_from(FORMS),
     shape=st.tuples(*(st.integers(1, 23) for _ in range(2))),
