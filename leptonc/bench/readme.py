@@ -24,7 +24,9 @@ NAMES = ("leptonc", "eager", "inductor", "onnxruntime", "openvino", "ncnn")
 
 
 def joined(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the figures of several runs on one machine as one; its facts are the first run's.
+    """Return the figures of several runs on one machine as one.
+
+    Its facts are the first run's, but for the protocol: the different ones, in order.
 
     Raises:
         LeptoncError: runs on different processors, whose rows cannot stand in one table.
@@ -34,7 +36,9 @@ def joined(figures: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if len(processors) > 1:
         raise LeptoncError(f"figures of different processors: {', '.join(processors)}")
     rows = {(r["net"], r["batch"], r["threads"]): r for f in figures for r in f["rows"]}
-    return {**first, "rows": list(rows.values())}
+    protocols = dict.fromkeys(f["machine"]["protocol"] for f in figures)
+    machine = {**first["machine"], "protocol": " | ".join(protocols)}
+    return {**first, "machine": machine, "rows": list(rows.values())}
 
 
 def rewrite(readme: str, figures: Mapping[str, Any], picture: str = "") -> str:

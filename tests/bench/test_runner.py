@@ -183,6 +183,12 @@ def test_a_row_measured_again_takes_the_place_of_the_earlier_one() -> None:
         readme.joined([FIGURES, other])
 
 
+def test_figures_of_several_runs_tell_each_protocol_once() -> None:
+    shorter = {**FIGURES, "machine": {**FIGURES["machine"], "protocol": "Y"}}
+    assert readme.joined([FIGURES, shorter, FIGURES])["machine"]["protocol"] == "X | Y"
+    assert readme.joined([FIGURES])["machine"] == FIGURES["machine"]
+
+
 def test_the_readme_has_its_markers() -> None:
     text = (Path(__file__).parents[2] / "README.md").read_text()
     assert readme.BEGIN in text and readme.END in text
