@@ -140,7 +140,8 @@ def set_nonzero_share(const: Const, share: float) -> None:
 
 
 _UNEVENNESS = "unevenness"  # attribute of a constant
-PAIRED = 64  # rows: of a multiple of so many, pairs are compared
+#: Rows: pairs are compared of a multiple of so many, which fill registers of any processor.
+PAIRED = 64
 
 
 def unevenness(const: Const) -> float:

@@ -53,8 +53,8 @@ NAMES = (
 (``turns``: of the loop over the depth; ``share``: the bytes of a sum that a tile makes;
 ``advance``: those that it asks for in a turn). ``table``: address of :meth:`Sizes.table`; ``sums``:
 of the left operands; then addresses (bytes; ``res`` or 0) and floats from row to row; those of A
-are ``width`` to a line. ``late``: as
-for :func:`finish_tile`; ``act``: an ``Act``. ``scratch``: see :meth:`Sizes.scratch`."""
+are ``width`` to a line. ``late``: as for :func:`finish_tile`; ``act``: an ``Act``. ``scratch``: see
+:meth:`Sizes.scratch`."""
 
 (
     M, HALF, TILES, VECTORS, PAIRS, PANEL_BYTES, TURNS, SHARE, ADVANCE, TALL, LOW, CELLS, TABLES,

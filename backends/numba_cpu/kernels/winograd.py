@@ -88,7 +88,7 @@ _BYTES = 4 * LANES
 _AHEAD = 16384  # bytes of weights to prefetch before they are read
 _SOON = 2048  # the same for tiles of few rows, which need them as fast as any cache gives them
 _LINES = 32  # eighths of a tile that the planes of a panel take to make
-_NEAR = 1 << 19  # bytes of weights that each core's second-level cache may hold: few tiles share
+_NEAR = 1 << 19  # bytes of weights up to which each core's second-level cache may hold them all
 _FAR = 7 << 19  # bytes of input and output from which on the second-level cache is far too small
 
 
@@ -98,7 +98,8 @@ def split_tiles(nt, tiles, panels, by_line, least):
 
     The cost of a part, in eighths of a tile times a panel: products, which wait for the weights
     below ``least`` tiles, and what makes these, where that is done line by line, in every part of
-    the tiles; the input transform, which every part of the panels repeats.
+    the tiles; the input transform, which every part of the panels repeats. A part of the tiles
+    reads all weights, one of the panels the whole image, of which other cores wrote a part.
     """
     best, best_tiles, best_panels = -1, 1, 1
     for parts in range(1, nt + 1):

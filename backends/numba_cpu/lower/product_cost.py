@@ -42,7 +42,7 @@ LEAST_SIDES = (96, 256, 256)
 
 
 def strassen_columns(columns: int) -> int:
-    """Return how many columns of a product run by :mod:`strassen`: the others, few, are plain."""
+    """Return how many columns of a product run by :mod:`strassen`: whole pairs of panels."""
     return columns // PAIRED * PAIRED
 
 

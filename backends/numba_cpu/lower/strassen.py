@@ -1,4 +1,4 @@
-"""numba_cpu > lower > strassen: linear layers in seven eighths of the multiplications."""
+"""numba_cpu > lower > strassen: linear layers and 1x1 convolutions by :mod:`strassen`."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _lines(x: View) -> dict[str, int] | None:
 def strassen_product(ctx: Lowering, x: View, b: Slot, out: View, end: Finish) -> None:
     """Append ``out[..., n] = finish(x[..., k] @ B)``, B packed, where that is :func:`possible`.
 
-    Behind a multiple of two panels the columns are a plain product.
+    Columns behind :func:`strassen_columns` are a plain product.
     """
     columns = out.shape[-1]
     whole = strassen_columns(columns)
