@@ -36,7 +36,7 @@ from leptonc.passes.fusing.policy import FEW_CHANNELS
 Sign = Callable[[Any], bool]
 _NOT_STRICT = {
     strassen, bf16x3, winograd, read_all, *(t for form in FORMS for t in TRANSFORMS[form].needed),
-    *(late.part for lates in LATE.values() for late in lates),
+    *(part for lates in LATE.values() for late in lates for part in late.parts),
 }  # fmt: skip
 
 
@@ -131,7 +131,7 @@ SIGNS: tuple[tuple[Sign, Native], ...] = (
     (lambda m: isinstance(m, nn.LayerNorm), norm_rows),
     *((_sign_of(form), t) for form in FORMS for t in TRANSFORMS[form].needed),
     *((_folds(form), t) for form in FORMS for t in TRANSFORMS[form].inside),
-    *((_deep(form), late.part) for form, lates in LATE.items() for late in lates),
+    *((_deep(form), part) for form, lates in LATE.items() for late in lates for part in late.parts),
     # What sweeps the caches when ways of a product are timed.
     (lambda m: _is_square(m) or _is_between_wide(m) or (AMX and _has_many_rows(m)), read_all),
 )

@@ -199,6 +199,11 @@ def _convs(*channels: int, size: int = 3) -> dict[str, nn.Module]:
     return {n: nn.Conv2d(a, b, size, padding=size // 2) for n, a, b in pairs}
 
 
+def _line(kernel: tuple[int, int]) -> nn.Module:
+    y, x = kernel
+    return nn.Conv2d(1056, 1056, kernel, padding=(y // 2, x // 2))
+
+
 def _inverted() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(24, 144, 1), nn.ReLU6(), nn.Conv2d(144, 144, 3, padding=1, groups=144),
@@ -365,7 +370,8 @@ MODELS: dict[str, Model] = {
     "image_pool_of_nan": Model(lambda: _pooled(5, 2), (), _image_with_nan),
     # Weights that no cache holds: more than 32 MiB in all.
     "deep_convs": _net(lambda: nn.Sequential(*_convs(*[528] * 5).values()), (1, 528, 7, 7)),
-    "late_convs": _net(lambda: nn.Sequential(*_convs(*[528] * 5).values()), (1, 528, 8, 12)),
+    "late_images": _net(lambda: nn.Sequential(*_convs(*[528] * 5).values()), (1, 528, 14, 14)),
+    "late_convs": _net(lambda: nn.Sequential(*map(_line, ((3, 1), (1, 3)) * 2)), (1, 1056, 4, 8)),
     "late_phases": _net(
         lambda: nn.Sequential(*(nn.Conv2d(528, 528, 3, 2, 1) for _ in range(3))), (1, 528, 48, 40)
     ),

@@ -64,13 +64,15 @@ def when(
     return phis
 
 
-def opaque(b: ir.IRBuilder, value: ir.Value) -> ir.Value:
+def opaque(b: ir.IRBuilder, value: ir.Value, register: str = "r") -> ir.Value:
     """Return a value that LLVM knows nothing about: a loop that counts with it is not unrolled.
+
+    ``register``: the kind that holds it, "v" for a vector.
 
     Each load of a loop that is unrolled passes over lines that others read, and what a processor
     asks for ahead of a load follows its own steps.
     """
-    same = ir.InlineAsm(ir.FunctionType(value.type, [value.type]), "", "=r,0")
+    same = ir.InlineAsm(ir.FunctionType(value.type, [value.type]), "", f"={register},0")
     return b.call(same, [value])
 
 

@@ -40,8 +40,13 @@ from leptonc.backends.numba_cpu.kernels.prefetch import ask_later, ask_to_write
 from leptonc.backends.numba_cpu.kernels.shares import part
 from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, ldi64, sti64
 from leptonc.backends.numba_cpu.kernels.winograd_finish import FINISH
-from leptonc.backends.numba_cpu.kernels.winograd_late import multiply_few, multiply_lines
-from leptonc.backends.numba_cpu.kernels.winograd_late_tile import FEW
+from leptonc.backends.numba_cpu.kernels.winograd_late import multiply_lines
+from leptonc.backends.numba_cpu.kernels.winograd_late_few import (
+    TALL,
+    height_of,
+    multiply_few,
+    turn_planes,
+)
 from leptonc.backends.numba_cpu.kernels.winograd_plan import rows_of_groups
 from leptonc.backends.numba_cpu.kernels.winograd_product import (
     MULTIPLY,
@@ -53,7 +58,6 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     BATCH,
     CHANNELS,
     COLUMNS,
-    LATE,
     LINE,
     M_X,
     M_Y,
@@ -69,6 +73,7 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     PAD_Y,
     PANEL_BLOCK,
     POOL,
+    PRODUCTS,
     SCRATCH,
     SCRATCH_BYTES,
     SIDE_X,
@@ -218,27 +223,39 @@ def _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_g
 
 
 @inline_njit
+def _read_few(args, base, t0, count, v, v_group):
+    """Transform few tiles, ``t0 .. t0 + count``, into V."""
+    planes = arg(args, N_Y) * arg(args, N_X)
+    for first in range(0, count, TALL):
+        height, to = height_of(args, count - first), v + first // TALL * v_group
+        for t in range(min(height, count - first)):
+            read_tile(args, base, t0 + first + t, to + t * _BYTES, height * _BYTES,
+                      planes * height * _BYTES)  # fmt: skip
+        turn_planes(args, to, height)
+
+
+@inline_njit
 def _run_block(args, base, t0, count, panel0, panel1):
     """Compute tiles ``t0 .. t0 + count`` of panels ``panel0 .. panel1``; scratch at ``base``."""
     vectors, panel_block = (arg(args, CHANNELS) + LANES - 1) // LANES, arg(args, PANEL_BLOCK)
     stride, planes = arg(args, STRIDE), arg(args, N_Y) * arg(args, N_X)
-    few, by_line = arg(args, LATE) != 0, arg(args, LINE) != 0
-    rows = rows_of_groups(count)
-    groups = (count + rows - 1) // rows
+    few, by_line = arg(args, PRODUCTS) != 0, arg(args, LINE) != 0
+    rows = TALL if few else rows_of_groups(count)
+    groups, column = (count + rows - 1) // rows, planes * ROWS * _BYTES
     v_plane = (stride * stride * vectors * ROWS + 1) * _BYTES
-    v_group, column = planes * v_plane, planes * ROWS * _BYTES
+    v_group = planes * (vectors * height_of(args, count) * _BYTES if few else v_plane)
     m_group = panel_block * VECTORS * column
-    v_bytes, v_step = groups * v_group, ROWS * _BYTES
-    if few:
-        v_plane, v_step = FEW * _BYTES, planes * FEW * _BYTES
-        v_bytes = vectors * v_step
     patch = arg(args, SIDE_Y) * arg(args, SIDE_X) * _BYTES  # the first bytes: of one tile
     v = base + patch
-    m_base = v + v_bytes
+    m_base = v + groups * v_group
     table = m_base + groups * m_group
-    for t in range(count):
-        to = v + t // rows * v_group + t % rows * _BYTES
-        read_tile(args, base, t0 + t, to, v_plane, v_step)
+    made = table + (16 * arg(args, TILE_BLOCK) + _BYTES - 1) // _BYTES * _BYTES  # of late weights
+    if few:
+        _read_few(args, base, t0, count, v, v_group)
+    else:
+        for t in range(count):
+            to = v + t // rows * v_group + t % rows * _BYTES
+            read_tile(args, base, t0 + t, to, v_plane, ROWS * _BYTES)
     area = arg(args, BATCH) * arg(args, OUT_H) * arg(args, OUT_W)
     fetch = not by_line and 4 * area * (arg(args, CHANNELS) + arg(args, COLUMNS)) > _FAR
     if fetch:
@@ -248,10 +265,9 @@ def _run_block(args, base, t0, count, panel0, panel1):
         panels = min(panel_block, panel1 - p0)
         following = arg(args, WEIGHTS) + (p0 + panels if p0 + panels < panel1 else panel0) * size
         if few:
-            multiply_few(args, v, m_base, p0, panels)
+            multiply_few(args, count, v, v_group, m_base, m_group, made, p0, panels)
         elif by_line:
-            at = table + (16 * arg(args, TILE_BLOCK) + _BYTES - 1) // _BYTES * _BYTES
-            multiply_lines(args, groups, rows, count, v, v_plane, v_group, m_base, m_group, at,
+            multiply_lines(args, groups, rows, count, v, v_plane, v_group, m_base, m_group, made,
                            p0, panels)  # fmt: skip
         else:
             _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_group, p0,

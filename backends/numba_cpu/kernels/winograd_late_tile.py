@@ -4,7 +4,8 @@ A plane of a pair of points is the even part of the taps plus or minus the odd o
 multiplies a tap is a power of two, so the planes of a line take additions alone, for which some
 processors have pipes that do not multiply. With stride 2 a line has the planes of two phases, of
 two taps each or of one. Of few tiles of the image a register tile multiplies the
-planes of one line while it makes them; of more the planes of a line are stored.
+planes of one line while it makes them, of taps or of half-lines: taps transformed down, as all
+planes of a line need them, and stored. Of more tiles the planes of a line are stored.
 """
 
 from __future__ import annotations
@@ -32,18 +33,18 @@ from leptonc.backends.numba_cpu.kernels.vectype import (
     splat,
 )
 from leptonc.backends.numba_cpu.kernels.winograd_points import POINTS, Axis, Form, matrices
+from leptonc.backends.numba_cpu.kernels.winograd_quads import FEW, QUADS, splats
 from leptonc.backends.numba_cpu.kernels.winograd_transform import add_times
 
 VECTOR = 4 * LANES  # bytes
-FEW = 4  # tiles that register tiles multiply while they make the planes
 APART = LANES  # floats between planes of a line, lest they share cache sets
-_SUMS = 24 if LANES == 16 else 12  # that registers hold beside what planes are made of
+SUMS = 24 if LANES == 16 else 12  # that registers hold beside what planes are made of
 Read = Callable[[int], ir.Value]
 
 
-def sets(form: Form) -> list[tuple[int, ...]]:
-    """Return the planes of a line that few tiles are multiplied with together: their columns."""
-    some, n = max(1, _SUMS // FEW), form.x.n
+def sets(form: Form, height: int) -> list[tuple[int, ...]]:
+    """Return the planes of a line that ``height`` tiles are multiplied with at once: columns."""
+    some, n = SUMS // height, form.x.n
     return [tuple(range(j, min(j + some, n))) for j in range(0, n, some)]
 
 
@@ -192,9 +193,31 @@ def emit_line(form: Form, i: int, b: ir.IRBuilder, lines: Sequence[Line], to, ch
     counted(b, channels, [b.inttoptr(lines[0].start, PTR), b.inttoptr(to, PTR)], one_channel)
 
 
+def row_of(start: ir.Value, step: ir.Value) -> Line:
+    """Return the line that a single row of taps is, or a half-line: ``step`` bytes a channel."""
+    return Line(start, step, 1, (0,), 0.0)
+
+
+def emit_half(form: Form, i: int, b: ir.IRBuilder, raw, to, channels) -> None:
+    """Write half-lines ``i`` and ``i + 1``: see :func:`winograd_late_few.make_half`."""
+    columns = form.x.taps
+
+    def one_channel(_, values):
+        source, target = values
+        for k in range(columns):
+            taps = functools.partial(_tap, b, source, columns * LANES, k * LANES)
+            for row, made in evaluate(b, form.y, (i, i + 1), taps):
+                at = (row - i) * columns + k
+                b.store(made, floats_on(b, target, at * LANES), align=4)
+        source = floats_on(b, source, form.y.taps * columns * LANES)
+        return source, floats_on(b, target, 2 * columns * LANES)
+
+    counted(b, channels, [b.inttoptr(a, PTR) for a in (raw, to)], one_channel)
+
+
 @dataclass(frozen=True)
 class Place:
-    """Where a tile reads and writes; addresses, bytes: :func:`winograd_late.multiply_planes`."""
+    """Where a tile reads and writes, in bytes: see :func:`winograd_late_few.multiply_planes`."""
 
     a: ir.Value
     out: ir.Value
@@ -206,32 +229,36 @@ class Place:
 
 
 def emit_tile(
-    form: Form, planes: Sequence[int], b: ir.IRBuilder, i: ir.Value, line: Line, at: Place
-) -> None:
-    """Write the products of the planes of line ``i`` with FEW tiles."""
-    cells = [(j, t) for j in planes for t in range(FEW)]
-    first = b.add(at.a, b.mul(i, i64(form.x.n * FEW * VECTOR)))
-    starts = [b.inttoptr(p, PTR) for p in (line.start, at.ahead, first)]
+    form: Form, height: int, planes: Sequence[int], b: ir.IRBuilder, i: ir.Value, line: Line,
+    at: Place,
+) -> None:  # fmt: skip
+    """Write the products of the planes of line ``i`` with ``height`` tiles."""
+    cells = [(j, t) for j in planes for t in range(height)]
+    first = b.add(at.a, b.mul(i, i64(form.x.n * height * VECTOR)))
+    starts = [b.inttoptr(p, PTR) for p in (line.start, at.ahead, first, first)]
     outer = Loop(b, "vector", [at.vectors, *starts, *[fconst(0.0)] * len(cells)])
     left, *state = outer.values
     inner = Loop(b, "channels", [i64(LANES), *state])
-    steps, weights, asked, tiles, *values = inner.values
+    steps, weights, asked, tiles, quads, *values = inner.values
     sums = dict(zip(cells, values, strict=True))
-    for ahead in (0, 16):
-        prefetch(b, floats_on(b, asked, ahead), level=2)
+    for k in range(max(1, len(planes) // 3)):  # lines
+        prefetch(b, floats_on(b, asked, k * 16), level=2)
     for plane, weight in evaluate(b, form.x, planes, _columns(form, b, line, weights, 0)):
-        for t in range(FEW):
-            place = floats_on(b, tiles, (plane * FEW + t) * LANES)
-            one = splat(b, b.load(place, align=4, typ=F32))
-            sums[plane, t] = fma(b, one, weight, sums[plane, t])
+        read = splats(b, floats_on(b, quads if plane in QUADS else tiles, plane * height * LANES),
+                      plane)  # fmt: skip
+        for t in range(height):
+            sums[plane, t] = fma(b, read(t), weight, sums[plane, t])
     weights = b.gep(weights, [line.step], source_etype=I8)
-    asked, tiles = b.gep(asked, [at.advance], source_etype=I8), floats_on(b, tiles, 1)
+    asked = b.gep(asked, [at.advance], source_etype=I8)
+    tiles, quads = floats_on(b, tiles, 1), floats_on(b, quads, FEW)
+    others = form.planes * height * LANES  # floats of V from vector to vector
     for loop, turns in ((inner, steps), (outer, left)):
         if loop is outer:
-            tiles = floats_on(b, tiles, (form.planes * FEW - 1) * LANES)
+            tiles = floats_on(b, tiles, others - LANES)
+            quads = floats_on(b, quads, others - FEW * LANES)
         after = b.sub(turns, i64(1))
         more = b.icmp_signed(">", after, i64(0))
-        loop.close(more, [after, weights, asked, tiles, *sums.values()])
+        loop.close(more, [after, weights, asked, tiles, quads, *sums.values()])
     _write(form, b, i, sums, at)
 
 

@@ -13,8 +13,7 @@ from leptonc.backends.numba_cpu.kernels.base import inline_njit
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.pack import Fetch, aligned_empty, at_hand, copy_by_pieces
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
-from leptonc.backends.numba_cpu.kernels.winograd_late import Late, line_bytes
-from leptonc.backends.numba_cpu.kernels.winograd_late_tile import FEW
+from leptonc.backends.numba_cpu.kernels.winograd_late import Late
 from leptonc.backends.numba_cpu.kernels.winograd_points import Form, matrices
 from leptonc.backends.numba_cpu.kernels.winograd_product import HEIGHTS, UNROLL
 
@@ -59,10 +58,12 @@ def blocking(
     groups, panel_block = _groups(channels, tiles, ROWS), min(panels, 2)
     memory = _most_groups(groups * ROWS) * (v + panel_block * _product(form))
     tables = 2 * 8 * groups * ROWS
-    if late is not None and late.turns > 0:
-        memory = form.planes * _vectors(channels) * FEW * vector + panel_block * _product(form)
-    elif late is not None:
-        tables = -(-tables // vector) * vector + line_bytes(form, late.block)
+    if late is not None:
+        tables = -(-tables // vector) * vector + late.made_bytes(form)
+    if late is not None and late.products is not None:
+        panel_block = 1  # M goes in and out with each block of channels
+        v = form.planes * _vectors(channels) * late.height * vector
+        memory = -(-min(tiles, groups * ROWS) // late.height) * (v + _product(form))
     return Blocking(groups * ROWS, panel_block, _patch(form) + memory + tables)
 
 

@@ -12,11 +12,11 @@ from leptonc.backends.numba_cpu.kernels.machine_code import adds_beside
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_late import LATE as LATE_FORMS
-from leptonc.backends.numba_cpu.kernels.winograd_late import SOME
-from leptonc.backends.numba_cpu.kernels.winograd_late_tile import FEW
+from leptonc.backends.numba_cpu.kernels.winograd_late import SOME, late_of
 from leptonc.backends.numba_cpu.kernels.winograd_plan import depth
 from leptonc.backends.numba_cpu.kernels.winograd_points import FORMS, ONE, Axis, Form
 from leptonc.backends.numba_cpu.kernels.winograd_product import UNROLL
+from leptonc.backends.numba_cpu.kernels.winograd_quads import FEW
 from leptonc.backends.numba_cpu.lower.product_cost import (
     FEWEST_ROWS,
     bf16x3_cycles,
@@ -272,10 +272,10 @@ NEAR = 1 << 19  # bytes of a result up to which the stores of few channels are n
 # stays in caches.
 FAR_RATE, NEAR_RATE = {True: 12.0, False: 6.0}, 32.0
 HELD = 0.04  # of the time that is to be saved whenever the weights take twice the bytes
-# Of late weights, for a channel and a vector of columns: a plane of few tiles; what lines take in
-# addition where tiles are up to SOME, of each group of tiles, and where they are more. By whether
-# additions run beside multiply-adds (fitted to an Intel Xeon, Emerald Rapids, where they do not).
-LATE = {True: (3.3, 30.0, 160.0), False: (4.4, 75.0, 235.0)}
+# Of late weights, for a channel and a vector of columns: a plane of each of few tiles; what lines
+# take in addition where tiles are up to SOME, of each group of them, and where they are more. By
+# whether additions run beside multiply-adds (else fitted to an Intel Xeon, Emerald Rapids).
+LATE = {True: (0.68, 30.0, 160.0), False: (1.1, 75.0, 235.0)}
 _FITTED_PLANES = 36  # for which these were fitted: F(4x4, 3x3)
 MOST_LATE = 81  # tiles: more share the weights that are transformed before
 LATE_TILES, LATE_COLUMNS = range(13, 17), 128  # that are surely late, so many columns at least
@@ -334,8 +334,9 @@ def late_cost(s: ConvShape, form: Form, _: bool) -> float:
     vectors, count = -(-s.out_channels // PANEL) * VECTORS, tiles(s, form)
     few_plane, group, many = LATE[adds_beside()]
     planes = depth(form, LANES) // LANES  # of all phases
-    of_one = few_plane * planes
-    if count > FEW or form.stride > 1:
+    if late_of(form, count).products is not None:
+        of_one = few_plane * planes * -(-count // FEW) * FEW
+    else:
         lines = group * -(-count // ROWS) if count <= SOME else many
         rows = max(count + count % 2, FEWEST_ROWS)
         of_one = WINOGRAD_PRODUCT / VECTORS * rows * planes + lines * planes / _FITTED_PLANES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ from leptonc.backends.numba_cpu.kernels.igemm_record import Res
 from leptonc.backends.numba_cpu.kernels.microkernel import ROWS
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_late import LATE
+from leptonc.backends.numba_cpu.kernels.winograd_late_few import MOST_FEW
 from leptonc.backends.numba_cpu.kernels.winograd_late_tile import scales, sets, slots_of
 from leptonc.backends.numba_cpu.kernels.winograd_points import Form
 from leptonc.backends.numba_cpu.lower.choices import Answer
@@ -57,7 +59,7 @@ CHANNELS = st.integers(1, 11).map(lambda v: v * LANES)
 @pytest.mark.parametrize("form", FORMS, ids=str)
 @given(
     channels=CHANNELS,
-    size=st.tuples(st.integers(1, 14), st.integers(1, 14)),
+    size=st.tuples(st.integers(1, 22), st.integers(1, 22)),
     out=st.integers(1, 80),
     seed=st.integers(0, 2**32 - 1),
     spread=st.floats(0, 6),
@@ -117,6 +119,27 @@ def test_long_sums_err_less_than_one_chain(form) -> None:
     assert late < 0.6 * early
 
 
+@given(
+    tiles=st.tuples(st.integers(1, 5), st.integers(1, 5)).filter(lambda n: math.prod(n) <= 24),
+    vectors=st.integers(1, 2), out=st.integers(1, 80), seed=st.integers(0, 2**32 - 1),
+)  # fmt: skip
+@settings(max_examples=60, deadline=None)
+def test_each_of_few_tiles_is_computed_as_if_it_were_alone(tiles, vectors, out, seed) -> None:
+    """Whatever the group that it is in; the channels are one block for all groups."""
+    form, rng = Form.square(3, 4), np.random.default_rng(seed)
+    size = [4 * n + 2 for n in tiles]
+    x = torch.from_numpy(rng.standard_normal((1, vectors * LANES, *size), np.float32))
+    weight = torch.from_numpy(rng.standard_normal((out, vectors * LANES, 3, 3), np.float32))
+    case = Case(form, x, weight, (0, 0), late=True)
+    assert (case.values["products"] != 0) is (math.prod(tiles) <= MOST_FEW)
+    got = case.run()[0]
+    for y, x0 in ((4 * i, 4 * j) for i, j in np.ndindex(*tiles)):
+        part = x[:, :, y : y + 6, x0 : x0 + 6].contiguous()
+        alone = Case(form, part, weight, (0, 0), late=True).run()[0]
+        if case.values["products"] != 0:
+            assert np.array_equal(got[y : y + 4, x0 : x0 + 4], alone)
+
+
 @pytest.mark.parametrize("form", [f for f in FORMS if f.pools], ids=str)
 def test_pooled_has_the_bits_of_a_pool_behind(form) -> None:
     x, weight, bias = data(1, 2 * LANES, 8, 8), kernel(form, 40, 2 * LANES), data(40)
@@ -151,10 +174,9 @@ def test_packed_weights_are_where_they_are_read(out: int, inner: int, vectors: i
 @pytest.mark.parametrize("form", FORMS, ids=str)
 def test_every_plane_is_made_once(form) -> None:
     *few, many = LATE[form]
-    assert many.turns == 0
+    assert many.line is not None
     for late in few:
-        assert [j for some in sets(form) for j in some] == list(range(form.x.n))
-        assert late.turns == len(sets(form)) * form.y.n
+        assert [j for some in sets(form, late.height) for j in some] == list(range(form.x.n))
     rows = [key for i in range(form.y.n) for key in slots_of(form, i)]
     assert len(rows) == plan.depth(form, LANES) // LANES
     assert max(len(slots_of(form, i)) for i in range(form.y.n)) == len(slots_of(form, 0))
