@@ -26,7 +26,7 @@ from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.lower import choices
 from leptonc.backends.numba_cpu.lower.choices import Answer, Question
 from leptonc.backends.numba_cpu.lower.core import STATUS_WORDS, ConstPool, aligned
-from leptonc.backends.numba_cpu.lower.questions import asked
+from leptonc.backends.numba_cpu.lower.questions import Reuse, asked
 from leptonc.backends.numba_cpu.peak import read_all
 from leptonc.backends.numba_cpu.runtime import ARENA_SLACK, kernels_of, torch_call
 from leptonc.backends.numba_cpu.schedule import Schedule
@@ -101,11 +101,11 @@ def tune(
     packed for the winners are handed to ``pool``. The book keeps times for each reuse distance of
     weights; an answer holds for all of the program, and for what is cut out of it.
     """
-    found, distance = questions(fn, options), options.reuse_of(fn).distance
+    found, reuse = questions(fn, options), options.reuse_of(fn)
     answers: dict[str, Answer] = {}
     todo: list[Open] = []
     for item in found:
-        q, known = item.question, book.get(page(item.question.key, distance))
+        q, known = item.question, book.get(page(item.question.key, reuse))
         if known is not None and known.chosen in q.costs:
             why = choices.MEASURED if known.times else choices.NOT_TIMED
             answers[q.key] = Answer(known.chosen, why, known.times)
@@ -118,7 +118,7 @@ def tune(
     end, new = clock() + budget_s, dict[str, Answer]()
     sweep: Callable[[], object] = _nothing
     if todo and prepare is None:
-        memory = _memory(_swept_bytes(distance, options))
+        memory = _memory(_swept_bytes(reuse.distance, options))
         prepare = functools.partial(_prepare, options, memory)
         if _once_a_round(memory):
             sweep = _sweeper(options, memory)
@@ -132,7 +132,7 @@ def tune(
         times = race({c: r.run for c, r in races.items()}, end, clock, sweep)
         new[q.key] = choices.pick(times, q)
         pool.spare.update(races[new[q.key].chosen].arrays)
-    book.settle({page(k, distance): _kept(a) for k, a in new.items()})
+    book.settle({page(k, reuse): _kept(a) for k, a in new.items()})
     return {**answers, **new}
 
 
@@ -168,9 +168,10 @@ def race(
     return times
 
 
-def page(key: str, distance: int) -> str:
-    """Return under which text the book keeps the times of a question with this key."""
-    return f"{key}; weights again after {distance >> 20} MiB"
+def page(key: str, reuse: Reuse) -> str:
+    """Return under which text the book keeps the answer to a question with this key."""
+    bytes_count = "" if reuse.roomy else ", bytes count"
+    return f"{key}; weights again after {reuse.distance >> 20} MiB{bytes_count}"
 
 
 def _kept(answer: Answer) -> Measured:

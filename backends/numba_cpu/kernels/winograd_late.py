@@ -112,11 +112,11 @@ _LINE = [I64] * 4
 
 def _few(form: Form) -> tuple[Late, ...]:
     """Return what few tiles are multiplied by, and more of them if there are such products."""
-    low = products(form, FEW)
-    found = (Late(1, FEW_BLOCK, products=low, low=low),)
+    few = products(form, FEW, of_taps=True)
+    found = (Late(1, FEW_BLOCK, products=few, low=few),)
     if MOST_FEW == FEW:
         return found
-    tall = products(form, TALL)
+    low, tall = (products(form, height, of_taps=False) for height in (FEW, TALL))
     return *found, Late(1, TALL_BLOCK, products=tall, low=low, half=half_lines(form))
 
 

@@ -67,24 +67,24 @@ def name_of(form: Form, what: str) -> str:
     return f"wino_{what}_{form.y.m}x{form.x.m}_{form.y.taps}x{form.x.taps}{by}"
 
 
-def products(form: Form, height: int) -> Part:
+def products(form: Form, height: int, of_taps: bool) -> Part:
     """Return the products of ``height`` tiles: a turn for each line and set of its planes.
 
-    Those of FEW tiles are made of taps, others of half-lines.
+    ``of_taps``: they are made of taps, else of half-lines.
     """
-    some, raw = sets(form, height), height == FEW
-    turns = [(i, planes) for i in range(form.y.n if raw else 1) for planes in some]
+    some = sets(form, height)
+    turns = [(i, planes) for i in range(form.y.n if of_taps else 1) for planes in some]
 
-    @part(name_of(form, f"late_few{height}"), _PARAMS)
+    @part(name_of(form, f"late_few{height}{'' if of_taps else '_half'}"), _PARAMS)
     def made(b: ir.IRBuilder, turn, a, weights, w_step, *rest):
         at, count = Place(a, *rest), i64(len(some))
         end, line = b.append_basic_block("end"), b.udiv(turn, count)
-        switch = b.switch(turn if raw else b.urem(turn, count), end)
+        switch = b.switch(turn if of_taps else b.urem(turn, count), end)
         for k, (i, planes) in enumerate(turns):
             here = b.append_basic_block("planes")
             switch.add_case(i64(k), here)
             b.position_at_end(here)
-            taps = line_of(form, b, i, weights, 1) if raw else row_of(weights, w_step)
+            taps = line_of(form, b, i, weights, 1) if of_taps else row_of(weights, w_step)
             emit_tile(form, height, planes, b, line, taps, at)
             b.branch(end)
         b.position_at_end(end)
@@ -120,12 +120,11 @@ def multiply_planes(
     """Multiply the planes of a turn of a group of tiles with a block of weights.
 
     ``code``: the address of the form's products. ``a``: address of plane 0 of V, of the first
-    vector of channels. ``weights``: address of ``f32[vectors * LANES, *taps, LANES]``; of more than
-    FEW tiles of a row of taps or a half-line, ``w_step`` bytes from channel to channel. ``out``:
-    address of plane 0 of M, ``f32[ROWS, LANES]``, and plane by plane; ``column``: bytes to the next
-    vector of columns. ``vectors``: of channels, at least 1. ``onto``: 0, or sums are added to what
-    lies at ``out``. ``ahead``: address of what to ask for meanwhile, ``advance`` bytes with each
-    channel.
+    vector of channels. ``weights``: address of ``f32[vectors * LANES, *taps, LANES]``, or of a row
+    of taps or half-line, ``w_step`` bytes from channel to channel. ``out``: address of plane 0 of
+    M, ``f32[ROWS, LANES]``, and plane by plane; ``column``: bytes to the next vector of columns.
+    ``vectors``: of channels, at least 1. ``onto``: 0, or sums are added to what lies at ``out``.
+    ``ahead``: address of what to ask for meanwhile, ``advance`` bytes with each channel.
     """
     return types.void(*(types.int64,) * 11), _CALL
 
@@ -186,26 +185,24 @@ def _sets(args, height):
 def _multiply_line(args, i, count, v, v_group, raw, made, out, m_group, vectors, k, ahead, advance):
     """Multiply line ``i`` of ``count`` tiles with a block of weights; return what to ask for next.
 
-    ``made``: where half-lines go: those of a pair of lines are made with the first.
+    ``made``: where half-lines go, if products read these: those of a pair of lines together.
     """
     n_y, planes = arg(args, N_Y), arg(args, N_Y) * arg(args, N_X)
     column, row, w_step = planes * ROWS * VECTOR, taps_across(args) * VECTOR, taps_of(args) * VECTOR
-    half, h_step = raw, w_step  # the first row of taps
-    if i == n_y - 1:
-        half += w_step - row
-    elif i > 0 and count > FEW:
+    weights = raw  # and the first row of taps
+    if arg(args, HALF) != 0 and i == n_y - 1:
+        weights += w_step - row
+    elif arg(args, HALF) != 0 and i > 0:
         if i % 2 == 1:
             make_half(arg(args, HALF), i, raw, made, vectors * LANES)
-        half, h_step = made + (1 - i % 2) * row, 2 * row
+        weights, w_step = made + (1 - i % 2) * row, 2 * row
     for first in range(0, count, TALL):
         height = height_of(args, count - first)
         sets, at = _sets(args, height), v + first // TALL * v_group + k * planes * height * VECTOR
-        code, weights, step = arg(args, LOW), raw, w_step
-        if height > FEW:
-            code, weights, step = arg(args, PRODUCTS), half, h_step
+        code = arg(args, LOW) if height == FEW else arg(args, PRODUCTS)
         for turn in range(i * sets, (i + 1) * sets):
             multiply_planes(
-                code, turn, at, weights, step, out + first // TALL * m_group, column, vectors, k,
+                code, turn, at, weights, w_step, out + first // TALL * m_group, column, vectors, k,
                 ahead, advance,
             )  # fmt: skip
             ahead += advance * vectors * LANES

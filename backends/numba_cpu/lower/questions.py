@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from leptonc.backends.numba_cpu.kernels import fixed_rows
 from leptonc.backends.numba_cpu.kernels import sparse as sparse_kernels
@@ -14,7 +14,6 @@ from leptonc.backends.numba_cpu.lower.choices import CLOSE, Question
 from leptonc.backends.numba_cpu.lower.conv_choice import (
     Algorithm,
     ConvShape,
-    choose,
     conv_close,
     costs,
     costs_fit,
@@ -51,10 +50,13 @@ class Reuse:
         distance: bytes that the network reads before it comes back to the same weights, its reuse
             distance: a power of two from ``NEAREST`` to ``FARTHEST``.
         near: whether so much stays in the caches from call to call.
+        roomy: whether the program holds no more bytes than the model even if each convolution has
+            the largest weights that it may be fastest with: then bytes do not count.
     """
 
     distance: int
     near: bool
+    roomy: bool = False
 
 
 FAR = Reuse(FARTHEST, near=False)
@@ -67,14 +69,31 @@ def reuse(fn: Function, precision: str, caches: Caches) -> Reuse:
     """
     bodies = [fn, *(op.kind.body for op in fn.ops if isinstance(op.kind, Unit))]
     held = [op.result for body in bodies for op in body.ops if isinstance(op.kind, Constant)]
-    total = int(nbytes(held))
-    for body in bodies:
-        for shape in _shapes(body):
-            algorithm = choose(shape, precision)
-            if algorithm is not Algorithm.DEPTHWISE:
-                total += held_bytes(shape, algorithm) - held_bytes(shape, Algorithm.IGEMM)
+    plain = total = most = int(nbytes(held))
+    for shape in (s for body in bodies for s in _shapes(body)):
+        found = costs(shape, precision)
+        if Algorithm.DEPTHWISE not in found:
+            size = {a: held_bytes(shape, a) - held_bytes(shape, Algorithm.IGEMM) for a in found}
+            best = min(found, key=lambda a: found[a])
+            total += size[best]
+            near = (conv_close() or CLOSE) * found[best]
+            most += max(n for a, n in size.items() if found[a] <= near)
     distance = min(max(1 << (total - 1).bit_length(), NEAREST), FARTHEST)
-    return Reuse(distance, distance <= caches.l3)
+    made = Reuse(distance, distance <= caches.l3)
+    saved = sum(_saved(body, precision, made) for body in bodies)
+    return replace(made, roomy=most - saved <= plain)
+
+
+def _saved(body: Function, precision: str, reuse: Reuse) -> int:
+    """Return the bytes that linear layers of few rows do not hold (:mod:`fixed_rows`)."""
+    total = 0
+    for op in body.ops:
+        weight = body.producer.get(op.operands[1]) if isinstance(op.kind, Linear) else None
+        if weight is not None and isinstance(weight.kind, Constant):
+            found = few_rows(op, weight.kind.const, precision, reuse)
+            small = found is not None and found.ranked[0] == FIXED
+            total += int(nbytes([weight.result])) // 4 if small else 0
+    return total
 
 
 def conv(
@@ -91,7 +110,8 @@ def conv(
         if cycles < math.inf and Algorithm.BF16X3 not in found:
             found[Algorithm.STRASSEN] = cycles
     by_name = {a.value: cost for a, cost in found.items()}
-    held = {a.value: held_bytes(shape, a) for a in found if a is not Algorithm.DEPTHWISE}
+    weighed = [] if reuse.roomy else [a for a in found if a is not Algorithm.DEPTHWISE]
+    held = {a.value: held_bytes(shape, a) for a in weighed}
     text = f"conv {_conv_text(shape)}: {', '.join(sorted(by_name))}"
     close, best = conv_close(), min(found, key=lambda a: found[a])
     if Algorithm.STRASSEN in found and sides is not None:

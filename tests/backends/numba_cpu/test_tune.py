@@ -276,6 +276,30 @@ def test_convolutions_count_with_their_packed_weights() -> None:
     assert reuse(fn, "fp32", caches).distance == 1 << (plain * 36 // 9 - 1).bit_length()
 
 
+@pytest.mark.parametrize(
+    ("columns", "batch", "precision", "roomy"),
+    [
+        (30_000, 1, "fp32", True),
+        (20_000, 1, "fp32", False),  # saves less than the convolution may take
+        (30_000, 5, "fp32", False),  # many rows keep floats
+        (20_000, 1, "strict", True),  # its weights stay as they are
+    ],
+)
+def test_bytes_do_not_count_where_linear_layers_save_more(
+    columns, batch, precision, roomy, monkeypatch
+) -> None:
+    monkeypatch.setattr(scheduler, "reuse", reuse)
+    conv, pool = torch.nn.Conv2d(256, 256, 3, padding=1), torch.nn.AdaptiveAvgPool2d(1)
+    layers = conv, pool, torch.nn.Flatten(), torch.nn.Linear(256, columns)
+    net = torch.nn.Sequential(*layers).eval()
+    fn = leptonc.optimize(leptonc.capture(net, torch.randn(batch, 256, 28, 28)), "O2")
+    found = reuse(fn, precision, Caches(1, 1))
+    assert found.roomy is roomy
+    (asked,) = (q for q in module.questions(fn, replace(OPTIONS, precision=precision))
+                if q.question.key.startswith("conv"))  # fmt: skip
+    assert bool(asked.question.held) is not roomy
+
+
 def test_times_hold_for_as_far_as_the_caches_were_swept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -331,7 +355,7 @@ def test_the_budget_goes_to_the_most_worthwhile(
     assert asked == max(module.questions(fn, OPTIONS), key=lambda o: o.worth).question.key
     (late,) = [k for k, a in answers.items() if a.why == choices.NO_TIME]
     # within the process it stays with the model; another process may measure it
-    pages = [module.page(key, FAR.distance) for key in (late, asked)]
+    pages = [module.page(key, FAR) for key in (late, asked)]
     assert shelf.get(pages[0]) == Measured(answers[late].chosen, {})
     assert [Book(tmp_path, "m").get(page) is None for page in pages] == [True, False]
 
