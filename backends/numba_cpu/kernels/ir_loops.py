@@ -64,6 +64,21 @@ def when(
     return phis
 
 
+def case_of(
+    b: ir.IRBuilder, value: ir.Value, cases: Iterable[int], body: Callable[[int], None]
+) -> None:
+    """Write ``body(case)`` of each of the cases; that of ``value`` runs, or nothing."""
+    end = b.append_basic_block("end")
+    switch = b.switch(value, end)
+    for case in cases:
+        here = b.append_basic_block("case")
+        switch.add_case(i64(case), here)
+        b.position_at_end(here)
+        body(case)
+        b.branch(end)
+    b.position_at_end(end)
+
+
 def opaque(b: ir.IRBuilder, value: ir.Value, register: str = "r") -> ir.Value:
     """Return a value that LLVM knows nothing about: a loop that counts with it is not unrolled.
 

@@ -23,7 +23,7 @@ with bias, residual and activation, or with a 2x2 max-pool. The record is :mod:`
 Memory of a thread: a patch of one tile of LANES channels, for zeros and for what is cut off; V
 ``[group][P][phase][vector of channels][ROWS][LANES]``, with one vector more per plane lest planes
 share cache sets; M ``[group][vector of columns][P][ROWS][LANES]``; tables of addresses; where
-weights are transformed late (:mod:`winograd_late`), the planes of a line.
+weights are transformed late (:mod:`winograd_late`), the planes of a line, or half-lines.
 
 Error: every output is within :func:`winograd_points.error_bound`. Measured, ``max |y - exact| / max
 |exact|``, largest of 5 draws of unit normal data at 16 / 512 channels: 4e-6 / 1.5e-5 (m = 4), 3e-7

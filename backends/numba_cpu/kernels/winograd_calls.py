@@ -56,14 +56,19 @@ class Transforms:
         return {"read": self.read, "edge": self.edge, "write": self.write, "pooled": pooled}
 
 
+def name_of(form: Form, what: str) -> str:
+    """Return the name of a part of a form."""
+    (y, x), by = form, f"_by{form.stride}" if form.stride > 1 else ""
+    return f"wino_{what}_{y.m}x{x.m}_{y.taps}x{x.taps}{by}"
+
+
 def _part(name: str, params: list[ir.Type], emit: Callable[..., None], form: Form) -> Part:
     """Return the part that is one transform of ``form``."""
-    (y, x), by = form, f"_by{form.stride}" if form.stride > 1 else ""
 
     def body(b: ir.IRBuilder, *args: ir.Value) -> None:
         emit(form, b, *args)
 
-    return part(f"wino_{name}_{y.m}x{x.m}_{y.taps}x{x.taps}{by}", params)(body)
+    return part(name_of(form, name), params)(body)
 
 
 TRANSFORMS: Mapping[Form, Transforms] = {

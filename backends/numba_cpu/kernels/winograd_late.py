@@ -24,11 +24,12 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit
+from leptonc.backends.numba_cpu.kernels.ir_loops import case_of
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL, ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.part import Part, part
 from leptonc.backends.numba_cpu.kernels.vec import arg
-from leptonc.backends.numba_cpu.kernels.vectype import I64, LANES, i64
-from leptonc.backends.numba_cpu.kernels.winograd_calls import call_of
+from leptonc.backends.numba_cpu.kernels.vectype import I64, LANES
+from leptonc.backends.numba_cpu.kernels.winograd_calls import call_of, name_of
 from leptonc.backends.numba_cpu.kernels.winograd_late_few import (
     FEW_BLOCK,
     MOST_FEW,
@@ -36,7 +37,6 @@ from leptonc.backends.numba_cpu.kernels.winograd_late_few import (
     TALL_BLOCK,
     half_bytes,
     half_lines,
-    name_of,
     products,
     taps_of,
 )
@@ -125,17 +125,12 @@ def _many(form: Form) -> Late:
 
     @part(name_of(form, "late_line"), _LINE)
     def line(b: ir.IRBuilder, i, raw, to, channels):
-        end = b.append_basic_block("end")
-        switch = b.switch(i, end)
-        for k in range(form.y.n):
-            here = b.append_basic_block("line")
-            switch.add_case(i64(k), here)
-            b.position_at_end(here)
+        def one(k: int) -> None:
             phases = range(form.y.shares(k))
             lines = [line_of(form, b, k, raw, VECTORS, phase) for phase in phases]
             emit_line(form, k, b, lines, to, channels)
-            b.branch(end)
-        b.position_at_end(end)
+
+        case_of(b, i, range(form.y.n), one)
 
     return Late(VECTORS, _MANY_BLOCK, line)
 
@@ -167,8 +162,8 @@ def make_line(typingctx, code, i, raw, to, channels):
     """Write the planes of line ``i`` of a panel of weights.
 
     ``code``: the address of the form's part. ``raw``: address of ``f32[channels, *taps, PANEL]``.
-    ``to``: address of ``f32[n_x of each phase, channels,
-    PANEL]``, each followed by APART floats. ``channels``: at least 1.
+    ``to``: address of ``f32[n_x of each phase, channels, PANEL]``, each followed by APART floats.
+    ``channels``: at least 1.
     """
     return types.void(*(types.int64,) * 5), _CALL_LINE
 

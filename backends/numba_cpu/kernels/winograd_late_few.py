@@ -18,12 +18,13 @@ from numba.core import types
 from numba.extending import intrinsic
 
 from leptonc.backends.numba_cpu.kernels.base import inline_njit
+from leptonc.backends.numba_cpu.kernels.ir_loops import case_of
 from leptonc.backends.numba_cpu.kernels.machine_code import adds_beside
 from leptonc.backends.numba_cpu.kernels.microkernel import ROWS, VECTORS
 from leptonc.backends.numba_cpu.kernels.part import Part, part
 from leptonc.backends.numba_cpu.kernels.vec import arg
 from leptonc.backends.numba_cpu.kernels.vectype import I64, LANES, i64
-from leptonc.backends.numba_cpu.kernels.winograd_calls import call_of
+from leptonc.backends.numba_cpu.kernels.winograd_calls import call_of, name_of
 from leptonc.backends.numba_cpu.kernels.winograd_late_tile import (
     SUMS,
     VECTOR,
@@ -61,12 +62,6 @@ FEW_BLOCK, TALL_BLOCK = 2 if adds_beside() else 4, 4
 _PARAMS, _HALF = [I64] * 10, [I64] * 4
 
 
-def name_of(form: Form, what: str) -> str:
-    """Return the name of a part of a form."""
-    by = f"_by{form.stride}" if form.stride > 1 else ""
-    return f"wino_{what}_{form.y.m}x{form.x.m}_{form.y.taps}x{form.x.taps}{by}"
-
-
 def products(form: Form, height: int, of_taps: bool) -> Part:
     """Return the products of ``height`` tiles: a turn for each line and set of its planes.
 
@@ -78,16 +73,14 @@ def products(form: Form, height: int, of_taps: bool) -> Part:
     @part(name_of(form, f"late_few{height}{'' if of_taps else '_half'}"), _PARAMS)
     def made(b: ir.IRBuilder, turn, a, weights, w_step, *rest):
         at, count = Place(a, *rest), i64(len(some))
-        end, line = b.append_basic_block("end"), b.udiv(turn, count)
-        switch = b.switch(turn if of_taps else b.urem(turn, count), end)
-        for k, (i, planes) in enumerate(turns):
-            here = b.append_basic_block("planes")
-            switch.add_case(i64(k), here)
-            b.position_at_end(here)
+        line = b.udiv(turn, count)
+
+        def one(k: int) -> None:
+            i, planes = turns[k]
             taps = line_of(form, b, i, weights, 1) if of_taps else row_of(weights, w_step)
             emit_tile(form, height, planes, b, line, taps, at)
-            b.branch(end)
-        b.position_at_end(end)
+
+        case_of(b, turn if of_taps else b.urem(turn, count), range(len(turns)), one)
 
     return made
 
@@ -97,15 +90,7 @@ def half_lines(form: Form) -> Part:
 
     @part(name_of(form, "late_half"), _HALF)
     def made(b: ir.IRBuilder, i, *rest):
-        end = b.append_basic_block("end")
-        switch = b.switch(i, end)
-        for k in range(1, form.y.n - 1, 2):
-            here = b.append_basic_block("lines")
-            switch.add_case(i64(k), here)
-            b.position_at_end(here)
-            emit_half(form, k, b, *rest)
-            b.branch(end)
-        b.position_at_end(end)
+        case_of(b, i, range(1, form.y.n - 1, 2), lambda k: emit_half(form, k, b, *rest))
 
     return made
 

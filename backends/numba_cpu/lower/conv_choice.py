@@ -94,12 +94,6 @@ class ConvShape:
         )  # fmt: skip
 
 
-def choose(shape: ConvShape, precision: str, near: bool = False) -> Algorithm:
-    """Return the algorithm that :func:`costs` thinks fastest."""
-    found = costs(shape, precision, near)
-    return min(found, key=lambda a: found[a])
-
-
 def costs(shape: ConvShape, precision: str, near: bool = False) -> dict[Algorithm, float]:
     """Return the algorithms for constant weights with their estimated cycles of one core.
 

@@ -14,7 +14,6 @@ from leptonc.backends.numba_cpu.lower.choices import CLOSE, Question
 from leptonc.backends.numba_cpu.lower.conv_choice import (
     Algorithm,
     ConvShape,
-    choose,
     conv_close,
     costs,
     costs_fit,
@@ -75,7 +74,7 @@ def reuse(fn: Function, precision: str, caches: Caches) -> Reuse:
         found = costs(shape, precision)
         if Algorithm.DEPTHWISE not in found:
             size = {a: held_bytes(shape, a) - held_bytes(shape, Algorithm.IGEMM) for a in found}
-            best = choose(shape, precision)
+            best = min(found, key=lambda a: found[a])
             total += size[best]
             near = (conv_close() or CLOSE) * found[best]
             most += max(n for a, n in size.items() if found[a] <= near)

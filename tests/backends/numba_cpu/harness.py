@@ -19,6 +19,7 @@ from leptonc import meaning
 from leptonc.backends.numba_cpu.kernels.base import Native, slot_bits
 from leptonc.backends.numba_cpu.kernels.shares import ONE
 from leptonc.backends.numba_cpu.legal import Yes
+from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm, ConvShape, costs
 from leptonc.backends.numba_cpu.lower.core import ConstPool, Lowering
 from leptonc.backends.numba_cpu.schedule import Scratch, Slot, Step
 from leptonc.backends.numba_cpu.views import Buffer, Ref, View, dense
@@ -32,6 +33,12 @@ _TOPICS = (
 )  # fmt: skip
 _GUARD = 0xA5
 _MARGIN = 256
+
+
+def choose(shape: ConvShape, precision: str, near: bool = False) -> Algorithm:
+    """Return the algorithm that the cost model thinks fastest."""
+    found = costs(shape, precision, near)
+    return min(found, key=lambda a: found[a])
 
 
 def lowerings() -> dict[type[Kind], tuple[Callable, Callable]]:

@@ -32,12 +32,12 @@ from leptonc.backends.numba_cpu.kernels.igemm_record import IGemm, Res
 from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
 from leptonc.backends.numba_cpu.lower import questions
 from leptonc.backends.numba_cpu.lower.choices import contenders
-from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm, ConvShape, choose, held_bytes
+from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm, ConvShape, held_bytes
 from leptonc.ir.core import Builder
 from leptonc.ir.kinds.contract import Linear
 from leptonc.ir.kinds.data import Constant
 from leptonc.ir.types import DType, TensorType
-from tests.backends.numba_cpu.harness import some_cuts
+from tests.backends.numba_cpu.harness import choose, some_cuts
 
 pytestmark = [
     pytest.mark.numba,

@@ -8,14 +8,14 @@ from torch import Tensor
 
 from leptonc import meaning
 from leptonc.backends.numba_cpu.lower.contract import claim, lower_contract
-from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm, ConvShape, choose
+from leptonc.backends.numba_cpu.lower.conv_choice import Algorithm, ConvShape
 from leptonc.ir.core import Builder, Function, Kind, Op, Value
 from leptonc.ir.kinds import binary, pointwise, unary
 from leptonc.ir.kinds.contract import Conv, ConvTranspose, Linear, Matmul
 from leptonc.ir.kinds.data import Constant
 from leptonc.ir.kinds.shape import Reshape, Transpose
 from leptonc.ir.types import DType, TensorType
-from tests.backends.numba_cpu.harness import Run, check_op
+from tests.backends.numba_cpu.harness import Run, check_op, choose
 
 pytestmark = pytest.mark.numba
 NHWC = (0, 2, 3, 1)

@@ -20,12 +20,12 @@ from leptonc.backends.numba_cpu.lower.conv_choice import (
     NEAR,
     Algorithm,
     ConvShape,
-    choose,
     costs,
     forms,
     held_bytes,
     tiles,
 )
+from tests.backends.numba_cpu.harness import choose
 
 pytestmark = [pytest.mark.numba, pytest.mark.usefixtures("no_tiles")]
 

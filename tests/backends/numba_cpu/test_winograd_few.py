@@ -17,14 +17,14 @@ from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_points import Form
 from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.contract import lower_contract
-from leptonc.backends.numba_cpu.lower.conv_choice import NEAR, Algorithm, ConvShape, choose, costs
+from leptonc.backends.numba_cpu.lower.conv_choice import NEAR, Algorithm, ConvShape, costs
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.peaks import lower_peaks
 from leptonc.ir.core import Function, Kind
 from leptonc.ir.kinds.contract import Conv
 from leptonc.ir.kinds.pointwise import Clamp
 from leptonc.ir.kinds.unary import Relu
-from tests.backends.numba_cpu.harness import Run
+from tests.backends.numba_cpu.harness import Run, choose
 from tests.backends.numba_cpu.test_lines import LAST, POOL, function, values
 from tests.backends.numba_cpu.test_winograd import in_tiles
 
