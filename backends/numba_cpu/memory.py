@@ -11,6 +11,7 @@ each order a few variants: the buffer that ends last had its turn too late, and 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 VARIANTS = 8  # of each order
@@ -21,13 +22,15 @@ class Lifetime:
     """A buffer of ``bytes`` that is written first at step ``first`` and read last at step ``last``.
 
     ``alias`` is the index of a buffer that dies at step ``first`` and that this one may replace in
-    place: the two may share memory then, but only from the same offset on.
+    place: the two may share memory then, but only from the same offset on. ``at``: its offset, if
+    that is given.
     """
 
     bytes: int
     first: int
     last: int
     alias: int | None = None
+    at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,16 +43,25 @@ class Plan:
     sum: int
 
 
-def plan(lifetimes: Sequence[Lifetime], align: int = 64) -> Plan:
+def plan(
+    lifetimes: Sequence[Lifetime], align: int = 64, enough: int = 0, variants: int = VARIANTS
+) -> Plan:
     """Return offsets such that no two buffers that live at one step overlap.
 
+    Args:
+        lifetimes: the buffers.
+        align: what offsets are multiples of, in bytes.
+        enough: an arena of so many bytes is as good as a smaller one.
+        variants: of each order, how many to try at most.
+
     Raises:
-        ValueError: a lifetime that ends before it starts, a negative size, or an ``alias`` that is
-            not an index of another buffer.
+        ValueError: a lifetime that ends before it starts, a negative size, an ``alias`` that is not
+            an index of another buffer, given offsets that are not aligned or overlap.
     """
     for i, life in enumerate(lifetimes):
         known = life.alias is None or (0 <= life.alias < len(lifetimes) and life.alias != i)
-        if life.last < life.first or life.bytes < 0 or not known:
+        aligned = life.at is None or (life.at >= 0 and life.at % align == 0)
+        if life.last < life.first or life.bytes < 0 or not known or not aligned:
             raise ValueError(f"buffer {i}: {life} is no lifetime")
     sizes = [-(-life.bytes // align) * align for life in lifetimes]
     # Ties go to the older buffer, so that the plan is a function of its input alone.
@@ -63,13 +75,20 @@ def plan(lifetimes: Sequence[Lifetime], align: int = 64) -> Plan:
         lambda i: (lifetimes[i].first - lifetimes[i].last,),
     )
     best: Plan | None = None
+    given = _Placer(lifetimes, sizes)
+    for i in by_size:
+        if lifetimes[i].at is not None:
+            given.place(i)
+    by_size = [i for i in by_size if lifetimes[i].at is None]
     for key in keys:
         order = sorted(by_size, key=key)
-        for _ in range(VARIANTS):
-            found = _placed(lifetimes, sizes, order)
+        for _ in range(variants):
+            found = _placed(given, order)
             if best is None or found.total < best.total:
                 best = found
-            if best.total <= best.lower_bound:
+            if best.total <= max(best.lower_bound, enough):
+                return best
+            if not order:
                 return best
             last = max(order, key=lambda i: found.offsets[i] + sizes[i])
             order.remove(last)
@@ -88,13 +107,12 @@ def _widest(lifetimes: Sequence[Lifetime], sizes: list[int]) -> list[int]:
     return [max(live[life.first : life.last + 1]) for life in lifetimes]
 
 
-def _placed(lifetimes: Sequence[Lifetime], sizes: list[int], order: Sequence[int]) -> Plan:
-    """Return the plan that places the buffers one by one in this order."""
-    placer = _Placer(lifetimes, sizes)
+def _placed(given: _Placer, order: Sequence[int]) -> Plan:
+    """Return the plan that places the buffers of ``order`` one by one beside those ``given``."""
+    placer = given.copy()
     for i in order:
         placer.place(i)
-    total = max((o + s for o, s in zip(placer.offsets, sizes, strict=True)), default=0)
-    return Plan(tuple(placer.offsets), total, _lower_bound(lifetimes, sizes), sum(sizes))
+    return placer.plan()
 
 
 class _Placer:
@@ -106,10 +124,23 @@ class _Placer:
         self.live: dict[int, list[int]] = {}
         self.partners: dict[int, list[int]] = {}  # pairs that may share an offset
         self.placed: set[int] = set()
+        self.lower_bound = _lower_bound(lifetimes, sizes)
         for i, life in enumerate(lifetimes):
             if life.alias is not None and lifetimes[life.alias].last == life.first:
                 self.partners.setdefault(i, []).append(life.alias)
                 self.partners.setdefault(life.alias, []).append(i)
+
+    def copy(self) -> _Placer:
+        """Return one with the same buffers, which goes on by itself."""
+        made = copy(self)
+        made.offsets, made.placed = [*self.offsets], {*self.placed}
+        made.live = {t: [*found] for t, found in self.live.items()}
+        return made
+
+    def plan(self) -> Plan:
+        """Return the plan when all are placed."""
+        total = max((o + s for o, s in zip(self.offsets, self.sizes, strict=True)), default=0)
+        return Plan(tuple(self.offsets), total, self.lower_bound, sum(self.sizes))
 
     def place(self, i: int) -> None:
         life, size = self.lifetimes[i], self.sizes[i]
@@ -119,9 +150,16 @@ class _Placer:
             self.offsets[i] = self._choose(i, size, rivals)
             for t in steps:
                 self.live.setdefault(t, []).append(i)
+        else:
+            self.offsets[i] = life.at or 0
         self.placed.add(i)
 
     def _choose(self, i: int, size: int, rivals: set[int]) -> int:
+        given = self.lifetimes[i].at
+        if given is not None:
+            if not self._free(given, size, rivals):
+                raise ValueError(f"buffer {i}: another one lies at byte {given}, too")
+            return given
         for j in self.partners.get(i, ()):
             at = self.offsets[j]
             if j in rivals and self._free(at, size, rivals - self._sharing(i, at)):
@@ -146,6 +184,11 @@ def _best_fit(size: int, taken: list[tuple[int, int]]) -> int:
             best, waste = end, gap - size
         end = max(end, offset + length)
     return end if best < 0 else best
+
+
+def largest_live_set(lifetimes: Sequence[Lifetime], align: int = 64) -> int:
+    """Return the most bytes that live at a step, which no plan can do without."""
+    return _lower_bound(lifetimes, [-(-life.bytes // align) * align for life in lifetimes])
 
 
 def _lower_bound(lifetimes: Sequence[Lifetime], sizes: list[int]) -> int:

@@ -18,7 +18,7 @@ class Scratch:
     """A per-thread scratch area in a record: base address, with the next slot its stride in bytes.
 
     ``stride`` False asks for the address of thread 0's area, True for the bytes between threads.
-    ``nbytes``: how many each thread uses from there on. :func:`scheduler.schedule` puts the areas
+    ``nbytes``: how many each thread uses from there on. :func:`arena.laid_out` puts the areas
     of a step into the arena; the slots of a schedule are addresses and numbers.
     """
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from leptonc.backends.numba_cpu import batch, memory
+from leptonc.backends.numba_cpu import batch
+from leptonc.backends.numba_cpu.arena import laid_out
 from leptonc.backends.numba_cpu.joined import joined
 from leptonc.backends.numba_cpu.kernels.int8_pairs import Range
 from leptonc.backends.numba_cpu.legal import YES, Claim, No
@@ -18,14 +19,10 @@ from leptonc.backends.numba_cpu.lower.table import LOWER, UNITS
 from leptonc.backends.numba_cpu.schedule import (
     Run,
     Schedule,
-    Scratch,
-    Slot,
-    Step,
-    TorchStep,
     UnitInfo,
 )
 from leptonc.backends.numba_cpu.spaced import spaced
-from leptonc.backends.numba_cpu.views import Buffer, Ref, View, dense
+from leptonc.backends.numba_cpu.views import Buffer, View, dense
 from leptonc.errors import ClaimError
 from leptonc.ir.core import Function, Op, Value
 from leptonc.ir.kinds.data import Constant, Full
@@ -34,8 +31,6 @@ from leptonc.ir.types import TensorType
 from leptonc.runtime.caches import Caches, read_caches
 
 FREE = (Constant, Full)  # ops of a body that never run: they are data
-SCRATCH = "scratch"  # note of its buffers
-SCRATCH_ALIGN = 128  # bytes: strides are whole pairs of cache lines, which are fetched together
 
 
 @dataclass(frozen=True)
@@ -103,7 +98,7 @@ def schedule(fn: Function, pool: ConstPool, options: Options) -> Schedule:
         if ctx.view(v).buffer is not view.buffer:
             copy_view(ctx, ctx.view(v), view)
     near = (options.caches or read_caches()).l2 * options.threads
-    steps, plan, offsets = _laid_out(ctx.steps, options.threads, near)
+    steps, plan, offsets = laid_out(ctx.steps, options.threads, near, not options.as_laid_out)
     made = Schedule(
         name=fn.name,
         steps=tuple(steps),
@@ -285,61 +280,3 @@ def _lower_body(ctx: Lowering, unit: Unit) -> None:
     for op in unit.body.ops:
         if not isinstance(op.kind, FREE):
             LOWER[type(op.kind)][1](ctx, op)
-
-
-def _laid_out(
-    steps: list[Step | TorchStep], threads: int, near: int
-) -> tuple[list[Step | TorchStep], memory.Plan, dict[Buffer, int]]:
-    """Return the steps, their threads' scratch placed, with the plan of the arena.
-
-    Scratch of a step lies where no activation does at that step. But lines that one core wrote as
-    scratch and another as a result travel between them: where ``near`` bytes hold everything,
-    threads keep the same scratch for all steps.
-    """
-    strides = [_scratch_bytes(s) for s in steps]
-    if threads > 1:
-        most = max(strides, default=0)
-        kept = Buffer("arena", most * threads, note=SCRATCH)
-        found = [_with_scratch(s, kept, most) for s in steps]
-        plan, offsets = _place(found)
-        if plan.total <= near:
-            return found, plan, offsets
-    found = [
-        _with_scratch(s, Buffer("arena", stride * threads, note=SCRATCH), stride)
-        for s, stride in zip(steps, strides, strict=True)
-    ]
-    return found, *_place(found)
-
-
-def _scratch_bytes(step: Step | TorchStep) -> int:
-    """Return how many bytes of scratch each thread needs in a step."""
-    slots = step.slots if isinstance(step, Step) else ()
-    most = max((s.byte_offset + s.nbytes for s in slots if isinstance(s, Scratch)), default=0)
-    return -(-most // SCRATCH_ALIGN) * SCRATCH_ALIGN
-
-
-def _with_scratch(step: Step | TorchStep, area: Buffer, stride: int) -> Step | TorchStep:
-    """Return ``step`` with its threads' scratch in ``area``, which it writes if it needs any."""
-    if isinstance(step, TorchStep) or not any(isinstance(s, Scratch) for s in step.slots):
-        return step
-
-    def placed(s: Slot) -> Slot:
-        if not isinstance(s, Scratch):
-            return s
-        return stride if s.stride else Ref(area, s.byte_offset)
-
-    return replace(step, slots=tuple(map(placed, step.slots)), writes=(*step.writes, area))
-
-
-def _place(steps: list[Step | TorchStep]) -> tuple[memory.Plan, dict[Buffer, int]]:
-    """Return the arena plan: each buffer lives from its first to its last mention."""
-    first: dict[Buffer, int] = {}
-    last: dict[Buffer, int] = {}
-    for i, step in enumerate(steps):
-        for b in (*step.reads, *step.writes):
-            if b.space == "arena":
-                first.setdefault(b, i)
-                last[b] = i
-    buffers = list(first)
-    plan = memory.plan([memory.Lifetime(b.nbytes, first[b], last[b]) for b in buffers])
-    return plan, dict(zip(buffers, plan.offsets, strict=True))

@@ -254,8 +254,8 @@ def test_a_stale_buffer_shows_in_units_together(
     def age(life: memory.Lifetime) -> int:
         return life.last - life.first
 
-    def wrong(lifetimes: Sequence[memory.Lifetime], align: int = 64) -> memory.Plan:
-        found = real(lifetimes, align)
+    def wrong(lifetimes: Sequence[memory.Lifetime], **options: int) -> memory.Plan:
+        found = real(lifetimes, **options)
         offsets, oldest = list(found.offsets), max(lifetimes, key=age, default=None)
         # Others go where the one lies that is needed longest.
         for i, life in enumerate(lifetimes):

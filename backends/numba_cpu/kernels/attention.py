@@ -4,6 +4,9 @@ One block's scores stay in this thread's scratch: no S x T matrix is ever in mem
 of a head are packed once a thread into the panels of the microkernel. Few query rows (decoding)
 skip the packing and read keys and values where they lie.
 
+Outputs are stored once, whole rows of a head: before, sums lie in the scratch. Beside them lie
+those of the next head, maybe another core's, and a line that two write to travels between them.
+
 The weights are ``2 ** (c score - c max)`` with ``c = scale log2(e)``: scale and shift take one
 fused operation. They stay unnormalised; the sums divide the outputs, which are fewer. A mask costs
 a pass of its own over the scores, unless it is a bool row that keeps everything.
@@ -76,7 +79,7 @@ FEW = 4  # up to this many queries, packing keys and values costs more than it s
 BLOCK = 2 * ROWS  # queries at a time: tiles that share a panel are one call
 SPARE = ROWS // 2  # queries that the last block takes along: a block of one would be a slow tile
 TABLE = 8 * (BLOCK + SPARE + ROWS)  # bytes of a table of rows, of which tiles read beyond the last
-TABLES = 4  # rows of queries, of scores, of outputs; factors of the rows
+TABLES = 4  # rows of queries, of scores, of sums; factors of the rows
 SHARES = 8  # blocks a thread: fewer large ones would leave some without work
 _INF = float("inf")
 _ZERO, _ONE, _NAN = np.float32(0), np.float32(1), np.float32("nan")
@@ -90,11 +93,12 @@ def padded(n: int) -> int:
 
 
 def scratch_bytes(queries: int, keys: int, depth: int, width: int) -> int:
-    """Return the bytes one thread needs: row tables, scores, packed keys, packed values."""
+    """Return the bytes one thread needs: row tables, scores, packed keys, values, sums."""
     tables, scores = TABLES * TABLE, 4 * (BLOCK + SPARE) * padded(keys)
     if queries <= FEW:
         return tables + scores
-    return tables + scores + 4 * padded(keys) * depth + 4 * padded(width) * keys
+    packed = padded(keys) * depth + padded(width) * keys
+    return tables + scores + 4 * packed + 4 * (BLOCK + SPARE) * padded(width)
 
 
 @inline_njit
@@ -279,17 +283,17 @@ def weigh(args, scores, pitch, factors, b, h, s0, count, keys):
 
 
 @inline_njit
-def _block(args, tables, scores, pitch, keys_packed, values_packed, b, h, s0, count):
-    """Compute one block of ``count`` queries from packed keys and values."""
+def _block(args, tables, scores, pitch, keys_packed, values_packed, sums, b, h, s0, count):
+    """Compute one block of ``count`` queries from packed keys and values; ``sums``: room for it."""
     depth, width, total = arg(args, DEPTH), arg(args, WIDTH), arg(args, KEYS)
     keys = min(total, s0 + count) if arg(args, CAUSAL) != 0 else total
-    q_rows, s_rows, o_rows = tables, tables + TABLE, tables + 2 * TABLE
+    q_rows, s_rows, sum_rows = tables, tables + TABLE, tables + 2 * TABLE
     factors = tables + 3 * TABLE
     q = arg(args, Q) + 4 * (b * arg(args, Q_B) + h * arg(args, Q_H) + s0 * arg(args, Q_S))
     out = arg(args, OUT) + 4 * (b * arg(args, OUT_B) + h * arg(args, OUT_H) + s0 * arg(args, OUT_S))
     _rows(q_rows, count, q, arg(args, Q_S))
     _rows(s_rows, count, scores, pitch)
-    _rows(o_rows, count, out, arg(args, OUT_S))
+    _rows(sum_rows, count, sums, _pad(width))
     # Both products run through one call site: a microkernel is large and compiled for each.
     for phase in range(2):
         if phase == 1:
@@ -297,7 +301,7 @@ def _block(args, tables, scores, pitch, keys_packed, values_packed, b, h, s0, co
         columns = keys if phase == 0 else width
         for p in range(0, columns, PANEL):
             rows = q_rows if phase == 0 else s_rows
-            to = s_rows if phase == 0 else o_rows
+            to = s_rows if phase == 0 else sum_rows
             k = depth if phase == 0 else keys
             packed = keys_packed + 4 * p * depth if phase == 0 else values_packed + 4 * p * total
             # Whole vectors of scores: those beyond the keys are 0, see pack_keys.
@@ -310,12 +314,13 @@ def _block(args, tables, scores, pitch, keys_packed, values_packed, b, h, s0, co
                           room, 0, 0, 0, packed + PREFETCH, 4 * PANEL, -_INF, _INF)  # fmt: skip
                 i += some * many
     for i in range(count):
-        to, factor = ldi64(o_rows, i), vsplat(ldf(factors, i))
+        row, to = sums + 4 * i * _pad(width), out + 4 * i * arg(args, OUT_S)
+        factor = vsplat(ldf(factors, i))
         for e in range(0, width - LANES + 1, LANES):
-            vstore(to, e, vmul(vload(to, e), factor))
+            vstore(to, e, vmul(vload(row, e), factor))
         e = width // LANES * LANES
         if e < width:
-            vstore_n(to, e, vmul(vload_n(to, e, width - e), factor), width - e)
+            vstore_n(to, e, vmul(vload_n(row, e, width - e), factor), width - e)
 
 
 @inline_njit
@@ -373,7 +378,7 @@ def attention(args, tid, nt, cuts):
     scores = tables + TABLES * TABLE
     keys_packed = scores + 4 * (BLOCK + SPARE) * pitch
     values_packed = keys_packed + 4 * pitch * depth
-    packed = -1
+    sums, packed = values_packed + 4 * _pad(width) * total, -1
     for job in range(*share(jobs, tid, nt, cuts)):
         head, block = job // blocks, job % blocks
         b, h, s0 = head // heads, head % heads, block * size
@@ -389,4 +394,4 @@ def attention(args, tid, nt, cuts):
             v = arg(args, V) + 4 * (b * arg(args, V_B) + g * arg(args, V_H))
             pack_keys(keys_packed, k, total, depth, arg(args, K_T))
             _pack_values(values_packed, v, total, width, arg(args, V_T))
-        _block(args, tables, scores, pitch, keys_packed, values_packed, b, h, s0, count)
+        _block(args, tables, scores, pitch, keys_packed, values_packed, sums, b, h, s0, count)

@@ -3,15 +3,16 @@
 ``out[m, n] = act(A[m, k] @ B[k, n] + bias[n] + res[m, n])`` by one level of Strassen's algorithm
 (:mod:`strassen_plan`). B is packed as for :mod:`igemm`: two halves of the depth of a panel are two
 quadrants' panels, and so are two panels that lie half of the columns apart, so that no weights are
-held twice. :data:`strassen_rows` first writes the left operands of the seven products;
-:data:`strassen` computes a pair of panels at a time, whose four quadrants of sums stay in the
-caches. An odd last row is met with a row of zeros.
+held twice. The rows are in parts, a thread's each: it writes the left operands of the part's seven
+products into its scratch, then computes a pair of panels at a time, whose four quadrants of sums
+stay in the caches. What a core reads, it wrote: what another did comes late where cores do not
+share a cache. Rows that a part lacks are zeros.
 
-Each product's sums run over k in ascending order, whatever the number of threads. Rounding errors
-are larger than a plain sum's (:func:`strassen_plan.error_bound`), and so is the reach of what is
-not finite: an infinity or NaN in a row of A makes that row NaN and the one half of the rows away,
-one in a column of B that column and the one half of the columns away, as Winograd's spreads over
-an output tile.
+Each product's sums run over k in ascending order, whatever the number of threads; which rows meet
+is a matter of the parts. Rounding errors are larger than a plain sum's
+(:func:`strassen_plan.error_bound`), and so is the reach of what is not finite: an infinity or NaN
+in a row of A makes that row NaN and the one half of a part's rows away, one in a column of B that
+column and the one half of the columns away, as Winograd's spreads over an output tile.
 """
 
 from __future__ import annotations
@@ -44,22 +45,21 @@ from leptonc.backends.numba_cpu.kernels.vec import (
 )
 
 NAMES = (
-    "rows", "half", "tiles", "vectors", "pairs", "panel_bytes", "turns", "share", "advance", "tall",
-    "low", "cells", "tables", "spare", "table", "sums", "a", "width", "a_line", "a_row", "b",
-    "bias", "out", "out_row", "res", "res_row", "late", "act", "act_p0", "act_p1",
+    "rows", "parts", "half", "tiles", "vectors", "pairs", "panel_bytes", "turns", "share",
+    "advance", "tall", "low", "cells", "tables", "spare", "sums", "table", "a", "width", "a_line",
+    "a_row", "b", "bias", "out", "out_row", "res", "res_row", "late", "act", "act_p0", "act_p1",
     "scratch", "scratch_bytes",
 )  # fmt: skip
-"""Slots of the record of both kernels, in order. Up to ``spare``: :meth:`strassen_plan.Sizes.slots`
-(``turns``: of the loop over the depth; ``share``: the bytes of a sum that a tile makes;
-``advance``: those that it asks for in a turn). ``table``: address of :meth:`Sizes.table`; ``sums``:
-of the left operands; then addresses (bytes; ``res`` or 0) and floats from row to row; those of A
-are ``width`` to a line. ``late``: as for :func:`finish_tile`; ``act``: an ``Act``. ``scratch``: see
-:meth:`Sizes.scratch`."""
+"""Slots of the record, in order. Up to ``sums``: :meth:`strassen_plan.Sizes.slots` (``turns``: of
+the loop over the depth; ``share``: the bytes of a sum that a tile makes; ``advance``: those that it
+asks for in a turn). ``table``: address of :meth:`Sizes.table`; then addresses (bytes; ``res`` or 0)
+and floats from row to row; those of A are ``width`` to a line. ``late``: as for
+:func:`finish_tile`; ``act``: an ``Act``. ``scratch``: see :meth:`Sizes.scratch`."""
 
 (
-    M, HALF, TILES, VECTORS, PAIRS, PANEL_BYTES, TURNS, SHARE, ADVANCE, TALL, LOW, CELLS, TABLES,
-    SPARE, TABLE, SUMS, A, WIDTH, A_LINE, A_ROW, B, BIAS, OUT, OUT_ROW, RES, RES_ROW, LATE, ACT,
-    ACT_P0, ACT_P1, SCRATCH, SCRATCH_BYTES,
+    M, PARTS, HALF, TILES, VECTORS, PAIRS, PANEL_BYTES, TURNS, SHARE, ADVANCE, TALL, LOW, CELLS,
+    TABLES, SPARE, SUMS, TABLE, A, WIDTH, A_LINE, A_ROW, B, BIAS, OUT, OUT_ROW, RES, RES_ROW, LATE,
+    ACT, ACT_P0, ACT_P1, SCRATCH, SCRATCH_BYTES,
 ) = range(len(NAMES))  # fmt: skip
 READY, PANEL_AT, MADE, X, Y, HOW, C, C_HOW, D, D_HOW, ROW, COLUMN = range(len(ENTRIES))
 _VECTOR, _ENTRIES = 4 * LANES, 8 * len(ENTRIES)  # bytes
@@ -73,17 +73,23 @@ def _row(args, i):
     return arg(args, A) + 4 * (line * arg(args, A_LINE) + x * arg(args, A_ROW))
 
 
-@kernel
-def strassen_rows(args, tid, nt, cuts):
-    """Write the left operands, in the order of :data:`strassen_plan.PRODUCTS`."""
-    m, half, tiles = arg(args, M), arg(args, HALF), arg(args, TILES)
+@inline_njit
+def _operand_bytes(args):
+    """Return the bytes of a left operand."""
+    return arg(args, TILES) * arg(args, VECTORS) * ROWS * _VECTOR + GAP
+
+
+@inline_njit
+def _operands(args, first, end, sums):
+    """Write a part's left operands, in the order of :data:`strassen_plan.PRODUCTS`."""
+    half, tiles = arg(args, HALF), arg(args, TILES)
     depth = arg(args, VECTORS) * LANES
-    area = arg(args, VECTORS) * ROWS * _VECTOR
-    operand = tiles * area + GAP
-    for i in range(*share(half, tid, nt, cuts)):
+    area, operand = arg(args, VECTORS) * ROWS * _VECTOR, _operand_bytes(args)
+    for i in range(half):
         tile = ((i + 1) * tiles - 1) // half
-        upper, lower, there = _row(args, i), _row(args, half + i), LANES if half + i < m else 0
-        to = arg(args, SUMS) + tile * area + (i - half * tile // tiles) * _VECTOR
+        upper, lower = _row(args, first + i), _row(args, first + half + i)
+        there = LANES if first + half + i < end else 0
+        to = sums + tile * area + (i - half * tile // tiles) * _VECTOR
         for k in range(0, depth, LANES):
             a11, a12 = vload(upper, k), vload(upper, depth + k)
             a21, a22 = vload_n(lower, k, there), vload_n(lower, depth + k, there)
@@ -98,12 +104,13 @@ def strassen_rows(args, tid, nt, cuts):
 
 
 @inline_njit
-def _tables(args, scratch):
-    """Write the addresses of the rows of result and residual, and of the spare row behind them."""
-    m, rows, tables = arg(args, M), 2 * arg(args, HALF), scratch + arg(args, TABLES)
+def _tables(args, first, end, scratch):
+    """Write the addresses of a part's rows of result and residual, then of the spare row."""
+    rows, there, tables = 2 * arg(args, HALF), end - first, scratch + arg(args, TABLES)
     for at, base, step in ((0, OUT, OUT_ROW), (rows, RES, RES_ROW)):
-        fill(tables, at, m, arg(args, base), 4 * arg(args, step))
-        fill(tables, at + m, rows - m, scratch + arg(args, SPARE), 0)
+        row = 4 * arg(args, step)
+        fill(tables, at, there, arg(args, base) + first * row, row)
+        fill(tables, at + there, rows - there, scratch + arg(args, SPARE), 0)
 
 
 @inline_njit
@@ -154,14 +161,19 @@ def _product(args, row, pair, scratch, a, ahead):
 
 @kernel(parts=(FINISH_TILE,))
 def strassen(args, tid, nt, cuts):
-    """Compute this thread's pairs of panels."""
-    pairs, tiles = arg(args, PAIRS), arg(args, TILES)
-    operand = tiles * arg(args, VECTORS) * ROWS * _VECTOR + GAP
-    asked = arg(args, ADVANCE) * arg(args, TURNS) * tiles
+    """Compute this thread's pairs of panels of one part of the rows, then of the next."""
+    m, parts, pairs = arg(args, M), arg(args, PARTS), arg(args, PAIRS)
+    operand, asked = _operand_bytes(args), arg(args, ADVANCE) * arg(args, TURNS) * arg(args, TILES)
     scratch = arg(args, SCRATCH) + tid * arg(args, SCRATCH_BYTES)
-    _tables(args, scratch)
-    for pair in range(*share(pairs, tid, nt, cuts)):
+    sums = scratch + arg(args, SUMS)
+    begin, stop = share(parts * pairs, tid, nt, cuts)
+    for n in range(begin, stop):
+        part, pair = n // pairs, n % pairs
+        if n == begin or pair == 0:
+            first, end = m * part // parts, m * (part + 1) // parts
+            _operands(args, first, end, sums)
+            _tables(args, first, end, scratch)
         ahead = arg(args, B) + 2 * (pair + 1) * arg(args, PANEL_BYTES)
         for p in range(_COUNT):
-            _product(args, arg(args, TABLE) + p * _ENTRIES, pair, scratch,
-                     arg(args, SUMS) + p * operand, ahead + p * asked)  # fmt: skip
+            _product(args, arg(args, TABLE) + p * _ENTRIES, pair, scratch, sums + p * operand,
+                     ahead + p * asked)  # fmt: skip

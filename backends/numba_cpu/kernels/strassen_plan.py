@@ -65,12 +65,13 @@ ENTRIES = (
 )  # fmt: skip
 
 
-def error_bound(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def error_bound(a: np.ndarray, b: np.ndarray, parts: int = 1) -> np.ndarray:
     """Return a bound of ``|computed - exact|`` of every element of a product, without a bias.
 
     Args:
         a: f32[m, k], ``k`` even.
         b: f32[k, n], ``n`` even.
+        parts: of the rows, see :class:`Sizes`.
 
     Returns:
         f64[m, n]: of each quadrant the sum of ``gamma_r (sum of |A|) @ (sum of |B|)`` over its
@@ -78,16 +79,22 @@ def error_bound(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         ``u = 2**-24`` (Higham, section 3.1). An element has ``r = k / 2 + 5`` roundings: of a sum
         of A, one of B, ``k / 2`` of a chain of products, and three where four products are added.
     """
-    m, n = len(a), b.shape[1]
-    rows = np.vstack([a, np.zeros((m % 2, a.shape[1]), a.dtype)])
+    (m, k), half = a.shape, Sizes(*a.shape, b.shape[1], parts).half
+    cuts = [m * part // parts for part in range(1, parts)]
+    r = (k / 2 + 5) * 2.0**-24
+    return r / (1 - r) * np.vstack([_sizes_met(some, half, b) for some in np.split(a, cuts)])
+
+
+def _sizes_met(a: np.ndarray, half: int, b: np.ndarray) -> np.ndarray:
+    """Return what :func:`error_bound` adds up for a part of the rows."""
+    rows = np.vstack([a, np.zeros((2 * half - len(a), a.shape[1]), a.dtype)])
     left, right = (_quadrants(np.abs(x.astype(np.float64))) for x in (rows, b))
-    sums = [np.zeros((len(left[0]), n // 2)) for _ in range(4)]
+    sums = [np.zeros((half, b.shape[1] // 2)) for _ in range(4)]
     for product in PRODUCTS:
         size = sum(left[q] for q in product.a) @ sum(right[q] for q in product.b)
         for q in product.c:
             sums[q] += size
-    r = (a.shape[1] / 2 + 5) * 2.0**-24
-    return r / (1 - r) * np.block([sums[:2], sums[2:]])[:m]
+    return np.block([sums[:2], sums[2:]])[: len(a)]
 
 
 def _quadrants(x: np.ndarray) -> list[np.ndarray]:
@@ -96,20 +103,24 @@ def _quadrants(x: np.ndarray) -> list[np.ndarray]:
 
 @dataclass(frozen=True)
 class Sizes:
-    """A product of these sizes and what follows from them."""
+    """A product of these sizes, its rows in so many parts, and what follows from them.
+
+    Each part of the rows is a product of its own, with quadrants of its own.
+    """
 
     rows: int
     depth: int
     columns: int
+    parts: int = 1
 
     @property
     def half(self) -> int:
-        """The rows of the upper quadrants, with those of zeros also of the lower ones."""
-        return (self.rows + 1) // 2
+        """The rows of a part's upper quadrants, with those of zeros also of the lower ones."""
+        return (-(-self.rows // self.parts) + 1) // 2
 
     @property
     def tiles(self) -> int:
-        """The tiles of a quadrant, which share its rows evenly."""
+        """The tiles of a part's quadrant, which share its rows evenly."""
         return -(-self.half // ROWS)
 
     @property
@@ -140,29 +151,33 @@ class Sizes:
 
     @property
     def sums_floats(self) -> int:
-        """The floats of the left operands, ``[tiles, vectors, ROWS, LANES]`` and GAP bytes each."""
+        """The floats of a part's left operands, ``[tiles, vectors, ROWS, LANES]``, a GAP each."""
         return len(PRODUCTS) * (self.tiles * ROWS * self.depth // 2 + GAP // 4)
 
     def scratch(self) -> dict[str, int]:
-        """Return where in the scratch of a thread its parts begin, in bytes, and the end.
+        """Return where in the scratch of a thread its sections begin, in bytes, and the end.
 
         Two sums of panels; ``cells``, the quadrants of a pair of panels; ``tables`` of the
-        addresses of the rows of the result and of the residual; ``spare``, for what is no row.
+        addresses of the rows of the result and of the residual; ``spare``, for what is no row;
+        ``sums``, the left operands of a part.
         """
         cells = 2 * self.panel_bytes
         tables = cells + 4 * self.tiles * TILE_BYTES
         spare = tables + -(-4 * 8 * self.half // 64) * 64
-        return {"cells": cells, "tables": tables, "spare": spare, "end": spare + 4 * self.columns}
+        sums = spare + -(-4 * self.columns // 64) * 64
+        end = sums + 4 * self.sums_floats
+        return {"cells": cells, "tables": tables, "spare": spare, "sums": sums, "end": end}
 
     def slots(self) -> dict[str, Native | int]:
-        """Return what the record says of the sizes, and the parts that it needs."""
+        """Return what the record says of the sizes, and the native code that it needs."""
         turns = self.vectors * LANES // UNROLL
         low, tall = self.half // self.tiles, -(-self.half // self.tiles)
         scratch = self.scratch()
         del scratch["end"]
         return {
-            "rows": self.rows, "half": self.half, "tiles": self.tiles, "vectors": self.vectors,
-            "pairs": self.pairs, "panel_bytes": self.panel_bytes, "turns": turns,
+            "rows": self.rows, "parts": self.parts, "half": self.half, "tiles": self.tiles,
+            "vectors": self.vectors, "pairs": self.pairs, "panel_bytes": self.panel_bytes,
+            "turns": turns,
             "share": self.lines * turns * 4 * PANEL,
             "advance": -(-2 * self.panel_bytes // (len(PRODUCTS) * self.tiles * turns)),
             "tall": MULTIPLY[tall, self.lines], "low": MULTIPLY[low, self.lines], **scratch,

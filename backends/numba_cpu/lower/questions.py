@@ -25,6 +25,7 @@ from leptonc.backends.numba_cpu.lower.product_cost import (
     LEAST_GAIN,
     bf16x3_cycles,
     igemm_cycles,
+    strassen_columns,
     strassen_cycles,
     strassen_is_near,
 )
@@ -115,7 +116,7 @@ def conv(
     text = f"conv {_conv_text(shape)}: {', '.join(sorted(by_name))}"
     close, best = conv_close(), min(found, key=lambda a: found[a])
     if Algorithm.STRASSEN in found and sides is not None:
-        close = _strassen_close(*sides)
+        close = _strassen_close(*sides, threads)
     if best is Algorithm.BF16X3:  # beside another process it may be slower than vectors
         close = max(close or CLOSE, 1.01 * found[Algorithm.IGEMM] / found[best])
     return Question(text, by_name, close, held, _risk(by_name))
@@ -213,7 +214,7 @@ def linear(op: Op, weight: Const, precision: str, threads: int) -> Question | No
     elif (cycles := _strassen(rows, depth, n, weight, threads)) < math.inf:
         found[STRASSEN] = cycles
     text = f"{rows} rows of {depth} to {n}: {', '.join(found)}"
-    close = math.inf if BF16X3 in found else _strassen_close(rows, depth, n)
+    close = math.inf if BF16X3 in found else _strassen_close(rows, depth, n, threads)
     return Question(text, found, close, risk=_risk(found)) if len(found) > 1 else None
 
 
@@ -259,8 +260,9 @@ def _strassen(rows: int, depth: int, columns: int, weight: Const, threads: int) 
     return cycles if cycles < math.inf and unevenness(weight) <= MOST_UNEVEN else math.inf
 
 
-def _strassen_close(rows: int, depth: int, columns: int) -> float | None:
-    return STRASSEN_CLOSE if costs_fit() and strassen_is_near(rows, depth, columns) else None
+def _strassen_close(rows: int, depth: int, columns: int, threads: int) -> float | None:
+    near = strassen_is_near(rows, depth, strassen_columns(columns), threads)
+    return STRASSEN_CLOSE if costs_fit() and near else None
 
 
 def _is_rows(op: Op) -> bool:

@@ -9,15 +9,13 @@ from typing import Any
 from leptonc.backends.numba_cpu.kernels import strassen as kernels
 from leptonc.backends.numba_cpu.kernels.igemm_record import Res
 from leptonc.backends.numba_cpu.kernels.pack import packed_size
-from leptonc.backends.numba_cpu.kernels.strassen_plan import Sizes
 from leptonc.backends.numba_cpu.kernels.tile_finish import ADD_RES, MULTIPLY_RES, NO_RES
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.epilogue import zeros
 from leptonc.backends.numba_cpu.lower.product import Finish, merged, rows_product
-from leptonc.backends.numba_cpu.lower.product_cost import strassen_columns
+from leptonc.backends.numba_cpu.lower.product_cost import strassen_columns, strassen_sizes
 from leptonc.backends.numba_cpu.schedule import Slot
 from leptonc.backends.numba_cpu.views import Ref, View
-from leptonc.ir.types import DType
 
 LATE = {Res.BEFORE: NO_RES, Res.AFTER: ADD_RES, Res.TIMES: MULTIPLY_RES}
 
@@ -84,22 +82,23 @@ def _behind(address: Slot, nbytes: int) -> Slot:
 
 
 def _whole(ctx: Lowering, x: View, b: Slot, out: View, end: Finish) -> None:
-    """Append the two steps of a product of whole pairs of panels."""
+    """Append the step of a product of whole pairs of panels."""
     steps = _steps(x, out, end)
     assert steps is not None
-    sizes = Sizes(math.prod(x.shape[:-1]), x.shape[-1], out.shape[-1])
-    sums, table = ctx.temp(DType.F32, (sizes.sums_floats,)), sizes.table()
+    sides = math.prod(x.shape[:-1]), x.shape[-1], out.shape[-1]
+    sizes = strassen_sizes(*sides, ctx.threads)
+    assert sizes is not None
+    table = sizes.table()
     scratch, stride = ctx.scratch(sizes.scratch()["end"])
     code, p0, p1 = end.act
     values: dict[str, Any] = {
         **sizes.slots(), "table": ctx.packed(("strassen", table.tobytes()), lambda: table),
-        "sums": sums.ref, "a": x.ref, "b": b, **steps,
+        "a": x.ref, "b": b, **steps,
         "bias": zeros(ctx, sizes.columns) if end.bias == 0 else end.bias,
         "out": out.ref, "res": 0 if end.res is None else end.res.ref,
         "late": NO_RES if end.res is None else LATE[end.mode], "act": int(code),
         "act_p0": float(p0), "act_p1": float(p1), "scratch": scratch, "scratch_bytes": stride,
     }  # fmt: skip
     slots: list[Slot] = [values[name] for name in kernels.NAMES]
-    ctx.step(kernels.strassen_rows, slots, [x], [sums])
-    reads = [sums, *end.reads, *([] if end.res is None else [end.res])]
+    reads = [x, *end.reads, *([] if end.res is None else [end.res])]
     ctx.step(kernels.strassen, slots, reads, [out])

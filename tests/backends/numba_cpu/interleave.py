@@ -23,12 +23,12 @@ import numpy as np
 from torch import Tensor
 
 from leptonc.backends.numba_cpu import native
+from leptonc.backends.numba_cpu.arena import SCRATCH
 from leptonc.backends.numba_cpu.context import array_at
 from leptonc.backends.numba_cpu.executor import Program
 from leptonc.backends.numba_cpu.lower.core import STATUS_WORDS
 from leptonc.backends.numba_cpu.runtime import ARENA_SLACK
 from leptonc.backends.numba_cpu.schedule import Schedule
-from leptonc.backends.numba_cpu.scheduler import SCRATCH
 from leptonc.backends.numba_cpu.views import Buffer
 from tests.backends.numba_cpu.harness import some_cuts
 
@@ -242,10 +242,13 @@ class Simulation:
 
     def _scratch(self, call: Call) -> slice:
         """Return which bytes of the arena are the scratch of a call's share."""
-        for b in self.schedule.steps[call.step].writes:
-            if b.note == SCRATCH:
-                at, size = self.schedule.offsets[b], b.nbytes // call.shares
-                return slice(at + call.share * size, at + (call.share + 1) * size)
+        areas = [b for b in self.schedule.steps[call.step].writes if b.note == SCRATCH]
+        if len(areas) > 1:  # one for each thread
+            at = self.schedule.offsets[areas[call.share]]
+            return slice(at, at + areas[call.share].nbytes)
+        for b in areas:
+            at, size = self.schedule.offsets[b], b.nbytes // call.shares
+            return slice(at + call.share * size, at + (call.share + 1) * size)
         return slice(0)
 
     def _declared(self, task: list[Call]) -> None:

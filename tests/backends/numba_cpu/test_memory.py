@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from unittest.mock import patch
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leptonc.backends.numba_cpu import memory
-from leptonc.backends.numba_cpu.memory import Lifetime, Plan, _placed, plan
+from leptonc.backends.numba_cpu.memory import Lifetime, Plan, _placed, _Placer, plan
 
 
 @st.composite
@@ -50,6 +49,34 @@ def test_live_buffers_never_overlap(lives: list[Lifetime], align: int) -> None:
     assert plan(lives, align) == got, "the plan depends on its input alone"
 
 
+@given(lives=lifetimes(), apart=st.integers(0, 20), data=st.data())
+def test_what_has_an_offset_keeps_it(lives: list[Lifetime], apart: int, data: st.DataObject):
+    """As another plan has them, but further up: the others are placed around them."""
+    lives = [replace(life, alias=None) for life in lives]
+    given_ = data.draw(st.sets(st.sampled_from(range(len(lives))))) if lives else set[int]()
+    offsets = plan(lives).offsets
+    some = [
+        replace(life, at=offsets[i] + 64 * apart if i in given_ else None)
+        for i, life in enumerate(lives)
+    ]
+    got = plan(some)
+    assert_sound(some, got, 64)
+    assert all(got.offsets[i] == some[i].at for i in given_)
+
+
+def test_two_offsets_that_overlap_are_refused() -> None:
+    with pytest.raises(ValueError, match="buffer 1: another one lies at byte 64, too"):
+        plan([Lifetime(192, 0, 1, at=0), Lifetime(64, 1, 2, at=64)])
+    assert plan([Lifetime(192, 0, 1, at=0), Lifetime(64, 2, 2, at=64)]).total == 192
+
+
+@given(lives=lifetimes(), enough=st.integers(0, 4000))
+def test_what_is_enough_is_not_improved(lives: list[Lifetime], enough: int) -> None:
+    got, best = plan(lives, enough=enough), plan(lives)
+    assert_sound(lives, got, 64)
+    assert best.total <= got.total <= max(enough, best.total)
+
+
 def test_a_chain_needs_two_buffers() -> None:
     got = plan([Lifetime(1000, i, i + 1) for i in range(50)], align=8)
     assert got.total == got.lower_bound == 2000
@@ -87,8 +114,11 @@ def test_nothing_to_place() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [Lifetime(4, 2, 1), Lifetime(-4, 0, 1), Lifetime(4, 0, 1, alias=0), Lifetime(4, 0, 1, alias=7)],
-)
+    [
+        Lifetime(4, 2, 1), Lifetime(-4, 0, 1), Lifetime(4, 0, 1, alias=0),
+        Lifetime(4, 0, 1, alias=7), Lifetime(4, 0, 1, at=-64), Lifetime(4, 0, 1, at=32),
+    ],
+)  # fmt: skip
 def test_nonsense_is_refused(bad: Lifetime) -> None:
     with pytest.raises(ValueError, match="buffer 0"):
         plan([bad])
@@ -99,7 +129,7 @@ def test_the_fullest_step_first_where_the_largest_first_takes_more() -> None:
     lives = [Lifetime(256, 0, 1), Lifetime(256, 1, 2), Lifetime(128, 2, 3), Lifetime(192, 3, 4)]
     found = plan(lives)
     assert found.total == found.lower_bound == 512
-    largest_first = _placed(lives, [life.bytes for life in lives], (0, 1, 3, 2))
+    largest_first = _placed(_Placer(lives, [life.bytes for life in lives]), (0, 1, 3, 2))
     assert largest_first.total > found.total
 
 
@@ -107,8 +137,7 @@ def test_what_ends_last_comes_first_where_no_order_does() -> None:
     lives = [Lifetime(256, 1, 1), Lifetime(128, 2, 3), Lifetime(256, 3, 3), Lifetime(64, 0, 2)]
     found = plan(lives)
     assert found.total == found.lower_bound == 6 * 64
-    with patch.object(memory, "VARIANTS", 1):
-        assert plan(lives).total == 7 * 64
+    assert plan(lives, variants=1).total == 7 * 64
 
 
 # swin_t's first blocks, in units of 64 bytes: the first two orders take 16 % more than needed.
@@ -123,3 +152,4 @@ def test_a_net_that_needs_another_order_takes_its_largest_live_set() -> None:
     got = plan(lives)
     assert_sound(lives, got, 64)
     assert got.total == got.lower_bound
+    assert got.total < plan(lives, enough=2 * got.total).total <= 2 * got.total

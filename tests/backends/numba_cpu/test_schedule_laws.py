@@ -21,7 +21,8 @@ from strategies.orders import reordered
 from strategies.replay import assert_near
 
 from leptonc import meaning
-from leptonc.backends.numba_cpu import batch, memory, scheduler
+from leptonc.backends.numba_cpu import batch, memory
+from leptonc.backends.numba_cpu.arena import SCRATCH
 from leptonc.backends.numba_cpu.context import Step as NativeStep
 from leptonc.backends.numba_cpu.context import phases
 from leptonc.backends.numba_cpu.lower.choices import Answer
@@ -179,18 +180,24 @@ def phase_of(plan: Schedule) -> list[int]:
 
 def scratch_of(slot: object) -> Buffer | None:
     """Return the buffer of scratch that a slot has an address in."""
-    return slot.buffer if isinstance(slot, Ref) and slot.buffer.note == scheduler.SCRATCH else None
+    return slot.buffer if isinstance(slot, Ref) and slot.buffer.note == SCRATCH else None
 
 
 def assert_scratch_is_per_thread(plan: Schedule) -> None:
-    """A scratch address stands in front of its stride; as many as there are threads fit."""
+    """A scratch address stands in front of its stride; each thread has as much of its own."""
     for i, step in enumerate(plan.steps):
         slots = getattr(step, "slots", ())
+        areas = [b for b in step.writes if b.note == SCRATCH]
         for s, after in zip(slots, (*slots[1:], None), strict=True):
-            area = scratch_of(s)
-            if area is not None:
-                assert after * plan.threads == area.nbytes, f"step {i} ({step.note})"
-                assert after > s.byte_offset, f"step {i} ({step.note})"
+            if scratch_of(s) is not None:
+                assert areas[0] is s.buffer, f"step {i} ({step.note})"
+                size = areas[0].nbytes // (1 if len(areas) > 1 else plan.threads)
+                assert 0 <= s.byte_offset < size <= after, f"step {i} ({step.note})"
+                first = plan.offsets[areas[0]]
+                for t, area in enumerate(areas):
+                    assert area.nbytes == areas[0].nbytes, f"step {i} ({step.note})"
+                    assert plan.offsets[area] == first + t * after, f"step {i} ({step.note})"
+                assert len(areas) in (1, plan.threads), f"step {i} ({step.note})"
 
 
 @given(fn=models(), threads=st.sampled_from(THREADS), data=st.data())
@@ -281,8 +288,8 @@ def test_an_overlap_is_found() -> None:
     want = run(load(planned(fn, args, 2)), args)
     honest = memory.plan
 
-    def halved(lifetimes, align=64):
-        found = honest(lifetimes, align)
+    def halved(lifetimes, *args, **options):
+        found = honest(lifetimes, *args, **options)
         # Scratch lies apart: it holds addresses.
         offsets = tuple(
             found.total + at if life.first == life.last else at // 128 * 64
@@ -290,7 +297,7 @@ def test_an_overlap_is_found() -> None:
         )
         return replace(found, offsets=offsets, total=2 * found.total)
 
-    with patch.object(scheduler.memory, "plan", halved):
+    with patch.object(memory, "plan", halved):
         plan = planned(fn, args, 2)
     with pytest.raises(AssertionError, match="two live buffers overlap"):
         assert_memory_is_sound(plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -57,13 +58,14 @@ def draw(*shape: int, seed: int = 0, whole: bool = False) -> np.ndarray:
 def product(
     a: np.ndarray, w: np.ndarray, bias: np.ndarray, nt: int = 1, gap: int = 0,
     res: np.ndarray | None = None, late: int = NO_RES, act: Act = Act.NONE, width: int = 0,
+    parts: int = 1,
 ) -> np.ndarray:  # fmt: skip
-    """Return ``a @ w.T`` and what follows; rows of all operands lie ``gap`` floats apart.
+    """Return ``a @ w.T`` and what follows, by so many parts; rows lie ``gap`` floats apart.
 
     ``width``: rows of ``a`` to a line, lines lie 7 floats apart; 0: all are one line.
     """
     (m, k), n = a.shape, len(w)
-    sizes = Sizes(m, k, n)
+    sizes = Sizes(m, k, n, parts)
     assert sizes.fit
 
     def rows(x: np.ndarray) -> np.ndarray:
@@ -79,7 +81,6 @@ def product(
         wide_a[i // width * line :][: len(some)] = some
     out = np.full(m * (n + gap) + 2 * ROOM, 7, np.float32)
     wide_res = None if res is None else rows(res)
-    sums = np.full(sizes.sums_floats, np.nan, np.float32)
     end, b, table = sizes.scratch()["end"], pack_linear(w), sizes.table()
     scratch = np.full(nt * end // 4, np.nan, np.float32)
     values: dict[str, Any] = {
@@ -87,7 +88,7 @@ def product(
         for name, value in sizes.slots().items()
     }
     values |= {
-        "table": table, "sums": sums, "a": wide_a, "width": width,
+        "table": table, "a": wide_a, "width": width,
         "a_line": line, "a_row": step, "b": b, "bias": bias,
         "out": out[ROOM:], "out_row": n + gap, "res": 0 if wide_res is None else wide_res,
         "res_row": n + gap, "late": late, "act": int(act), "act_p0": 0.0, "act_p1": 0.0,
@@ -95,7 +96,6 @@ def product(
     }  # fmt: skip
     args = record(*(values[name] for name in module.NAMES))
     cuts = some_cuts(nt, m + n)
-    module.strassen_rows.run_all(args, nt, cuts)
     module.strassen.run_all(args, nt, cuts)
     made = out[ROOM:-ROOM].reshape(m, n + gap)
     assert (out[:ROOM] == 7).all()
@@ -131,7 +131,7 @@ def sizes_that_fit(draw_from: Callable) -> Sizes:
     rows = st.integers(2 * ROWS + 1, 12 * ROWS)
     depth = st.integers(1, 5).map(lambda v: 2 * LANES * v)
     columns = st.integers(1, 3).map(lambda p: 2 * PANEL * p)
-    made = st.builds(Sizes, rows, depth, columns).filter(lambda s: s.fit)
+    made = st.builds(Sizes, rows, depth, columns, st.integers(1, 3)).filter(lambda s: s.fit)
     return draw_from(made)
 
 
@@ -142,11 +142,11 @@ def sizes_that_fit(draw_from: Callable) -> Sizes:
 def test_products_of_whole_numbers_are_exact(sizes, gap, nt, width):
     a, w = (draw(n, sizes.depth, seed=n, whole=True) for n in (sizes.rows, sizes.columns))
     bias, res = (draw(*shape, whole=True) for shape in ((sizes.columns,), (len(a), sizes.columns)))
-    want = exact(a, w) + bias
-    np.testing.assert_array_equal(product(a, w, bias, nt, gap, width=width), want)
-    np.testing.assert_array_equal(product(a, w, bias, nt, gap, res), want + res)
+    want, parts = exact(a, w) + bias, sizes.parts
+    np.testing.assert_array_equal(product(a, w, bias, nt, gap, width=width, parts=parts), want)
+    np.testing.assert_array_equal(product(a, w, bias, nt, gap, res, parts=parts), want + res)
     for late, join in ((ADD_RES, np.add), (MULTIPLY_RES, np.multiply)):
-        got = product(a, w, bias, nt, gap, res, late, Act.RELU)
+        got = product(a, w, bias, nt, gap, res, late, Act.RELU, parts=parts)
         np.testing.assert_array_equal(got, join(np.maximum(want, 0), res))
 
 
@@ -154,9 +154,9 @@ def test_products_of_whole_numbers_are_exact(sizes, gap, nt, width):
 def test_errors_are_within_the_bound(sizes, seed):
     a, w = draw(sizes.rows, sizes.depth, seed=seed), draw(sizes.columns, sizes.depth, seed=seed)
     a *= 2.0 ** np.random.default_rng(seed).integers(-6, 7, (len(a), 1))  # rows of other sizes
-    got = product(a, w, np.zeros(sizes.columns, np.float32))
+    got = product(a, w, np.zeros(sizes.columns, np.float32), parts=sizes.parts)
     error = np.abs(got - exact(a, w))
-    assert (error <= plan.error_bound(a, w.T)).all()
+    assert (error <= plan.error_bound(a, w.T, sizes.parts)).all()
 
 
 def test_the_bound_of_ones_counts_what_is_added():
@@ -193,30 +193,31 @@ def test_tiles_end_within_bounds(act, with_res):
 
 
 def test_bits_do_not_depend_on_threads():
-    a, w, bias = draw(5 * ROWS + 3, 8 * LANES), draw(10 * PANEL, 8 * LANES), draw(10 * PANEL)
-    one = product(a, w, bias)
-    for nt in (2, 3, 4, 7):
-        np.testing.assert_array_equal(product(a, w, bias, nt), one)
+    a, w, bias = draw(10 * ROWS + 3, 8 * LANES), draw(10 * PANEL, 8 * LANES), draw(10 * PANEL)
+    for parts in (1, 2):
+        one = product(a, w, bias, parts=parts)
+        for nt in (2, 3, 4, 7):
+            np.testing.assert_array_equal(product(a, w, bias, nt, parts=parts), one)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_reaches_two_rows(bad):
-    rows, n = 5 * ROWS, 2 * PANEL
+    rows, n, parts = 10 * ROWS, 2 * PANEL, 2
     a, w, bias = draw(rows, 4 * LANES), draw(n, 4 * LANES), draw(n)
-    clean = product(a, w, bias)
+    clean = product(a, w, bias, parts=parts)
     a[3, 5] = bad
-    got = product(a, w, bias)
-    others = [i for i in range(rows) if i not in (3, 3 + -(-rows // 2))]
+    got = product(a, w, bias, parts=parts)
+    others = [i for i in range(rows) if i not in (3, 3 + -(-rows // 2 // parts))]
     np.testing.assert_array_equal(got[others], clean[others])
     assert not np.isfinite(got[3]).any()
 
 
 def test_tiles_of_all_that_fits_exist():
-    for rows in range(1, 400):
-        sizes = Sizes(rows, 2 * LANES, 2 * PANEL)
+    for rows, parts in itertools.product(range(1, 400), (1, 2, 3)):
+        sizes = Sizes(rows, 2 * LANES, 2 * PANEL, parts)
         heights = {sizes.half // sizes.tiles, -(-sizes.half // sizes.tiles)}
         assert not sizes.fit or heights <= set(HEIGHTS)
-        assert sizes.fit or rows < 4 * ROWS + 3
+        assert sizes.fit or rows < parts * (4 * ROWS + 3)
 
 
 # --- in a network --------------------------------------------------------------------------------
@@ -266,10 +267,20 @@ def weight_of(fn: Function) -> np.ndarray:
     return meaning.array_of(first.const)
 
 
-def allowed(flat: np.ndarray, weight: np.ndarray, others: Sequence[torch.Tensor]) -> np.ndarray:
+def parts_of(rows: int, k: int, n: int, threads: int) -> int:
+    """Return how many parts of the rows so many threads make."""
+    sizes = product_cost.strassen_sizes(rows, k, n, threads)
+    assert sizes is not None
+    return sizes.parts
+
+
+def allowed(
+    flat: np.ndarray, weight: np.ndarray, others: Sequence[torch.Tensor], threads: int
+) -> np.ndarray:
     """Return how far a layer's results may be from the exact ones; ``others``: residuals."""
     # The activations are 1.2-Lipschitz and a few ulps wrong; what follows has a rounding each.
-    most = plan.error_bound(flat, weight.T) + 16 * UNIT * (1 + np.abs(exact(flat, weight)))
+    parts = parts_of(*flat.shape, len(weight), threads)
+    most = plan.error_bound(flat, weight.T, parts) + 16 * UNIT * (1 + np.abs(exact(flat, weight)))
     return 1.2 * most * max(1.0, *(float(r.abs().max()) for r in others), 1.0)
 
 
@@ -278,13 +289,13 @@ def allowed(flat: np.ndarray, weight: np.ndarray, others: Sequence[torch.Tensor]
 def test_epilogues(epilogue, bias):
     fn = layer((3, 33), 512, 512, *EPILOGUES[epilogue], bias=bias)
     made = lowered(fn, threads=2)
-    assert [s.kernel.name for s in made.steps] == ["strassen_rows", "strassen"]
+    assert [s.kernel.name for s in made.steps] == ["strassen"]
     g = torch.Generator().manual_seed(1)
     args = [torch.randn(*map(int, p.type.shape), generator=g) for p in fn.params]
     made.bind(*args)
     made.run()
     (want,) = meaning.run(fn, *args, precision="f64")
-    most = allowed(args[0].reshape(99, 512).numpy(), weight_of(fn), args[1:])
+    most = allowed(args[0].reshape(99, 512).numpy(), weight_of(fn), args[1:], 2)
     error = (made.results()[0].double() - want).abs().reshape(99, 512).numpy()
     assert (error <= most).all()
 
@@ -300,7 +311,7 @@ def test_columns_behind_whole_pairs_of_panels(behind, epilogue, bias, threads, s
     g = torch.Generator().manual_seed(seed)
     args = [torch.randn(*map(int, p.type.shape), generator=g) for p in fn.params]
     by_strassen, plain = lowered(fn, threads), lowered(fn, threads, questions.PLAIN)
-    assert [s.kernel.name for s in by_strassen.steps] == ["strassen_rows", "strassen", "igemm"]
+    assert [s.kernel.name for s in by_strassen.steps] == ["strassen", "igemm"]
     assert [s.kernel.name for s in plain.steps] == ["igemm"]
     for run in (by_strassen, plain):
         run.bind(*args)
@@ -309,14 +320,14 @@ def test_columns_behind_whole_pairs_of_panels(behind, epilogue, bias, threads, s
     (want,) = meaning.run(fn, *args, precision="f64")
     # Those behind are the plain product's; the others as near to the exact ones as that allows.
     assert torch.equal(made[0][:, 256:], made[1][:, 256:])
-    most = allowed(args[0].numpy(), weight_of(fn)[:256], args[1:])
+    most = allowed(args[0].numpy(), weight_of(fn)[:256], args[1:], threads)
     assert ((made[0].double() - want).abs().numpy()[:, :256] <= most).all()
 
 
 @pytest.mark.parametrize(
     ("shape", "order", "steps"),
     [
-        ((48, 2), (1, 0, 2), ["strassen_rows", "strassen"]),
+        ((48, 2), (1, 0, 2), ["strassen"]),
         ((6, 4, 4), (2, 1, 0, 3), ["igemm"]),
     ],
 )
@@ -378,7 +389,7 @@ def test_one_by_one_convolutions(case, seed):
     steps = {s.kernel.name for s in made.steps}
     # Lines of an odd number, every other one, and images behind each other: no two axes walk them.
     odd = case["kind"].stride[0] == 2 and case["x"][0] == 2 and case["x"][2] % 2 == 1
-    assert {"strassen_rows", "strassen"} <= steps or (odd and "igemm" in steps)
+    assert "strassen" in steps or (odd and "igemm" in steps)
     args = [torch.randn(*map(int, p.type.shape), generator=g) for p in fn.params]
     (got,) = made(*args)
     (want,) = meaning.run(fn, *args, precision="f64")
@@ -386,7 +397,7 @@ def test_one_by_one_convolutions(case, seed):
     flat = args[0][:, :, ::step, ::step].permute(0, 2, 3, 1).reshape(rows, 256).numpy()
     weight = w.reshape(256, 256).numpy()
     # Bias and residual have a rounding each, of sums below 128.
-    most = plan.error_bound(flat, weight.T) + 256 * UNIT
+    most = plan.error_bound(flat, weight.T, parts_of(rows, 256, 256, case["threads"])) + 256 * UNIT
     error = (got.double() - want).abs().permute(0, 2, 3, 1).reshape(rows, 256).numpy()
     assert (error <= most).all()
 
@@ -422,6 +433,25 @@ def test_threads_that_have_no_pair_of_panels_count():
     assert one < two < many == math.inf
 
 
+def test_each_thread_has_a_part_of_the_rows_that_fits():
+    def parts(rows: int, threads: int) -> int:
+        return parts_of(rows, 512, 512, threads)
+
+    few = 4 * ROWS + 3  # of a part, lest a quadrant have less than two tiles
+    assert [parts(6 * few, n) for n in (1, 2, 3, 4, 6)] == [1, 2, 3, 4, 6]
+    assert parts(2 * few, 4) == 2  # with two threads to a part
+    assert parts(2 * few, 5) == 1
+
+
+def test_operands_of_many_threads_are_near_with_the_panels_that_they_meet():
+    deep, wide = (128, 2048, 384), (128, 384, 2048)
+    near = product_cost.strassen_is_near
+    assert near(*deep, 1) and near(*wide, 1) and near(*wide, 2)
+    sizes = product_cost.strassen_sizes(*deep, 2)
+    assert sizes is not None and 4 * sizes.sums_floats < product_cost.NEAR_OF_MANY
+    assert not near(*deep, 2)
+
+
 def test_operands_that_no_near_cache_holds_are_timed_or_not_taken(monkeypatch):
     monkeypatch.setattr(product_cost, "FROM_FAR", 0.0)  # lest any lanes refuse them for their cost
 
@@ -436,7 +466,7 @@ def test_operands_that_no_near_cache_holds_are_timed_or_not_taken(monkeypatch):
 
 def test_operands_from_far_take_longer(monkeypatch):
     near, far = (256, 768, 768), (1024, 768, 3072)
-    assert product_cost.strassen_is_near(*near) and not product_cost.strassen_is_near(*far)
+    assert product_cost.strassen_is_near(*near, 1) and not product_cost.strassen_is_near(*far, 1)
     before = [strassen_cycles(*near, 1), strassen_cycles(*far, 1)]
     monkeypatch.setattr(product_cost, "FROM_FAR", 0.0)
     after = [strassen_cycles(*near, 1), strassen_cycles(*far, 1)]
@@ -458,7 +488,7 @@ class Encoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.up, self.down = nn.Linear(512, 1536), nn.Linear(1536, 512)
+        self.up, self.down = nn.Linear(512, 1024), nn.Linear(1024, 512)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.down(nn.functional.gelu(self.up(x)))

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import leptonc
 from leptonc.backends.numba_cpu import scheduler
 from leptonc.backends.numba_cpu import tune as module
+from leptonc.backends.numba_cpu.arena import SCRATCH, SCRATCH_ALIGN
 from leptonc.backends.numba_cpu.context import ARENA
 from leptonc.backends.numba_cpu.lower import choices, questions
 from leptonc.backends.numba_cpu.lower.choices import Answer, Question
@@ -186,9 +187,9 @@ def test_each_thread_reads_its_own_scratch_before_a_race() -> None:
     forced = {item.question.key: Answer("winograd4", "timed")}
     options = replace(OPTIONS, answers=forced, as_laid_out=True)
     plan = schedule(item_alone(item), ConstPool(), options)
-    scratch = [b for b in plan.offsets if b.note == scheduler.SCRATCH]
+    scratch = [b for b in plan.offsets if b.note == SCRATCH]
     assert scratch and len(plan.offsets) > len(scratch)
-    assert all(b.nbytes % (OPTIONS.threads * scheduler.SCRATCH_ALIGN) == 0 for b in scratch)
+    assert all(b.nbytes % (OPTIONS.threads * SCRATCH_ALIGN) == 0 for b in scratch)
     read = [s.slots[:2] for s in module._swept(plan, nothing).steps if s.kernel is read_all]
     arena = {(at.offset, groups) for at, groups in read if at.space == ARENA}
     assert arena == {(at, b.nbytes // module._GROUP) for b, at in plan.offsets.items()}
