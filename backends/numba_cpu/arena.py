@@ -55,7 +55,7 @@ def laid_out(steps: Steps, threads: int, near: int, keep: bool = True) -> Placed
     found = loose.placed()
     order = _fullest_first(loose) if keep and threads > 1 else []
     least = -(-found[1].total // SCRATCH_ALIGN) * SCRATCH_ALIGN
-    limit = max(int(ROOM * least) // SCRATCH_ALIGN * SCRATCH_ALIGN, near)
+    limit = max(int(ROOM * least), near) // SCRATCH_ALIGN * SCRATCH_ALIGN
     # At both ends of the arena scratch needs no more room than anywhere, of more threads it does.
     first = 0 if threads == 2 else _too_many(steps, threads, order, limit)
     for total, left_out in ((least, first), *((limit, first + n) for n in LEFT_OUT)):
