@@ -86,9 +86,7 @@ def plan(
             found = _placed(given, order)
             if best is None or found.total < best.total:
                 best = found
-            if best.total <= max(best.lower_bound, enough):
-                return best
-            if not order:
+            if best.total <= max(best.lower_bound, enough) or not order:
                 return best
             last = max(order, key=lambda i: found.offsets[i] + sizes[i])
             order.remove(last)
