@@ -14,7 +14,7 @@ from torch.export import Dim
 
 import leptonc
 from leptonc import compiler, inplace
-from leptonc.backends.numba_cpu import arena, scheduler, sliceable
+from leptonc.backends.numba_cpu import arena, memory, scheduler, sliceable
 from leptonc.errors import CheckError
 from leptonc.ir.kinds.norm import Softmax
 from leptonc.runtime.caches import Caches
@@ -88,18 +88,22 @@ class Three(nn.Module):
 def test_who_overwrites_and_who_reads_it_are_named(
     monkeypatch: pytest.MonkeyPatch, threads: int, dynamic: Any
 ) -> None:
-    real = arena.Arena.placed
+    real = arena.Arena.planned
 
-    def everything_at_zero(self: arena.Arena, *args: int) -> Any:
-        steps, plan, offsets = real(self, *args)
+    def everything_at_zero(self: arena.Arena, *args: int) -> memory.Plan:
+        plan = real(self, *args)
         # Scratch lies apart: it holds addresses.
-        apart = {b: plan.total + at for b, at in offsets.items() if b.note == arena.SCRATCH}
-        return steps, replace(plan, total=2 * plan.total), dict.fromkeys(offsets, 0) | apart
+        offsets = tuple(
+            plan.total + at if b.note == arena.SCRATCH else 0
+            for b, at in zip(self.lives, plan.offsets, strict=True)
+        )
+        return replace(plan, total=2 * plan.total, offsets=offsets)
 
     net, args = Three(), (torch.randn(40, 32),)
     options = {"threads": threads, "dynamic": dynamic}
     assert len(compiled(net, args, **options).schedule.offsets) > 1
-    monkeypatch.setattr(arena.Arena, "placed", everything_at_zero)
+    monkeypatch.setattr(arena.Arena, "planned", everything_at_zero)
+    monkeypatch.setattr(arena, "settled", lambda claims, offsets, *_: offsets)
     says = r"unit three\S* at three .* does not find what one wrote for it: unit softmax\S* .*over"
     with pytest.raises(CheckError, match=says):
         compiled(net, args, **options)

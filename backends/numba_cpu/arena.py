@@ -5,7 +5,8 @@ as scratch and another as a result travels between them, which takes long where 
 what a thread keeps all the time is always its own. So as many steps as possible have the scratch of
 each thread in the same place: of two threads one end of the arena each, which leaves all between
 them to activations; of more, one behind the other from the beginning. Those steps at which the
-arena is fullest have it elsewhere if it would be larger else.
+arena is fullest have it elsewhere if it would be larger else. What is left free lets activations
+move to where their writers wrote last (:mod:`owners`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from leptonc.backends.numba_cpu import memory
+from leptonc.backends.numba_cpu.owners import Claim, settled
 from leptonc.backends.numba_cpu.schedule import Scratch, Slot, Step, TorchStep
 from leptonc.backends.numba_cpu.views import Buffer, Ref
 
@@ -29,41 +31,62 @@ Placed = tuple[Steps, memory.Plan, dict[Buffer, int]]
 
 @dataclass(frozen=True)
 class Arena:
-    """Steps whose threads' scratch is placed, and how long all buffers live."""
+    """Steps whose threads' scratch is placed, how long buffers live, whose kept scratch is."""
 
     steps: Steps
     lives: dict[Buffer, memory.Lifetime]
+    owners: dict[Buffer, int]
 
     @property
     def least(self) -> int:
         """The bytes that no plan can do without."""
         return memory.largest_live_set([*self.lives.values()])
 
-    def placed(self, enough: int = 0, variants: int = memory.VARIANTS) -> Placed:
-        """Return the steps, the plan and where buffers lie; see :func:`memory.plan`."""
-        plan = memory.plan([*self.lives.values()], enough=enough, variants=variants)
-        return self.steps, plan, dict(zip(self.lives, plan.offsets, strict=True))
+    def planned(self, enough: int = 0, variants: int = memory.VARIANTS) -> memory.Plan:
+        """Return where the buffers lie, in their order; see :func:`memory.plan`."""
+        return memory.plan([*self.lives.values()], enough=enough, variants=variants)
+
+    def settled(self, plan: memory.Plan, threads: int) -> memory.Plan:
+        """Return the plan with buffers moved to where their writers wrote last."""
+        claims = [
+            Claim(life.bytes, life.first, life.last, self.owners.get(b), b in self.owners)
+            for b, life in self.lives.items()
+        ]
+        return replace(plan, offsets=settled(claims, plan.offsets, plan.total, threads))
 
 
 def laid_out(steps: Steps, threads: int, near: int, keep: bool = True) -> Placed:
     """Return the steps, their threads' scratch placed, with the plan and where buffers lie.
 
     The arena takes no more than ``ROOM`` times the bytes that it needs, or ``near`` bytes. Without
-    ``keep`` no scratch keeps its place.
+    ``keep`` it is of no matter who wrote where: no scratch keeps its place.
     """
     loose = _arena(steps, threads, (), 0)
-    found = loose.placed()
-    order = _fullest_first(loose) if keep and threads > 1 else []
-    least = -(-found[1].total // SCRATCH_ALIGN) * SCRATCH_ALIGN
+    if not keep or threads == 1:
+        arena, plan = loose, loose.planned()
+    else:
+        arena, plan = _kept(loose, steps, threads, near)
+        plan = arena.settled(plan, threads)
+    return arena.steps, plan, dict(zip(arena.lives, plan.offsets, strict=True))
+
+
+def _kept(loose: Arena, steps: Steps, threads: int, near: int) -> tuple[Arena, memory.Plan]:
+    """Return an arena in which as many steps as possible have scratch in one place, and its plan.
+
+    ``loose``: the arena in which none has.
+    """
+    found, order = loose.planned(), _fullest_first(loose)
+    least = -(-found.total // SCRATCH_ALIGN) * SCRATCH_ALIGN
     limit = max(int(ROOM * least), near) // SCRATCH_ALIGN * SCRATCH_ALIGN
     # At both ends of the arena scratch needs no more room than anywhere, of more threads it does.
     first = 0 if threads == 2 else _too_many(steps, threads, order, limit)
     for total, left_out in ((least, first), *((limit, first + n) for n in LEFT_OUT)):
         if left_out < len(order):
-            kept = _arena(steps, threads, order[left_out:], total).placed(total, VARIANTS)
-            if kept[1].total <= total:
-                return kept
-    return found
+            kept = _arena(steps, threads, order[left_out:], total)
+            plan = kept.planned(total, VARIANTS)
+            if plan.total <= total:
+                return kept, plan
+    return loose, found
 
 
 def _fullest_first(arena: Arena) -> list[int]:
@@ -92,14 +115,16 @@ def _arena(steps: Steps, threads: int, kept: Collection[int], total: int) -> Are
     most = max((sizes[i] for i in kept), default=0)
     made: list[Step | TorchStep] = []
     fixed: dict[Buffer, int] = {}
+    owners: dict[Buffer, int] = {}
     for i, (step, size) in enumerate(zip(steps, sizes, strict=True)):
         stride, areas = size, (Buffer("arena", size * threads, note=SCRATCH),)
         if i in kept:
             stride = total - size if threads == 2 else most
             areas = tuple(Buffer("arena", size, note=SCRATCH) for _ in range(threads))
             fixed.update({area: t * stride for t, area in enumerate(areas)})
+            owners.update({area: t for t, area in enumerate(areas)})
         made.append(_with_scratch(step, areas, stride) if size else step)
-    return Arena(made, _lifetimes(made, fixed))
+    return Arena(made, _lifetimes(made, fixed), owners)
 
 
 def _scratch_bytes(step: Step | TorchStep) -> int:

@@ -161,6 +161,8 @@ FAULTS: tuple[Fault, ...] = (
             "slope = _ZERO  # has its factor", "slope = _ONE", "attention", "masked_attention"),
     _kernel("tiles-reach-over", "microkernel", "wrong residual",
             "    return min(best, left)\n", "    return best\n", "igemm", "conv_relu_add"),
+    _kernel("columns-for-half-a-row", "igemm", "wrong cost",
+            "ROW_WORK * rows * columns + reads", "ROW_WORK**4 * rows * columns + reads", "igemm"),
     _kernel("late-relu-early", "igemm", "wrong epilogue order",
             "if last and late_residual(args) == NO_RES:", "if late_residual(args) == NO_RES:",
             "igemm", "deep_linear"),

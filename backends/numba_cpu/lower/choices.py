@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 CLOSE = 1.6  # a candidate estimated at more than this multiple of the best is not timed
 MARGIN = 0.95  # who is to beat the model's favourite must need less than this part of its time
 GIVEN = 0.12  # of the fastest time, for each halving of the bytes that are held
-LIGHT = 1 << 17  # bytes; fewer are no matter
+LIGHT = 1 << 17  # bytes of weights; fewer are no matter
 AGREE = 1.15  # the two fastest runs of a candidate may differ by this factor
 
 ONLY_WAY = "the only way"
@@ -32,14 +32,16 @@ class Question:
     ``key`` is text that names what is computed, a colon and the candidates: equal keys mean equal
     questions, whichever network asks. ``close``: the multiple of the best estimate up to which a
     candidate is worth timing, ``CLOSE`` where it is None. ``held``: the bytes of the weights by
-    candidate, empty where they are no matter. ``risk``: of candidates that lose more than others
-    beside other processes: how many times as long others must take for them to be chosen.
+    candidate, empty where they are no matter; ``light``: fewer are none. ``risk``: of candidates
+    that lose more than others beside other processes: how many times as long others must take for
+    them to be chosen.
     """
 
     key: str
     costs: Mapping[str, float]
     close: float | None = None
     held: Mapping[str, int] = field(default_factory=dict[str, int])
+    light: int = LIGHT
     risk: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
@@ -97,7 +99,7 @@ def pick(times: Mapping[str, Sequence[float]], question: Question) -> Answer:
     runs do not agree with each other. Of those that take about the same time the one wins that
     holds fewest bytes: a network's weights are most of the memory that it takes, and after others
     have run they are read again. A quarter of the bytes may take 24 % longer, half of them 12 %,
-    down to ``LIGHT`` of them.
+    down to ``light`` of them.
     """
     measured = {c: min(t) for c, t in times.items()}
     favourite, held = next(iter(measured)), question.held
@@ -107,7 +109,7 @@ def pick(times: Mapping[str, Sequence[float]], question: Question) -> Answer:
     best = min(least, key=lambda c: least[c])
     chosen = best if least[best] < MARGIN * least[favourite] else favourite
     if held:
-        size = {c: max(held[c], LIGHT) for c in least}
+        size = {c: max(held[c], question.light) for c in least}
         halvings = {c: math.log2(size[chosen] / size[c]) for c in least}
         lighter = [
             c for c, n in halvings.items() if n > 0 and least[c] <= (1 + GIVEN * n) * least[best]

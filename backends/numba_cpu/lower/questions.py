@@ -10,7 +10,7 @@ from leptonc.backends.numba_cpu.kernels import fixed_rows
 from leptonc.backends.numba_cpu.kernels import sparse as sparse_kernels
 from leptonc.backends.numba_cpu.kernels.int8_dot import DOT
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
-from leptonc.backends.numba_cpu.lower.choices import CLOSE, Question
+from leptonc.backends.numba_cpu.lower.choices import CLOSE, LIGHT, Question
 from leptonc.backends.numba_cpu.lower.conv_choice import (
     Algorithm,
     ConvShape,
@@ -41,6 +41,9 @@ from leptonc.meaning import nonzero_share, peak_to_mean, row_reach, unevenness
 from leptonc.runtime.caches import Caches
 
 NEAREST, FARTHEST = 2**20, 2**27  # bytes: what is nearer, or farther, makes no difference
+#: A network that reads no more than ``SMALL`` bytes is small beside the process that it runs in.
+#: Its weights are weighed only where they may overflow the second-level cache of a core.
+SMALL, SMALL_LIGHT = 2**21, 2**19
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,8 @@ def conv(
         close = _strassen_close(*sides, threads)
     if best is Algorithm.BF16X3:  # beside another process it may be slower than vectors
         close = max(close or CLOSE, 1.01 * found[Algorithm.IGEMM] / found[best])
-    return Question(text, by_name, close, held, _risk(by_name))
+    light = SMALL_LIGHT if reuse.distance <= SMALL else LIGHT
+    return Question(text, by_name, close, held, light, _risk(by_name))
 
 
 def _risk(found: Collection[str]) -> dict[str, float]:

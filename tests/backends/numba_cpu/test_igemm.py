@@ -16,7 +16,7 @@ from leptonc.backends.numba_cpu.kernels import igemm_plan, microkernel, pack
 from leptonc.backends.numba_cpu.kernels import igemm_record as module
 from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.base import record
-from leptonc.backends.numba_cpu.kernels.igemm import COPY_PANELS, igemm
+from leptonc.backends.numba_cpu.kernels.igemm import COPY_PANELS, grid, igemm
 from leptonc.backends.numba_cpu.kernels.igemm_record import (
     FEWEST_WAYS,
     LINE,
@@ -313,6 +313,21 @@ def test_rows_a_page_apart_are_copied_where_a_tile_outgrows_the_ways(floats):
         assert call.pitch >= call.depth_block
     for other in (floats - 1, floats + 512, 0):
         assert igemm_plan.spread_rows(replace(call, a_x=other)).pitch == 0
+
+
+@pytest.mark.parametrize(
+    ("rows", "panels", "parts"),
+    [
+        (1225, 2, (1, 2, 1)),  # 35 x 35 pixels: half a row is not worth reading all of them
+        (289, 6, (1, 2, 1)),
+        (196, 8, (1, 2, 1)),
+        (49, 64, (1, 1, 2)),  # few rows of many columns
+        (16, 24, (1, 1, 2)),
+        (1, 64, (1, 1, 2)),
+    ],
+)
+def test_two_threads_share_what_costs_least_to_read(rows, panels, parts):
+    assert cast(Any, grid).py_func(2, 1, rows, panels) == parts
 
 
 @pytest.mark.parametrize("width", [1, LANES, LANES + 1, PANEL])

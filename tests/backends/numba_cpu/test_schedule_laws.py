@@ -21,12 +21,13 @@ from strategies.orders import reordered
 from strategies.replay import assert_near
 
 from leptonc import meaning
-from leptonc.backends.numba_cpu import batch, memory
+from leptonc.backends.numba_cpu import arena, batch, memory
 from leptonc.backends.numba_cpu.arena import SCRATCH
 from leptonc.backends.numba_cpu.context import Step as NativeStep
 from leptonc.backends.numba_cpu.context import phases
 from leptonc.backends.numba_cpu.lower.choices import Answer
 from leptonc.backends.numba_cpu.lower.core import ConstPool
+from leptonc.backends.numba_cpu.owners import Claim, Offsets
 from leptonc.backends.numba_cpu.runtime import Executable, load
 from leptonc.backends.numba_cpu.schedule import Schedule, Step
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
@@ -283,6 +284,11 @@ def broken(plan: Schedule, at: int, **change) -> Schedule:
     return replace(plan, steps=tuple(steps))
 
 
+def unmoved(claims: Sequence[Claim], offsets: Offsets, *args: int) -> Offsets:
+    """Return the offsets as they are."""
+    return offsets
+
+
 def test_an_overlap_is_found() -> None:
     fn, args = of(resnet)
     want = run(load(planned(fn, args, 2)), args)
@@ -297,7 +303,7 @@ def test_an_overlap_is_found() -> None:
         )
         return replace(found, offsets=offsets, total=2 * found.total)
 
-    with patch.object(memory, "plan", halved):
+    with patch.object(memory, "plan", halved), patch.object(arena, "settled", unmoved):
         plan = planned(fn, args, 2)
     with pytest.raises(AssertionError, match="two live buffers overlap"):
         assert_memory_is_sound(plan)

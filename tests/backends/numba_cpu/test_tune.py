@@ -22,8 +22,18 @@ from leptonc.backends.numba_cpu.arena import SCRATCH, SCRATCH_ALIGN
 from leptonc.backends.numba_cpu.context import ARENA
 from leptonc.backends.numba_cpu.lower import choices, questions
 from leptonc.backends.numba_cpu.lower.choices import Answer, Question
+from leptonc.backends.numba_cpu.lower.conv_choice import ConvShape
 from leptonc.backends.numba_cpu.lower.core import ConstPool
-from leptonc.backends.numba_cpu.lower.questions import FAR, FARTHEST, NEAREST, Reuse, reuse
+from leptonc.backends.numba_cpu.lower.questions import (
+    FAR,
+    FARTHEST,
+    NEAREST,
+    SMALL,
+    SMALL_LIGHT,
+    Reuse,
+    conv,
+    reuse,
+)
 from leptonc.backends.numba_cpu.peak import read_all
 from leptonc.backends.numba_cpu.scheduler import Options, schedule
 from leptonc.check import isolate
@@ -95,6 +105,21 @@ def test_light_weights_are_no_matter(fast: int, slow: int, chosen: str) -> None:
     held = {"fast": fast * choices.LIGHT, "slow": slow * choices.LIGHT + 1}
     times = {"fast": [1.0, 1.0], "slow": [1.08, 1.08]}
     assert choices.pick(times, even(times, held)).chosen == chosen
+    heavier = replace(even(times, held), light=4 * choices.LIGHT)
+    assert choices.pick(times, heavier).chosen == "fast"
+
+
+@pytest.mark.parametrize(("distance", "chosen"), [(SMALL, "winograd4"), (2 * SMALL, "igemm")])
+def test_a_small_network_takes_faster_weights_that_a_core_can_hold(
+    distance: int, chosen: str
+) -> None:
+    shape = ConvShape(1, 32, (16, 16), 64, (3, 3), (1, 1), (1, 1), (1, 1), 1, (16, 16))
+    question = conv(shape, "fp32", Reuse(distance, near=True))
+    times = {c: [9.0, 9.0] for c in question.costs} | {
+        "winograd4": [1.0, 1.0], "igemm": [1.1, 1.1],
+    }  # fmt: skip
+    assert question.held["igemm"] < question.held["winograd4"] < SMALL_LIGHT
+    assert choices.pick(times, question).chosen == chosen
 
 
 @pytest.mark.parametrize(
