@@ -8,7 +8,7 @@ from leptonc.backends.numba_cpu.kernels import fixed_rows
 from leptonc.backends.numba_cpu.lower.core import Lowering
 from leptonc.backends.numba_cpu.lower.product import Finish
 from leptonc.backends.numba_cpu.lower.shape import contiguous, copy_view
-from leptonc.backends.numba_cpu.views import Ref, View
+from leptonc.backends.numba_cpu.views import View
 from leptonc.ir.constants import Const
 from leptonc.ir.types import DType
 from leptonc.meaning import elements_of
@@ -22,11 +22,10 @@ def fixed(ctx: Lowering, x: View, weight: Const, out: View, end: Finish) -> None
     fetch = ctx.pool.fetch
     key = ("fixed", id(weight.payload))
     packed = ctx.packed(key, lambda: fixed_rows.pack(elements_of(weight), fetch), weight)
-    units = Ref(packed.buffer, packed.byte_offset + fixed_rows.units_at(columns, depth))
     code, p0, p1 = end.act
     values = {
         "rows": math.prod(x.shape[:-1]), "columns": columns, "depth": depth,
-        "x": x.ref, "x_row": depth, "weights": packed, "units": units, "bias": end.bias,
+        "x": x.ref, "x_row": depth, "weights": packed, "bias": end.bias,
         "res": 0 if res is None else res.ref, "res_row": columns, "res_mode": int(end.mode),
         "out": made.ref, "out_row": columns, "act": int(code), "act_p0": float(p0),
         "act_p1": float(p1),

@@ -96,7 +96,8 @@ def _saved(body: Function, precision: str, reuse: Reuse) -> int:
         if weight is not None and isinstance(weight.kind, Constant):
             found = few_rows(op, weight.kind.const, precision, reuse)
             small = found is not None and found.ranked[0] == FIXED
-            total += int(nbytes([weight.result])) // 4 if small else 0
+            n, depth = (int(d) for d in op.operands[1].type.shape)
+            total += 4 * n * depth - fixed_rows.packed_bytes(n, depth) if small else 0
     return total
 
 
@@ -224,17 +225,18 @@ def linear(op: Op, weight: Const, precision: str, threads: int) -> Question | No
 
 LEAST_BYTES = 256 << 10  # of float32 weights
 #: Bytes that the network reads between two uses of its weights: of less, they may wait in a cache
-#: of the core, which gives floats faster than 24 bits become floats.
+#: of the core, which gives floats faster than 20 or 24 bits become floats.
 LEAST_DISTANCE = 4 << 20
 FIXED_GAIN, FIXED_LOSS = 0.8, 1.5  # of the time with floats, from far and from a core's own caches
 FIXED = "fixed"
 
 
 def few_rows(op: Op, weight: Const, precision: str, reuse: Reuse) -> Question | None:
-    """Return whether a linear layer of few rows keeps its weights in 24 bits (:mod:`fixed_rows`).
+    """Return whether a linear layer of few rows keeps its weights in 24 or 20 bits.
 
-    They are rounded, and none of them may be infinite: not with ``precision="strict"``. It is a
-    matter of what lies in which cache, in which the estimate is right: never timed.
+    By :mod:`fixed_rows`. They are rounded, and none of them may be infinite: not with
+    ``precision="strict"``. It is a matter of what lies in which cache, in which the estimate is
+    right: never timed.
     """
     if precision == "strict" or not isinstance(op.kind, Linear):
         return None
@@ -242,7 +244,9 @@ def few_rows(op: Op, weight: Const, precision: str, reuse: Reuse) -> Question | 
     rows = int(op.result.type.numel) // max(n, 1)
     if {op.operands[0].type.dtype, weight.type.dtype} != {DType.F32}:
         return None
-    if not 0 < rows <= fixed_rows.ROWS or 4 * n * depth < LEAST_BYTES:
+    if not 0 < rows <= fixed_rows.ROWS or depth < fixed_rows.BLOCK:
+        return None
+    if 4 * n * depth < LEAST_BYTES:
         return None
     if peak_to_mean(weight) > fixed_rows.MOST_PEAK:
         return None
