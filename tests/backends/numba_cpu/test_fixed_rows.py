@@ -147,6 +147,20 @@ def test_whole_numbers_are_exact(rows, k, seed):
     torch.testing.assert_close(got, F.linear(x, w).relu(), rtol=0, atol=0)
 
 
+@given(rows=st.integers(1, ROWS), k=depths, seed=st.integers(0, 99))
+def test_every_bit_of_a_weight_is_read(rows, k, seed):
+    """A row of x that has one element other than zero gives the weights that meet it."""
+    random = np.random.default_rng(seed)
+    top = 2 ** (bits_of(k) - 1) - 1
+    w = torch.from_numpy(random.integers(-top, top + 1, (40, k)).astype(np.float32))
+    places = random.integers(0, k, rows)
+    x = torch.zeros(rows, k)
+    x[range(rows), places] = 1.0
+    run = Run(function((rows, k), w, None, "none"), 2, lower_contract)
+    (got,) = run(x, torch.zeros(rows, 40))
+    torch.testing.assert_close(got, w[:, places].T.relu(), rtol=0, atol=0)
+
+
 def unpacked(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the codes and the units of a packed matrix, each ``[out, in]``."""
     n, depth = w.shape
