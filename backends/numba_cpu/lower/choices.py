@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 CLOSE = 1.6  # a candidate estimated at more than this multiple of the best is not timed
 MARGIN = 0.95  # who is to beat the model's favourite must need less than this part of its time
-GIVEN = 0.12  # of the fastest time, for each halving of the bytes that are held
+GIVEN = 0.08  # of the fastest time, for each halving of the bytes that are held
+GIVEN_CYCLES = 0.4  # of a core, for each byte: of large weights a few are worth more than that
 LIGHT = 1 << 17  # bytes of weights; fewer are no matter
 AGREE = 1.15  # the two fastest runs of a candidate may differ by this factor
 
@@ -98,8 +99,8 @@ def pick(times: Mapping[str, Sequence[float]], question: Question) -> Answer:
     risk, see :func:`_expected`. The favourite stays unless another is clearly faster, and where the
     runs do not agree with each other. Of those that take about the same time the one wins that
     holds fewest bytes: a network's weights are most of the memory that it takes, and after others
-    have run they are read again. A quarter of the bytes may take 24 % longer, half of them 12 %,
-    down to ``light`` of them.
+    have run they are read again. A quarter of the bytes may take 16 % longer, half of them 8 %,
+    down to ``light`` of them, or ``GIVEN_CYCLES`` for each byte less.
     """
     measured = {c: min(t) for c, t in times.items()}
     favourite, held = next(iter(measured)), question.held
@@ -111,9 +112,12 @@ def pick(times: Mapping[str, Sequence[float]], question: Question) -> Answer:
     if held:
         size = {c: max(held[c], question.light) for c in least}
         halvings = {c: math.log2(size[chosen] / size[c]) for c in least}
-        lighter = [
-            c for c, n in halvings.items() if n > 0 and least[c] <= (1 + GIVEN * n) * least[best]
-        ]
+        worth = GIVEN_CYCLES * least[best] / question.costs[best]  # seconds
+        given = {
+            c: max(GIVEN * n * least[best], worth * (size[chosen] - size[c]))
+            for c, n in halvings.items()
+        }
+        lighter = [c for c, n in halvings.items() if n > 0 and least[c] <= least[best] + given[c]]
         chosen = min(lighter, key=lambda c: (held[c], least[c]), default=chosen)
     return Answer(chosen, MEASURED, measured)
 

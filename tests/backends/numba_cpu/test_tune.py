@@ -56,7 +56,7 @@ TIMES = st.dictionaries(
 
 def even(times: Iterable[str], held: Mapping[str, int] | None = None) -> Question:
     """Return a question whose candidates the model thinks equally fast."""
-    return Question("q", dict.fromkeys(times, 1.0), held=held or {})
+    return Question("q", dict.fromkeys(times, 1e12), held=held or {})
 
 
 @given(COSTS)
@@ -107,6 +107,15 @@ def test_light_weights_are_no_matter(fast: int, slow: int, chosen: str) -> None:
     assert choices.pick(times, even(times, held)).chosen == chosen
     heavier = replace(even(times, held), light=4 * choices.LIGHT)
     assert choices.pick(times, heavier).chosen == "fast"
+
+
+@pytest.mark.parametrize(("cycles", "chosen"), [(4e6, "fast"), (3e6, "slow")])
+def test_many_bytes_are_worth_some_cycles(cycles: float, chosen: str) -> None:
+    """4 MiB less are worth 1.7 million cycles: here less than half of the time, or more."""
+    held = {"fast": 12 << 20, "slow": 8 << 20}
+    times = {"fast": [1.0, 1.0], "slow": [1.5, 1.5]}
+    question = replace(even(times, held), costs=dict.fromkeys(times, cycles))
+    assert choices.pick(times, question).chosen == chosen
 
 
 @pytest.mark.parametrize(("distance", "chosen"), [(SMALL, "winograd4"), (2 * SMALL, "igemm")])
