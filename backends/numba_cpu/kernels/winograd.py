@@ -40,14 +40,15 @@ from leptonc.backends.numba_cpu.kernels.prefetch import ask_later, ask_to_write
 from leptonc.backends.numba_cpu.kernels.shares import part
 from leptonc.backends.numba_cpu.kernels.vec import LANES, arg, ldi64, sti64
 from leptonc.backends.numba_cpu.kernels.winograd_finish import FINISH
-from leptonc.backends.numba_cpu.kernels.winograd_late import multiply_lines
+from leptonc.backends.numba_cpu.kernels.winograd_late import EARLY, Late, multiply_lines
 from leptonc.backends.numba_cpu.kernels.winograd_late_few import (
     TALL,
     height_of,
     multiply_few,
     turn_planes,
 )
-from leptonc.backends.numba_cpu.kernels.winograd_plan import rows_of_groups
+from leptonc.backends.numba_cpu.kernels.winograd_plan import depth, rows_of_groups
+from leptonc.backends.numba_cpu.kernels.winograd_points import Form
 from leptonc.backends.numba_cpu.kernels.winograd_product import (
     MULTIPLY,
     PAIR_ROWS,
@@ -116,6 +117,23 @@ def split_tiles(nt, tiles, panels, by_line, least):
         if best < 0 or cost < best:
             best, best_tiles, best_panels = cost, by_tiles, by_panels
     return best_tiles, best_panels
+
+
+@inline_njit
+def _least(weight_bytes):
+    """Return how many tiles products take that wait for so many bytes of weights."""
+    return LANES // 2 if weight_bytes <= _NEAR else LANES
+
+
+def tiles_of_a_thread(
+    form: Form, tiles: int, channels: int, columns: int, late: Late | None, threads: int
+) -> int:
+    """Return how many of the tiles a thread has where all have equal shares, the largest."""
+    panels, slots = -(-columns // PANEL), EARLY if late is None else late.slots()
+    split, least = (getattr(f, "py_func", f) for f in (split_tiles, _least))
+    waits = least(4 * PANEL * depth(form, channels) * panels)
+    by_tiles, _ = split(threads, tiles, panels, slots["line"] != 0, waits)
+    return -(-tiles // by_tiles)
 
 
 @inline_njit
@@ -290,8 +308,7 @@ def winograd(args, tid, nt, cuts):
     panels = (arg(args, COLUMNS) + PANEL - 1) // PANEL
     if tiles <= 0 or panels <= 0:
         return
-    near = 4 * PANEL * _depth(args) * panels <= _NEAR
-    least = LANES // 2 if near else LANES
+    least = _least(4 * PANEL * _depth(args) * panels)
     by_tiles, by_panels = split_tiles(nt, tiles, panels, arg(args, LINE) != 0, least)
     if tid >= by_tiles * by_panels:
         return

@@ -51,20 +51,21 @@ def slots(form: Form, channels: int) -> dict[str, int]:
 def blocking(
     form: Form, tiles: int, channels: int, columns: int, late: Late | None = None
 ) -> Blocking:
-    """Return the blocks of a conv with ``tiles`` tiles over the batch, its weights ``late``."""
+    """Return the blocks of a conv with ``tiles`` tiles for each thread, its weights ``late``."""
     panels, vector = -(-columns // PANEL), 4 * LANES
     # V of a group of ROWS.
     v = form.planes * (form.stride**2 * _vectors(channels) * ROWS + 1) * vector
     groups, panel_block = _groups(channels, tiles, ROWS), min(panels, 2)
     memory = _most_groups(groups * ROWS) * (v + panel_block * _product(form))
-    tables = 2 * 8 * groups * ROWS
+    tables, block = 2 * 8 * groups * ROWS, groups * ROWS
     if late is not None:
         tables = -(-tables // vector) * vector + late.made_bytes(form)
     if late is not None and late.products is not None:
         panel_block = 1  # M goes in and out with each block of channels
         v = form.planes * _vectors(channels) * late.height * vector
-        memory = -(-min(tiles, groups * ROWS) // late.height) * (v + _product(form))
-    return Blocking(groups * ROWS, panel_block, _patch(form) + memory + tables)
+        together = -(-min(tiles, block) // late.height)
+        memory, block = together * (v + _product(form)), together * late.height
+    return Blocking(block, panel_block, _patch(form) + memory + tables)
 
 
 def _groups(channels: int, tiles: int, rows: int) -> int:

@@ -313,7 +313,9 @@ def _winograd_image(
         x = inner_channels(ctx, job.x)
     else:
         x, s = lines.folded_image(ctx, s, folded, job.x), folded
-    blocks = winograd_plan.blocking(form, tiles(s, form), s.channels, s.out_channels, late)
+    sizes = s.channels, s.out_channels, late
+    share = wino.tiles_of_a_thread(form, tiles(s, form), *sizes, ctx.threads)
+    blocks = winograd_plan.blocking(form, share, *sizes)
     return wino.winograd, x, blocks, s
 
 

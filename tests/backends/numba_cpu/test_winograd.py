@@ -18,6 +18,8 @@ from leptonc.backends.numba_cpu.kernels import winograd_slots as slots
 from leptonc.backends.numba_cpu.kernels.activation import Act
 from leptonc.backends.numba_cpu.kernels.base import Native, record
 from leptonc.backends.numba_cpu.kernels.igemm_record import Res
+from leptonc.backends.numba_cpu.kernels.microkernel import PANEL
+from leptonc.backends.numba_cpu.kernels.shares import ONE
 from leptonc.backends.numba_cpu.kernels.vectype import LANES
 from leptonc.backends.numba_cpu.kernels.winograd_calls import TRANSFORMS
 from leptonc.backends.numba_cpu.kernels.winograd_late import EARLY, late_of
@@ -64,7 +66,8 @@ class Case:
         ]
         tiles = b * -(-size[0] // form.y.m) * -(-size[1] // form.x.m)
         late = late_of(form, tiles) if options.get("late") else None
-        blocks = options.get("blocks") or plan.blocking(form, tiles, c, n, late)
+        self.blocks = options.get("blocks")
+        self.sizes = form, tiles, c, n, late
         bias, res = options.get("bias"), options.get("res")
         pack = (
             plan.pack_late(w.numpy(), late.wide)
@@ -90,19 +93,26 @@ class Case:
             "out_b": image, "out_y": line, "out_x": n, "res_b": image, "res_y": line, "res_x": n,
             "res_mode": int(options.get("mode", Res.BEFORE)), "act": int(act), "act_p0": p0,
             "act_p1": p1, "pool": pool,
-            "tile_block": blocks.tile_block, "panel_block": blocks.panel_block,
-            "scratch_bytes": blocks.scratch_bytes,
         }  # fmt: skip
 
-    def run(self, nt: int = 1) -> np.ndarray:
+    def blocks_of(self, nt: int) -> plan.Blocking:
+        form, _, *others = self.sizes
+        share = wino.tiles_of_a_thread(*self.sizes, nt)
+        return self.blocks or plan.blocking(form, share, *others)
+
+    def run(self, nt: int = 1, cuts: np.ndarray | None = None) -> np.ndarray:
         b, h, w, n = self.written
         out = np.full((b, h, w, n + 1), 77, np.float32)  # a guard a pixel
         guarded = {"out_x": n + 1, "out_y": w * (n + 1), "out_b": h * w * (n + 1)}
-        scratch = np.full(self.values["scratch_bytes"] * nt + 64, 0xFF, np.uint8)
-        values = {**self.values, **guarded, "out": out, "scratch": scratch}
-        cuts = some_cuts(nt, h + w)
-        wino.winograd.run_all(record(*(values[name] for name in slots.NAMES)), nt, cuts)
+        blocks = self.blocks_of(nt)
+        scratch = np.full((nt, blocks.scratch_bytes + 64), 0xFF, np.uint8)  # a guard a thread
+        blocked = {"tile_block": blocks.tile_block, "panel_block": blocks.panel_block}
+        places = {"out": out, "scratch": scratch, "scratch_bytes": scratch.shape[1]}
+        values = {**self.values, **guarded, **blocked, **places}
+        cut = some_cuts(nt, h + w) if cuts is None else cuts
+        wino.winograd.run_all(record(*(values[name] for name in slots.NAMES)), nt, cut)
         assert (out[..., -1] == 77).all()
+        assert (scratch[:, -64:] == 0xFF).all()
         return out[..., :-1].copy()
 
 
@@ -279,6 +289,17 @@ def test_every_output_is_within_its_bound(
         tiles = in_tiles(form, one, list(zip(pad, after, strict=True)))
         most = points.error_bound(tiles, w, form)[:, : want.shape[1], : want.shape[2]]
         assert (np.abs(y - want) <= most).all()
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("side", [8, 14, 28])
+def test_a_share_that_is_larger_than_equal_ones_goes_in_blocks(side: int, late: bool) -> None:
+    form = Form.square(3, 4)
+    x, w = data(1, 3 * LANES, side, side), data(PANEL + 3, 3 * LANES, 3, 3)
+    case = Case(form, x, w, (1, 1), late=late)
+    for most in (ONE // 16, ONE - ONE // 16):
+        cuts = np.array([0, most, ONE])
+        np.testing.assert_array_equal(case.run(2, cuts), case.run(1))
 
 
 def test_threads_share_few_tiles_where_weights_are_near_else_panels() -> None:
