@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ SWEEPS = 3  # through all buffers; more gain little
 NOBODY = -1
 
 Offsets = tuple[int, ...]
+T = TypeVar("T", int, np.ndarray)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def _in_order(claims: Sequence[Claim]) -> list[int]:
     return sorted(range(len(claims)), key=lambda i: (claims[i].first, i))
 
 
-def _bounds(claim: Claim, offset: int | np.ndarray, threads: int) -> list[tuple[int, object]]:
+def _bounds(claim: Claim, offset: T, threads: int) -> list[tuple[int, T]]:
     """Return whose parts of a buffer begin where: threads and offsets, the end's last."""
     if claim.owner is not None:
         return [(claim.owner, offset), (NOBODY, offset + claim.bytes)]
@@ -82,17 +84,12 @@ def _bounds(claim: Claim, offset: int | np.ndarray, threads: int) -> list[tuple[
     return [*parts, (NOBODY, offset + claim.bytes)]
 
 
-def _at(offset: object, grain: float) -> np.ndarray:
-    """Return the grain that begins nearest to an offset."""
-    return np.minimum(np.rint(np.asarray(offset) / grain), GRAINS).astype(np.int64)
-
-
 def _row(claim: Claim, offset: int, grain: float, threads: int) -> np.ndarray:
     """Return who writes each grain: ``i16[GRAINS]``, ``NOBODY`` beside the buffer."""
     row = np.full(GRAINS, NOBODY, np.int16)
     bounds = _bounds(claim, offset, threads)
     for (owner, begin), (_, end) in itertools.pairwise(bounds):
-        row[int(_at(begin, grain)) : int(_at(end, grain))] = owner
+        row[round(begin / grain) : round(end / grain)] = owner
     return row
 
 
@@ -155,7 +152,7 @@ def _best(
             places.append(np.array([most]))
         end = max(end, -(-stop // ALIGN) * ALIGN)
     offsets = np.concatenate(places)
-    bounds = [(t, _at(at, grain)) for t, at in _bounds(claim, offsets, threads)]
+    bounds = [(t, np.rint(at / grain).astype(int)) for t, at in _bounds(claim, offsets, threads)]
     cost = sum(
         costs[t][end] - costs[t][begin] for (t, begin), (_, end) in itertools.pairwise(bounds)
     )
