@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 CLOSE = 1.6  # a candidate estimated at more than this multiple of the best is not timed
 MARGIN = 0.95  # who is to beat the model's favourite must need less than this part of its time
 GIVEN = 0.08  # of the fastest time, for each halving of the bytes that are held
-GIVEN_CYCLES = 0.4  # of a core, for each byte: of large weights a few are worth more than that
+GIVEN_CYCLES = 0.4  # of a core, for each byte: of large weights the share alone is within noise
 LIGHT = 1 << 17  # bytes of weights; fewer are no matter
 AGREE = 1.15  # the two fastest runs of a candidate may differ by this factor
 

@@ -25,7 +25,8 @@ def fixed(ctx: Lowering, x: View, weight: Const, out: View, end: Finish) -> None
     code, p0, p1 = end.act
     values = {
         "rows": math.prod(x.shape[:-1]), "columns": columns, "depth": depth,
-        "x": x.ref, "x_row": depth, "weights": packed, "bias": end.bias,
+        "x": x.ref, "x_row": depth, "weights": packed,
+        "panel_bytes": fixed_rows.panel_bytes(depth), "bias": end.bias,
         "res": 0 if res is None else res.ref, "res_row": columns, "res_mode": int(end.mode),
         "out": made.ref, "out_row": columns, "act": int(code), "act_p0": float(p0),
         "act_p1": float(p1),
