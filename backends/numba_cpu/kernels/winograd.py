@@ -88,12 +88,20 @@ from leptonc.backends.numba_cpu.kernels.winograd_slots import (
     X_Y,
     X,
 )
-from leptonc.backends.numba_cpu.kernels.winograd_tiles import place, read_tile, write_tile
+from leptonc.backends.numba_cpu.kernels.winograd_tiles import (
+    next_place,
+    place,
+    read_tile,
+    write_tile,
+)
 
 _BYTES = 4 * LANES
 _AHEAD = 16384  # bytes of weights to prefetch before they are read
 _SOON = 2048  # the same for tiles of few rows, which need them as fast as any cache gives them
 _LINES = 32  # eighths of a tile that the planes of a panel take to make
+#: Eighths of a tile times a panel that its input transform takes. Alone it is one: but of many
+#: channels V is so large that its lines come from memory to be written (VGG-16, 49 tiles of 512).
+_READING = 4
 _NEAR = 1 << 19  # bytes of weights up to which each core's second-level cache may hold them all
 _FAR = 7 << 19  # bytes of input and output from which on the second-level cache is far too small
 
@@ -107,13 +115,14 @@ def split_tiles(nt, tiles, panels, by_line, least):
     the tiles; the input transform, which every part of the panels repeats. A part of the tiles
     reads all weights, one of the panels the whole image, of which other cores wrote a part.
     """
+    making, reading = (_LINES, 1) if by_line else (0, _READING)
     best, best_tiles, best_panels = -1, 1, 1
     for parts in range(1, nt + 1):
         by_tiles = min(parts, tiles)
         by_panels = min(nt // by_tiles, panels)
         share = (tiles + by_tiles - 1) // by_tiles
         wide = (panels + by_panels - 1) // by_panels
-        cost = wide * (8 * max(share, least) + (_LINES if by_line else 0)) + share
+        cost = wide * (8 * max(share, least) + making) + reading * share
         if best < 0 or cost < best:
             best, best_tiles, best_panels = cost, by_tiles, by_panels
     return best_tiles, best_panels
@@ -147,19 +156,22 @@ def _depth(args):
 @inline_njit
 def _tables(args, table, t0, count, size):
     """Write the addresses of the inputs of ``count`` tiles of the next block, of these' outputs."""
-    following, stride, pool = t0 + arg(args, TILE_BLOCK), arg(args, STRIDE), arg(args, POOL)
+    stride, pool = arg(args, STRIDE), arg(args, POOL)
     # Lines and pixels that the tiles above and to the left have read.
     halo_y = arg(args, SIDE_Y) - stride * arg(args, M_Y)
     halo_x = arg(args, SIDE_X) - stride * arg(args, M_X)
+    image, y, x = place(args, t0)
+    next_image, next_y, next_x = place(args, t0 + size)
     for t in range(count):
-        image, y, x = place(args, t0 + t)
         at = y // pool * arg(args, OUT_Y) + x // pool * arg(args, OUT_X)
         at += image * arg(args, OUT_B)
         sti64(table, size + t, arg(args, OUT) + 4 * at)
-        image, y, x = place(args, following + t)
-        y, x = stride * y - arg(args, PAD_Y) + halo_y, stride * x - arg(args, PAD_X) + halo_x
-        at = image * arg(args, X_B) + y * arg(args, X_Y) + x * arg(args, X_X)
+        at = (stride * next_y - arg(args, PAD_Y) + halo_y) * arg(args, X_Y)
+        at += (stride * next_x - arg(args, PAD_X) + halo_x) * arg(args, X_X)
+        at += next_image * arg(args, X_B)
         sti64(table, t, arg(args, X) + 4 * at)
+        image, y, x = next_place(args, image, y, x)
+        next_image, next_y, next_x = next_place(args, next_image, next_y, next_x)
 
 
 @inline_njit
@@ -186,11 +198,11 @@ def _fetch_line(args, table, tile, line, panel0, panels):
 
 @inline_njit
 def _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_group, panel0,
-              panels, following, fetch):  # fmt: skip
+              panels, behind, fetch):  # fmt: skip
     """Multiply every plane of V with ``panels`` panels of weights, from ``panel0``, into M.
 
     Memory is busy meanwhile: every group of tiles asks for its part of the next panel of weights
-    (``following``: the address of those after the last), and with ``fetch``, line of tiles by line
+    (``behind``: the address of those after the last), and with ``fetch``, line of tiles by line
     of tiles, for the input of the next block and for where this one's results will go.
     """
     stride, m, n_y, n_x = arg(args, STRIDE), arg(args, M_Y), arg(args, N_Y), arg(args, N_X)
@@ -215,7 +227,7 @@ def _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_g
             if wide == 1 and (size <= _AHEAD or groups > 1):
                 ahead = b + all_size
                 if p == panels - 1:
-                    ahead = at_plane + size if plane < planes - 1 else following
+                    ahead = at_plane + size if plane < planes - 1 else behind
             out = m_base + VECTORS * p * column + plane * ROWS * _BYTES
             for g in range(groups):
                 multiply_tile(
@@ -244,11 +256,13 @@ def _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_g
 def _read_few(args, base, t0, count, v, v_group):
     """Transform few tiles, ``t0 .. t0 + count``, into V."""
     planes = arg(args, N_Y) * arg(args, N_X)
+    image, y, x = place(args, t0)
     for first in range(0, count, TALL):
         height, to = height_of(args, count - first), v + first // TALL * v_group
         for t in range(min(height, count - first)):
-            read_tile(args, base, t0 + first + t, to + t * _BYTES, height * _BYTES,
+            read_tile(args, base, image, y, x, to + t * _BYTES, height * _BYTES,
                       planes * height * _BYTES)  # fmt: skip
+            image, y, x = next_place(args, image, y, x)
         turn_planes(args, to, height)
 
 
@@ -271,9 +285,11 @@ def _run_block(args, base, t0, count, panel0, panel1):
     if few:
         _read_few(args, base, t0, count, v, v_group)
     else:
+        image, y, x = place(args, t0)
         for t in range(count):
             to = v + t // rows * v_group + t % rows * _BYTES
-            read_tile(args, base, t0 + t, to, v_plane, ROWS * _BYTES)
+            read_tile(args, base, image, y, x, to, v_plane, ROWS * _BYTES)
+            image, y, x = next_place(args, image, y, x)
     area = arg(args, BATCH) * arg(args, OUT_H) * arg(args, OUT_W)
     fetch = not by_line and 4 * area * (arg(args, CHANNELS) + arg(args, COLUMNS)) > _FAR
     if fetch:
@@ -281,7 +297,7 @@ def _run_block(args, base, t0, count, panel0, panel1):
     size = 4 * PANEL * _depth(args)
     for p0 in range(panel0, panel1, panel_block):
         panels = min(panel_block, panel1 - p0)
-        following = arg(args, WEIGHTS) + (p0 + panels if p0 + panels < panel1 else panel0) * size
+        behind = arg(args, WEIGHTS) + (p0 + panels if p0 + panels < panel1 else panel0) * size
         if few:
             multiply_few(args, count, v, v_group, m_base, m_group, made, p0, panels)
         elif by_line:
@@ -289,11 +305,13 @@ def _run_block(args, base, t0, count, panel0, panel1):
                            p0, panels)  # fmt: skip
         else:
             _multiply(args, table, groups, rows, count, v, v_plane, v_group, m_base, m_group, p0,
-                      panels, following, fetch)  # fmt: skip
+                      panels, behind, fetch)  # fmt: skip
         n1 = min((p0 + panels) * PANEL, arg(args, COLUMNS))
+        image, y, x = place(args, t0)
         for t in range(count):
             src = m_base + t // rows * m_group + t % rows * _BYTES
-            write_tile(args, base, t0 + t, src, column, p0 * PANEL, n1)
+            write_tile(args, base, image, y, x, src, column, p0 * PANEL, n1)
+            image, y, x = next_place(args, image, y, x)
 
 
 @kernel(parts=(FINISH, MULTIPLY))

@@ -18,6 +18,7 @@ from leptonc.backends.numba_cpu.kernels.winograd_points import Form, matrices
 from leptonc.backends.numba_cpu.kernels.winograd_product import HEIGHTS, UNROLL
 
 _BLOCK = 1 << 16  # float64 elements of transformed weights that are made at once
+_SECOND = 1 << 20  # bytes of a second-level cache
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,13 @@ def blocking(
     panels, vector = -(-columns // PANEL), 4 * LANES
     # V of a group of ROWS.
     v = form.planes * (form.stride**2 * _vectors(channels) * ROWS + 1) * vector
-    groups, panel_block = _groups(channels, tiles, ROWS), min(panels, 2)
-    memory = _most_groups(groups * ROWS) * (v + panel_block * _product(form))
+    panel_block = min(panels, 2)
+    group = v + panel_block * _product(form)
+    most = 2 if channels <= 4 * LANES else 4
+    if late is None:
+        most = min(most, _near_groups(form, channels, columns, group) or most)
+    groups = min(most, -(-tiles // ROWS))
+    memory = _most_groups(groups * ROWS) * group
     tables, block = 2 * 8 * groups * ROWS, groups * ROWS
     if late is not None:
         tables = -(-tables // vector) * vector + late.made_bytes(form)
@@ -68,9 +74,15 @@ def blocking(
     return Blocking(block, panel_block, _patch(form) + memory + tables)
 
 
-def _groups(channels: int, tiles: int, rows: int) -> int:
-    """Return the groups of tiles of a block."""
-    return min(2 if channels <= 4 * LANES else 4, -(-tiles // rows))
+def _near_groups(form: Form, channels: int, columns: int, group: int) -> int:
+    """Return how many groups of tiles, of so many bytes of scratch, the second-level cache holds.
+
+    With all weights and their parts of the image and of the result. If there is no room for one,
+    0, weights come from far for each block, which should be large then.
+    """
+    pixels = form.y.m * form.x.m * (form.stride**2 * channels + columns)
+    weights = 4 * PANEL * depth(form, channels) * -(-columns // PANEL)
+    return max(0, _SECOND - weights) // (group + 4 * ROWS * pixels)
 
 
 @functools.cache

@@ -78,8 +78,20 @@ def place(args, tile):
 
 
 @inline_njit
-def read_tile(args, patch, tile, dst, plane, step):
-    """Transform one tile of all channels into V at ``dst``.
+def next_place(args, image, y, x):
+    """Return the image and the first output pixel of the tile behind one, without a division."""
+    x += arg(args, M_X)
+    if x < arg(args, OUT_W):
+        return image, y, x
+    y += arg(args, M_Y)
+    if y < arg(args, OUT_H):
+        return image, y, 0
+    return image + 1, 0, 0
+
+
+@inline_njit
+def read_tile(args, patch, image, y, x, dst, plane, step):
+    """Transform all channels of the tile whose first output pixel is ``(y, x)`` into V at ``dst``.
 
     ``plane``: bytes from plane to plane, ``step``: from vector to vector of channels.
 
@@ -90,8 +102,7 @@ def read_tile(args, patch, tile, dst, plane, step):
     h, w = arg(args, SIDE_Y), arg(args, SIDE_X)
     whole = channels // LANES
     phase = (channels + LANES - 1) // LANES * step
-    image, y0, x0 = place(args, tile)
-    y0, x0 = stride * y0 - arg(args, PAD_Y), stride * x0 - arg(args, PAD_X)
+    y0, x0 = stride * y - arg(args, PAD_Y), stride * x - arg(args, PAD_X)
     i0, i1 = max(0, -y0), min(h, arg(args, IN_H) - y0)
     j0, j1 = max(0, -x0), min(w, arg(args, IN_W) - x0)
     line, pixel = 4 * arg(args, X_Y), 4 * arg(args, X_X)
@@ -129,10 +140,9 @@ def _bounds(args):
 
 
 @inline_njit
-def write_tile(args, patch, tile, src, step, n0, n1):
-    """Transform columns ``n0 .. n1`` of one tile of M back and finish them."""
+def write_tile(args, patch, image, y, x, src, step, n0, n1):
+    """Transform columns ``n0 .. n1`` of one tile of M back to ``(y, x)`` and finish them."""
     write, m_y, m_x, pool = arg(args, WRITE), arg(args, M_Y), arg(args, M_X), arg(args, POOL)
-    image, y, x = place(args, tile)
     low, high, simple = _bounds(args)
     bias, res = arg(args, BIAS), arg(args, RES)
     out_y, out_x = 4 * arg(args, OUT_Y), 4 * arg(args, OUT_X)
@@ -184,4 +194,4 @@ def write_line(args, patch, tile, count, src, step, n0, n1):
                              low, high, (n1 - n0) // LANES)  # fmt: skip
     else:
         for t in range(count):
-            write_tile(args, patch, tile + t, src + t * _BYTES, step, n0, n1)
+            write_tile(args, patch, image, y, x + m * t, src + t * _BYTES, step, n0, n1)

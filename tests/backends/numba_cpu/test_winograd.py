@@ -309,6 +309,22 @@ def test_threads_share_few_tiles_where_weights_are_near_else_panels() -> None:
     assert split(2, 2 * LANES, 2, False, LANES) == (2, 1)
 
 
+def test_threads_share_an_odd_number_of_many_tiles_rather_than_transform_all() -> None:
+    split = cast(Any, wino.split_tiles).py_func
+    assert split(2, 49, 16, False, LANES) == (2, 1)
+    assert split(2, 17, 16, False, LANES) == (1, 2)
+
+
+def test_a_block_stays_with_its_weights_in_the_second_level_cache() -> None:
+    form, many = Form.square(3, 4), 10**6
+    near = plan.blocking(form, many, 64, 64)
+    weights = 4 * plan.PANEL * plan.depth(form, 64) * -(-64 // plan.PANEL)
+    assert weights + near.scratch_bytes < plan._SECOND
+    far = plan.blocking(form, many, 128, 128)
+    assert far.tile_block == 4 * wino.ROWS
+    assert near.tile_block < 2 * wino.ROWS or LANES < 16
+
+
 @given(
     form=st.sampled_from(FORMS),
     shape=st.tuples(*(st.integers(1, 23) for _ in range(2))),
