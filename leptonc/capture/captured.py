@@ -195,7 +195,8 @@ def _unflattened(leaves: Iterator[Any], spec: pytree.TreeSpec) -> Any:
         return next(leaves)
     children = [_unflattened(leaves, child) for child in spec.children()]
     if spec.type is torch.Size:
-        return torch.Size(children)
+        # What a changed file calls a Size may hold anything: then it stays a plain tuple.
+        return torch.Size(children) if all(isinstance(c, int) for c in children) else (*children,)
     return pytree.SUPPORTED_NODES[spec.type].unflatten_fn(children, spec.context)
 
 

@@ -99,7 +99,7 @@ class Reader:
             how, content, children = data
             read = [self.spec(child, depth + 1) for child in children]
             kind, context = _READERS[how](self, content, len(read))
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except (TypeError, ValueError, LookupError, AttributeError) as error:
             raise ArtifactError(f"not a saved structure: {str(data)[:80]} ({error})") from None
         return pytree.TreeSpec(kind, context, read)
 
