@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
@@ -195,8 +196,9 @@ def _unflattened(leaves: Iterator[Any], spec: pytree.TreeSpec) -> Any:
         return next(leaves)
     children = [_unflattened(leaves, child) for child in spec.children()]
     if spec.type is torch.Size:
-        # What a changed file calls a Size may hold anything: then it stays a plain tuple.
-        return torch.Size(children) if all(isinstance(c, int) for c in children) else (*children,)
+        with suppress(TypeError):  # what a changed file calls a Size may hold anything
+            return torch.Size(children)
+        return tuple(children)
     return pytree.SUPPORTED_NODES[spec.type].unflatten_fn(children, spec.context)
 
 

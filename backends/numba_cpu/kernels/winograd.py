@@ -101,6 +101,7 @@ _SOON = 2048  # the same for tiles of few rows, which need them as fast as any c
 _LINES = 32  # eighths of a tile that the planes of a panel take to make
 #: Eighths of a tile times a panel that its input transform takes. Alone it is one: but of many
 #: channels V is so large that its lines come from memory to be written (VGG-16, 49 tiles of 512).
+#: Where weights are made line by line it counts as one: parts of the tiles make them all anew.
 _READING = 4
 _NEAR = 1 << 19  # bytes of weights up to which each core's second-level cache may hold them all
 _FAR = 7 << 19  # bytes of input and output from which on the second-level cache is far too small

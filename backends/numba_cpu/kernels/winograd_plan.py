@@ -77,8 +77,8 @@ def blocking(
 def _near_groups(form: Form, channels: int, columns: int, group: int) -> int:
     """Return how many groups of tiles, of so many bytes of scratch, the second-level cache holds.
 
-    With all weights and their parts of the image and of the result. If there is no room for one,
-    0, weights come from far for each block, which should be large then.
+    With all weights, and the groups' parts of the image and of the result. Where that is 0, weights
+    come from far for each block, which should be large then.
     """
     pixels = form.y.m * form.x.m * (form.stride**2 * channels + columns)
     weights = 4 * PANEL * depth(form, channels) * -(-columns // PANEL)
