@@ -111,8 +111,7 @@ def compile(
             keep large weights in 24 bits, from 4096 inputs on in 20: one is off by at most 2**-23,
             or 2**-19, of the largest of 64 of its output; measured errors are those of plain sums,
             in 20 bits 3e-6 of the largest output (of plain sums up to 1.4e-6), and an infinity
-            makes NaN of weights that small. ``"fast"``: the same; larger
-            Winograd tiles, of twice the error bound, gained nothing (docs/speed-limits.md).
+            makes NaN of weights that small. ``"fast"``: the same at present.
             With ``verify`` the result may be 8, 32 or 64 times as far from float64 as eager.
         verify: ``"final"`` checks the whole net once, on the example; ``"unit"`` also every unit,
             on its own operands and probes drawn from them, at the smallest and at odd sizes, too,
